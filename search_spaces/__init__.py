@@ -1,0 +1,52 @@
+"""What can vary: choices, search spaces and the networks they describe."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from inspect import Parameter, signature
+
+from search_spaces.architecture import Architecture
+from search_spaces.choices import Categorical, Choice, Integer, Subset
+from search_spaces.naming import unknown_name
+from search_spaces.network import Block, Network, Supernet
+from search_spaces.resnet import pooling_space
+from search_spaces.space import Constraint, Labels, SearchSpace
+
+__all__ = [
+    "SPACES",
+    "Architecture",
+    "Block",
+    "Categorical",
+    "Choice",
+    "Constraint",
+    "Integer",
+    "Labels",
+    "Network",
+    "SearchSpace",
+    "Subset",
+    "Supernet",
+    "make_space",
+    "pooling_space",
+]
+
+SPACES: dict[str, Callable[..., SearchSpace]] = {
+    "resnet20-pooling": partial(pooling_space, 20),
+    "resnet18-pooling": partial(pooling_space, 18),
+    "resnet50-pooling": partial(pooling_space, 50),
+}
+
+
+def make_space(name: str, /, **options: object) -> SearchSpace:
+    """The built-in search space of that name; `options` are the keyword arguments of its factory.
+
+    Raises:
+        ValueError: no space has that name or no such option (the nearest names are offered), or an option's value is not allowed.
+    """
+    if name not in SPACES:
+        raise unknown_name("search space", name, SPACES)
+    known = [p.name for p in signature(SPACES[name]).parameters.values() if p.kind is Parameter.KEYWORD_ONLY]
+    for option in options:
+        if option not in known:
+            raise unknown_name(f"option of search space {name!r}", option, known)
+    return SPACES[name](**options)
