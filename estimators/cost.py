@@ -1,0 +1,206 @@
+"""Exact costs of the architectures of a search space, from blocks that are counted once and remembered.
+
+A block's cost depends on its local choice and on the shape of its input, and on nothing else. So the cost of an architecture is a
+walk along the chain of blocks, and the costs of a million encoded architectures are a few gathers and a sum. The conventions are
+those of `estimators.counting`: macs, params, activations and weight bytes of the stand-alone network, for one sample.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import astuple
+from functools import lru_cache
+
+import numpy as np
+import torch
+
+from estimators.counting import Cost, count
+from search_spaces import Architecture, Block, SearchSpace
+from search_spaces.choices import Value
+from search_spaces.network import Local, Shape, output_shape
+
+METRICS = ("macs", "params", "activations", "weight_bytes")
+CHUNK = 2**13
+REMEMBERED = 2**16
+LARGEST_TABLE = 2**20
+LARGEST_BLOCK = 2**48
+
+Step = tuple[int, int, int, int, int, int]
+
+
+class CostModel:
+    """Costs of the stand-alone network of each architecture, exact to the last multiply.
+
+    Args:
+        space: a search space with a network.
+
+    Raises:
+        ValueError: the space has no network.
+    """
+
+    def __init__(self, space: SearchSpace) -> None:
+        self.space = space
+        blocks = space.net.blocks
+        shapes: list[list[Shape]] = [[space.net.input_shape], *([] for _ in blocks)]
+        self._tables = [
+            _Table(space, block, *around) for block, *around in zip(blocks, shapes, shapes[1:], strict=False)
+        ]
+        self._remembered = lru_cache(maxsize=REMEMBERED)(self._walk)
+
+    def cost(self, arch: Architecture) -> Cost:
+        """Cost of one architecture.
+
+        Raises:
+            ValueError: it is of another space.
+        """
+        return self._remembered(arch)
+
+    def blocks(self, arch: Architecture) -> list[Cost]:
+        """Cost of each block of one architecture, in order."""
+        costs, shape = [], self.space.net.input_shape
+        for block, local in zip(self.space.net.blocks, self._locals(arch), strict=True):
+            costs.append(block_cost(block, local, shape))
+            shape = output_shape(block, local, shape)
+        return costs
+
+    def batch(self, codes: np.ndarray) -> dict[str, np.ndarray]:
+        """Costs of many architectures.
+
+        Args:
+            codes: integers of shape (n, columns), as `SearchSpace.encode` gives them. Conditions and constraints are not checked.
+
+        Returns:
+            int64 arrays of shape (n,) by metric: macs, params, activations and weight_bytes.
+
+        Raises:
+            ValueError: another shape or kind of array, or a code that its column does not have.
+        """
+        codes, columns = np.asarray(codes), self.space.columns
+        if codes.ndim != 2 or codes.shape[1] != len(columns) or codes.dtype.kind not in "iu":
+            raise ValueError(
+                f"`codes` must be integers of shape (n, {len(columns)}), got {codes.dtype} of shape {codes.shape}; "
+                f"use `encode` of {self.space.name!r}"
+            )
+        totals = np.empty((len(METRICS), len(codes)), dtype=np.int64)
+        for start in range(0, len(codes), CHUNK):
+            chunk = np.ascontiguousarray(codes[start : start + CHUNK].T, dtype=np.int64)
+            self._check(chunk)
+            totals[:, start : start + CHUNK] = self._sum(chunk).T
+        return dict(zip(METRICS, totals, strict=True))
+
+    def _walk(self, arch: Architecture) -> Cost:
+        state = macs = params = activations = weight_bytes = 0
+        for table, local in zip(self._tables, self._locals(arch), strict=True):
+            step = table.steps.get((state, local)) or table.step(state, local)
+            _, state, more_macs, more_params, more_activations, more_bytes = step
+            macs += more_macs
+            params += more_params
+            activations += more_activations
+            weight_bytes += more_bytes
+        return Cost(macs, params, activations, weight_bytes)
+
+    def _locals(self, arch: Architecture) -> tuple[Local, ...]:
+        if arch.space != self.space.name:
+            raise ValueError(
+                f"an architecture must be of the cost model's space {self.space.name!r}, got one of {arch.space!r}"
+            )
+        return self.space.locals(arch)
+
+    def _sum(self, columns: np.ndarray) -> np.ndarray:
+        """(columns, n) -> (n, metrics)."""
+        state = np.zeros(columns.shape[1], dtype=np.int64)
+        total = np.zeros((columns.shape[1], len(METRICS)), dtype=np.int64)
+        for table in self._tables:
+            rows = table.rows(columns, state)
+            total += table.costs.take(rows, axis=0)
+            state = table.states.take(rows)
+        return total
+
+    def _check(self, chunk: np.ndarray) -> None:
+        lowest, highest = chunk.min(axis=1), chunk.max(axis=1)
+        for column, low, high in zip(self.space.columns, lowest.tolist(), highest.tolist(), strict=True):
+            if low < -1 or high >= len(column.values):
+                raise ValueError(
+                    f"codes of column {column.name!r} must be -1 (absent) to {len(column.values) - 1}, "
+                    f"got {low if low < -1 else high}; use `encode` of {self.space.name!r}"
+                )
+
+
+class _Table:
+    """One block's costs and output shapes by (input shape, local choice), filled in as they are first met.
+
+    A state is a position in `shapes_in`, the input shapes met so far. A step is (row, state that follows, the four costs); row r of
+    `states` and `costs` holds the same. A key is a state and the codes of the columns that the block reads in one number.
+
+    Args:
+        space: tells what the columns' codes mean.
+        block: the block.
+        shapes_in, shapes_out: shapes that enter and leave the block; the latter enter the next one.
+    """
+
+    def __init__(self, space: SearchSpace, block: Block, shapes_in: list[Shape], shapes_out: list[Shape]) -> None:
+        names = [column.name for column in space.columns]
+        self.block, self.shapes_in, self.shapes_out = block, shapes_in, shapes_out
+        self.columns = [names.index(name) for name in block.columns]
+        self.values: list[tuple[Value, ...]] = [(None, *space.columns[at].values) for at in self.columns]
+        self.width = math.prod(map(len, self.values))
+        if self.width > LARGEST_BLOCK:
+            raise ValueError(
+                f"the columns that a block reads must have at most 2**48 combinations, got {self.width} for block {block.name!r} "
+                f"with {len(self.columns)} columns; split the block"
+            )
+        self.steps: dict[tuple[int, Local], Step] = {}
+        self.row_of = np.empty(0, dtype=np.int64)
+        self.states = np.empty(0, dtype=np.int64)
+        self.costs = np.empty((0, len(METRICS)), dtype=np.int64)
+
+    def step(self, state: int, local: Local) -> Step:
+        """Count the block for one (input shape, local choice), unless it has been."""
+        if (state, local) not in self.steps:
+            shape = self.shapes_in[state]
+            after = output_shape(self.block, local, shape)
+            if after not in self.shapes_out:
+                self.shapes_out.append(after)
+            cost = astuple(block_cost(self.block, local, shape))
+            self.steps[state, local] = (len(self.steps), self.shapes_out.index(after), *cost)
+        return self.steps[state, local]
+
+    def rows(self, columns: np.ndarray, state: np.ndarray) -> np.ndarray:
+        """The row of each architecture, (columns, n) and (n,) -> (n,); what is missing is filled in first."""
+        keys = state
+        for column, values in zip(self.columns, self.values, strict=True):
+            keys = keys * len(values) + (columns[column] + 1)
+        if self.width > LARGEST_TABLE:
+            distinct, where = np.unique(keys, return_inverse=True)
+            rows = np.array([self._row(key) for key in distinct.tolist()])[where]
+        else:
+            self._widen()
+            rows = self.row_of.take(keys)
+            if rows.min() < 0:
+                for key in np.unique(keys[rows < 0]).tolist():
+                    self.row_of[key] = self._row(key)
+                rows = self.row_of.take(keys)
+        if len(self.states) < len(self.steps):
+            found = np.array(list(self.steps.values()), dtype=np.int64)
+            self.states, self.costs = found[:, 1].copy(), found[:, 2:].copy()
+        return rows
+
+    def _row(self, key: int) -> int:
+        chosen = []
+        for values in reversed(self.values):
+            key, code = divmod(key, len(values))
+            chosen.append(values[code])
+        return self.step(key, self.block.read(*reversed(chosen)))[0]
+
+    def _widen(self) -> None:
+        new = len(self.shapes_in) * self.width - len(self.row_of)
+        if new > 0:
+            self.row_of = np.concatenate([self.row_of, np.full(new, -1)])
+
+
+@lru_cache(maxsize=REMEMBERED)
+def block_cost(block: Block, local: Local, shape: Shape) -> Cost:
+    """The cost of a stand-alone block on inputs of `shape` (without the batch), counted on the meta device and remembered."""
+    with torch.device("meta"):
+        module = block.alone(local, shape)
+    return count(module, shape).total
