@@ -1,0 +1,316 @@
+"""`nas` commands: parse, call, print."""
+
+from __future__ import annotations
+
+import errno
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+from rich.markup import escape
+
+from nas import page, terminal
+from nas import profile as profiling
+from nas.config import configure, read_config
+from nas.export import export
+from nas.format import front_table
+from nas.pick import choose
+from nas.report import write_report, write_tables
+from nas.search import default_folder, run
+from nas.study import Study
+from nas.training import NotFinite
+from search_spaces import SPACES, make_space
+
+app = typer.Typer(
+    help="Search neural architectures, and leave with a Pareto front of exact, runnable subnets.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+)
+
+Folder = Annotated[Path, typer.Argument(help="A run folder, the --out of `nas search`.", show_default=False)]
+Json = Annotated[bool, typer.Option("--json", help="One line of JSON per result on stdout.")]
+Limits = Annotated[
+    list[str] | None,
+    typer.Option("--limit", help="Bound as name=value, such as macs=60e6 or accuracy_alone=0.9. Can be repeated."),
+]
+
+
+@app.command("search")
+def search_command(
+    space: Annotated[
+        str, typer.Option(help="Search space (see `nas spaces`), or module:function.")
+    ] = "resnet20-pooling",
+    data: Annotated[
+        str, typer.Option(help="`digits`, an image folder, a folder of parquet, torchvision:NAME or datasets:NAME.")
+    ] = "digits",
+    strategy: Annotated[
+        str, typer.Option(help="mixture, one-shot, exhaustive, random, evolution or nsga2.")
+    ] = "mixture",
+    supernets: Annotated[
+        int | None,
+        typer.Option(
+            help="Supernets that share the architectures; 0 trains every trial alone. [default: 4 for mixture, else 1]"
+        ),
+    ] = None,
+    objectives: Annotated[
+        str, typer.Option(help="Comma-separated: accuracy, macs, params, activations, weight_bytes, latency_ms.")
+    ] = ("accuracy,macs"),
+    epochs: Annotated[int, typer.Option(help="Epochs of supernet training.")] = 100,
+    alone_epochs: Annotated[
+        int | None, typer.Option(help="Epochs of training a network alone. [default: as --epochs]")
+    ] = None,
+    retrain: Annotated[str, typer.Option(help="What is trained alone afterwards: front, all or none.")] = "front",
+    seeds: Annotated[int, typer.Option(help="How often each network is trained alone.")] = 1,
+    trials: Annotated[int | None, typer.Option(help="Most trials.")] = None,
+    seconds: Annotated[float | None, typer.Option(help="Most seconds of evaluating trials.")] = None,
+    batch_size: Annotated[int, typer.Option(help="Images per step.")] = 128,
+    learning_rate: Annotated[float, typer.Option(help="Learning rate of SGD at the start.")] = 0.1,
+    weight_decay: Annotated[float, typer.Option(help="Weight decay of SGD.")] = 0.0,
+    temperature: Annotated[float, typer.Option(help="Final temperature of the mixture.")] = 100.0,
+    ranking: Annotated[str, typer.Option(help="Which supernet ranks an architecture: best or assigned.")] = "best",
+    limit: Annotated[int | None, typer.Option(help="Training and validation images to use.")] = None,
+    test_limit: Annotated[int | None, typer.Option(help="Test images to use.")] = None,
+    validation_fraction: Annotated[
+        float, typer.Option(help="Part of the training images that ranks architectures.")
+    ] = 0.5,
+    image_size: Annotated[int | None, typer.Option(help="Resize images to this many pixels a side.")] = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option(help="Option of the space as name=value, such as operators=[max,conv]. Can be repeated."),
+    ] = None,
+    formats: Annotated[str, typer.Option("--export", help="Comma-separated: safetensors, onnx, pt2.")] = "safetensors",
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    seed: Annotated[int, typer.Option(help="Decides everything random.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="Run folder. [default: runs/SPACE-DATA-STRATEGY-seedSEED]")] = None,
+    config: Annotated[Path | None, typer.Option(help="Run this run.yaml again; other settings are ignored.")] = None,
+    resume: Annotated[Path | None, typer.Option(help="Go on with this run folder; other settings are ignored.")] = None,
+    json: Json = False,
+) -> None:
+    """Search a space on a data set; train, export and draw its Pareto front.
+
+    Stopped at any moment, the same command goes on where it was.
+
+    Example: `nas search --space resnet20-pooling --data digits --strategy mixture --supernets 4 --epochs 60 --out runs/digits`
+    """
+    if resume is not None and not (resume / "run.yaml").exists():
+        raise ValueError(f"{resume} is not a run folder: it has no run.yaml; give the --out of an earlier `nas search`")
+    if resume is not None:
+        settings, folder = read_config(resume / "run.yaml"), resume
+    elif config is not None:
+        settings = read_config(config)
+        folder = out or default_folder(settings)
+    else:
+        settings = configure(
+            space,
+            data,
+            strategy=strategy,
+            objectives=_names(objectives),
+            space_options=_options(option),
+            supernets=supernets,
+            epochs=epochs,
+            alone_epochs=alone_epochs,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            weight_decay=weight_decay,
+            temperature=temperature,
+            ranking=ranking,  # type: ignore[arg-type]
+            trials=trials,
+            seconds=seconds,
+            retrain=retrain,  # type: ignore[arg-type]
+            seeds=seeds,
+            limit=limit,
+            test_limit=test_limit,
+            validation_fraction=validation_fraction,
+            image_size=image_size,
+            export=_names(formats),
+            seed=seed,
+            device=device,
+        )
+        folder = out or default_folder(settings)
+    try:
+        with terminal.bars() as progress:
+            study = run(settings, folder, progress=progress)
+    except KeyboardInterrupt:
+        terminal.err.print(f"Stopped. Go on with: nas search --resume {shlex.quote(str(folder))}", highlight=False)
+        raise typer.Exit(130) from None
+    if json:
+        terminal.show_rows(study.front)
+        return
+    _show_front(study, choose(study))
+    for path in [*sorted(folder.glob("plots/*.png")), folder / "report.html", folder / "exports", folder / "run.yaml"]:
+        if path.exists():
+            print(path)
+
+
+@app.command()
+def front(
+    folder: Folder,
+    limit: Limits = None,
+    pick: Annotated[str | None, typer.Option(help="knee, best, or an architecture that was tried.")] = None,
+    json: Json = False,
+) -> None:
+    """Show a run's Pareto front, or what is best under limits.
+
+    Example: `nas front runs/digits --limit macs=60e6 --pick best`
+    """
+    study = Study.open(folder)
+    rows = choose(study, pick, _limits(limit))
+    if json:
+        terminal.show_rows(rows)
+    else:
+        _show_front(study, rows)
+
+
+@app.command("export")
+def export_command(
+    folder: Folder,
+    pick: Annotated[
+        str, typer.Option(help="knee, best, front (all of it), or an architecture that was tried.")
+    ] = "front",
+    limit: Limits = None,
+    formats: Annotated[str, typer.Option("--format", help="Comma-separated: safetensors, onnx, pt2.")] = "safetensors",
+    out: Annotated[Path | None, typer.Option(help="Where to. [default: FOLDER/exports]")] = None,
+    json: Json = False,
+) -> None:
+    """Write subnets as files that load without the run: architecture.json, model.safetensors, model.onnx, model.pt2.
+
+    Example: `nas export runs/digits --pick knee --format safetensors,onnx --out exported`
+    """
+    study = Study.open(folder)
+    rows = choose(study, None if pick == "front" else pick, _limits(limit))
+    data = study.data()
+    for key in rows["architecture"]:
+        arch = study.find(key)
+        place = study.place("exports", arch)
+        path = export(study, arch, place if out is None else out / place.name, _names(formats), data)
+        if json:
+            terminal.show_json({"label": study.space.label(arch), "folder": str(path)})
+        else:
+            print(path)
+
+
+@app.command()
+def profile(
+    target: Annotated[
+        str, typer.Argument(help="Search space, or module:function that returns a module.", show_default=False)
+    ],
+    arch: Annotated[str | None, typer.Option(help="Architecture of the space, such as 4-3-3.")] = None,
+    input: Annotated[
+        str | None, typer.Option(help="Input shape, such as 1x3x224x224; the batch is counted as 1.")
+    ] = None,
+    counter: Annotated[str, typer.Option(help="torch, fvcore or thop.")] = "torch",
+    option: Annotated[
+        list[str] | None, typer.Option(help="Option of the space or argument of the function, name=value.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Count macs, params and activations, by module.
+
+    Example: `nas profile resnet20-pooling --arch 4-3-3`
+    """
+    found = profiling.profile(target, arch=arch, input_shape=_shape(input), counter=counter, options=_options(option))
+    if json:
+        terminal.show_json(found.totals)
+        return
+    terminal.show_table(found.columns, found.rows, title=found.title)
+    for note in found.notes:
+        terminal.err.print(note, highlight=False)
+
+
+@app.command()
+def spaces(json: Json = False) -> None:
+    """List the built-in search spaces, with their size and options.
+
+    Example: `nas spaces`
+    """
+    made = [make_space(name) for name in SPACES]
+    if json:
+        for space in made:
+            terminal.show_json({"space": space.name, "architectures": space.size, "options": dict(space.options)})
+        return
+    rows = [
+        [space.name, str(space.size), ", ".join(f"{name}={value}" for name, value in space.options.items())]
+        for space in made
+    ]
+    terminal.show_table(["space", "architectures", "options and their defaults"], rows)
+
+
+@app.command()
+def report(folder: Folder, json: Json = False) -> None:
+    """Write a run's tables, plots and HTML page again.
+
+    Example: `nas report runs/digits`
+    """
+    study = Study.open(folder)
+    for path in [*write_tables(study), write_report(study), *sorted((folder / "plots").glob("*.png"))]:
+        if json:
+            terminal.show_json({"path": str(path)})
+        else:
+            print(path)
+
+
+def main() -> None:
+    """Run a command. Exit codes: 0 done, 1 failed, 2 bad input, 130 stopped."""
+    try:
+        app()
+    except NotFinite as error:
+        _fail(str(error), 1)
+    except OSError as error:
+        _fail(str(error), 1 if error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT) else 2)
+    except ValueError as error:
+        _fail(str(error), 2)
+
+
+def _fail(message: str, code: int) -> None:
+    terminal.err.print("[bold red]error:[/]", escape(message), highlight=False, soft_wrap=True)
+    sys.exit(code)
+
+
+def _show_front(study: Study, rows: Any) -> None:
+    columns, cells = front_table(rows, page.searched(study))
+    terminal.show_table(columns, cells, title=f"{study.space.name} on {study.record['data']['name']}")
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _pairs(texts: list[str] | None, flag: str) -> dict[str, str]:
+    pairs: dict[str, str] = {}
+    for text in texts or []:
+        name, equals, value = text.partition("=")
+        if not equals or not name or not value:
+            raise ValueError(f"`{flag}` must be name=value, got {text!r}")
+        pairs[name] = value
+    return pairs
+
+
+def _options(texts: list[str] | None) -> dict[str, Any]:
+    return {name: yaml.safe_load(value) for name, value in _pairs(texts, "--option").items()}
+
+
+def _limits(texts: list[str] | None) -> dict[str, float]:
+    limits = {}
+    for name, value in _pairs(texts, "--limit").items():
+        try:
+            limits[name] = float(value)
+        except ValueError:
+            raise ValueError(f"`--limit` must be name=number, such as macs=60e6, got {name}={value}") from None
+    return limits
+
+
+def _shape(text: str | None) -> tuple[int, ...] | None:
+    if text is None:
+        return None
+    try:
+        shape = tuple(int(part) for part in text.split("x"))
+    except ValueError:
+        shape = ()
+    if len(shape) < 2 or min(shape) < 1:
+        raise ValueError(f"`--input` must be sizes joined by x, batch first, such as 1x3x32x32, got {text!r}")
+    return shape

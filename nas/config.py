@@ -1,0 +1,267 @@
+"""The full configuration of a run: one YAML file that can be run again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from nas.mixture import MixtureConfig
+from nas.objectives import parse_objectives
+from nas.strategies import STRATEGIES
+from nas.training import TrainingConfig
+from search_spaces.naming import unknown_name
+
+FORMATS = ("safetensors", "onnx", "pt2")
+RANKERS = {"mixture": 4, "one-shot": 1}
+
+
+class Part(BaseModel):
+    """A part of the configuration: unknown keys are refused, values cannot change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class SpaceConfig(Part):
+    """A built-in space's name, or `module:function` for one's own; options go to its factory."""
+
+    name: str
+    options: dict[str, Any] = {}
+
+
+class DataConfig(Part):
+    """What `nas.data.load_data` is called with."""
+
+    source: str
+    limit: int | None = Field(default=None, gt=0)
+    test_limit: int | None = Field(default=None, gt=0)
+    validation_fraction: float = Field(default=0.5, gt=0, lt=1)
+    image_size: int | None = Field(default=None, gt=0)
+
+
+class SupernetConfig(Part):
+    """How the shared weights are trained. With `count` 0 there are none, and each trial is a network trained alone."""
+
+    count: int = Field(default=1, ge=0)
+    training: TrainingConfig = TrainingConfig(epochs=100)
+    mixture: MixtureConfig = MixtureConfig()
+
+
+class RankingConfig(Part):
+    """How supernets rank architectures.
+
+    `supernet` is `best` to take the highest accuracy among the supernets, or `assigned` to ask only the supernet that the mixture
+    gives an architecture to, which costs one evaluation instead of M.
+    """
+
+    batch_size: int = Field(default=250, gt=1)
+    calibration_images: int = Field(default=2000, gt=1)
+    supernet: Literal["best", "assigned"] = "best"
+
+
+class BudgetConfig(Part):
+    """When the search stops: after so many trials or so many seconds of evaluating trials, whichever comes first."""
+
+    trials: int | None = Field(default=None, gt=0)
+    seconds: float | None = Field(default=None, gt=0)
+
+
+class AloneConfig(Part):
+    """Which architectures are trained on their own afterwards, how, and with how many seeds."""
+
+    which: Literal["front", "all", "none"] = "front"
+    training: TrainingConfig = TrainingConfig(epochs=100)
+    seeds: int = Field(default=1, gt=0)
+
+
+class RunConfig(Part):
+    """Everything that decides what a run computes."""
+
+    space: SpaceConfig
+    data: DataConfig
+    strategy: str = "mixture"
+    objectives: tuple[str, ...] = ("accuracy", "macs")
+    supernets: SupernetConfig = SupernetConfig(count=4)
+    ranking: RankingConfig = RankingConfig()
+    budget: BudgetConfig = BudgetConfig()
+    alone: AloneConfig = AloneConfig()
+    export: tuple[str, ...] = ("safetensors",)
+    seed: int = Field(default=0, ge=0)
+    device: str = "auto"
+
+    @field_validator("strategy")
+    @classmethod
+    def _known_strategy(cls, name: str) -> str:
+        names = [*RANKERS, *STRATEGIES]
+        if name not in names:
+            raise unknown_name("strategy", name, names)
+        return name
+
+    @field_validator("objectives")
+    @classmethod
+    def _known_objectives(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        parse_objectives(names)
+        return names
+
+    @field_validator("export")
+    @classmethod
+    def _known_formats(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            if name not in FORMATS:
+                raise unknown_name("format", name, FORMATS)
+        return names
+
+    @model_validator(mode="after")
+    def _supernets_fit(self) -> RunConfig:
+        count = self.supernets.count
+        if self.strategy == "mixture" and count < 1:
+            raise ValueError(f"strategy mixture needs `supernets` of at least 1, got {count}")
+        if self.strategy == "one-shot" and count != 1:
+            raise ValueError(f"strategy one-shot trains exactly 1 supernet, got {count}; use mixture for more")
+        return self
+
+    @property
+    def proposer(self) -> str:
+        """The ask/tell strategy behind the name: a ranking of everything visits everything."""
+        return "exhaustive" if self.strategy in RANKERS else self.strategy
+
+
+def configure(
+    space: str,
+    data: str,
+    *,
+    strategy: str = "mixture",
+    objectives: Sequence[str] = ("accuracy", "macs"),
+    space_options: dict[str, Any] | None = None,
+    supernets: int | None = None,
+    epochs: int = 100,
+    alone_epochs: int | None = None,
+    batch_size: int = 128,
+    learning_rate: float = 0.1,
+    weight_decay: float = 0.0,
+    temperature: float = 100.0,
+    ranking: Literal["best", "assigned"] = "best",
+    trials: int | None = None,
+    seconds: float | None = None,
+    retrain: Literal["front", "all", "none"] = "front",
+    seeds: int = 1,
+    limit: int | None = None,
+    test_limit: int | None = None,
+    validation_fraction: float = 0.5,
+    image_size: int | None = None,
+    export: Sequence[str] = ("safetensors",),
+    seed: int = 0,
+    device: str = "auto",
+) -> RunConfig:
+    """The complete configuration behind the settings that most runs change.
+
+    Args:
+        space: a built-in space or `module:function`.
+        data: see `nas.data.load_data`.
+        strategy: `mixture` and `one-shot` rank every architecture; the others propose some of them.
+        objectives: what the front is made of, such as accuracy and macs.
+        space_options: keyword arguments of the space's factory.
+        supernets: how many share the architectures; 0 trains every trial alone. Default: 4 for `mixture`, else 1.
+        epochs: of supernet training.
+        alone_epochs: of training a network alone; as `epochs` by default.
+        batch_size: of both trainings.
+        learning_rate: of both trainings, at their start.
+        weight_decay: of both trainings.
+        temperature: the mixture's final temperature.
+        ranking: `best` or `assigned` supernet.
+        trials: most trials.
+        seconds: most seconds of evaluating trials.
+        retrain: which architectures are trained alone afterwards.
+        seeds: how often each of them is.
+        limit: training and validation images to use.
+        test_limit: test images to use.
+        validation_fraction: part of the training images that ranks architectures.
+        image_size: resize images to this many pixels a side.
+        export: formats of the exported front.
+        seed: decides everything random.
+        device: `auto`, `cpu` or `cuda`.
+
+    Raises:
+        ValueError: a setting is out of its range; the message names it.
+    """
+    training = {"batch_size": batch_size, "learning_rate": learning_rate, "weight_decay": weight_decay}
+    return parse_config(
+        {
+            "space": {"name": space, "options": space_options or {}},
+            "data": {
+                "source": data,
+                "limit": limit,
+                "test_limit": test_limit,
+                "validation_fraction": validation_fraction,
+                "image_size": image_size,
+            },
+            "strategy": strategy,
+            "objectives": list(objectives),
+            "supernets": {
+                "count": RANKERS.get(strategy, 1) if supernets is None else supernets,
+                "training": {"epochs": epochs, **training},
+                "mixture": {"temperature": temperature},
+            },
+            "ranking": {"supernet": ranking},
+            "budget": {"trials": trials, "seconds": seconds},
+            "alone": {
+                "which": retrain,
+                "training": {"epochs": epochs if alone_epochs is None else alone_epochs, **training},
+                "seeds": seeds,
+            },
+            "export": list(export),
+            "seed": seed,
+            "device": device,
+        }
+    )
+
+
+def parse_config(data: object) -> RunConfig:
+    """Check a configuration; ValueError names each setting that is wrong, what it is, and the rule it breaks."""
+    try:
+        return RunConfig.model_validate(data)
+    except ValidationError as error:
+        raise ValueError("; ".join(_sentence(dict(problem)) for problem in error.errors())) from None
+
+
+def read_config(path: Path) -> RunConfig:
+    """Read a configuration from a YAML file."""
+    try:
+        return parse_config(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        raise FileNotFoundError(f"no configuration at {path}; a run folder keeps its own as run.yaml") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} must be a YAML file: {error}") from error
+
+
+def dump_config(config: RunConfig) -> str:
+    """The configuration as YAML, defaults included."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+
+
+def differences(a: RunConfig, b: RunConfig) -> list[str]:
+    """The settings in which two configurations differ, as `name: a, not b`."""
+    left, right = _flat(a.model_dump(mode="json")), _flat(b.model_dump(mode="json"))
+    return [
+        f"{name}: {left.get(name)}, not {right.get(name)}"
+        for name in {**left, **right}
+        if left.get(name) != right.get(name)
+    ]
+
+
+def _flat(data: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in data.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return flat
+
+
+def _sentence(problem: dict[str, Any]) -> str:
+    where = ".".join(map(str, problem["loc"]))
+    message = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "value_error":
+        return message
+    return f"`{where}`: {message[0].lower()}{message[1:]}, got {problem['input']!r}"

@@ -1,0 +1,33 @@
+"""Where computation runs, and in which precision."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+
+
+def resolve_device(name: str = "auto") -> torch.device:
+    """The device of that name; `auto` is CUDA where there is one, else the CPU.
+
+    Raises:
+        ValueError: the device is unknown or not there.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"`device` must be auto, cpu or a CUDA device that is there, got {name!r}") from error
+    return device
+
+
+def precision(device: torch.device) -> AbstractContextManager[object]:
+    """bf16 autocast on CUDA, where it is faster at equal accuracy; float32 elsewhere."""
+    return torch.autocast("cuda", torch.bfloat16) if device.type == "cuda" else nullcontext()
+
+
+def memory_format(device: torch.device) -> torch.memory_format:
+    """Channels last on CUDA, whose bf16 convolutions want it."""
+    return torch.channels_last if device.type == "cuda" else torch.contiguous_format

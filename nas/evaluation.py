@@ -1,0 +1,212 @@
+"""Accuracy of many subnets of one supernet, running each block once per distinct prefix instead of once per architecture.
+
+The architectures' local choices form a trie. For every batch it is walked depth first, so the activations of a prefix are
+computed once and kept only while a subnet below the fork needs them. The statistics that calibration gives to a normalisation
+depend on the prefix alone, so they belong to the trie's nodes too, and nothing is approximated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from nas.data import ImageData, Split, normalize
+from nas.device import memory_format, precision
+from nas.progress import Progress, silent
+from search_spaces import Supernet
+from search_spaces.network import Local
+
+BatchNorm = nn.modules.batchnorm._BatchNorm
+Buffers = tuple[Tensor, Tensor, Tensor]
+
+
+class Statistics(NamedTuple):
+    """The buffers of one batch normalisation."""
+
+    mean: Tensor
+    variance: Tensor
+    batches: Tensor
+
+
+@dataclass
+class Node:
+    """One block of a prefix: its local choice, the rows of the architectures that end here, and what follows."""
+
+    local: Local
+    rows: list[int] = field(default_factory=list)
+    children: list[Node] = field(default_factory=list)
+    statistics: list[Statistics] = field(default_factory=list)
+
+
+def trie(locals: Sequence[Sequence[Local]]) -> list[Node]:
+    """The first blocks of the given architectures (one sequence of local choices each), with everything that follows them."""
+    roots: list[Node] = []
+    for row, path in enumerate(locals):
+        level, node = roots, None
+        for local in path:
+            node = next((known for known in level if known.local == local), None)
+            if node is None:
+                node = Node(local)
+                level.append(node)
+            level = node.children
+        if node is not None:
+            node.rows.append(row)
+    return roots
+
+
+def predict(
+    supernet: Supernet,
+    locals: Sequence[Sequence[Local]],
+    data: ImageData,
+    split: Split,
+    *,
+    batch_size: int = 250,
+    calibration: Split | None = None,
+    progress: Progress = silent,
+    name: str = "ranking",
+) -> np.ndarray:
+    """The class that each subnet gives to each image.
+
+    Args:
+        supernet: evaluated where its weights are; its mode and statistics are left as they were.
+        locals: the local choices of each architecture, `SearchSpace.locals`.
+        data: tells how images are normalised.
+        split: the images, N of them.
+        batch_size: images at a time, at most; the batches are of equal size up to one image. Where batches are normalised by their
+            own statistics, predictions depend on it.
+        calibration: images on which normalisations with running statistics gather them anew for each subnet. Without it they use
+            what the supernet holds.
+        progress: told about batches.
+        name: what `progress` is told.
+
+    Returns:
+        Predicted classes, shape (len(locals), N).
+    """
+    device = next(supernet.parameters()).device
+    blocks = list(supernet.blocks.values())
+    roots = trie(locals)
+    was_training = supernet.training
+    kept = [_statistics(block) for block in blocks]
+    calibrated = calibration is not None and any(kept)
+    gathering = list(_even(data, calibration, batch_size, device)) if calibration is not None and calibrated else []
+    total = len(gathering) + -(-len(split) // batch_size)
+    predictions = np.empty((len(locals), len(split)), dtype=np.int16)
+    done = 0
+    progress(name, 0, total)
+    try:
+        with torch.inference_mode(), precision(device):
+            supernet.train()
+            for images, _ in gathering:
+                _calibrate(blocks, roots, images)
+                progress(name, done := done + 1, total)
+            supernet.eval()
+            for images, at in _even(data, split, batch_size, device):
+                for row, logits in _walk(blocks, roots, images, calibrated):
+                    predictions[row, at : at + len(images)] = logits.argmax(1).cpu().numpy()
+                progress(name, done := done + 1, total)
+    finally:
+        for block, statistics in zip(blocks, kept, strict=True):
+            _use(block, statistics)
+        supernet.train(was_training)
+    return predictions
+
+
+def accuracy(predictions: np.ndarray, split: Split) -> np.ndarray:
+    """Fraction of right predictions, in [0, 1]: (..., N) -> (...)."""
+    return (predictions == split.labels.numpy()).mean(axis=-1)
+
+
+def module_accuracy(module: nn.Module, data: ImageData, split: Split, *, batch_size: int = 250) -> float:
+    """Accuracy in [0, 1] of one network in evaluation mode, where its weights are; its mode is left as it was."""
+    device = next(module.parameters()).device
+    was_training = module.training
+    module.eval()
+    right = 0
+    with torch.inference_mode(), precision(device):
+        for images, at in _even(data, split, batch_size, device):
+            right += int((module(images).argmax(1).cpu() == split.labels[at : at + len(images)]).sum())
+    module.train(was_training)
+    return right / len(split)
+
+
+def calibrate_(module: nn.Module, data: ImageData, split: Split, *, batch_size: int = 250) -> nn.Module:
+    """Give every batch normalisation of `module` the mean statistics of `split`, and leave the module in evaluation mode.
+
+    Normalisations by batch statistics become ones with running statistics, so the module no longer depends on how images are
+    batched.
+    """
+    device = next(module.parameters()).device
+    for norm in _norms(module):
+        norm.track_running_stats = True
+        norm.running_mean = torch.zeros(norm.num_features, device=device)
+        norm.running_var = torch.ones(norm.num_features, device=device)
+        norm.num_batches_tracked = torch.tensor(0, device=device)
+        norm.momentum = None
+    module.train()
+    with torch.no_grad(), precision(device):
+        for images, _ in _even(data, split, batch_size, device):
+            module(images)
+    return module.eval()
+
+
+def _walk(
+    blocks: list[nn.Module], nodes: list[Node], x: Tensor, calibrated: bool, depth: int = 0
+) -> Iterator[tuple[int, Tensor]]:
+    """Every architecture's row and logits, depth first."""
+    block = blocks[depth]
+    for node in nodes:
+        if calibrated:
+            _use(block, node.statistics)
+        out = block(x, node.local)
+        for row in node.rows:
+            yield row, out
+        if node.children:
+            yield from _walk(blocks, node.children, out, calibrated, depth + 1)
+
+
+def _calibrate(blocks: list[nn.Module], nodes: list[Node], x: Tensor, depth: int = 0) -> None:
+    """Add one batch to the cumulative means of every node's statistics."""
+    block = blocks[depth]
+    for node in nodes:
+        _use(block, node.statistics or [Statistics(*map(torch.zeros_like, old)) for old in _statistics(block)])
+        momenta = [norm.momentum for norm in _norms(block)]
+        for norm in _norms(block):
+            norm.momentum = None
+        out = block(x, node.local)
+        node.statistics = _statistics(block)
+        for norm, momentum in zip(_norms(block), momenta, strict=True):
+            norm.momentum = momentum
+        if node.children:
+            _calibrate(blocks, node.children, out, depth + 1)
+
+
+def _norms(block: nn.Module) -> list[BatchNorm]:
+    return [module for module in block.modules() if isinstance(module, BatchNorm)]
+
+
+def _tracking(block: nn.Module) -> list[BatchNorm]:
+    return [norm for norm in _norms(block) if norm.running_mean is not None]
+
+
+def _statistics(block: nn.Module) -> list[Statistics]:
+    norms = _tracking(block)
+    return [Statistics(*cast(Buffers, (n.running_mean, n.running_var, n.num_batches_tracked))) for n in norms]
+
+
+def _use(block: nn.Module, statistics: Sequence[Statistics]) -> None:
+    for norm, (mean, variance, count) in zip(_tracking(block), statistics, strict=True):
+        norm.running_mean, norm.running_var, norm.num_batches_tracked = mean, variance, count
+
+
+def _even(data: ImageData, split: Split, batch_size: int, device: torch.device) -> Iterator[tuple[Tensor, int]]:
+    """Images in order, in batches of nearly equal size, with the position of the first: no batch is left too small."""
+    count = -(-len(split) // batch_size)
+    edges = np.linspace(0, len(split), count + 1).astype(int)
+    for start, stop in zip(edges, edges[1:], strict=False):
+        images = normalize(split.images[start:stop].to(device), data.mean, data.std)
+        yield images.to(memory_format=memory_format(device)), int(start)

@@ -1,0 +1,225 @@
+"""Subnets as folders that anyone can load: JSON and safetensors, and ONNX and torch.export where asked.
+
+A folder is checked against its source on real images before it appears under its name.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import warnings
+import zipfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from nas.checkpoint import load as load_checkpoint
+from nas.config import FORMATS
+from nas.data import ImageData, normalize
+from nas.evaluation import calibrate_
+from nas.files import put_tensors, replacing, write_json
+from nas.retrain import build, weights_path
+from nas.scoring import head, make_learner
+from nas.spaces import build_space
+from nas.study import Study
+from search_spaces import Architecture, SearchSpace
+from search_spaces.naming import unknown_name
+
+IMAGES = 16
+TOLERANCE = 1e-4
+
+
+def export(
+    study: Study,
+    arch: Architecture | str,
+    folder: str | Path,
+    formats: Sequence[str] = ("safetensors",),
+    data: ImageData | None = None,
+) -> Path:
+    """Write one subnet of a study.
+
+    Its weights are those of the network trained alone; where none was, those of the best supernet, with batch normalisation
+    calibrated on training images.
+
+    Args:
+        study: a finished or unfinished run.
+        arch: the architecture, or its label.
+        folder: made or replaced: `architecture.json`, `model.safetensors`, and `model.onnx` and `model.pt2` if asked.
+        formats: any of safetensors, onnx, pt2; safetensors is always written.
+        data: the run's images, if they are loaded already.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ValueError: an unknown format or architecture, or an exported model that does not compute what its source computes.
+    """
+    for name in formats:
+        if name not in FORMATS:
+            raise unknown_name("format", name, FORMATS)
+    folder = Path(folder)
+    if folder.exists() and not (folder / "architecture.json").exists():
+        raise ValueError(f"{folder} exists and holds no exported subnet; give another folder")
+    arch = study.find(arch) if isinstance(arch, str) else arch
+    data = data or study.data()
+    alone = weights_path(study, arch).exists()
+    module = build(study, arch) if alone else from_supernet(study, arch, data)
+    images = normalize(data.test.images[:IMAGES], data.mean, data.std)
+    with replacing(folder) as temporary:
+        temporary.mkdir()
+        write_json(temporary / "architecture.json", _describe(study, arch, data, "alone" if alone else "supernet"))
+        put_tensors(temporary / "model.safetensors", module.state_dict())
+        _check("model.safetensors", module, load(temporary, study.space), images, exact=True)
+        if "onnx" in formats:
+            _write_onnx(module, images, temporary / "model.onnx")
+        if "pt2" in formats:
+            _write_pt2(module, images, temporary / "model.pt2")
+    return folder
+
+
+def load(folder: str | Path, space: SearchSpace | None = None) -> nn.Module:
+    """The exported network, on the CPU in evaluation mode.
+
+    It takes normalised float32 images (batch, channels, height, width) and gives logits (batch, classes); `architecture.json` holds
+    the mean and standard deviation to normalise with, and the names of the classes.
+
+    Args:
+        folder: what `export` wrote.
+        space: needed only for a space that was given as an object and has no name to find it by.
+
+    Raises:
+        ValueError: the folder holds no exported subnet, or one that is damaged.
+    """
+    folder = Path(folder)
+    for name in ("architecture.json", "model.safetensors"):
+        if not (folder / name).exists():
+            raise ValueError(f"{folder} holds no exported subnet: {name} is missing; export it again")
+    try:
+        described = json.loads((folder / "architecture.json").read_text(encoding="utf-8"))
+        weights = load_file(folder / "model.safetensors")
+    except (ValueError, SafetensorError) as error:
+        raise ValueError(f"the subnet in {folder} is damaged ({error}); export it again") from error
+    space = space or build_space(described["space"]["name"], described["space"]["options"])
+    module = space.net.build(space.locals(space.architecture(described["choices"])))
+    try:
+        module.load_state_dict(weights)
+    except RuntimeError as error:
+        raise ValueError(
+            f"the weights in {folder} do not fit its architecture.json ({error}); export it again"
+        ) from error
+    return module.eval()
+
+
+def from_supernet(study: Study, arch: Architecture, data: ImageData) -> nn.Module:
+    """The network of an architecture with the weights of the supernet that ranked it best, calibrated on training images.
+
+    Where the supernet's normalisations have no scale and shift, the network's get 1 and 0.
+
+    Raises:
+        ValueError: the run has no trained supernet, or the architecture was not ranked.
+    """
+    path = study.folder / "supernets" / "checkpoint.safetensors"
+    found = load_checkpoint(path)
+    if found is None:
+        raise ValueError(
+            f"{study.space.label(arch)} was not trained alone, and the run has no supernet to take weights from"
+        )
+    learner = make_learner(study.config, study.space, data, torch.device("cpu"))
+    learner.restore(found.tensors)
+    supernet = learner.members[_best_supernet(study, arch)].supernet
+    locals = study.space.locals(arch)
+    calibrated = calibrate_(supernet.extract(locals), data, head(data.train, study.config.ranking.calibration_images))
+    module = study.space.net.build(locals)
+    module.load_state_dict(calibrated.state_dict(), strict=False)
+    return module.eval()
+
+
+def _best_supernet(study: Study, arch: Architecture) -> int:
+    table = study.trials
+    ranked = table[table["architecture"] == arch.key].filter(regex=r"^accuracy_supernet\d+$").dropna(axis=1)
+    return int(str(ranked.iloc[0].idxmax()).removeprefix("accuracy_supernet")) if ranked.size else 0
+
+
+def _describe(study: Study, arch: Architecture, data: ImageData, weights: str) -> dict[str, Any]:
+    record = study.record["space"]
+    return {
+        "space": {"name": record["name"], "options": record["options"]},
+        "choices": arch.to_json()["choices"],
+        "label": study.space.label(arch),
+        "weights": weights,
+        "input": {"shape": list(data.input_shape), "mean": list(data.mean), "std": list(data.std)},
+        "classes": list(data.class_names),
+    }
+
+
+def _write_onnx(module: nn.Module, images: Tensor, path: Path) -> None:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise ValueError('format onnx needs more packages: pip install "nas-toolkit[onnx]"') from error
+    with _quiet():
+        torch.onnx.export(
+            module,
+            (images,),
+            path,
+            input_names=["images"],
+            output_names=["logits"],
+            dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
+            external_data=False,
+            verbose=False,
+        )
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    _check("model.onnx", module, lambda x: torch.from_numpy(session.run(None, {"images": x.numpy()})[0]), images)
+
+
+def _write_pt2(module: nn.Module, images: Tensor, path: Path) -> None:
+    with _quiet():
+        program = torch.export.export(module, (images,), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},))
+        program.example_inputs = None  # they would be pickled
+        torch.export.save(program, path)
+        _refuse_pickle(path)
+        reloaded = torch.export.load(path).module()
+    _check("model.pt2", module, reloaded, images)
+
+
+def _refuse_pickle(path: Path) -> None:
+    """Older versions of torch pickle weights into the archive."""
+    with zipfile.ZipFile(path) as archive:
+        for name in archive.namelist():
+            if archive.read(name)[:2] in (b"PK", b"\x80\x02"):
+                raise ValueError(
+                    f"torch {torch.__version__} writes a pickle ({name}) into pt2 files; install torch>=2.9 or leave pt2 out"
+                )
+
+
+def _check(name: str, source: nn.Module, exported: Any, images: Tensor, exact: bool = False) -> None:
+    """Compare logits on real images, all at once and one at a time."""
+    with torch.inference_mode():
+        for batch in (images, images[:1]):
+            expected, got = source(batch), exported(batch)
+            difference = (expected - got).abs().max().item() / expected.abs().max().clamp(min=1).item()
+            if not difference <= (0 if exact else TOLERANCE):
+                raise ValueError(
+                    f"{name} differs from its source by {difference:.2g} relative to the largest logit; nothing was written"
+                )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporters' progress notes off the terminal."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

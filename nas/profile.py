@@ -1,0 +1,120 @@
+"""What `nas profile` shows: the cost of an architecture or of any module, and where it comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from estimators.counters import count_with
+from estimators.counting import Profile, count
+from nas.format import si
+from nas.spaces import build_space, import_function
+from search_spaces import SPACES, SearchSpace
+
+
+@dataclass(frozen=True)
+class Profiled:
+    """One network's counts.
+
+    Attributes:
+        title: the network and its totals.
+        totals: figures by name, as `--json` prints them.
+        columns, rows: a table of where they come from.
+        notes: what the counter did not count.
+    """
+
+    title: str
+    totals: Mapping[str, Any]
+    columns: list[str]
+    rows: list[list[str]]
+    notes: list[str]
+
+
+def profile(
+    target: str,
+    *,
+    arch: str | None = None,
+    input_shape: tuple[int, ...] | None = None,
+    counter: str = "torch",
+    options: Mapping[str, Any] | None = None,
+) -> Profiled:
+    """Count one network, for one sample.
+
+    Args:
+        target: a search space, or `module:function` of a function that returns a space or a module.
+        arch: which architecture of the space.
+        input_shape: batch first; needed for a module, and not for a space, which knows it. The batch is counted as 1.
+        counter: torch, fvcore or thop.
+        options: keyword arguments of the space's factory or of the function.
+
+    Raises:
+        ValueError: something is unknown or missing.
+    """
+    made = (
+        build_space(target, dict(options or {}))
+        if target in SPACES or ":" not in target
+        else _call(target, options or {})
+    )
+    if isinstance(made, SearchSpace):
+        if arch is None:
+            raise ValueError(
+                f"{target!r} is a search space: choose an architecture with --arch, such as {_example(made)}"
+            )
+        found = made.parse(arch)
+        module: nn.Module = made.net.build(made.locals(found))
+        name, shape = f"{made.name} {made.label(found)}", made.net.input_shape
+    else:
+        if input_shape is None:
+            raise ValueError(f"{target!r} is a module: give the shape of its input with --input, such as 1x3x224x224")
+        module, name, shape = made, target, input_shape[1:]
+    if counter == "torch":
+        return _ours(name, count(module, shape))
+    counted = count_with(counter, module, shape)
+    totals = {"name": name, "counter": counter, "macs": counted.macs, "params": counted.params}
+    rows = [[operator, si(macs)] for operator, macs in sorted(counted.operators.items(), key=lambda item: -item[1])]
+    title = f"{name} by {counter}: {si(counted.macs)} macs, {si(counted.params)} params"
+    return Profiled(
+        title, {**totals, "operators": dict(counted.operators)}, ["operator", "macs"], rows, _notes(counted.unsupported)
+    )
+
+
+def _ours(name: str, found: Profile) -> Profiled:
+    total = found.total
+    totals = {
+        "name": name,
+        "counter": "torch",
+        "macs": total.macs,
+        "flops": 2 * total.macs,
+        "params": total.params,
+        "activations": total.activations,
+        "weight_bytes": total.weight_bytes,
+        "operators": dict(found.operators),
+        "unsupported": dict(found.unsupported),
+    }
+    rows = [
+        [part or "(all)", si(cost.macs), f"{cost.macs / max(total.macs, 1):.1%}", si(cost.params), si(cost.activations)]
+        for part, cost in found.modules.items()
+        if cost.macs or cost.params
+    ]
+    title = f"{name}: {si(total.macs)} macs, {si(total.params)} params, {si(total.activations)} activations"
+    return Profiled(
+        title, totals, ["module", "macs", "share", "params", "activations"], rows, _notes(found.unsupported)
+    )
+
+
+def _notes(unsupported: Mapping[str, int]) -> list[str]:
+    return [f"not counted: {operator} ({times} times)" for operator, times in unsupported.items()]
+
+
+def _call(target: str, options: Mapping[str, Any]) -> SearchSpace | nn.Module:
+    made = import_function(target)(**options)
+    if not isinstance(made, (SearchSpace, nn.Module)):
+        raise ValueError(f"{target!r} must return a search space or a module, got {type(made).__name__}")
+    return made
+
+
+def _example(space: SearchSpace) -> str:
+    return space.label(next(space.enumerate()))

@@ -1,0 +1,89 @@
+"""Networks of their own: the architectures worth it, trained from scratch on all training images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from nas import checkpoint
+from nas.data import ImageData
+from nas.evaluation import module_accuracy
+from nas.files import put_tensors, replacing
+from nas.progress import Progress
+from nas.seeding import torch_seed
+from nas.study import ALONE, Study
+from nas.training import Alone, fit
+from search_spaces import Architecture
+
+
+def retrain(study: Study, data: ImageData, device: torch.device, progress: Progress) -> None:
+    """Train what the configuration asks for alone, and write test accuracies (of the last epoch) to the journal.
+
+    Networks that the journal knows are not trained again.
+    """
+    wanted = [(arch, seed) for arch in _wanted(study) for seed in range(study.config.alone.seeds)]
+    known = {(row.architecture, row.seed) for row in study.alone.itertuples()}
+    for number, (arch, seed) in enumerate(wanted):
+
+        def inner(step: str, done: float, total: float, number: int = number) -> None:
+            progress("training alone", number + done / total, len(wanted))
+
+        if (arch.key, seed) not in known:
+            train_one(study, arch, seed, data, device, inner)
+        inner("", 1, 1)
+
+
+def weights_path(study: Study, arch: Architecture, seed: int = 0) -> Path:
+    """Where the weights of a network trained alone stand."""
+    return study.place("alone", arch) / f"seed{seed}.safetensors"
+
+
+def build(study: Study, arch: Architecture) -> nn.Module:
+    """The network trained alone with the run's first seed, on the CPU in evaluation mode; untrained where none was trained."""
+    module = study.space.net.build(study.space.locals(arch))
+    path = weights_path(study, arch)
+    if path.exists():
+        module.load_state_dict(load_file(path))
+    return module.eval()
+
+
+def train_one(
+    study: Study, arch: Architecture, seed: int, data: ImageData, device: torch.device, progress: Progress
+) -> None:
+    """Train one architecture with one seed, and write down its weights and its test accuracy."""
+    config = study.config
+    path = weights_path(study, arch, seed)
+    unfinished = path.with_suffix(".checkpoint")
+    module = study.space.net.build(study.space.locals(arch), torch_seed(config.seed, "alone", arch.key, seed))
+    history = fit(
+        Alone(module, config.alone.training, device),
+        data,
+        data.training,
+        config.alone.training,
+        seed=torch_seed(config.seed, "alone batches", seed),
+        device=device,
+        path=unfinished,
+        progress=progress,
+    )
+    accuracy = module_accuracy(module, data, data.test)
+    with replacing(path) as temporary:
+        put_tensors(temporary, module.state_dict())
+    notes = {
+        "seed": seed,
+        "seconds": round(sum(row["seconds"] for row in history), 2),
+        "loss": [round(row["loss"], 5) for row in history],
+    }
+    study.journal.add(ALONE, study.space, arch, [accuracy], notes)
+    checkpoint.remove(unfinished)
+
+
+def _wanted(study: Study) -> Sequence[Architecture]:
+    which = study.config.alone.which
+    if which == "none":
+        return []
+    table = study.front if which == "front" else study.trials
+    return [study.find(key) for key in table["architecture"]]

@@ -1,0 +1,211 @@
+"""The search: train what is shared, ask, estimate, tell, write down; then train the front alone, export it and draw it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from estimators.latency import compare_latency
+from nas.config import RunConfig, configure
+from nas.data import ImageData
+from nas.device import resolve_device
+from nas.export import export
+from nas.files import write_json
+from nas.objectives import losses
+from nas.progress import Progress, silent
+from nas.report import write_report, write_tables
+from nas.retrain import build, retrain
+from nas.scoring import AloneScorer, CostScorer, Figures, LatencyScorer, Scorer, SupernetScorer, make_learner
+from nas.seeding import stream
+from nas.spaces import build_space, options_for
+from nas.strategies import make_strategy
+from nas.study import SEARCH, Study, load_run_data
+from nas.training import fit
+from search_spaces import Architecture, SearchSpace
+
+ASK = {"exhaustive": 256, "random": 64, "nsga2": 20, "evolution": 10}
+"""Trials scored together, where a supernet can share work between them."""
+
+
+def search(
+    space: str | SearchSpace,
+    data: str | ImageData,
+    *,
+    out: str | Path | None = None,
+    progress: Progress = silent,
+    **settings: Any,
+) -> Study:
+    """Search `space` on `data` and leave the front trained, exported and drawn in a run folder.
+
+    Calling it again with the same arguments goes on where it was stopped, and does nothing once it is finished.
+
+    Args:
+        space: a built-in space's name, `module:function`, or a SearchSpace.
+        data: what `nas.data.load_data` takes, or images already loaded.
+        out: the run folder. Default: `runs/<space>-<data>-<strategy>-seed<seed>`.
+        progress: told about long steps.
+        settings: see `nas.config.configure`: strategy, objectives, supernets, epochs, trials, seed and so on.
+
+    Returns:
+        The study, with `trials` and `front` as pandas tables.
+
+    Raises:
+        ValueError: a setting, the data or the folder do not fit; the message says what does.
+    """
+    config = configure(
+        space if isinstance(space, str) else space.name, data if isinstance(data, str) else data.name, **settings
+    )
+    return run(
+        config,
+        default_folder(config) if out is None else Path(out),
+        space=None if isinstance(space, str) else space,
+        data=None if isinstance(data, str) else data,
+        progress=progress,
+    )
+
+
+def default_folder(config: RunConfig) -> Path:
+    """`runs/<space>-<data>-<strategy>-seed<seed>`."""
+    source = Path(config.data.source).name.replace(":", "-").replace("/", "-")
+    space = config.space.name.replace(":", "-")
+    return Path("runs") / f"{space}-{source}-{config.strategy}-seed{config.seed}"
+
+
+def run(
+    config: RunConfig,
+    folder: Path,
+    *,
+    space: SearchSpace | None = None,
+    data: ImageData | None = None,
+    progress: Progress = silent,
+) -> Study:
+    """Carry out a configuration in a run folder, or go on with it; see `search`."""
+    device = resolve_device(config.device)
+    data = data or load_run_data(config)
+    options = options_for(config.space.name, config.space.options, data) if space is None else dict(space.options)
+    space = space or build_space(config.space.name, options)
+    _check_fit(space, data)
+    study = Study.create(folder, config, space, data, options)
+    with study.locked(), study.session():
+        scorers: list[Scorer] = [CostScorer(space)]
+        if "latency_ms" in config.objectives:
+            scorers.append(LatencyScorer(space, device))
+        if "accuracy" in config.objectives:
+            scorers.append(_accuracy_scorer(study, data, device, progress))
+        propose(study, scorers, progress)
+        retrain(study, data, device, progress)
+        _export_front(study, data, progress)
+        _measure_front(study, device)
+        write_tables(study)
+        write_report(study)
+    return study
+
+
+def propose(study: Study, scorers: Sequence[Scorer], progress: Progress) -> None:
+    """Ask the strategy, score, tell, until the budget is spent or nothing is left to propose.
+
+    The journal is a memory of scores: a search that goes on asks the strategy from the start, and only what the journal does not
+    know is scored. So the strategy ends in the same state, and no trial is lost or doubled.
+    """
+    config, space = study.config, study.space
+    known = {study.architecture(trial).key: trial for trial in study.journal.trials(SEARCH)}
+    strategy = make_strategy(config.proposer, space, stream(config.seed, "strategy"))
+    expected = min(config.budget.trials or space.raw_size, space.raw_size)
+    together = ASK[config.proposer] if config.supernets.count else 1
+    told, spent = 0, 0.0
+    progress("ranking", 0, expected)
+    while told < expected and spent < (config.budget.seconds or float("inf")):
+        archs = strategy.ask(min(together, expected - told))
+        if not archs:
+            break
+
+        def inner(step: str, done: float, total: float, told: int = told, count: int = len(archs)) -> None:
+            progress("ranking", told + count * done / total, expected)
+
+        new = [arch for arch in archs if arch.key not in known]
+        for arch, figures in zip(new, _score(new, scorers, inner), strict=True):
+            values = [figures[name] for name in config.objectives]
+            notes = {name: value for name, value in figures.items() if name not in config.objectives}
+            study.journal.add(SEARCH, space, arch, values, notes)
+        if new:
+            known = {study.architecture(trial).key: trial for trial in study.journal.trials(SEARCH)}
+        batch = [known[arch.key] for arch in archs]
+        strategy.tell(archs, losses([trial.values for trial in batch], study.objectives))
+        told += len(archs)
+        spent += sum(trial.user_attrs["seconds"] for trial in batch)
+        progress("ranking", told, expected)
+    progress("ranking", expected, expected)
+
+
+def _score(archs: Sequence[Architecture], scorers: Sequence[Scorer], progress: Progress) -> list[Figures]:
+    """Figures of each architecture, with the seconds that they took, shared evenly."""
+    if not archs:
+        return []
+    started = time.perf_counter()
+    merged: list[Figures] = [{} for _ in archs]
+    for scorer in scorers:
+        for figures, more in zip(merged, scorer(archs, progress), strict=True):
+            figures |= more
+    seconds = round((time.perf_counter() - started) / len(archs), 4)
+    return [{**figures, "seconds": seconds} for figures in merged]
+
+
+def _accuracy_scorer(study: Study, data: ImageData, device: torch.device, progress: Progress) -> Scorer:
+    config, space = study.config, study.space
+    shared = config.supernets
+    if shared.count == 0:
+        return AloneScorer(space, data, config, device)
+    learner = make_learner(config, space, data, device)
+    fit(
+        learner,
+        data,
+        data.train,
+        shared.training,
+        seed=config.seed,
+        device=device,
+        path=study.folder / "supernets" / "checkpoint.safetensors",
+        name="supernets",
+        progress=progress,
+    )
+    return SupernetScorer(learner, space, data, config.ranking, shared.training.epochs)
+
+
+def _export_front(study: Study, data: ImageData, progress: Progress) -> None:
+    if study.config.alone.which == "none":
+        return
+    front = study.front
+    for done, key in enumerate(front["architecture"]):
+        progress("exporting", done, len(front))
+        arch = study.find(key)
+        folder = study.place("exports", arch)
+        if not folder.exists():
+            export(study, arch, folder, study.config.export, data)
+    progress("exporting", len(front), len(front))
+
+
+def _measure_front(study: Study, device: torch.device) -> None:
+    """Latency of the front's networks at batch size 1, all in one process by turns."""
+    keys = list(study.front["architecture"])
+    if set(keys) <= set(study.latency):
+        return
+    modules = {key: build(study, study.find(key)) for key in keys}
+    measured = compare_latency(modules, study.space.net.input_shape, device=device)
+    write_json(
+        study.folder / "latency.json",
+        {
+            key: {"latency_ms": latency.median_ms, "latency_p25_ms": latency.p25_ms, "latency_p75_ms": latency.p75_ms}
+            for key, latency in measured.items()
+        },
+    )
+
+
+def _check_fit(space: SearchSpace, data: ImageData) -> None:
+    if space.net.input_shape != data.input_shape or space.net.num_classes != data.num_classes:
+        raise ValueError(
+            f"space {space.name!r} takes images of {space.net.input_shape} and {space.net.num_classes} classes, but "
+            f"{data.name!r} has {data.input_shape} and {data.num_classes}; make the space with the data's numbers"
+        )

@@ -1,0 +1,290 @@
+"""The run folder: what was asked, what came out, and whether the two belong together.
+
+run.yaml       the full configuration
+record.json    commands, versions, hardware, seed, commit, and what the space and the data were
+journal.log    an Optuna journal: study `search` holds the trials, study `alone` the networks trained alone
+supernets/     checkpoint of the shared weights
+alone/         weights of each network trained alone
+exports/       the front's subnets
+*.csv, plots/, report.html
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import re
+import shlex
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from optuna.trial import FrozenTrial
+
+from nas import pareto
+from nas.config import RunConfig, differences, dump_config, read_config
+from nas.data import ImageData, load_data
+from nas.files import sweep, write_json, write_text
+from nas.journal import Journal, repair
+from nas.objectives import OBJECTIVES, Objective, losses, parse_objectives
+from nas.record import environment
+from nas.spaces import build_space
+from search_spaces import Architecture, SearchSpace
+
+SEARCH, ALONE = "search", "alone"
+COSTS = ("macs", "params", "activations", "weight_bytes")
+
+
+class Study:
+    """A run folder and its tables. Made by `nas.search` and `Study.open`.
+
+    Attributes:
+        folder: where everything is.
+        config: what was asked.
+        space: the search space.
+    """
+
+    def __init__(self, folder: Path, config: RunConfig, space: SearchSpace) -> None:
+        self.folder, self.config, self.space = folder, config, space
+
+    # --- opening ---
+
+    @classmethod
+    def create(
+        cls, folder: Path, config: RunConfig, space: SearchSpace, data: ImageData, options: Mapping[str, Any]
+    ) -> Study:
+        """Start a run folder, or go on with one that was started with the same configuration, space and data.
+
+        Args:
+            folder: made if it is not there.
+            config: what is asked.
+            space: the search space.
+            data: its images.
+            options: what the space's factory was called with, so that `open` can build the space without the data.
+
+        Raises:
+            ValueError: the folder holds another run, or files that are no run's.
+        """
+        study = cls(folder, config, space)
+        ours = {
+            "space": {"name": config.space.name, "options": dict(options), "fingerprint": space.fingerprint},
+            "data": {
+                "name": data.name,
+                "fingerprint": data.fingerprint,
+                "train": len(data.train),
+                "validation": len(data.validation),
+                "test": len(data.test),
+            },
+        }
+        if (folder / "run.yaml").exists():
+            study._check_same(config, ours)
+            return study
+        if folder.exists() and any(not entry.name.startswith(".") for entry in folder.iterdir()):
+            raise ValueError(f"{folder} is not empty and holds no run; give another folder, or empty it")
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / "record.json", {"seed": config.seed, **ours, "sessions": []})
+        write_text(folder / "run.yaml", dump_config(config))
+        return study
+
+    @classmethod
+    def open(cls, folder: str | Path, space: SearchSpace | None = None) -> Study:
+        """Read a run folder, finished or not.
+
+        Args:
+            folder: a run's folder.
+            space: needed only for a space that was given as an object and has no name to find it by.
+
+        Raises:
+            ValueError: no run is there.
+        """
+        folder = Path(folder)
+        if not (folder / "run.yaml").exists():
+            raise ValueError(f"{folder} is not a run folder: it has no run.yaml; give the --out of `nas search`")
+        config = read_config(folder / "run.yaml")
+        recorded = _record(folder)["space"]
+        space = space or build_space(config.space.name, recorded["options"])
+        if space.fingerprint != recorded["fingerprint"]:
+            raise ValueError(
+                f"{folder} was made with another definition of space {space.name!r}; use the version that made it"
+            )
+        return cls(folder, config, space)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes from writing to the folder, and clean up behind one that was killed."""
+        with open(self.folder / ".lock", "w") as handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ValueError(
+                    f"another process is running in {self.folder}; wait for it, or give another folder"
+                ) from None
+            sweep(self.folder)
+            repair(self.journal_path)
+            yield
+
+    @contextmanager
+    def session(self, command: str | None = None) -> Iterator[None]:
+        """Write down who ran what, from when to when, and how it ended."""
+        entry: dict[str, Any] = {
+            "command": command or shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+            "started": _now(),
+            **environment(),
+            "ended": None,
+        }
+        record = self.record
+        record["sessions"].append(entry)
+        write_json(self.folder / "record.json", record)
+        yield
+        entry["ended"] = _now()
+        write_json(self.folder / "record.json", record)
+
+    # --- what is in it ---
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What `record.json` says: commands, versions, hardware, seed, commit, space and data."""
+        return _record(self.folder)
+
+    @property
+    def journal_path(self) -> Path:
+        return self.folder / "journal.log"
+
+    @cached_property
+    def journal(self) -> Journal:
+        """The trials on disk; the studies exist once something asks for them."""
+        journal = Journal(self.journal_path)
+        journal.create(SEARCH, self.objectives)
+        journal.create(ALONE, [OBJECTIVES["accuracy"]])
+        return journal
+
+    @property
+    def objectives(self) -> tuple[Objective, ...]:
+        return parse_objectives(self.config.objectives)
+
+    def data(self) -> ImageData:
+        """Load the run's data again.
+
+        Raises:
+            ValueError: the data are not those of the run any more.
+        """
+        data = load_run_data(self.config)
+        if data.fingerprint != self.record["data"]["fingerprint"]:
+            raise ValueError(f"{self.config.data.source} no longer holds the data that {self.folder} was made from")
+        return data
+
+    def architecture(self, trial: FrozenTrial) -> Architecture:
+        return self.space.from_json(trial.user_attrs["architecture"])
+
+    @property
+    def trials(self) -> pd.DataFrame:
+        """One row per trial, in the order of the search.
+
+        Columns: `label`, `architecture` (its key), the objectives and costs, `accuracy_supernet0`… where several supernets
+        ranked it, `seconds`. Accuracies are fractions in [0, 1].
+        """
+        return pd.DataFrame([self._row(trial) for trial in self.journal.trials(SEARCH)])
+
+    @property
+    def alone(self) -> pd.DataFrame:
+        """One row per network trained alone: `label`, `architecture`, `seed`, `accuracy` on the test part, `seconds`."""
+        rows = [
+            {
+                "label": trial.user_attrs["label"],
+                "architecture": self.architecture(trial).key,
+                "accuracy": trial.values[0],
+                **_notes(trial),
+            }
+            for trial in self.journal.trials(ALONE)
+        ]
+        return pd.DataFrame(rows, columns=["label", "architecture", "seed", "accuracy", "seconds"])
+
+    @property
+    def ranked(self) -> pd.DataFrame:
+        """`trials` with `accuracy_alone` (mean over seeds) where a network was trained alone, and `on_front`."""
+        table = self.trials
+        if table.empty:
+            return table
+        names = [objective.name for objective in self.objectives]
+        table["on_front"] = pareto.non_dominated(losses(table[names].to_numpy(float), self.objectives))
+        alone = self.alone.groupby("architecture")["accuracy"]
+        table["accuracy_alone"] = table["architecture"].map(alone.mean())
+        if self.config.alone.seeds > 1:
+            table["accuracy_alone_std"] = table["architecture"].map(alone.std())
+        return table
+
+    @property
+    def front(self) -> pd.DataFrame:
+        """The trials that no other trial dominates, cheapest first, with accuracy alone and measured latency where known."""
+        table = self.ranked
+        if table.empty:
+            return table
+        front = table[table["on_front"]].drop(columns="on_front").sort_values(["macs", "params"]).reset_index(drop=True)
+        latency = pd.DataFrame(self.latency).T
+        if latency.empty:
+            return front
+        return front.drop(columns=latency.columns, errors="ignore").join(latency, on="architecture")
+
+    @property
+    def latency(self) -> dict[str, dict[str, float]]:
+        """Measured latency by architecture key: median and quartiles in milliseconds, and how they were measured."""
+        path = self.folder / "latency.json"
+        return json.loads(path.read_text()) if path.exists() else {}
+
+    def find(self, text: str) -> Architecture:
+        """The architecture that a user names by label or JSON."""
+        return self.space.parse(text)
+
+    def place(self, group: str, arch: Architecture) -> Path:
+        """Where the files of an architecture stand: a folder named after its label."""
+        return self.folder / group / re.sub(r"[^A-Za-z0-9.-]+", "_", self.space.label(arch)).strip("_")
+
+    # --- inside ---
+
+    def _row(self, trial: FrozenTrial) -> dict[str, Any]:
+        names = [objective.name for objective in self.objectives]
+        return {
+            "label": trial.user_attrs["label"],
+            "architecture": self.architecture(trial).key,
+            **dict(zip(names, trial.values, strict=True)),
+            **_notes(trial),
+        }
+
+    def _check_same(self, config: RunConfig, ours: Mapping[str, Any]) -> None:
+        theirs = self.record
+        different = differences(read_config(self.folder / "run.yaml"), config)
+        if different:
+            raise ValueError(f"{self.folder} holds another run ({'; '.join(different)}); give another folder")
+        for part in ("space", "data"):
+            if theirs[part]["fingerprint"] != ours[part]["fingerprint"]:
+                raise ValueError(
+                    f"{self.folder} was made with another {part} than {ours[part]['name']!r} is now; give another folder"
+                )
+
+
+def load_run_data(config: RunConfig) -> ImageData:
+    """The data of a configuration."""
+    settings = config.data.model_dump()
+    return load_data(settings.pop("source"), seed=config.seed, **settings)
+
+
+def _record(folder: Path) -> dict[str, Any]:
+    try:
+        return json.loads((folder / "record.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"{folder} is no whole run folder: record.json cannot be read ({error}); start in another folder"
+        ) from error
+
+
+def _notes(trial: FrozenTrial) -> dict[str, Any]:
+    return {name: value for name, value in trial.user_attrs.items() if name not in ("architecture", "label")}
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,40 @@
+"""Small real data and one finished run that many tests look at."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from nas import Study, load_data, search
+from nas.data import ImageData
+
+QUICK = {"supernets": 2, "epochs": 2, "alone_epochs": 2, "batch_size": 64, "limit": 300, "test_limit": 100}
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread() -> None:
+    """Test processes run side by side, one per core."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def digits() -> ImageData:
+    return load_data("digits", limit=300, test_limit=100)
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Study:
+    """A short mixture search on digits, run to its end. Tests only read it."""
+    return search("resnet20-pooling", "digits", out=tmp_path_factory.mktemp("runs") / "finished", **QUICK)
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real data sets for slow tests: NAS_DATA, or shared/data beside the checkout."""
+    folder = Path(os.environ.get("NAS_DATA", Path(__file__).parents[2] / "shared" / "data"))
+    if not folder.exists():
+        pytest.skip(f"no real data at {folder}; set NAS_DATA to the folder that holds cifar10/")
+    return folder

@@ -1,0 +1,110 @@
+"""Sharing prefixes changes nothing: the same prediction for every image as evaluating subnets one by one."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nas.data import ImageData, Split, normalize
+from nas.evaluation import accuracy, calibrate_, module_accuracy, predict, trie
+from search_spaces import SearchSpace, Supernet, make_space
+
+
+def make(bn: str, operators: tuple[str, ...] = ("max", "conv")) -> tuple[SearchSpace, Supernet]:
+    space = make_space("resnet20-pooling", in_channels=1, image_size=8, bn=bn, operators=operators)
+    supernet = Supernet(space.net, seed=3)
+    with torch.no_grad():
+        for images in torch.randn(4, 32, 1, 8, 8):
+            supernet.train()(images, space.locals(space.sample(np.random.default_rng(0))))
+    return space, supernet.eval()
+
+
+def by_hand(
+    space: SearchSpace, supernet: Supernet, arch, data: ImageData, split: Split, calibration: Split | None, size: int
+):
+    """Extract, calibrate with torch's own cumulative means, and predict in the same batches."""
+    module = supernet.extract(space.locals(arch))
+    batches = np.array_split(np.arange(len(split)), -(-len(split) // size))
+    if calibration is not None:
+        calibrate_(module, data, calibration, batch_size=size)
+    module.eval()
+    with torch.inference_mode():
+        logits = [module(normalize(split.images[torch.from_numpy(b)], data.mean, data.std)) for b in batches]
+    return torch.cat(logits).argmax(1).numpy()
+
+
+@pytest.mark.parametrize("bn", ["paper", "affine"])
+@settings(max_examples=8, deadline=None)
+@given(seed=st.integers(0, 1000), count=st.integers(1, 12))
+def test_shared_prefixes_predict_as_each_subnet_alone(bn: str, digits: ImageData, seed: int, count: int) -> None:
+    space, supernet = make(bn)
+    rng = np.random.default_rng(seed)
+    archs = [space.sample(rng) for _ in range(count)]
+    calibration = digits.train if bn == "affine" else None
+    predictions = predict(
+        supernet, [space.locals(a) for a in archs], digits, digits.validation, batch_size=60, calibration=calibration
+    )
+    for row, arch in enumerate(archs):
+        np.testing.assert_array_equal(
+            predictions[row], by_hand(space, supernet, arch, digits, digits.validation, calibration, 60)
+        )
+
+
+def test_without_calibration_the_supernets_own_statistics_serve(digits: ImageData) -> None:
+    space, supernet = make("affine")
+    arch = space.sample(np.random.default_rng(5))
+    predictions = predict(supernet, [space.locals(arch)], digits, digits.validation, batch_size=60)
+    np.testing.assert_array_equal(predictions[0], by_hand(space, supernet, arch, digits, digits.validation, None, 60))
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_supernet_is_left_as_it_was(digits: ImageData, training: bool) -> None:
+    space, supernet = make("affine")
+    supernet.train(training)
+    before = {name: value.clone() for name, value in supernet.state_dict().items()}
+    locals = [space.locals(arch) for arch in space.enumerate()]
+    predict(supernet, locals, digits, digits.validation, calibration=digits.train)
+    assert supernet.training is training
+    for name, value in supernet.state_dict().items():
+        assert torch.equal(value, before[name]), name
+    assert all(m.momentum == 0.1 for m in supernet.modules() if isinstance(m, torch.nn.BatchNorm2d))
+
+
+def test_the_trie_holds_each_prefix_once() -> None:
+    roots = trie([("a", 1), ("a", 2), ("b", 1), ("a", 1)])
+    assert [node.local for node in roots] == ["a", "b"]
+    assert [(node.local, node.rows) for node in roots[0].children] == [(1, [0, 3]), (2, [1])]
+
+
+def test_no_batch_is_left_too_small_for_batch_statistics(digits: ImageData) -> None:
+    space, supernet = make("paper")
+    seen: list[int] = []
+    hook = supernet.blocks["head"].register_forward_pre_hook(lambda module, args: seen.append(len(args[0])))
+    split = Split(digits.train.images[:101], digits.train.labels[:101])
+    predict(supernet, [space.locals(space.sample(np.random.default_rng(0)))], digits, split, batch_size=50)
+    hook.remove()
+    assert sorted(seen) == [33, 34, 34]
+
+
+def test_calibration_frees_a_network_from_its_batches(digits: ImageData) -> None:
+    space, supernet = make("paper")
+    module = calibrate_(supernet.extract(space.locals(space.sample(np.random.default_rng(0)))), digits, digits.train)
+    images = normalize(digits.test.images[:8], digits.mean, digits.std)
+    with torch.no_grad():
+        torch.testing.assert_close(module(images)[:1], module(images[:1]), rtol=1e-4, atol=1e-5)
+
+
+def test_accuracy_counts_right_predictions(digits: ImageData) -> None:
+    right = digits.test.labels.numpy()
+    wrong = (right + 1) % 10
+    np.testing.assert_array_equal(accuracy(np.stack([right, wrong]), digits.test), [1, 0])
+
+
+def test_module_accuracy_agrees_with_predict(digits: ImageData) -> None:
+    space, supernet = make("affine")
+    locals = space.locals(space.sample(np.random.default_rng(0)))
+    expected = accuracy(predict(supernet, [locals], digits, digits.test), digits.test)[0]
+    assert module_accuracy(supernet.extract(locals), digits, digits.test) == expected

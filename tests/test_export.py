@@ -1,0 +1,151 @@
+"""Exported subnets compute what their source computes, load without the run, and hold no pickle."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import shutil
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+
+import nas
+from nas import Study
+from nas.data import ImageData, normalize
+from nas.evaluation import module_accuracy
+from nas.export import export, from_supernet
+from nas.retrain import build
+
+
+@pytest.fixture(scope="module")
+def data(finished: Study) -> ImageData:
+    return finished.data()
+
+
+@pytest.fixture(scope="module")
+def exported(finished: Study, data: ImageData, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("exported") / "subnet"
+    return export(finished, finished.front["label"].iloc[-1], folder, ("safetensors", "onnx", "pt2"), data)
+
+
+def test_the_loaded_subnet_is_the_network_trained_alone(finished: Study, data: ImageData, exported: Path) -> None:
+    row = finished.front.iloc[-1]
+    module = nas.load(exported)
+    assert not module.training
+    assert module_accuracy(module, data, data.test) == row["accuracy_alone"]
+    source = build(finished, finished.find(row["architecture"]))
+    images = normalize(data.test.images, data.mean, data.std)
+    with torch.no_grad():
+        assert torch.equal(module(images), source(images))
+
+
+def test_onnx_and_pt2_take_any_batch(data: ImageData, exported: Path) -> None:
+    module = nas.load(exported)
+    session = onnxruntime.InferenceSession(str(exported / "model.onnx"), providers=["CPUExecutionProvider"])
+    program = torch.export.load(exported / "model.pt2").module()
+    for size in (1, 3, 50):
+        images = normalize(data.test.images[:size], data.mean, data.std)
+        with torch.no_grad():
+            expected = module(images).numpy()
+            np.testing.assert_allclose(program(images).numpy(), expected, rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(session.run(None, {"images": images.numpy()})[0], expected, rtol=1e-3, atol=1e-4)
+
+
+def test_no_pickle_is_written(finished: Study, exported: Path) -> None:
+    for path in [*finished.folder.rglob("*"), *exported.rglob("*")]:
+        if not path.is_file():
+            continue
+        start = path.read_bytes()[:4]
+        assert start[:2] not in (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"), path
+        if zipfile.is_zipfile(path):
+            assert not [name for name in zipfile.ZipFile(path).namelist() if name.endswith(".pkl")], path
+
+
+def test_the_description_says_how_to_use_it(exported: Path) -> None:
+    described = json.loads((exported / "architecture.json").read_text())
+    assert described["space"]["name"] == "resnet20-pooling"
+    assert described["classes"] == [str(digit) for digit in range(10)]
+    assert described["input"]["shape"] == [1, 8, 8] and len(described["input"]["mean"]) == 1
+    assert described["weights"] == "alone"
+
+
+@pytest.mark.parametrize("bn", ["paper", "affine"])
+def test_an_architecture_not_trained_alone_comes_from_its_best_supernet(bn: str, tmp_path: Path) -> None:
+    study = nas.search(
+        "resnet20-pooling",
+        "digits",
+        out=tmp_path / "run",
+        supernets=2,
+        epochs=6,
+        batch_size=32,
+        retrain="none",
+        space_options={"bn": bn},
+    )
+    data = study.data()
+    row = study.trials.sort_values("accuracy").iloc[-1]
+    module = nas.load(export(study, row["label"], tmp_path / "exported", data=data))
+    assert json.loads((tmp_path / "exported" / "architecture.json").read_text())["weights"] == "supernet"
+    assert module_accuracy(module, data, data.validation) == pytest.approx(row["accuracy"], abs=0.06)
+
+
+def test_the_weights_of_the_better_supernet_are_taken(finished: Study, data: ImageData) -> None:
+    row = finished.trials.iloc[0]
+    better = int(row["accuracy_supernet1"] > row["accuracy_supernet0"])
+    module = from_supernet(finished, finished.find(row["architecture"]), data)
+    tensors = nas.checkpoint.load(finished.folder / "supernets" / "checkpoint.safetensors").tensors
+    weight = tensors[f"supernet{better}/weights/blocks.head.body.2.weight"]
+    assert torch.equal(module.state_dict()["head.2.weight"], weight)
+
+
+def test_a_model_that_differs_from_its_source_is_not_written(
+    finished: Study, data: ImageData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wrong = finished.space.net.build(finished.space.locals(finished.find("4-3-3")), seed=9).eval()
+    monkeypatch.setattr(importlib.import_module("nas.export"), "load", lambda folder, space: wrong)
+    with pytest.raises(ValueError, match=r"model\.safetensors differs from its source by .*nothing was written"):
+        export(finished, finished.front["label"].iloc[0], tmp_path / "exported", data=data)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (
+            lambda folder: (folder / "model.safetensors").unlink(),
+            "holds no exported subnet: model.safetensors is missing",
+        ),
+        (lambda folder: (folder / "architecture.json").write_text("{"), "is damaged"),
+        (lambda folder: (folder / "model.safetensors").write_bytes(b"\x80\x02spam"), "is damaged"),
+        (lambda folder: shutil.rmtree(folder), "holds no exported subnet: architecture.json is missing"),
+    ],
+)
+def test_a_spoilt_folder_is_refused(exported: Path, tmp_path: Path, spoil, message: str) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(exported, folder)
+    spoil(folder)
+    with pytest.raises(ValueError, match=message):
+        nas.load(folder)
+
+
+def test_weights_of_another_architecture_are_refused(exported: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(exported, folder)
+    described = json.loads((folder / "architecture.json").read_text())
+    described["space"]["options"]["in_channels"] = 3
+    (folder / "architecture.json").write_text(json.dumps(described))
+    with pytest.raises(ValueError, match=r"do not fit its architecture\.json"):
+        nas.load(folder)
+
+
+def test_bad_calls_are_refused(finished: Study, data: ImageData, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"no format is named 'onx'; did you mean onnx\?"):
+        export(finished, "4-3-3", tmp_path / "a", ["onx"], data)
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(ValueError, match="exists and holds no exported subnet"):
+        export(finished, "4-3-3", tmp_path / "mine", data=data)
+    with pytest.raises(ValueError, match="a label must be"):
+        export(finished, "9-9-9", tmp_path / "b", data=data)

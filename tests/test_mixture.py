@@ -1,0 +1,126 @@
+"""The mixture's arithmetic against numbers worked out by hand, and its independence between supernets."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nas.data import ImageData
+from nas.mixture import Mixture, MixtureConfig, balance, kl_from_uniform, replay, softmax
+from nas.training import TrainingConfig, fit
+from search_spaces import SearchSpace, Subset, make_space
+
+THRESHOLD = 1e-4
+T = np.log(3)
+
+
+@pytest.fixture
+def space() -> SearchSpace:
+    return make_space("resnet20-pooling", in_channels=1, image_size=8)
+
+
+def mixture(space: SearchSpace, data: ImageData, supernets: int = 3, epochs: int = 1, **settings: float) -> Mixture:
+    config = TrainingConfig(epochs=epochs, batch_size=64)
+    return Mixture(space, data, supernets, config, MixtureConfig(**settings), seed=0, device=torch.device("cpu"))
+
+
+def test_equal_averages_are_uniform_and_need_no_balancing() -> None:
+    rows, divisors = balance(softmax(7 * np.ones((5, 4))), THRESHOLD)
+    np.testing.assert_allclose(rows, 0.25)
+    assert divisors == []
+
+
+def test_one_division_balances_equal_rows() -> None:
+    rows = softmax(T * np.array([[1.0, 0.0], [1.0, 0.0]]))
+    np.testing.assert_allclose(rows, [[0.75, 0.25]] * 2)
+    assert kl_from_uniform(rows.mean(0)) == pytest.approx(0.130812, abs=1e-6)
+    balanced, divisors = balance(rows, THRESHOLD)
+    assert len(divisors) == 1
+    np.testing.assert_allclose(balanced, 0.5)
+
+
+def test_two_divisions_balance_unequal_rows() -> None:
+    balanced, divisors = balance(softmax(T * np.array([[1.0, 0.0], [0.0, 0.0]])), THRESHOLD)
+    np.testing.assert_allclose(divisors, [[0.625, 0.375], [0.508929, 0.491071]], atol=1e-6)
+    np.testing.assert_allclose(balanced, [[0.634615, 0.365385], [0.366667, 0.633333]], atol=1e-6)
+    assert kl_from_uniform(balanced.mean(0)) == pytest.approx(8.2e-7, abs=1e-8)
+
+
+@given(st.integers(2, 40), st.integers(1, 8), st.floats(1, 100), st.integers(0, 10_000))
+def test_balanced_rows_are_chances_and_the_supernets_get_equal_shares(
+    rows: int, supernets: int, temperature: float, seed: int
+) -> None:
+    averages = np.random.default_rng(seed).uniform(0.5, 1, (rows, supernets))
+    chances = softmax(temperature * averages)
+    balanced, divisors = balance(chances, THRESHOLD)
+    np.testing.assert_allclose(balanced.sum(1), 1)
+    assert abs(kl_from_uniform(balanced.mean(0))) <= THRESHOLD
+    np.testing.assert_allclose(replay(chances, divisors), balanced)
+
+
+def test_a_row_alone_replays_to_the_same_chances() -> None:
+    chances = softmax(20 * np.random.default_rng(1).uniform(0.5, 1, (6, 3)))
+    balanced, divisors = balance(chances, THRESHOLD)
+    assert divisors
+    for row in range(6):
+        np.testing.assert_allclose(replay(chances[row], divisors), balanced[row])
+
+
+def test_a_step_changes_one_supernet_and_one_average(space: SearchSpace, digits: ImageData) -> None:
+    learner = mixture(space, digits)
+    learner.begin(0)
+    before = [{name: value.clone() for name, value in m.supernet.state_dict().items()} for m in learner.members]
+    learner.step(torch.randn(64, 1, 8, 8), torch.randint(10, (64,)), 0.1)
+    changed = [
+        number
+        for number, member in enumerate(learner.members)
+        if any(not torch.equal(value, before[number][name]) for name, value in member.supernet.state_dict().items())
+    ]
+    assert len(changed) == 1
+    rows, columns = np.nonzero(learner.averages != 1)
+    assert len(rows) == 1 and columns.tolist() == changed
+    accuracy = learner.members[changed[0]].accuracies[0]
+    assert learner.averages[rows[0], columns[0]] == pytest.approx(0.9 + 0.1 * accuracy)
+
+
+def test_the_temperature_rises_from_one(space: SearchSpace, digits: ImageData) -> None:
+    learner = mixture(space, digits, epochs=10, temperature=101)
+    learner.averages[0, 0] = 0.5
+    for epoch, temperature in ((0, 1), (5, 51), (10, 101)):
+        unbalanced = softmax(temperature * learner.averages)
+        expected, _ = balance(unbalanced, THRESHOLD)
+        np.testing.assert_allclose(learner.assignment(epoch)[0], expected)
+
+
+def test_stopping_and_going_on_ends_with_the_same_weights_and_averages(
+    space: SearchSpace, digits: ImageData, tmp_path
+) -> None:
+    config = TrainingConfig(epochs=3, batch_size=64)
+
+    def train(path=None, stop_after: int | None = None) -> Mixture:
+        learner = mixture(space, digits, epochs=3)
+
+        def stop(epoch: int) -> None:
+            if epoch == stop_after:
+                raise KeyboardInterrupt
+
+        fit(learner, digits, digits.train, config, seed=0, device=torch.device("cpu"), path=path, on_epoch=stop)
+        return learner
+
+    whole = train()
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "checkpoint", stop_after=0)
+    resumed = train(tmp_path / "checkpoint")
+    np.testing.assert_array_equal(whole.averages, resumed.averages)
+    for a, b in zip(whole.members, resumed.members, strict=True):
+        for name, value in a.supernet.state_dict().items():
+            assert torch.equal(value, b.supernet.state_dict()[name]), name
+
+
+def test_too_many_architectures_are_refused(digits: ImageData) -> None:
+    space = SearchSpace("large", (Subset("items", tuple(range(100)), 50),))
+    with pytest.raises(ValueError, match="at most 100000.*use strategy one-shot"):
+        mixture(space, digits)

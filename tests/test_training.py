@@ -1,0 +1,124 @@
+"""The training loop: the same weights however often it is stopped, and no silent nonsense."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from nas import checkpoint
+from nas.data import ImageData, Split
+from nas.training import Alone, NotFinite, TrainingConfig, cosine, fit
+
+CPU = torch.device("cpu")
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 10))
+
+
+def train(data: ImageData, config: TrainingConfig, path: Path | None = None, stop_after: int | None = None, **settings):
+    learner = Alone(network(), config, CPU)
+
+    def stop(epoch: int) -> None:
+        if epoch == stop_after:
+            raise KeyboardInterrupt
+
+    history = fit(learner, data, data.train, config, seed=0, device=CPU, path=path, on_epoch=stop, **settings)
+    return learner, history
+
+
+def test_it_learns(digits: ImageData) -> None:
+    _, history = train(digits, TrainingConfig(epochs=8, batch_size=32))
+    assert history[-1]["loss"] < 0.5 * history[0]["loss"]
+    assert [row["epoch"] for row in history] == list(range(8))
+
+
+def test_resuming_equals_not_stopping(digits: ImageData, tmp_path: Path) -> None:
+    config = TrainingConfig(epochs=4, batch_size=32)
+    whole, rows = train(digits, config)
+    for stop in (0, 2):
+        with pytest.raises(KeyboardInterrupt):
+            train(digits, config, tmp_path / "c", stop_after=stop)
+    resumed, again = train(digits, config, tmp_path / "c")
+    for name, value in whole.module.state_dict().items():
+        assert torch.equal(value, resumed.module.state_dict()[name]), name
+    assert [row["loss"] for row in rows] == [row["loss"] for row in again]
+
+
+def test_a_finished_training_is_not_repeated(digits: ImageData, tmp_path: Path) -> None:
+    config = TrainingConfig(epochs=2, batch_size=32)
+    train(digits, config, tmp_path / "c")
+    seen: list[float] = []
+    train(digits, config, tmp_path / "c", progress=lambda step, done, total: seen.append(done))
+    assert seen == [2]
+
+
+def test_a_checkpoint_cut_short_goes_back_one_epoch(digits: ImageData, tmp_path: Path) -> None:
+    config = TrainingConfig(epochs=3, batch_size=32)
+    whole, _ = train(digits, config)
+    with pytest.raises(KeyboardInterrupt):
+        train(digits, config, tmp_path / "c", stop_after=1)
+    data = (tmp_path / "c").read_bytes()
+    (tmp_path / "c").write_bytes(data[: len(data) // 2])
+    with pytest.warns(UserWarning, match="damaged.*earlier state"):
+        resumed, _ = train(digits, config, tmp_path / "c")
+    assert torch.equal(whole.module[4].weight, resumed.module[4].weight)
+
+
+def test_nothing_readable_left_says_what_to_remove(tmp_path: Path) -> None:
+    (tmp_path / "c").write_bytes(b"not safetensors")
+    with (
+        pytest.warns(UserWarning, match="damaged"),
+        pytest.raises(ValueError, match="remove .* to train this part again"),
+    ):
+        checkpoint.load(tmp_path / "c")
+
+
+def test_no_checkpoint_is_none(tmp_path: Path) -> None:
+    assert checkpoint.load(tmp_path / "c") is None
+
+
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_epoch(digits: ImageData, tmp_path: Path) -> None:
+    config = TrainingConfig(epochs=3, batch_size=32)
+    with pytest.raises(KeyboardInterrupt):
+        train(digits, config, tmp_path / "c", stop_after=0)
+    kept = (tmp_path / "c").read_bytes()
+    bad = Alone(network(), config, CPU)
+    bad.restore = lambda tensors: nn.init.constant_(bad.module[4].weight, float("nan"))  # type: ignore[method-assign, assignment]
+    with pytest.raises(NotFinite, match="loss must be finite, got nan; lower `learning_rate`"):
+        fit(bad, digits, digits.train, config, seed=0, device=CPU, path=tmp_path / "c")
+    assert (tmp_path / "c").read_bytes() == kept
+
+
+def test_the_learning_rate_follows_half_a_cosine() -> None:
+    config = TrainingConfig(epochs=10, learning_rate=0.1, final_learning_rate=0.02)
+    assert cosine(config, 0) == pytest.approx(0.1)
+    assert cosine(config, 5) == pytest.approx(0.06)
+    assert cosine(config, 10) == pytest.approx(0.02)
+    assert cosine(config, 2.5) == pytest.approx(0.02 + 0.08 * (1 + math.cos(math.pi / 4)) / 2)
+
+
+def test_parameters_without_a_part_in_the_step_keep_their_bits(digits: ImageData) -> None:
+    used, unused = nn.Linear(64, 10), nn.Linear(64, 10)
+    module = nn.ModuleList([used, unused])
+    config = TrainingConfig(epochs=1, batch_size=32, weight_decay=0.1)
+    learner = Alone(module, config, CPU)
+    module.forward = lambda x: used(x.flatten(1))  # type: ignore[method-assign]
+    before = unused.weight.clone()
+    fit(learner, digits, digits.train, config, seed=0, device=CPU)
+    assert torch.equal(unused.weight, before)
+
+
+def test_a_batch_larger_than_the_split_takes_all_of_it(digits: ImageData) -> None:
+    sizes: list[int] = []
+    config = TrainingConfig(epochs=2, batch_size=10_000)
+    learner = Alone(network(), config, CPU)
+    learner.module.register_forward_pre_hook(lambda module, args: sizes.append(len(args[0])))
+    few = Split(digits.train.images[:50], digits.train.labels[:50])
+    fit(learner, digits, few, config, seed=0, device=CPU)
+    assert sizes == [50, 50]
