@@ -129,10 +129,10 @@ class Study:
             yield
 
     @contextmanager
-    def session(self, command: str | None = None) -> Iterator[None]:
+    def session(self) -> Iterator[None]:
         """Write down who ran what, from when to when, and how it ended."""
         entry: dict[str, Any] = {
-            "command": command or shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+            "command": _command(),
             "started": _now(),
             **environment(),
             "ended": None,
@@ -280,6 +280,11 @@ def _record(folder: Path) -> dict[str, Any]:
         raise ValueError(
             f"{folder} is no whole run folder: record.json cannot be read ({error}); start in another folder"
         ) from error
+
+
+def _command() -> str:
+    program = Path(sys.argv[0]).name
+    return shlex.join([*(["python", "-m", "nas"] if program == "__main__.py" else [program]), *sys.argv[1:]])
 
 
 def _notes(trial: FrozenTrial) -> dict[str, Any]:
