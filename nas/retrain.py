@@ -77,7 +77,7 @@ def train_one(
         "seconds": round(sum(row["seconds"] for row in history), 2),
         "loss": [round(row["loss"], 5) for row in history],
     }
-    study.journal.add(ALONE, study.space, arch, [accuracy], notes)
+    study.add(ALONE, arch, [accuracy], notes)
     checkpoint.remove(unfinished)
 
 

@@ -130,7 +130,7 @@ def propose(study: Study, scorers: Sequence[Scorer], progress: Progress) -> None
         for arch, figures in zip(new, _score(new, scorers, inner), strict=True):
             values = [figures[name] for name in config.objectives]
             notes = {name: value for name, value in figures.items() if name not in config.objectives}
-            study.journal.add(SEARCH, space, arch, values, notes)
+            study.add(SEARCH, arch, values, notes)
         if new:
             known = {study.architecture(trial).key: trial for trial in study.journal.trials(SEARCH)}
         batch = [known[arch.key] for arch in archs]

@@ -16,7 +16,7 @@ import json
 import re
 import shlex
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import cached_property
@@ -129,10 +129,10 @@ class Study:
             yield
 
     @contextmanager
-    def session(self) -> Iterator[None]:
+    def session(self, command: str | None = None) -> Iterator[None]:
         """Write down who ran what, from when to when, and how it ended."""
         entry: dict[str, Any] = {
-            "command": _command(),
+            "command": command or _command(),
             "started": _now(),
             **environment(),
             "ended": None,
@@ -157,11 +157,13 @@ class Study:
 
     @cached_property
     def journal(self) -> Journal:
-        """The trials on disk; the studies exist once something asks for them."""
-        journal = Journal(self.journal_path)
-        journal.create(SEARCH, self.objectives)
-        journal.create(ALONE, [OBJECTIVES["accuracy"]])
-        return journal
+        """The trials on disk."""
+        return Journal(self.journal_path)
+
+    def add(self, name: str, arch: Architecture, values: Sequence[float], notes: Mapping[str, Any]) -> None:
+        """Write down a finished trial of study `search`, or a network of study `alone`; it is on disk when this returns."""
+        self.journal.create(name, self.objectives if name == SEARCH else [OBJECTIVES["accuracy"]])
+        self.journal.add(name, self.space, arch, values, notes)
 
     @property
     def objectives(self) -> tuple[Objective, ...]:

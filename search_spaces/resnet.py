@@ -13,7 +13,7 @@ strides the other two.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, cast
 
@@ -150,7 +150,7 @@ def pooling_space(
     in_channels: int = 3,
     num_classes: int = 10,
     image_size: int = 32,
-    operators: tuple[str, ...] | None = None,
+    operators: Sequence[str] | None = None,
     bn: Literal["paper", "affine"] = "paper",
     stem: Literal["small", "large"] = "small",
 ) -> SearchSpace:
@@ -185,7 +185,9 @@ def pooling_space(
         if not isinstance(number, int) or number < least:
             raise ValueError(f"`{name}` must be an integer of at least {least}; got {number!r}")
     plan = PLANS[depth]
-    operators = plan.operators if operators is None else tuple(operators)
+    operators = (
+        plan.operators if operators is None else (operators,) if isinstance(operators, str) else tuple(operators)
+    )
     check_operators(operators)
     check_image_size(image_size, plan.poolings, 4 if stem == "large" else 1)
 

@@ -68,13 +68,13 @@ def try_(study: Study, number: int) -> Architecture:
         if name in ("macs", "params") and name not in study.config.objectives
     }
     values = [known[name] for name in study.config.objectives]
-    study.journal.add(SEARCH, study.space, arch, values, {**notes, "seconds": 0.5})
+    study.add(SEARCH, arch, values, {**notes, "seconds": 0.5})
     return arch
 
 
 def train_alone(study: Study, arch: Architecture, accuracy: float, seed: int = 0) -> None:
     notes = {"seed": seed, "seconds": 2.0, "loss": [1.0, 0.5]}
-    study.journal.add(ALONE, study.space, arch, [accuracy], notes)
+    study.add(ALONE, arch, [accuracy], notes)
 
 
 def train_supernets(study: Study, epochs: int, supernets: int = 4) -> None:
