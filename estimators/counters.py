@@ -94,9 +94,8 @@ def _thop(module: nn.Module, input_shape: tuple[int, ...]) -> Count:
         except ImportError as error:
             raise ValueError(f"counter thop needs a package that is missing ({error}); {INSTALL}") from error
         with _explained("thop", module, input_shape):
-            own = nn.Sequential(
-                standing_in(module, device_of(module))
-            )  # thop counts no parameters of the outermost module
+            # in a container, because thop counts no parameters of the outermost module
+            own = nn.Sequential(standing_in(module, device_of(module)))
             sample = torch.zeros(1, *input_shape, device=device_of(module))
             macs, params, children = thop.profile(own, inputs=(sample,), verbose=False, ret_layer_info=True)
     rules = sys.modules["thop.profile"].register_hooks  # `thop.profile` itself is the function

@@ -112,21 +112,25 @@ class Tally(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.running: list[str] = [""]
+        self.running: list[tuple[str, ...]] = [("",)]
         self.macs: Counter[str] = Counter()
         self.activations: Counter[str] = Counter()
         self.operators: Counter[str] = Counter()
         self.unsupported: Counter[str] = Counter()
 
     def watch(self, module: nn.Module) -> None:
-        """Put hooks on a module's submodules that tell which of them are running."""
+        """Put hooks on a module's submodules that tell which of them are running; lists run with what they hold."""
+        lists = {name for name, part in module.named_modules() if name and type(part).forward is nn.Module.forward}
         for name, part in module.named_modules():
             if name:
-                part.register_forward_pre_hook(partial(self._enter, name), prepend=True)
+                names = [name]
+                while (holder := names[-1].rpartition(".")[0]) in lists:
+                    names.append(holder)
+                part.register_forward_pre_hook(partial(self._enter, tuple(names)), prepend=True)
                 part.register_forward_hook(self._leave, always_call=True)
 
-    def _enter(self, name: str, *_: object) -> None:
-        self.running.append(name)
+    def _enter(self, names: tuple[str, ...], *_: object) -> None:
+        self.running.append(names)
 
     def _leave(self, *_: object) -> None:
         self.running.pop()
@@ -149,7 +153,7 @@ class Tally(TorchDispatchMode):
 
     def _add(self, operator: str, macs: int, activations: int) -> None:
         self.operators[operator] += macs
-        for name in set(self.running):
+        for name in set().union(*self.running):
             self.macs[name] += macs
             self.activations[name] += activations
 
@@ -216,7 +220,7 @@ def _explained(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any],
     shapes = [str(tuple(leaf.shape)) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
     reason = next(iter(str(error).splitlines()), type(error).__name__)
     return (
-        f"{type(module).__name__} must allow a copy that runs on its inputs to be counted, and does not on {', '.join(shapes) or 'none'}: {reason}; "
+        f"`inputs` must suit the module: a copy of {type(module).__name__} does not run on {', '.join(shapes) or 'them'}: {reason}; "
         "give the shape of one sample without the batch, or the module's own inputs as a tensor, a tuple or a mapping"
     )
 

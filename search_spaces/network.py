@@ -41,7 +41,8 @@ class Block:
         name: name of the block's module in every network built from it.
         columns: the columns that the block reads.
         read: values of those columns -> local choice; equal locals mean equal blocks.
-        alone: (local, input shape without the batch) -> a freshly initialised block of its own.
+        alone: (local, input shape without the batch) -> a freshly initialised block of its own. It is also built on the meta device,
+            to count it, so it must not look at the values of its weights.
         shared: a freshly initialised `SharedBlock`.
     """
 

@@ -138,6 +138,22 @@ def test_torch_counts_twice_as_many_flops_on_real_tensors(module: nn.Module) -> 
     assert count(module, (4, 9, 9)).total.flops == counter.get_total_flops() > 0
 
 
+class Helped(nn.Module):
+    """Has an auxiliary head while it trains."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.aid = nn.Linear(4, 4), nn.Linear(4, 9)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.body(x)
+        return out + self.aid(out).sum() if self.training else out
+
+
+def test_evaluation_mode_is_counted() -> None:
+    assert count(Helped().train(), (4,)).total == Cost(16, 20 + 45, 4, 4 * 65)
+
+
 # --- where it comes from ---
 
 
@@ -158,6 +174,26 @@ def test_by_module_and_operator() -> None:
     assert profile.modules["spare"].params == 30
     assert profile.total == profile.modules[""]
     assert profile.operators == {"convolution": 2 * conv, "addmm": linear}
+
+
+class Listed(nn.Module):
+    """Layers in a list in a dictionary, neither of which runs itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleDict({"a": nn.ModuleList([nn.Linear(4, 4), nn.Linear(4, 5)]), "b": nn.ModuleList()})
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers["a"]:
+            x = layer(x)
+        return x
+
+
+def test_lists_cost_what_they_hold() -> None:
+    macs = {name: cost.macs for name, cost in count(Listed(), (4,)).modules.items()}
+    assert macs == {"": 36, "layers": 36, "layers.a": 36, "layers.a.0": 16, "layers.a.1": 20, "layers.b": 0}
+    with pytest.raises(ValueError, match="ModuleDict does not run"):
+        count(Listed().layers, (4,))
 
 
 def test_shared_parameters_count_once_in_what_holds_them() -> None:
@@ -208,11 +244,9 @@ def test_given_inputs_are_counted_as_they_are() -> None:
 
 
 def test_inputs_that_do_not_fit_are_explained() -> None:
-    with pytest.raises(
-        ValueError, match=r"Linear must allow a copy that runs .* does not on \(1, 5\): .*4x3.*; give the shape of one sample"
-    ):
+    with pytest.raises(ValueError, match=r"Linear does not run on \(1, 5\): .*4x3.*; give the shape of one sample"):
         count(nn.Linear(4, 3), (5,))
-    with pytest.raises(ValueError, match=r"Bilinear must allow a copy that runs .*missing.*input2"):
+    with pytest.raises(ValueError, match=r"Bilinear does not run on .*missing.*input2"):
         count(nn.Bilinear(4, 4, 3), (4,))
     with pytest.raises(ValueError, match="positive sizes, got \\(0, 3\\)"):
         count(nn.Linear(4, 3), (0, 3))
