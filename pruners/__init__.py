@@ -1,0 +1,11 @@
+"""Structured pruning of any PyTorch model that `torch.export` can trace, with a proof in every call."""
+
+from pruners.compensation import least_squares_ as least_squares_
+from pruners.compensation import recalibrate_ as recalibrate_
+from pruners.groups import Group as Group
+from pruners.plan import PruningPlan as PruningPlan
+from pruners.prune import PruneResult as PruneResult
+from pruners.prune import Summary as Summary
+from pruners.prune import groups as groups
+from pruners.prune import load as load
+from pruners.prune import prune as prune

@@ -1,0 +1,187 @@
+"""Removing equals masking: the smaller model against the full one with the removed channels silenced."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch.fx import Node
+from torch.utils import _pytree as pytree
+
+from pruners.axes import Axis, leaves, mask
+from pruners.rewrite import GraphModel, Removal
+from pruners.tracing import Trace, operator, owner
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How far the smaller model is from the masked one.
+
+    Attributes:
+        outputs: largest difference of an output, relative to the largest value of that output.
+        inside: the same over every intermediate tensor, so that nothing hides behind a head that outputs zeros.
+        where: operator and module of the first tensor beyond the tolerance, "" if there is none.
+        axes: elementary axes with removed indices in that tensor.
+        reference: what the masked model returns.
+    """
+
+    outputs: float
+    inside: float
+    where: str = ""
+    axes: tuple[Axis, ...] = ()
+    reference: tuple[torch.Tensor, ...] = ()
+
+
+class Runner(fx.Interpreter):
+    """Runs a graph operator by operator, freeing what is no longer needed."""
+
+    def steps(self, inputs: list[Any]) -> Iterator[tuple[Node, Any]]:
+        """Yield each node with its value; `inputs` are the placeholders' values in order."""
+        self.args_iter = iter(inputs)
+        for node in self.graph.nodes:
+            value = self.env[node] = self.run_node(node)
+            yield node, value
+            for dead in self.user_to_last_uses.get(node, []):
+                del self.env[dead]
+
+
+class Masked(Runner):
+    """Runs the full graph with every removed index silenced (zero) wherever it occurs.
+
+    An operator that takes statistics over an axis with removed indices gets only the indices that stay.
+
+    Args:
+        removal: what stays; with nothing removed the traced model runs as it is.
+    """
+
+    def __init__(self, removal: Removal) -> None:
+        super().__init__(removal.graph.trace.graph_module)
+        self.removal = removal
+
+    def run_node(self, node: Node) -> Any:
+        """Run one operator and silence its result."""
+        if node.op == "output":
+            return super().run_node(node)
+        if node.op == "call_function" and self._loses_statistics(node):
+            return self._on_what_stays(node)
+        return self._each(node, super().run_node(node), self.removal.silence)
+
+    def _each(self, node: Node, result: Any, change: Callable[[torch.Tensor, list[Axis]], torch.Tensor]) -> Any:
+        """Apply `change` to every tensor of a result with its axes."""
+        if isinstance(result, torch.Tensor):
+            return change(result, self.removal.graph.dims(node))
+        if isinstance(result, (tuple, list)):
+            pairs = zip(result, self.removal.graph.results(node), strict=False)
+            return [change(r, dims) if isinstance(r, torch.Tensor) else r for r, dims in pairs]
+        return result
+
+    def _loses_statistics(self, node: Node) -> bool:
+        graph = self.removal.graph
+        axes = (axis for source in node.all_input_nodes for axis in graph.dims(source))
+        return graph.is_statistic(node) and any(map(self.removal.touched, axes))
+
+    def _on_what_stays(self, node: Node) -> Any:
+        """Run an operator on the sliced inputs and put the result back among zeros."""
+
+        def load(source: Node) -> Any:
+            value = self.env[source]
+            return (
+                self.removal.slice(value, self.removal.graph.dims(source)) if isinstance(value, torch.Tensor) else value
+            )
+
+        target, named = self.removal.call(node)
+        values = fx.node.map_arg(named, load)
+        schema = target._schema.arguments
+        args = [values[argument.name] for argument in schema if not argument.kwarg_only]
+        kwargs = {argument.name: values[argument.name] for argument in schema if argument.kwarg_only}
+        return self._each(node, target(*args, **kwargs), self._among_zeros)
+
+    def _among_zeros(self, part: torch.Tensor, dims: list[Axis]) -> torch.Tensor:
+        for dim, axis in enumerate(dims if len(dims) == part.dim() else []):
+            if self.removal.touched(axis):
+                shape = [*part.shape[:dim], axis.size, *part.shape[dim + 1 :]]
+                kept = mask(axis, self.removal.keep).nonzero().flatten().to(part.device)
+                part = part.new_zeros(shape).index_copy(dim, kept, part)
+        return part
+
+
+def compare(removal: Removal, model: GraphModel, tolerance: float) -> Comparison:
+    """Run the masked graph and the rewritten one side by side on the example inputs, tensor by tensor.
+
+    Args:
+        removal: what stays.
+        model: the rewritten graph of that removal.
+        tolerance: relative difference beyond which a tensor is named.
+    """
+    trace = removal.graph.trace
+    values = trace.values()
+    inputs = [value for name, value in values.items() if name not in trace.tensors]
+    theirs = Runner(model).steps(inputs)
+    names = {node.name for node in model.graph.nodes}
+    outputs = inside = 0.0
+    reference: list[torch.Tensor] = []
+    with torch.no_grad():
+        for node, value in Masked(removal).steps(list(values.values())):
+            if node.op == "output" or node.name not in names:
+                if node.op == "output":
+                    reference = _tensors(value)
+                    outputs = difference(_tensors(next(v for n, v in theirs if n.op == "output")), reference)
+                continue
+            try:
+                result = next(v for n, v in theirs if n.name == node.name)
+            except Exception as error:
+                return _found(removal, node, float("inf"), _first_line(error))
+            comparable = node.op == "call_function" and "empty" not in node.name
+            if comparable and isinstance(value, torch.Tensor) and isinstance(result, torch.Tensor):
+                found = difference([result], [removal.slice(value, removal.graph.dims(node))])
+                if found > tolerance:
+                    return _found(removal, node, found, f"differs by {found:.2g}")
+                inside = max(inside, found)
+    return Comparison(outputs, inside, "the outputs" if outputs > tolerance else "", reference=tuple(reference))
+
+
+def run_example(model: nn.Module, trace: Trace) -> list[torch.Tensor]:
+    """The tensors that a model returns on the example inputs."""
+    with torch.no_grad():
+        return _tensors(model(*trace.args, **trace.kwargs))
+
+
+def run_traced(removal: Removal) -> list[torch.Tensor]:
+    """The tensors that the masked graph returns on the example inputs."""
+    with torch.no_grad():
+        *_, (_, value) = Masked(removal).steps(list(removal.graph.trace.values().values()))
+    return _tensors(value)
+
+
+def difference(results: list[torch.Tensor], references: list[torch.Tensor]) -> float:
+    """Largest difference relative to the largest reference value; infinite where shapes or finiteness differ."""
+    if [x.shape for x in results] != [x.shape for x in references]:
+        return float("inf")
+    return max((_difference(x, y) for x, y in zip(results, references, strict=True) if x.numel()), default=0.0)
+
+
+def _difference(x: torch.Tensor, y: torch.Tensor) -> float:
+    if not (x.is_floating_point() and y.is_floating_point()):
+        return 0.0 if torch.equal(x, y) else float("inf")
+    apart = float((x - y).abs().nan_to_num(posinf=0.0).max())  # infinities of one sign cancel to NaN
+    if not torch.equal(torch.isfinite(x), torch.isfinite(y)):
+        return float("inf")
+    return apart / max(float(y.nan_to_num(posinf=0.0, neginf=0.0).abs().max()), 1e-12)
+
+
+def _found(removal: Removal, node: Node, found: float, what: str) -> Comparison:
+    sources = (node, *node.all_input_nodes)
+    axes = [leaf for source in sources for axis in removal.graph.dims(source) for leaf in leaves(axis)]
+    lost = tuple(dict.fromkeys(leaf for leaf in axes if removal.touched(leaf)))
+    return Comparison(found, found, f"{operator(node)} of module {owner(node)!r} ({what})", lost)
+
+
+def _tensors(value: Any) -> list[torch.Tensor]:
+    return [x for x in pytree.tree_leaves(value) if isinstance(x, torch.Tensor)]
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

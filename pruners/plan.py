@@ -1,0 +1,140 @@
+"""A pruning plan: plain data that says what a model loses, and how to find it again in a fresh instance."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from pruners.axes import Axis
+from pruners.groups import AxisGraph, Group
+from pruners.tracing import operator
+
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class PruningPlan:
+    """What is removed from a model.
+
+    Attributes:
+        fingerprint: of the traced model: its tensors' names and shapes and its operators.
+        removed: group name to the indices that go, ascending.
+        sizes: group name to the number of indices before.
+        form: "module" (a cut copy of the module) or "graph" (the rewritten graph).
+        inputs: the example inputs as shapes, types and plain values, from which the model is traced again.
+    """
+
+    fingerprint: str
+    removed: Mapping[str, Sequence[int]]
+    sizes: Mapping[str, int]
+    form: str
+    inputs: Mapping[str, Any]
+    version: int = VERSION
+
+    def to_json(self) -> str:
+        """The plan as JSON text."""
+        return json.dumps(asdict(self), indent=1)
+
+    @classmethod
+    def from_json(cls, text: str) -> PruningPlan:
+        """Read a plan; anything that is not one is refused.
+
+        Raises:
+            ValueError: if the text is no plan of this version.
+        """
+        try:
+            data = json.loads(text)
+            plan = cls(**data)
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"a plan must be JSON with the fields of `PruningPlan`, got: {error}") from error
+        if plan.version != VERSION:
+            raise ValueError(f"plan version must be {VERSION}, got {plan.version}; save it again with this release.")
+        if plan.form not in ("module", "graph"):
+            raise ValueError(f"`form` of a plan must be 'module' or 'graph', got {plan.form!r}.")
+        return plan
+
+
+def make_plan(graph: AxisGraph, groups: Sequence[Group], keep: Mapping[Axis, torch.Tensor], form: str) -> PruningPlan:
+    """Write down a removal."""
+    touched = [group for group in groups if group.axis in keep]
+    removed = {group.name: (~keep[group.axis]).nonzero().flatten().tolist() for group in touched}
+    inputs = describe_inputs(graph.trace.args, graph.trace.kwargs)
+    return PruningPlan(fingerprint(graph), removed, {group.name: group.size for group in touched}, form, inputs)
+
+
+def kept_by(plan: PruningPlan, graph: AxisGraph, groups: Sequence[Group]) -> dict[Axis, torch.Tensor]:
+    """Find a plan's removal in a freshly traced model.
+
+    Raises:
+        ValueError: if the plan was made for another model.
+    """
+    if plan.fingerprint != fingerprint(graph):
+        raise ValueError(
+            f"a plan must be applied to the model it was made for, got one with fingerprint {fingerprint(graph)} where the "
+            f"plan has {plan.fingerprint}; build the model with the same configuration and input shapes."
+        )
+    by_name = {group.name: group for group in groups}
+    keep = {}
+    for name, indices in plan.removed.items():
+        group = by_name.get(name)
+        if group is None or group.protected or not set(indices) < set(range(group.size)):
+            raise ValueError(
+                f"a plan must remove some indices of groups that the model has, got {name!r}: {list(indices)[:8]}."
+            )
+        keep[group.axis] = torch.ones(group.size, dtype=torch.bool)
+        keep[group.axis][list(indices)] = False
+    return keep
+
+
+def fingerprint(graph: AxisGraph) -> str:
+    """Sixteen hexadecimal digits that two traces share if their tensors and operators agree."""
+    tensors = [(name, [axis.size for axis in dims]) for name, dims in graph.tensors.items()]
+    operators = [operator(node) for node in graph.trace.nodes if node.op == "call_function"]
+    return hashlib.sha256(json.dumps([tensors, operators]).encode()).hexdigest()[:16]
+
+
+def describe_inputs(args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Example inputs as plain data: tensors by shape and type, other values as they are."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, torch.Tensor):
+            return {"shape": list(value.shape), "dtype": str(value.dtype).removeprefix("torch.")}
+        if value is None or isinstance(value, (bool, int, float, str)):
+            return {"value": value}
+        raise ValueError(
+            f"`example_inputs` must be tensors or plain values, got {type(value).__name__}; wrap the model."
+        )
+
+    return {"args": [plain(value) for value in args], "kwargs": {name: plain(value) for name, value in kwargs.items()}}
+
+
+def example_inputs(inputs: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Inputs of the described shapes and types, filled with zeros."""
+
+    def restored(item: Mapping[str, Any]) -> Any:
+        if "value" in item:
+            return item["value"]
+        dtype = getattr(torch, item["dtype"], None)
+        if not isinstance(dtype, torch.dtype):
+            raise ValueError(f"`dtype` of an input must be a torch type, got {item['dtype']!r}.")
+        return torch.zeros(item["shape"], dtype=dtype)
+
+    return tuple(map(restored, inputs["args"])), {name: restored(item) for name, item in inputs["kwargs"].items()}
+
+
+def unique_state(model: nn.Module) -> dict[str, torch.Tensor]:
+    """The state of a model with shared tensors under their first name only."""
+    seen: set[tuple[int, torch.Size, tuple[int, ...]]] = set()
+    result = {}
+    for name, tensor in model.state_dict().items():
+        key = (tensor.data_ptr(), tensor.shape, tensor.stride())
+        if tensor.numel() == 0 or key not in seen:
+            seen.add(key)
+            result[name] = tensor.contiguous()
+    return result

@@ -1,0 +1,303 @@
+"""The verb: plan, cut, prove."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+from torch.utils import _pytree as pytree
+
+from pruners.allocation import Limits, absolute, allocate
+from pruners.check import Comparison, compare, difference, run_example, run_traced
+from pruners.costs import CostModel, count_macs, count_params, count_weight_bytes
+from pruners.groups import AxisGraph, Group, dependency_groups, tie_axes
+from pruners.importance import Loss, score_groups
+from pruners.plan import PruningPlan, example_inputs, kept_by, make_plan, unique_state
+from pruners.rewrite import GraphModel, Removal, rewrite
+from pruners.surgery import build
+from pruners.tracing import evaluating, trace
+
+PLAN, WEIGHTS = "plan.json", "weights.safetensors"
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a prune call did.
+
+    Attributes:
+        before: "macs", "params" and "weight_bytes" of the given model, macs on the example inputs.
+        after: the same of the smaller model, counted on it.
+        difference: largest difference of an output from the masked full model, relative; None if the check was off.
+        difference_inside: the same over every tensor inside.
+        form: "module" if the result is a cut copy of the module, "graph" if it is the rewritten exported graph.
+        groups: group name to (indices before, indices after), for groups that lost any.
+        unknown: operators without a rule; what they touch was left alone.
+    """
+
+    before: Mapping[str, int]
+    after: Mapping[str, int]
+    difference: float | None
+    difference_inside: float | None
+    form: str
+    groups: Mapping[str, tuple[int, int]]
+    unknown: Mapping[str, int]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class PruneResult:
+    """A smaller model, the plan that made it and a summary.
+
+    Attributes:
+        model: in eval mode; its weights are its own.
+        plan: what was removed.
+        summary: before, after and how far from the masked model.
+    """
+
+    model: nn.Module
+    plan: PruningPlan
+    summary: Summary
+
+    def save(self, folder: str | Path) -> None:
+        """Write the plan as JSON and the weights as safetensors."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / PLAN).write_text(self.plan.to_json())
+        save_file(unique_state(self.model), folder / WEIGHTS)
+
+
+def prune(
+    model: nn.Module,
+    example_inputs: Any,
+    targets: Mapping[str, float],
+    *,
+    importance: str = "l2",
+    allocation: str = "global",
+    ignore: Sequence[str] = (),
+    batches: Iterable[Any] | None = None,
+    loss: Loss | None = None,
+    aggregate: str = "sum",
+    normalise: str = "mean",
+    round_to: int = 1,
+    min_kept: int = 1,
+    max_ratio: float = 0.9,
+    seed: int = 0,
+    check: bool = True,
+    tolerance: float = 1e-4,
+) -> PruneResult:
+    """Remove channels, heads and other dimensions until every target is met, and prove the result.
+
+    Args:
+        model: any module that `torch.export` traces, in float32 or float64; it is left untouched.
+        example_inputs: a tensor, a sequence of positional inputs or a dict of keyword inputs.
+        targets: "macs", "params" or "weight_bytes" to what may remain: a fraction up to 1, or a number.
+        importance: criterion, see `pruners.importance.CRITERIA`.
+        allocation: "global", "uniform" or "isomorphic".
+        ignore: names of groups, tensors or modules that lose nothing.
+        batches: iterable of (inputs, targets), for criteria that pass over data.
+        loss: loss(outputs, targets), cross-entropy if None.
+        aggregate: "sum", "mean" or "max" over the members of a group.
+        normalise: scores of a group are divided by their "mean", "max" or "sum", or by nothing ("none").
+        round_to: kept indices per group are a multiple of this.
+        min_kept: fewest indices that stay in a group.
+        max_ratio: largest fraction that a group loses.
+        seed: of random choices.
+        check: compare the result with the masked full model on the example inputs.
+        tolerance: largest relative difference that the check allows.
+
+    Raises:
+        ValueError: if an argument does not fit, a target cannot be reached, or the check fails.
+    """
+    limits = Limits(round_to, min_kept, max_ratio)
+    args, kwargs = split_inputs(example_inputs)
+    graph = analyse(model, args, kwargs)
+    found = dependency_groups(graph)
+    free = prunable(found, ignore)
+    scores = score_groups(
+        graph, free, importance,
+        model=model, batches=batches, loss=loss, aggregate=aggregate, normalise=normalise, seed=seed,
+    )  # fmt: skip
+    cost = CostModel(graph, model)
+    keep = allocate(free, scores, cost, targets, allocation, limits)
+    removal = Removal(graph, keep)
+    rewritten = rewrite(removal)
+    comparison = verify(removal, rewritten, found, model, tolerance) if check else None
+    smaller, form = build(removal, model, rewritten, tolerance)
+    summary = Summary(
+        before=count(model, args, kwargs),
+        after=count(smaller, args, kwargs),
+        difference=prove(smaller, graph, comparison, tolerance) if comparison else None,
+        difference_inside=comparison.inside if comparison else None,
+        form=form,
+        groups={g.name: (g.size, int(keep[g.axis].sum())) for g in found if g.axis in keep},
+        unknown=dict(graph.unknown),
+    )
+    missed = [name for name, value in absolute(targets, cost).items() if summary.after[name] > value]
+    if missed:
+        raise ValueError(
+            f"`targets` must be met by the built model, got {summary.after} where {missed} is missed: an operator costs more "
+            "than the cost model says; report it, or ask for a little less."
+        )
+    return PruneResult(smaller, make_plan(graph, found, keep, form), summary)
+
+
+def groups(model: nn.Module, example_inputs: Any) -> list[Group]:
+    """What can be removed from a model and what is protected, and why.
+
+    Args:
+        model: any module that `torch.export` traces.
+        example_inputs: a tensor, a sequence of positional inputs or a dict of keyword inputs.
+    """
+    return dependency_groups(analyse(model, *split_inputs(example_inputs)))
+
+
+def load(folder: str | Path, model: nn.Module) -> nn.Module:
+    """Rebuild a saved smaller model from a fresh instance of the full one.
+
+    Args:
+        folder: written by `PruneResult.save`.
+        model: an instance of the model that was pruned, with any weights; it is left untouched.
+
+    Raises:
+        ValueError: if the plan is of another model or the weights are not exactly those of the smaller model.
+    """
+    plan = PruningPlan.from_json((Path(folder) / PLAN).read_text())
+    graph = tie_axes(trace(model, *example_inputs(plan.inputs)))
+    removal = Removal(graph, kept_by(plan, graph, dependency_groups(graph)))
+    smaller, _ = build(removal, model, rewrite(removal), tolerance=1e-4, form=plan.form)  # type: ignore[arg-type]
+    _load_weights(smaller, Path(folder) / WEIGHTS)
+    return smaller
+
+
+def split_inputs(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Positional and keyword inputs from what the user gave."""
+    if isinstance(example_inputs, torch.Tensor):
+        return (example_inputs,), {}
+    if isinstance(example_inputs, Mapping):
+        return (), dict(example_inputs)
+    if isinstance(example_inputs, Sequence) and not isinstance(example_inputs, str):
+        return tuple(example_inputs), {}
+    raise ValueError(
+        "`example_inputs` must be a tensor, a sequence of positional inputs or a dict of keyword inputs, "
+        f"got {type(example_inputs).__name__}."
+    )
+
+
+def analyse(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> AxisGraph:
+    """Trace a model and tie its axes, after checking that it can be pruned at all.
+
+    Raises:
+        ValueError: on half precision, NaN weights or inputs on another device.
+    """
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if tensor.is_floating_point() and tensor.dtype not in (torch.float32, torch.float64):
+            raise ValueError(
+                f"`model` must be in float32 or float64, got {tensor.dtype} ({name!r}); prune `model.float()` and convert "
+                "the result back."
+            )
+        if tensor.is_floating_point() and tensor.isnan().any():
+            raise ValueError(
+                f"`model` must hold no NaN, got some in {name!r}; importance and the check need real numbers."
+            )
+    devices = {tensor.device for tensor in model.parameters()}
+    for x in pytree.tree_leaves((args, kwargs)):
+        if isinstance(x, torch.Tensor) and devices and x.device not in devices:
+            ours = ", ".join(map(str, devices))
+            raise ValueError(f"`example_inputs` must be on the model's device, got {x.device} for a model on {ours}.")
+    return tie_axes(trace(model, args, kwargs))
+
+
+def prunable(found: Sequence[Group], ignore: Sequence[str]) -> list[Group]:
+    """The groups that are neither protected nor ignored.
+
+    Raises:
+        ValueError: if `ignore` names nothing in the model.
+    """
+    names = {group.name: {group.name, *_names(group)} for group in found}
+    known = set().union(*names.values())
+    for name in ignore:
+        if name not in known:
+            close = ", ".join(difflib.get_close_matches(name, sorted(known), 3, 0.4)) or "none is close"
+            raise ValueError(f"`ignore` must name groups, tensors or modules, got {name!r}; did you mean: {close}?")
+    return [group for group in found if not group.protected and not names[group.name] & set(ignore)]
+
+
+def verify(
+    removal: Removal, rewritten: GraphModel, found: Sequence[Group], model: nn.Module, tolerance: float
+) -> Comparison:
+    """Prove that the trace is the model and that removing equals masking.
+
+    Raises:
+        ValueError: naming the operator where they part, and the groups that it lost indices of.
+    """
+    whole = Removal(removal.graph, {})
+    with evaluating(model):
+        apart = difference(run_traced(whole), run_example(model, removal.graph.trace))
+    if apart > tolerance:
+        raise ValueError(f"the traced model must return what the model returns, got a difference of {apart:.2g}.")
+    comparison = compare(removal, rewritten, tolerance)
+    if comparison.where:
+        names = [group.name for group in found if group.axis in comparison.axes]
+        raise ValueError(
+            f"removing must equal masking to {tolerance:g}, got a difference at {comparison.where}, groups {names}; pass "
+            "these in `ignore`, and report the operator."
+        )
+    return comparison
+
+
+def prove(smaller: nn.Module, graph: AxisGraph, comparison: Comparison, tolerance: float) -> float:
+    """Largest relative difference between what the built model and the masked one return.
+
+    Raises:
+        ValueError: if it exceeds the tolerance.
+    """
+    apart = difference(run_example(smaller, graph.trace), list(comparison.reference))
+    if apart > tolerance:
+        raise ValueError(
+            f"removing must equal masking to {tolerance:g}, got {apart:.2g} on the built model; report the model."
+        )
+    return apart
+
+
+def count(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, int]:
+    """Macs on the example inputs, parameters and bytes of a built model."""
+    return {
+        "macs": count_macs(model, args, kwargs),
+        "params": count_params(model),
+        "weight_bytes": count_weight_bytes(model),
+    }
+
+
+def _names(group: Group) -> set[str]:
+    """Tensors of a group and all modules around them."""
+    result = set()
+    for member in group.members:
+        parts = member.tensor.split(".")
+        result |= {".".join(parts[: i + 1]) for i in range(len(parts))}
+    return result
+
+
+def _load_weights(model: nn.Module, path: Path) -> None:
+    try:
+        state = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"weights must be a complete safetensors file, got {path.name}: {error}") from error
+    expected = unique_state(model)
+    missing, extra = sorted(expected.keys() - state.keys()), sorted(state.keys() - expected.keys())
+    wrong = sorted(name for name in expected.keys() & state.keys() if expected[name].shape != state[name].shape)
+    if missing or extra or wrong:
+        raise ValueError(
+            f"weights must be those of the smaller model, got missing {missing[:4]}, extra {extra[:4]}, other shapes "
+            f"{wrong[:4]}; load them with the plan they were saved with."
+        )
+    model.load_state_dict(state, strict=False)

@@ -1,0 +1,290 @@
+"""The traced graph at smaller shapes: every constant that a removed index changes is computed again from the axes."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import fx, nn
+from torch.export.graph_signature import OutputKind
+from torch.fx import Node
+from torch.fx.graph import _PyTreeCodeGen, _PyTreeInfo
+
+from pruners.axes import Axis, count, cut, factor, mask
+from pruners.groups import AxisGraph
+from pruners.rules import slice_bounds
+from pruners.tracing import arguments
+from pruners.tracing import operator as operator_name
+
+Keep = Mapping[Axis, torch.Tensor]
+Changes = dict[str, Any]
+aten = torch.ops.aten
+FUNCTIONAL_BATCH_NORM = "aten._native_batch_norm_legit_no_training.default"
+
+
+class Scaled(NamedTuple):
+    """A size that is some symbol times `old`, and becomes the symbol times `new`."""
+
+    size: Node
+    new: int
+    old: int
+
+
+class GraphModel(fx.GraphModule):
+    """A rewritten graph as a module: parameters keep their names, `train` and `eval` work, dropout is gone."""
+
+    def train(self, mode: bool = True) -> GraphModel:
+        """Switch batch normalisation between batch and running statistics."""
+        self.set_batch_norm(mode)
+        return super().train(mode)
+
+    def set_batch_norm(self, training: bool, momentum: float | None = None) -> None:
+        """Set whether batch norms use the batch's statistics, and the weight of a batch in the running ones."""
+        for node in self.graph.nodes:
+            if node.op == "call_function" and node.target is aten.batch_norm.default:
+                old = node.args[6] if momentum is None else momentum
+                node.args = (*node.args[:5], training, old, *node.args[7:])
+        self.recompile()
+
+
+class Removal:
+    """What is kept of an axis graph, and the sizes that follow from it.
+
+    Args:
+        graph: the traced model with its axes.
+        keep: elementary axis to a boolean vector, True for what stays; axes not named stay whole.
+    """
+
+    def __init__(self, graph: AxisGraph, keep: Keep) -> None:
+        self.graph = graph
+        self.keep = keep
+        self.counts = {axis: int(kept.sum()) for axis, kept in keep.items()}
+
+    def size(self, axis: Axis) -> int:
+        """How many indices of a dimension stay."""
+        return count(axis, self.counts)
+
+    def touched(self, axis: Axis) -> bool:
+        """Whether a dimension loses any index."""
+        return bool(self.counts) and self.size(axis) != axis.size
+
+    def slice(self, tensor: torch.Tensor, dims: list[Axis]) -> torch.Tensor:
+        """The part of a tensor that stays."""
+        for dim, axis in enumerate(dims):
+            if self.touched(axis):
+                tensor = tensor.index_select(dim, mask(axis, self.keep).nonzero().flatten().to(tensor.device))
+        return tensor
+
+    def silence(self, tensor: torch.Tensor, dims: list[Axis]) -> torch.Tensor:
+        """The whole tensor with everything that does not stay set to zero."""
+        for dim, axis in enumerate(dims):
+            if self.touched(axis):
+                tensor = tensor.index_fill(dim, (~mask(axis, self.keep)).nonzero().flatten().to(tensor.device), 0)
+        return tensor
+
+    def call(self, node: Node) -> tuple[Any, dict[str, Any]]:
+        """Target and arguments by name of a node's operator at the smaller shapes."""
+        named = arguments(node)
+        if not isinstance(node.target, torch._ops.OpOverload):
+            return node.target, {}
+        mend = MENDS.get(node.target._schema.name.split("::")[1])
+        if mend is None:
+            return node.target, named
+        target, changes = mend(self, node, named)
+        if target is not node.target:
+            return target, changes
+        return target, {**named, **changes}
+
+
+def rewrite(removal: Removal) -> GraphModel:
+    """Build the smaller model from the graph.
+
+    Returns:
+        A module with its own, sliced copies of the tensors, called like the traced model.
+    """
+    trace = removal.graph.trace
+    root, graph, env = nn.Module(), fx.Graph(), {}
+    outputs = [spec.kind == OutputKind.USER_OUTPUT for spec in trace.program.graph_signature.output_specs]
+    node: Any
+    for node in trace.nodes:
+        if node.op == "placeholder" and node.name in trace.tensors:
+            name = trace.tensors[node.name]
+            _assign(root, name, _sliced(removal, name))
+            env[node] = graph.create_node("get_attr", name, name=node.name)
+        elif node.op == "placeholder":
+            env[node] = graph.placeholder(node.name)
+        elif node.op == "output":
+            graph.output(
+                [fx.node.map_arg(x, env.__getitem__) for x, user in zip(node.args[0], outputs, strict=True) if user]
+            )
+        else:
+            env[node] = _emit(removal, graph, node, env)
+        if node.op != "output":
+            env[node].meta.setdefault("nn_module_stack", node.meta.get("nn_module_stack"))
+    in_spec, out_spec = trace.program.call_spec.in_spec, trace.program.call_spec.out_spec
+    names = [f"arg_{i}" for i in range(in_spec.child(0).num_children)] + list(in_spec.child(1).context)
+    graph.set_codegen(_PyTreeCodeGen(_PyTreeInfo(names, in_spec, out_spec)))
+    graph.eliminate_dead_code()
+    return GraphModel(root, graph).eval()
+
+
+def _emit(removal: Removal, graph: fx.Graph, node: Any, env: dict[Node, Node]) -> Node:
+    target, named = removal.call(node)
+    if not named:
+        if target is operator.getitem and operator_name(node.args[0]) == FUNCTIONAL_BATCH_NORM:
+            return env[node.args[0]]  # the rewritten operator returns one tensor
+        args, kwargs = (fx.node.map_arg(a, env.__getitem__) for a in (node.args, node.kwargs))
+        return graph.create_node("call_function", target, args, kwargs, node.name)
+    named = {name: _emit_scaled(graph, value, env) for name, value in named.items()}
+    values = fx.node.map_arg(named, lambda source: env.get(source, source))
+    schema = target._schema.arguments
+    args = tuple(values[argument.name] for argument in schema if not argument.kwarg_only)
+    kwargs = {a.name: values[a.name] for a in schema if a.kwarg_only and values[a.name] != a.default_value}
+    return graph.create_node("call_function", target, args, kwargs, node.name)
+
+
+def _emit_scaled(graph: fx.Graph, value: Any, env: dict[Node, Node]) -> Any:
+    """Emit the arithmetic of sizes in a list that are multiples of a free dimension."""
+    if not isinstance(value, (list, tuple)):
+        return value
+    return [
+        graph.call_function(
+            operator.floordiv, (graph.call_function(operator.mul, (env[item.size], item.new)), item.old)
+        )
+        if isinstance(item, Scaled)
+        else item
+        for item in value
+    ]
+
+
+def _sliced(removal: Removal, name: str) -> torch.Tensor:
+    tensor = removal.graph.trace.tensor(name)
+    part = removal.slice(tensor.detach(), removal.graph.tensors[name]).clone()
+    return nn.Parameter(part, requires_grad=tensor.requires_grad) if isinstance(tensor, nn.Parameter) else part
+
+
+def _assign(root: nn.Module, name: str, tensor: torch.Tensor) -> None:
+    *path, last = name.split(".")
+    for part in path:
+        if not isinstance(getattr(root, part, None), nn.Module):
+            root.add_module(part, nn.Module())
+        root = getattr(root, part)
+    if isinstance(tensor, nn.Parameter):
+        root.register_parameter(last, tensor)
+    else:
+        root.register_buffer(last, tensor)
+
+
+# --- what changes in the arguments of each operator ------------------------------------------------------------------
+
+
+def _sizes(removal: Removal, node: Node, a: Changes, name: str = "size") -> tuple[Any, Changes]:
+    """Output sizes, constant or multiples of a free dimension."""
+
+    def mended(size: Any, axis: Axis) -> Any:
+        if size == -1 or not removal.touched(axis):
+            return size
+        return removal.size(axis) if isinstance(size, int) else Scaled(size, removal.size(axis), axis.size)
+
+    return node.target, {name: [mended(n, axis) for n, axis in zip(a[name], removal.graph.dims(node), strict=True)]}
+
+
+def _view(removal: Removal, node: Node, a: Changes) -> tuple[Any, Changes]:
+    return aten.reshape.default, {"self": a["self"], "shape": _sizes(removal, node, a)[1]["size"]}
+
+
+def _split(removal: Removal, node: Node, a: Changes) -> tuple[Any, Changes]:
+    """Pieces may come out unequal, which only `split_with_sizes` can say."""
+    sizes = [removal.size(dims[a["dim"]]) for dims in removal.graph.results(node)]
+    before = removal.graph.dims(a["self"])[a["dim"]]
+    if not removal.touched(before):
+        return node.target, {}
+    return aten.split_with_sizes.default, {"self": a["self"], "split_sizes": sizes, "dim": a["dim"]}
+
+
+def _slice(removal: Removal, node: Node, a: Changes) -> tuple[Any, Changes]:
+    axis = removal.graph.dims(a["self"])[a["dim"]]
+    if not removal.touched(axis):
+        return node.target, {}
+    start, end = slice_bounds(a, axis.size)
+    head, middle, _ = cut(axis, (start, max(end - start, 0), axis.size - max(start, end)))
+    first = removal.size(head)
+    return node.target, {"start": first, "end": first + removal.size(middle)}
+
+
+def _pad(removal: Removal, node: Node, a: Changes) -> tuple[Any, Changes]:
+    dims, source = removal.graph.dims(node), removal.graph.dims(a["self"])
+    amounts = list(a["pad"])
+    for i in range(len(amounts) // 2):
+        axis, inner = dims[-1 - i], source[-1 - i]
+        if removal.touched(axis):
+            before, _, after = cut(axis, (amounts[2 * i], inner.size, amounts[2 * i + 1]))
+            amounts[2 * i : 2 * i + 2] = removal.size(before), removal.size(after)
+    return node.target, {"pad": amounts}
+
+
+def _groups(removal: Removal, node: Node, a: Changes, name: str = "groups") -> tuple[Any, Changes]:
+    """How many groups of channels are left."""
+    if a[name] == 1:
+        return node.target, {}
+    weight = "weight" in a and isinstance(a["weight"], Node) and len(removal.graph.dims(a["weight"]))
+    x = removal.graph.dims(next(value for value in a.values() if isinstance(value, Node)))
+    channels = x[-(weight - 1)] if weight and weight > 2 else x[1]
+    return node.target, {name: removal.size(factor(channels, (a[name], channels.size // a[name]))[0])}
+
+
+def _layer_norm(removal: Removal, node: Node, a: Changes) -> tuple[Any, Changes]:
+    x = removal.graph.dims(a["input"])
+    return node.target, {"normalized_shape": [removal.size(axis) for axis in x[-len(a["normalized_shape"]) :]]}
+
+
+def _batch_norm(removal: Removal, node: Node, a: Changes) -> tuple[Any, Changes]:
+    names = ("input", "weight", "bias", "running_mean", "running_var")
+    rest = {"training": False, "momentum": a["momentum"], "eps": a["eps"], "cudnn_enabled": False}
+    return aten.batch_norm.default, {**{name: a[name] for name in names}, **rest}
+
+
+def _attention(removal: Removal, node: Node, a: Changes) -> tuple[Any, Changes]:
+    """The softmax keeps the scale of the whole head."""
+    width = removal.graph.dims(a["query"])[-1]
+    return node.target, {"scale": a["scale"] or 1 / math.sqrt(width.size)} if removal.touched(width) else {}
+
+
+def _repeat(removal: Removal, node: Node, a: Changes) -> tuple[Any, Changes]:
+    dims, source = removal.graph.dims(node), removal.graph.dims(a["self"])
+    source = [Axis(1)] * (len(dims) - len(source)) + source
+    repeats = [
+        removal.size(axis) // max(removal.size(inner), 1) if isinstance(n, int) else n
+        for n, axis, inner in zip(a["repeats"], dims, source, strict=True)
+    ]
+    return node.target, {"repeats": repeats}
+
+
+def _repeat_interleave(removal: Removal, node: Node, a: Changes) -> tuple[Any, Changes]:
+    axis, inner = removal.graph.dims(node)[a["dim"]], removal.graph.dims(a["self"])[a["dim"]]
+    return node.target, {"repeats": removal.size(axis) // removal.size(inner)}
+
+
+Mend = Callable[[Removal, Node, Changes], tuple[Any, Changes]]
+MENDS: Mapping[str, Mend] = {
+    **dict.fromkeys(("view", "_unsafe_view"), _view),
+    **dict.fromkeys(
+        ("expand", "zeros", "ones", "full", "empty", "new_zeros", "new_ones", "new_full", "new_empty"), _sizes
+    ),
+    **dict.fromkeys(("split", "split_with_sizes", "chunk"), _split),
+    **dict.fromkeys(("pad", "constant_pad_nd"), _pad),
+    **dict.fromkeys((f"conv{kind}{n}d" for kind in ("", "_transpose") for n in (1, 2, 3)), _groups),
+    **dict.fromkeys(("convolution", "channel_shuffle", "native_channel_shuffle"), _groups),
+    "reshape": lambda removal, node, a: _sizes(removal, node, a, "shape"),
+    "slice": _slice,
+    "group_norm": lambda removal, node, a: _groups(removal, node, a, "num_groups"),
+    "layer_norm": _layer_norm,
+    "rms_norm": _layer_norm,
+    "_native_batch_norm_legit_no_training": _batch_norm,
+    "scaled_dot_product_attention": _attention,
+    "repeat": _repeat,
+    "repeat_interleave": _repeat_interleave,
+}

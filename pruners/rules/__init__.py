@@ -1,0 +1,34 @@
+"""How each operator ties the axes of its inputs, weights and outputs: one function per kind, a table per family.
+
+A rule gets the walk (which knows the axes of every node so far), the node and its arguments by name, ties what the
+operator computes on together, and returns the axes of the output: a list with one axis per dimension, or a list of such
+lists where the operator returns several tensors. Shapes in comments: N batch, C channels, L length, E width.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch.fx import Node
+
+from pruners.rules.base import Dims as Dims
+from pruners.rules.base import Rule as Rule
+from pruners.rules.base import frozen as frozen
+from pruners.rules.contractions import CONTRACTIONS
+from pruners.rules.moves import MOVES
+from pruners.rules.moves import slice_bounds as slice_bounds
+from pruners.rules.pointwise import COPIES, POINTWISE, elementwise
+from pruners.rules.reductions import ALONG, NORMS, REDUCTIONS, SPATIAL
+
+RULES: dict[str, Rule] = {**CONTRACTIONS, **NORMS, **REDUCTIONS, **ALONG, **SPATIAL, **MOVES, **COPIES, **POINTWISE}
+
+
+def rule(node: Node) -> Rule | None:
+    """The rule of a node's operator, or None if it is unknown."""
+    target = node.target
+    if not isinstance(target, torch._ops.OpOverload):
+        return None
+    name = target._schema.name.split("::")[1]
+    found = RULES.get(name)
+    if torch.Tag.pointwise in target.tags and (found is None or name in ALONG):  # `max` of two tensors, say
+        return elementwise
+    return found

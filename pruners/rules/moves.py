@@ -1,0 +1,263 @@
+"""Operators that move data: reshape, permute, concatenate, cut, pad, expand, look up."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch.fx import Node
+
+from pruners.axes import Axis, concat, cut, factor, freeze, product, tie
+from pruners.rules.base import Arguments, Dims, Rule, Walk, broadcast, frozen
+from pruners.tracing import number
+
+
+def view(walk: Walk, node: Node, a: Arguments) -> Dims:
+    """Reshape: the shortest runs of dimensions with equal products are merged and taken apart again."""
+    ours, theirs = list(walk.dims(next(v for v in a.values() if isinstance(v, Node)))), list(walk.shape(node))
+    result: Dims = []
+    while ours or theirs:
+        taken = [ours.pop(0)] if ours else []
+        sizes = [theirs.pop(0)] if theirs else []
+        have, want = _times(axis.size for axis in taken), _times(sizes)
+        while have != want:
+            if have < want:
+                taken.append(ours.pop(0))
+                have *= taken[-1].size
+            else:
+                sizes.append(theirs.pop(0))
+                want *= sizes[-1]
+        result += factor(product(taken), sizes)
+    return result
+
+
+def permute(walk: Walk, node: Node, a: Arguments) -> Dims:
+    x = walk.dims(a["self"])
+    return [x[d] for d in a["dims"]]
+
+
+def transpose(walk: Walk, node: Node, a: Arguments) -> Dims:
+    x = list(walk.dims(a["self"]))
+    if len(x) > 1:
+        i, j = (a["dim0"], a["dim1"]) if "dim0" in a else (0, 1)
+        x[i], x[j] = x[j], x[i]
+    return x
+
+
+def unsqueeze(walk: Walk, node: Node, a: Arguments) -> Dims:
+    x = list(walk.dims(a["self"]))
+    x.insert(a["dim"] % (len(x) + 1), Axis(1))
+    return x
+
+
+def squeeze(walk: Walk, node: Node, a: Arguments) -> Dims:
+    x = walk.dims(a["self"])
+    given = a.get("dim")
+    over = range(len(x)) if given is None else [given] if isinstance(given, int) else given
+    gone = {d % len(x) for d in over if x[d].size == 1}
+    return [axis for d, axis in enumerate(x) if d not in gone]
+
+
+def expand(walk: Walk, node: Node, a: Arguments) -> Dims:
+    """A dimension of size 1 becomes many copies, any of which may go; a free dimension stays."""
+    x, shape = walk.dims(a["self"]), walk.shape(node)
+    x = [Axis(1)] * (len(shape) - len(x)) + x
+    sizes = a["size"]
+    return [
+        axis if axis.size == size else Axis(size, None if isinstance(given, int) else "free dimension")
+        for axis, size, given in zip(x, shape, sizes, strict=True)
+    ]
+
+
+def repeat(walk: Walk, node: Node, a: Arguments) -> Dims:
+    """Whole copies side by side: copies x indices."""
+    x, repeats = walk.dims(a["self"]), [number(n) for n in a["repeats"]]
+    x = [Axis(1)] * (len(repeats) - len(x)) + x
+    return [product((Axis(n), axis)) for n, axis in zip(repeats, x, strict=True)]
+
+
+def repeat_interleave(walk: Walk, node: Node, a: Arguments) -> Dims:
+    """Each index several times: indices x copies."""
+    x = list(walk.dims(a["self"]))
+    x[a["dim"]] = product((x[a["dim"]], Axis(a["repeats"])))
+    return x
+
+
+def cat(walk: Walk, node: Node, a: Arguments) -> Dims:
+    operands = [dims for dims in map(walk.dims, a["tensors"]) if len(dims) == len(walk.shape(node))]
+    d = (a["dim"] or 0) % len(operands[0])
+    joined = concat(dims[d] for dims in operands)
+    rest = broadcast(*([*dims[:d], Axis(1), *dims[d + 1 :]] for dims in operands))
+    return [*rest[:d], joined, *rest[d + 1 :]]
+
+
+def stack(walk: Walk, node: Node, a: Arguments) -> Dims:
+    result = broadcast(*map(walk.dims, a["tensors"]))
+    result.insert((a["dim"] or 0) % (len(result) + 1), Axis(len(a["tensors"]), "stacked tensors"))
+    return result
+
+
+def split(walk: Walk, node: Node, a: Arguments) -> list[Dims]:
+    """Split, chunk: consecutive pieces."""
+    x = walk.dims(a["self"])
+    d = a["dim"] % len(x)
+    pieces = cut(x[d], [shape[d] for shape in walk.shape(node)])
+    return [[*x[:d], piece, *x[d + 1 :]] for piece in pieces]
+
+
+def gated_half(walk: Walk, node: Node, a: Arguments) -> Dims:
+    """GLU: the first half times the sigmoid of the second."""
+    x = list(walk.dims(a["self"]))
+    first, second = cut(x[a["dim"]], [x[a["dim"]].size // 2] * 2)
+    tie(first, second)
+    x[a["dim"]] = first
+    return x
+
+
+def unbind(walk: Walk, node: Node, a: Arguments) -> list[Dims]:
+    x = walk.dims(a["self"])
+    d = a["dim"] % len(x)
+    freeze(x[d], "taken apart index by index")
+    return [[*x[:d], *x[d + 1 :]] for _ in range(x[d].size)]
+
+
+def select(walk: Walk, node: Node, a: Arguments) -> Dims:
+    x = walk.dims(a["self"])
+    d = a["dim"] % len(x)
+    freeze(x[d], "one index selected")
+    return [*x[:d], *x[d + 1 :]]
+
+
+def take_slice(walk: Walk, node: Node, a: Arguments) -> Dims:
+    """A piece of consecutive indices; with a step the dimension stays as it is."""
+    x = list(walk.dims(a["self"]))
+    d = a["dim"] % len(x)
+    size, kept = x[d].size, walk.shape(node)[d]
+    if kept != size:
+        if a["step"] == 1:
+            start = slice_bounds(a, size)[0]
+            x[d] = cut(x[d], (start, kept, size - start - kept))[1]
+        else:
+            freeze(x[d], "sliced with a step")
+            x[d] = Axis(kept, "sliced with a step")
+    return x
+
+
+def slice_scatter(walk: Walk, node: Node, a: Arguments) -> Dims:
+    x, source = walk.dims(a["self"]), walk.dims(a["src"])
+    d = a["dim"] % len(x)
+    for axis in (x[d], source[d]):
+        freeze(axis, "a slice of it is written")
+    broadcast([*x[:d], Axis(1), *x[d + 1 :]], [*source[:d], Axis(1), *source[d + 1 :]])
+    return x
+
+
+def slice_bounds(a: Arguments, size: int) -> tuple[int, int]:
+    """First and last (excluded) index of a slice along a dimension of `size` indices."""
+    start = 0 if a["start"] is None else number(a["start"])
+    end = size if a["end"] is None else number(a["end"])
+    return slice(start, end).indices(size)[:2]
+
+
+def pad(walk: Walk, node: Node, a: Arguments) -> Dims:
+    """Constant padding adds alike indices on both sides, any of which may go; other padding copies what is there."""
+    x = list(walk.dims(a["self"]))
+    amounts = [number(n) for n in a["pad"]]
+    constant = a.get("mode", "constant") == "constant"
+    for i in range(len(amounts) // 2):
+        before, after = amounts[2 * i : 2 * i + 2]
+        d = len(x) - 1 - i
+        if constant and before >= 0 and after >= 0:
+            x[d] = concat((Axis(before), x[d], Axis(after)))
+        elif before or after:
+            freeze(x[d], "padded with its own values or cropped")
+            x[d] = Axis(walk.shape(node)[d], "padded with its own values or cropped")
+    return x
+
+
+def index(walk: Walk, node: Node, a: Arguments) -> Dims:
+    """x[i, j, :]: indexed dimensions stay; the index's own dimensions take their place (or come first, if apart)."""
+    x = walk.dims(a["self"])
+    where = [d for d, i in enumerate(a["indices"]) if i is not None]
+    for d in where:
+        freeze(x[d], "addressed by data")
+    picked = broadcast(*(walk.dims(a["indices"][d]) for d in where))
+    for axis in picked:
+        freeze(axis, "addresses of data")
+    first = where[0] if where == list(range(where[0], where[-1] + 1)) else 0
+    rest = [axis for d, axis in enumerate(x) if d not in where]
+    return [*rest[:first], *picked, *rest[first:]] if first else [*picked, *rest]
+
+
+def index_put(walk: Walk, node: Node, a: Arguments) -> Dims:
+    x = walk.dims(a["self"])
+    where = [d for d, i in enumerate(a["indices"]) if i is not None]
+    for d in where:
+        freeze(x[d], "addressed by data")
+    rest = [axis for d, axis in enumerate(x) if d not in where]
+    values = walk.dims(a["values"])
+    for axis in values[: len(values) - len(rest)]:
+        freeze(axis, "addressed by data")
+    if rest and where == list(range(len(where))):
+        broadcast(rest, values[len(values) - len(rest) :] if len(values) >= len(rest) else values)
+    elif rest:
+        for axis in (*rest, *values):
+            freeze(axis, "addressed by data")
+    return x
+
+
+def embedding(walk: Walk, node: Node, a: Arguments) -> Dims:
+    """weight (vocabulary, E) looked up by data."""
+    weight = walk.dims(a["weight"])
+    freeze(weight[0], "vocabulary")
+    return [*walk.dims(a["indices"]), weight[1]]
+
+
+def pixel_shuffle(walk: Walk, node: Node, a: Arguments) -> Dims:
+    """(..., C r r, H, W) to (..., C, H r, W r)."""
+    r = a["upscale_factor"]
+    *rest, channels, height, width = walk.dims(a["self"])
+    channels, r1, r2 = factor(channels, (channels.size // r**2, r, r))
+    for axis in (r1, r2, height, width):
+        freeze(axis, "space of a pixel shuffle")
+    return [*rest, channels, product((height, r1)), product((width, r2))]
+
+
+def pixel_unshuffle(walk: Walk, node: Node, a: Arguments) -> Dims:
+    """(..., C, H r, W r) to (..., C r r, H, W)."""
+    r = a["downscale_factor"]
+    *rest, channels, height, width = walk.dims(a["self"])
+    freeze(height, "space of a pixel shuffle")
+    freeze(width, "space of a pixel shuffle")
+    inner = frozen((r, r), "space of a pixel shuffle")
+    return [
+        *rest,
+        product((channels, *inner)),
+        *frozen((height.size // r, width.size // r), "space of a pixel shuffle"),
+    ]
+
+
+def channel_shuffle(walk: Walk, node: Node, a: Arguments) -> Dims:
+    x = list(walk.dims(next(value for value in a.values() if isinstance(value, Node))))
+    outer, inner = factor(x[1], (a["groups"], x[1].size // a["groups"]))
+    x[1] = product((inner, outer))
+    return x
+
+
+def _times(sizes: Any) -> int:
+    result = 1
+    for size in sizes:
+        result *= size
+    return result
+
+
+MOVES: dict[str, Rule] = {
+    **dict.fromkeys(("view", "_unsafe_view", "reshape", "flatten", "unflatten", "reshape_as"), view),
+    **dict.fromkeys(("split", "split_with_sizes", "chunk"), split),
+    **dict.fromkeys(("pad", "constant_pad_nd"), pad),
+    **dict.fromkeys(("channel_shuffle", "native_channel_shuffle"), channel_shuffle),
+    **dict.fromkeys(("transpose", "t"), transpose),
+    "permute": permute, "unsqueeze": unsqueeze, "squeeze": squeeze, "expand": expand, "repeat": repeat,
+    "repeat_interleave": repeat_interleave, "cat": cat, "stack": stack, "glu": gated_half, "unbind": unbind,
+    "select": select, "slice": take_slice, "slice_scatter": slice_scatter, "index": index, "index_put": index_put,
+    "embedding": embedding, "pixel_shuffle": pixel_shuffle, "pixel_unshuffle": pixel_unshuffle,
+}  # fmt: skip

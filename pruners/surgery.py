@@ -1,0 +1,191 @@
+"""From what is kept to a smaller model: the module itself with its attributes mended, or the rewritten graph."""
+
+from __future__ import annotations
+
+import copy
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from torch.fx import Node
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.conv import _ConvNd
+
+from pruners.axes import Axis, leaves
+from pruners.check import difference, run_example
+from pruners.rewrite import GraphModel, Removal
+from pruners.tracing import owner
+
+Form = Literal["module", "graph"]
+PERIOD = 65_521  # of the noise in large tensors; a prime, so that no dimension divides it
+
+
+def build(
+    removal: Removal, model: nn.Module, graph_model: GraphModel, tolerance: float, form: Form | None = None
+) -> tuple[nn.Module, Form]:
+    """Build the smaller model, as a copy of the module where its forward can express it, else as the rewritten graph.
+
+    Args:
+        removal: what stays.
+        model: the full model; it is not changed.
+        graph_model: the rewritten graph of the removal.
+        tolerance: largest relative difference allowed between the two forms.
+        form: build this form only.
+
+    Returns:
+        The smaller model, in eval mode, and which form it is.
+    """
+    if form == "graph":
+        return graph_model, "graph"
+    module = cut_module(removal, model)
+    if form == "module" or agrees(module, graph_model, removal, tolerance):
+        return module, "module"
+    return graph_model, "graph"
+
+
+def cut_module(removal: Removal, model: nn.Module) -> nn.Module:
+    """A copy of a module with sliced tensors and mended attributes; its forward may or may not run."""
+    module = copy.deepcopy(model).eval()
+    _slice_tensors(removal, module)
+    pairs = _size_changes(removal)
+    for name, part in module.named_modules():
+        _mend_layer(part)
+        _mend_attributes(part, pairs.get(name, {}))
+    for node in removal.graph.trace.nodes:
+        _mend_groups(removal, node, module)
+    return module
+
+
+def agrees(module: nn.Module, graph_model: GraphModel, removal: Removal, tolerance: float) -> bool:
+    """Whether two forms of a smaller model return the same with the same noise added to the weights of both.
+
+    The noise brings to light what zeros hide: a head that starts at zero makes any two models agree.
+    """
+    trace = removal.graph.trace
+    try:
+        with _shaken(module), _shaken(graph_model):
+            return difference(run_example(module, trace), run_example(graph_model, trace)) <= tolerance
+    except Exception:
+        return False  # the module's forward cannot express the smaller shapes
+
+
+@contextmanager
+def _shaken(model: nn.Module) -> Iterator[None]:
+    """Add noise to every parameter, the same for parameters of one name, and take it back."""
+    saved = {name: p.detach().clone() for name, p in model.named_parameters()}
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            generator = torch.Generator().manual_seed(sum(map(ord, name)))
+            noise = torch.randn(min(p.numel(), PERIOD), generator=generator).to(p)
+            spread = float(p.std()) if p.numel() > 1 else 0.0
+            p.add_(noise.repeat(-(-p.numel() // PERIOD))[: p.numel()].view(p.shape), alpha=0.1 * (spread or 1.0))
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for name, p in model.named_parameters():
+                p.copy_(saved[name])
+
+
+def _slice_tensors(removal: Removal, module: nn.Module) -> None:
+    """Replace each touched tensor; tensors that were one stay one."""
+    places = defaultdict(list)
+    for name, part in module.named_modules():
+        for key, tensor in (*part._parameters.items(), *part._buffers.items()):
+            if tensor is not None:
+                places[id(tensor)].append((part, key, f"{name}.{key}".lstrip("."), tensor))
+    for found in places.values():
+        name = next((name for *_, name, _ in found if name in removal.graph.tensors), None)
+        if name is None:
+            continue
+        tensor = found[0][3]
+        part = removal.slice(tensor.detach(), removal.graph.tensors[name]).clone()
+        new = nn.Parameter(part, requires_grad=tensor.requires_grad) if isinstance(tensor, nn.Parameter) else part
+        for holder, key, _, _ in found:
+            setattr(holder, key, new)
+    for name in removal.graph.trace.constants:  # tensors kept as plain attributes
+        holder, _, key = name.rpartition(".")
+        try:
+            target = module.get_submodule(holder)
+        except AttributeError:
+            continue
+        if isinstance(target.__dict__.get(key), torch.Tensor):
+            target.__dict__[key] = removal.slice(target.__dict__[key], removal.graph.tensors[name])
+
+
+def _size_changes(removal: Removal) -> dict[str, dict[int, set[int]]]:
+    """For each module, the sizes that its own operators work with and what they become."""
+    changes: dict[str, dict[int, set[int]]] = defaultdict(lambda: defaultdict(set))
+    for node in removal.graph.trace.nodes:
+        if node.op != "call_function":
+            continue
+        for source in (node, *node.all_input_nodes):
+            for dims in removal.graph.results(source):
+                for axis in _parts(dims):
+                    changes[owner(node)][axis.size].add(removal.size(axis))
+    return changes
+
+
+def _parts(dims: list[Axis]) -> Iterator[Axis]:
+    """The axes of a tensor and everything that they are made of."""
+    for axis in dims:
+        yield axis
+        yield from leaves(axis)
+
+
+def _mend_layer(layer: nn.Module) -> None:
+    """Attributes of torch's own layers follow from the shapes of their tensors."""
+    if isinstance(layer, nn.Linear):
+        layer.out_features, layer.in_features = layer.weight.shape
+    elif isinstance(layer, nn.Embedding):
+        layer.num_embeddings, layer.embedding_dim = layer.weight.shape
+    elif isinstance(layer, (nn.LayerNorm, nn.RMSNorm)) and layer.weight is not None:
+        layer.normalized_shape = tuple(layer.weight.shape)
+    elif isinstance(layer, nn.GroupNorm) and layer.weight is not None:
+        layer.num_channels = len(layer.weight)
+    elif isinstance(layer, _NormBase):
+        tensor = layer.weight if layer.weight is not None else layer.running_mean
+        layer.num_features = layer.num_features if tensor is None else len(tensor)
+
+
+def _mend_groups(removal: Removal, node: Node, module: nn.Module) -> None:
+    """Groups of convolutions and group norms, and with them the channels."""
+    _, named = removal.call(node) if node.op == "call_function" else (None, {})
+    name = next((name for name in ("groups", "num_groups") if name in named), None)
+    layer = module.get_submodule(owner(node)) if name else None
+    if name == "num_groups" and isinstance(layer, nn.GroupNorm):
+        layer.num_groups = named[name]
+    elif isinstance(layer, _ConvNd):
+        layer.groups = named["groups"]
+        first, second = layer.weight.shape[:2]
+        layer.out_channels, layer.in_channels = first, second * layer.groups
+        if layer.transposed:
+            layer.out_channels, layer.in_channels = second * layer.groups, first
+
+
+def _mend_attributes(part: nn.Module, changes: dict[int, set[int]]) -> None:
+    """Integers of a module that equal a size its operators work with, where that size changes in one way only.
+
+    Where another dimension of the same size stays, the change is taken: the comparison with the graph decides.
+    """
+    changed = {old: new - {old} for old, new in changes.items() if old > 1}
+    certain = {old: next(iter(new)) for old, new in changed.items() if len(new) == 1}
+
+    def mended(value: Any) -> Any:
+        if isinstance(value, bool):
+            return value
+        if isinstance(value, int):
+            return certain.get(value, value)
+        if isinstance(value, (list, tuple, torch.Size)) and all(isinstance(v, int) for v in value):
+            return type(value)(mended(v) for v in value)
+        return value
+
+    if not type(part).__module__.startswith("torch.nn.modules") or isinstance(
+        part, (nn.RNNBase, nn.MultiheadAttention)
+    ):
+        for name, value in list(part.__dict__.items()):
+            if not name.startswith("_") and (new := mended(value)) != value:
+                setattr(part, name, new)

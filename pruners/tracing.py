@@ -1,0 +1,234 @@
+"""A model as a graph of tensor operators, each with the module that owns it."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.export import Dim, ExportedProgram
+from torch.fx import GraphModule, Node
+from torch.utils import _pytree as pytree
+
+
+@dataclass(frozen=True)
+class Trace:
+    """A functional graph (no in-place operators) of a model in eval mode.
+
+    Attributes:
+        program: the exported program that owns the graph; its tensors are the model's own.
+        args: example positional inputs, at the size the graph was traced with.
+        kwargs: example keyword inputs, likewise.
+        copies: how many copies of the given example the traced one holds (2 where a batch of 1 was given).
+        tensors: placeholder name to the tensor's name in the model (parameter, buffer or constant).
+        constants: names in `tensors` that are in no state_dict of the model.
+        batched: whether the first dimension of the inputs is free in the graph.
+    """
+
+    program: ExportedProgram
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    tensors: Mapping[str, str]
+    constants: frozenset[str] = field(default_factory=frozenset)
+    batched: bool = False
+    copies: int = 1
+
+    @property
+    def graph_module(self) -> GraphModule:
+        return self.program.graph_module
+
+    @property
+    def nodes(self) -> Sequence[Node]:
+        """The nodes in order of execution."""
+        return list(self.program.graph.nodes)
+
+    def tensor(self, name: str) -> torch.Tensor:
+        """The parameter, buffer or constant called `name`."""
+        if name in self.program.state_dict:
+            return self.program.state_dict[name]
+        constant = self.program.constants[name]
+        assert isinstance(constant, torch.Tensor)
+        return constant
+
+    def values(self) -> dict[str, Any]:
+        """Placeholder name to the value it takes on the example inputs."""
+        user = iter(pytree.tree_leaves((self.args, dict(self.kwargs))))
+        return {
+            node.name: self.tensor(self.tensors[node.name]) if node.name in self.tensors else next(user)
+            for node in self.program.graph.nodes
+            if node.op == "placeholder"
+        }
+
+
+def trace(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any] | None = None) -> Trace:
+    """Trace a model in eval mode with `torch.export`.
+
+    The first dimension of the inputs is traced as free where the model allows it; a batch of 1, which cannot be told from
+    a dimension that broadcasts, is traced as two copies of itself.
+
+    Args:
+        model: any module; its mode and weights are left as they are.
+        args: example positional inputs.
+        kwargs: example keyword inputs.
+
+    Raises:
+        ValueError: if the example inputs do not fit the model or `torch.export` cannot trace it.
+    """
+    args, kwargs = tuple(args), dict(kwargs or {})
+    with evaluating(model), _quiet(), torch.no_grad():
+        try:
+            model(*args, **kwargs)
+        except Exception as error:
+            shapes = [tuple(x.shape) if isinstance(x, torch.Tensor) else x for x in (*args, *kwargs.values())]
+            raise ValueError(f"`example_inputs` must fit the model, got {shapes}: {_first_line(error)}") from error
+        copies = 2 if _batch_size(args, kwargs) == 1 else 1
+        larger = _repeated(args, kwargs, copies)
+        program = _export_batched(model, *larger)
+        batched = program is not None
+        if program is not None:
+            args, kwargs = larger
+        else:
+            copies = 1
+            try:
+                program = _export(model, args, kwargs, None)
+            except Exception as error:
+                raise ValueError(_untraceable(error)) from error
+    signature = program.graph_signature
+    constants = dict(signature.inputs_to_lifted_tensor_constants)
+    tensors = {**signature.inputs_to_parameters, **signature.inputs_to_buffers, **constants}
+    known = {name for name, _ in (*model.named_parameters(), *model.named_buffers())}
+    first_name = {id(tensor): name for name, tensor in (*model.named_buffers(), *model.named_parameters())}
+    for placeholder, name in tensors.items():  # tied weights go by their first name
+        tensors[placeholder] = first_name.get(id(program.state_dict.get(name)), name)
+    return Trace(program, args, kwargs, tensors, frozenset(set(tensors.values()) - known), batched, copies)
+
+
+def owner(node: Node) -> str:
+    """Name of the innermost module whose forward ran this operator, "" for the model itself."""
+    stack = node.meta.get("nn_module_stack") or {}
+    names = [name for name, _ in stack.values()]
+    return names[-1].split("@")[0] if names else ""
+
+
+def operator(node: Node) -> str:
+    """Name of a node's operator, as "aten.conv2d.default"."""
+    target = node.target
+    return str(target) if isinstance(target, torch._ops.OpOverload) else getattr(target, "__name__", str(target))
+
+
+def arguments(node: Node) -> dict[str, Any]:
+    """Argument name to value (a node, a number, a list), the schema's defaults included."""
+    values = dict(node.kwargs)
+    if isinstance(node.target, torch._ops.OpOverload):
+        for position, argument in enumerate(node.target._schema.arguments):
+            if position < len(node.args):
+                values[argument.name] = node.args[position]
+            else:
+                values.setdefault(argument.name, argument.default_value)
+    return values
+
+
+def number(value: Any) -> int:
+    """An integer argument, which may be a symbol (the free first dimension counts as in the example)."""
+    if isinstance(value, Node):
+        value = value.meta["val"]
+    return int(value.node.hint) if isinstance(value, torch.SymInt) else int(value)
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Put a model in eval mode; give every submodule its own mode back."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], dynamic: Any) -> ExportedProgram:
+    program = torch.export.export(model, args, kwargs, dynamic_shapes=dynamic, strict=False)
+    return program.run_decompositions({})  # keeps the operators, removes in-place ones and wrapped regions
+
+
+def _batch_size(args: tuple[Any, ...], kwargs: dict[str, Any]) -> int | None:
+    """The first dimension of all tensors among the inputs, or None if they do not share one."""
+    tensors = [x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
+    sizes = {x.shape[0] if x.dim() else None for x in tensors}
+    return sizes.pop() if len(sizes) == 1 else None
+
+
+def _repeated(args: tuple[Any, ...], kwargs: dict[str, Any], copies: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    return pytree.tree_map_only(torch.Tensor, lambda x: torch.cat([x] * copies) if copies > 1 else x, (args, kwargs))
+
+
+def _export_batched(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ExportedProgram | None:
+    """Export with a free first dimension, or None where the model does not allow it."""
+    if _batch_size(args, kwargs) is None:
+        return None
+    dynamic = pytree.tree_map(lambda x: {0: Dim.AUTO} if isinstance(x, torch.Tensor) else None, (args, kwargs))
+    try:
+        program = _export(model, args, kwargs, _by_name(model, *dynamic))
+    except Exception:
+        return None
+    users = [node for node in program.graph.nodes if node.name in program.graph_signature.user_inputs]
+    free = all(
+        isinstance(n.meta["val"].shape[0], torch.SymInt) for n in users if isinstance(n.meta["val"], torch.Tensor)
+    )
+    return program if free else None
+
+
+def _by_name(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Dynamic shapes as `torch.export` wants them: by position, or by name where keywords are used."""
+    if not kwargs:
+        return args
+    import inspect
+
+    names = list(inspect.signature(model.forward).parameters)
+    return {**dict(zip(names, args, strict=False)), **kwargs}
+
+
+def _untraceable(error: Exception) -> str:
+    return (
+        f"the model cannot be traced by `torch.export`: {_first_line(error)}\n{_user_frame(error)}"
+        "Ways out: replace branches on tensor values by torch.where or torch.cond; pass numbers that do not change as "
+        "attributes; prune the traceable submodules one by one."
+    )
+
+
+def _user_frame(error: BaseException) -> str:
+    """The innermost line of the traceback that is neither torch's nor ours."""
+    lines, walk = [], error.__traceback__
+    while walk is not None:
+        file, line = walk.tb_frame.f_code.co_filename, walk.tb_lineno
+        if not file.startswith("<") and not {"torch", "sympy"} & set(Path(file).parts) and file != __file__:
+            lines.append(f"  at {file}:{line} in {walk.tb_frame.f_code.co_name}\n")
+        walk = walk.tb_next
+    return lines[-1] if lines else ""
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporter's warnings and logs out of the caller's terminal."""
+    loggers = [logging.getLogger(name) for name in ("torch.export", "torch._export", "torch.fx")]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)

@@ -1,0 +1,123 @@
+"""Allocation meets its targets within a step, keeps its limits, or says what can be reached."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import pytest
+import torch
+from torch import nn
+
+from pruners.allocation import Limits, allocate
+from pruners.costs import CostModel, count_macs
+from pruners.groups import AxisGraph, Group, dependency_groups, tie_axes
+from pruners.importance import score_groups
+from pruners.rewrite import Removal, rewrite
+from pruners.tracing import trace
+
+
+class Plain(nn.Sequential):
+    def __init__(self) -> None:
+        super().__init__(
+            nn.Conv2d(3, 32, 3), nn.ReLU(), nn.Conv2d(32, 48, 3), nn.ReLU(), nn.Conv2d(48, 40, 1), nn.ReLU(),
+            nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(40, 10),
+        )  # fmt: skip
+
+
+@cache
+def plain() -> tuple[AxisGraph, list[Group], CostModel, dict[str, torch.Tensor]]:
+    torch.manual_seed(0)
+    model = Plain().eval()
+    graph = tie_axes(trace(model, (torch.randn(1, 3, 12, 12),)))
+    free = [group for group in dependency_groups(graph) if not group.protected]
+    return graph, free, CostModel(graph, model), score_groups(graph, free)
+
+
+@pytest.mark.parametrize("allocation", ["uniform", "global", "isomorphic"])
+@pytest.mark.parametrize(
+    "targets", [{"macs": 0.5}, {"params": 0.3}, {"weight_bytes": 40_000}, {"macs": 0.7, "params": 0.4}]
+)
+def test_targets_are_met_and_one_index_less_would_not(allocation: str, targets: dict[str, float]) -> None:
+    _, free, cost, scores = plain()
+    keep = allocate(free, scores, cost, targets, allocation)
+    counts = {axis: int(kept.sum()) for axis, kept in keep.items()}
+    wanted = {name: value * cost.of(name)({}) if value <= 1 else value for name, value in targets.items()}
+    assert all(cost.of(name)(counts) <= value for name, value in wanted.items())
+    if allocation == "global":  # give back the highest-scored index that went: some target must then be missed
+        gone = {g.axis: scores[g.name][~keep[g.axis]].max() for g in free if g.axis in keep}
+        last = max(gone, key=lambda axis: float(gone[axis]))
+        counts[last] += 1
+        assert any(cost.of(name)(counts) > value for name, value in wanted.items())
+
+
+def test_the_built_model_has_the_predicted_macs() -> None:
+    graph, free, cost, scores = plain()
+    removal = Removal(graph, allocate(free, scores, cost, {"macs": 0.5}))
+    assert count_macs(rewrite(removal), (torch.randn(1, 3, 12, 12),), {}) == cost.macs(removal.counts)
+
+
+def test_uniform_removes_one_ratio() -> None:
+    _, free, cost, scores = plain()
+    keep = allocate(free, scores, cost, {"macs": 0.5}, "uniform")
+    ratios = [1 - int(keep[group.axis].sum()) / group.size for group in free]
+    assert max(ratios) - min(ratios) < 1 / 32
+
+
+def test_isomorphic_groups_share_a_ratio() -> None:
+    """Groups with a bias are one kind, groups without another; inside a kind the lowest scores go."""
+    model = nn.Sequential(*(nn.Linear(16, 16, bias=i < 2) for i in range(5))).eval()
+    graph = tie_axes(trace(model, (torch.randn(2, 16),)))
+    free = [group for group in dependency_groups(graph) if not group.protected]
+    scores = {group.name: torch.arange(16.0) + 100 * i for i, group in enumerate(free)}
+    keep = allocate(free, scores, CostModel(graph, model), {"params": 0.8}, "isomorphic")
+    assert list(keep) == [free[0].axis, free[2].axis]
+    assert torch.equal(keep[free[0].axis], keep[free[2].axis])
+
+
+def test_the_lowest_scores_go() -> None:
+    _, free, cost, scores = plain()
+    keep = allocate(free, scores, cost, {"macs": 0.5})
+    for group in free:
+        kept = keep.get(group.axis, torch.ones(group.size, dtype=torch.bool))
+        if not kept.all():
+            assert scores[group.name][kept].min() >= scores[group.name][~kept].max()
+
+
+def test_limits_hold() -> None:
+    _, free, cost, scores = plain()
+    keep = allocate(free, scores, cost, {"macs": 0.3}, limits=Limits(round_to=8, min_kept=9, max_ratio=0.6))
+    for axis, kept in keep.items():
+        assert int(kept.sum()) % 8 == 0 and int(kept.sum()) >= max(9, 0.4 * axis.size)
+
+
+def test_an_unreachable_target_is_refused_with_the_range() -> None:
+    _, free, cost, scores = plain()
+    with pytest.raises(ValueError, match=r"must be reachable, got macs .* reaches macs from [\d,]+ to [\d,]+"):
+        allocate(free, scores, cost, {"macs": 0.001})
+
+
+@pytest.mark.parametrize(
+    ("targets", "message"),
+    [
+        ({}, "at least one"),
+        ({"flops": 0.5}, "got 'flops'"),
+        ({"macs": 0.0}, "positive"),
+        ({"macs": float("nan")}, "positive"),
+    ],
+)
+def test_bad_targets_are_refused(targets: dict[str, float], message: str) -> None:
+    _, free, cost, scores = plain()
+    with pytest.raises(ValueError, match=message):
+        allocate(free, scores, cost, targets)
+
+
+@pytest.mark.parametrize("limits", [{"round_to": 0}, {"min_kept": 0}, {"max_ratio": 0.0}])
+def test_bad_limits_are_refused(limits: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match="must be"):
+        Limits(**limits)
+
+
+def test_allocation_names() -> None:
+    _, free, cost, scores = plain()
+    with pytest.raises(ValueError, match="one of uniform, global, isomorphic"):
+        allocate(free, scores, cost, {"macs": 0.5}, "best")

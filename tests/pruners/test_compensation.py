@@ -1,0 +1,89 @@
+"""Repair without training: statistics, and least squares against what is known in closed form."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pruners import prune
+from pruners.check import difference
+from pruners.compensation import least_squares_, recalibrate_
+from tests.pruners.networks import build
+
+
+def data(n: int) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return list(torch.randn(n, 3, 8, 8, generator=generator).split(n // 2))
+
+
+def apart(model: nn.Module, other: nn.Module, batches: list[Tensor]) -> float:
+    """Mean square of the difference of two models' outputs."""
+    with torch.no_grad():
+        return sum((model(x) - other(x)).square().mean().item() for x in batches)
+
+
+def test_statistics_are_the_average_over_batches() -> None:
+    model = nn.Sequential(nn.BatchNorm2d(3)).eval()
+    batches = [torch.randn(4, 3, 5, 5) + 3, torch.randn(4, 3, 5, 5) * 2]
+    recalibrate_(model, batches)
+    torch.testing.assert_close(model[0].running_mean, torch.stack([x.mean((0, 2, 3)) for x in batches]).mean(0))
+    torch.testing.assert_close(model[0].running_var, torch.stack([x.var((0, 2, 3)) for x in batches]).mean(0))
+    assert model[0].momentum == 0.1 and not model.training
+
+
+def test_a_rewritten_graph_is_recalibrated() -> None:
+    model, example = build("zero padded shortcut")
+    graph_form = prune(model, example, {"macs": 0.5})
+    assert graph_form.summary.form == "graph"
+    recalibrate_(graph_form.model, data(8))
+    state = graph_form.model.state_dict()
+    weight, bias = state["block.0.weight"], state["block.0.bias"]
+    means = []
+    for batch in data(8):
+        stem = nn.functional.conv2d(batch, state["stem.weight"], state["stem.bias"], padding=1).relu()
+        means.append(nn.functional.conv2d(stem, weight, bias, stride=2, padding=1).mean((0, 2, 3)))
+    torch.testing.assert_close(state["block.1.running_mean"], torch.stack(means).mean(0), rtol=1e-4, atol=1e-5)
+
+
+def test_no_batches_are_refused() -> None:
+    with pytest.raises(ValueError, match="at least one batch"):
+        recalibrate_(nn.BatchNorm1d(3), [])
+
+
+def test_a_linear_layer_is_solved_as_least_squares_says() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 10), nn.Tanh(), nn.Linear(10, 3)).eval()
+    x = torch.randn(200, 4)
+    result = prune(model, x[:2], {"params": 0.7})
+    with torch.no_grad():
+        hidden = torch.cat([result.model[1](result.model[0](x)), torch.ones(200, 1)], 1)
+        best = torch.linalg.lstsq(hidden.double(), model(x).double()).solution.t()
+    assert least_squares_(result.model, model, result.plan, [x], ridge=1e-12) == 2
+    torch.testing.assert_close(result.model[2].weight.double(), best[:, :-1], rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(result.model[2].bias.double(), best[:, -1], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["residual", "zero padded shortcut", "dense"])
+def test_repair_brings_the_outputs_closer(name: str) -> None:
+    model, example = build(name)
+    result = prune(model, example, {"macs": 0.6})
+    broken = copy.deepcopy(result.model)
+    least_squares_(result.model, model, result.plan, data(64))
+    assert apart(result.model, model, data(64)) < 0.5 * apart(broken, model, data(64))
+
+
+def test_with_nothing_lost_nothing_changes() -> None:
+    """A channel that is silent anyway goes: least squares finds the weights that were there."""
+    model, example = build("residual")
+    with torch.no_grad():
+        for name in ("inner.weight", "inner_norm.weight", "inner_norm.bias"):
+            model.get_parameter(name)[0] = 0
+        model.get_parameter("outer.weight")[:, 0] = 0
+    result = prune(model, example, {"macs": 0.999}, ignore=["stem"])
+    assert list(result.plan.removed.values()) == [[0]]
+    least_squares_(result.model, model, result.plan, data(64))
+    with torch.no_grad():
+        assert difference([result.model(*example)], [model(*example)]) < 1e-3

@@ -1,0 +1,105 @@
+"""Criteria against numbers worked out by hand, and what every criterion must do."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pruners.groups import AxisGraph, Group, dependency_groups, tie_axes
+from pruners.importance import CRITERIA, _distances, activation, fisher, lamp, score_groups, taylor
+from pruners.tracing import trace
+from tests.pruners.networks import build
+
+
+def analysed(name: str) -> tuple[nn.Module, AxisGraph, list[Group], list[tuple[Tensor, Tensor]]]:
+    model, example = build(name)
+    graph = tie_axes(trace(model, example))
+    free = [group for group in dependency_groups(graph) if not group.protected]
+    batches = [(torch.randn(4, *example[0].shape[1:]), torch.arange(4)) for _ in range(2)]
+    return model, graph, free, batches
+
+
+def test_lamp_divides_by_all_that_is_not_smaller() -> None:
+    scores = lamp({"w": torch.tensor([[3.0, 1.0], [-4.0, 2.0]])})["w"]
+    torch.testing.assert_close(scores, torch.tensor([[9 / 25, 1 / 30], [1.0, 4 / 29]]))
+
+
+def test_fpgm_sums_distances_to_the_others() -> None:
+    filters = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0], [3.0, 3.0]])
+    expected = torch.tensor([6.24264, 6.01976, 6.01976, 11.45374])
+    torch.testing.assert_close(_distances(filters), expected, atol=1e-4, rtol=0)
+
+
+def test_activation_scales_columns_by_the_norm_of_what_they_read() -> None:
+    model = nn.Sequential(nn.Linear(3, 2, bias=False))
+    weight = torch.tensor([[1.0, -2.0, 0.5], [3.0, 0.1, -1.0]])
+    x = torch.tensor([[3.0, 0.0, 4.0], [1.0, 1.0, 0.0]])
+    scores = activation(model, [x], {"0.weight": weight})["0.weight"] * 2**0.5  # root mean square of two rows to norm
+    torch.testing.assert_close(scores, torch.tensor([[3.162, 2.0, 2.0], [9.487, 0.1, 4.0]]), atol=1e-3, rtol=0)
+
+
+def test_taylor_and_fisher_of_a_linear_loss() -> None:
+    model = nn.Linear(2, 1, bias=False)
+    with torch.no_grad():
+        model.weight.copy_(torch.tensor([[1.0, -2.0]]))
+    tensors = {"weight": model.weight.detach()}
+    batch = (torch.tensor([[3.0, 1.0], [1.0, 0.0]]), torch.zeros(2))
+
+    def loss(outputs: Tensor, targets: Tensor) -> Tensor:
+        return outputs.sum()
+
+    torch.testing.assert_close(taylor(model, [batch], loss, tensors)["weight"], torch.tensor([[4.0, 2.0]]))
+    torch.testing.assert_close(taylor(model, [batch, batch], loss, tensors)["weight"], torch.tensor([[8.0, 4.0]]))
+    # per sample: gradients (3, 1) and (1, 0); squares add up to (10, 1)
+    torch.testing.assert_close(fisher(model, [batch], loss, tensors)["weight"], torch.tensor([[5.0, 2.0]]))
+
+
+@pytest.mark.parametrize("criterion", CRITERIA)
+def test_every_criterion_scores_every_group_and_changes_nothing(criterion: str) -> None:
+    model, graph, free, batches = analysed("residual")
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    scores = score_groups(graph, free, criterion, model=model, batches=batches)
+    for group in free:
+        assert scores[group.name].shape == (group.size,)
+        assert torch.isfinite(scores[group.name]).all() and (scores[group.name] >= 0).all()
+    assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+    assert all(p.grad is None for p in model.parameters())
+    again = score_groups(graph, free, criterion, model=model, batches=batches)
+    assert all(torch.equal(scores[name], again[name]) for name in scores)
+
+
+def test_a_unit_of_a_product_gets_all_its_indices() -> None:
+    _, graph, free, _ = analysed("fused qkv")
+    scores = score_groups(graph, free, "l2", normalise="none")
+    weight, out = graph.trace.tensor("qkv.weight").detach(), graph.trace.tensor("project.weight").detach()
+    heads = next(group for group in free if group.size == 4)
+    expected = weight.view(3, 4, 8, 16).square().sum((0, 2, 3)) + out.view(16, 4, 8).square().sum((0, 2))
+    torch.testing.assert_close(scores[heads.name], expected)
+
+
+def test_aggregations_and_normalisations() -> None:
+    _, graph, free, _ = analysed("residual")
+    name = free[0].name
+    total = score_groups(graph, free, aggregate="sum", normalise="none")[name]
+    mean = score_groups(graph, free, aggregate="mean", normalise="none")[name]
+    largest = score_groups(graph, free, aggregate="max", normalise="none")[name]
+    assert (mean <= largest).all() and (largest <= total).all()
+    for normalise, value in (("mean", "mean"), ("max", "max"), ("sum", "sum")):
+        scores = score_groups(graph, free, normalise=normalise)[name]
+        torch.testing.assert_close(getattr(scores, value)(), torch.tensor(1.0))
+
+
+@pytest.mark.parametrize("field", ["criterion", "aggregate", "normalise"])
+def test_unknown_choices_are_refused(field: str) -> None:
+    _, graph, free, _ = analysed("residual")
+    with pytest.raises(ValueError, match=r"must be one of .* got 'best'"):
+        score_groups(graph, free, **{field: "best"})
+
+
+def test_data_is_asked_for() -> None:
+    model, graph, free, _ = analysed("residual")
+    with pytest.raises(ValueError, match="needs `batches`"):
+        score_groups(graph, free, "taylor", model=model)
+    with pytest.raises(ValueError, match="at least one batch"):
+        score_groups(graph, free, "taylor", model=model, batches=[])

@@ -1,0 +1,85 @@
+"""Removing equals masking, for every construct, at random; the graph and the module say the same."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pruners.axes import Axis
+from pruners.check import compare, difference, run_example
+from pruners.costs import CostModel, count_macs, count_params
+from pruners.groups import AxisGraph, dependency_groups, tie_axes
+from pruners.rewrite import Removal, rewrite
+from pruners.surgery import build as build_smaller
+from pruners.tracing import trace
+from tests.pruners.networks import NETWORKS, build
+
+
+@cache
+def analysed(name: str) -> tuple[nn.Module, tuple[Tensor, ...], AxisGraph]:
+    """A network, its example inputs and its axes, traced once for all tests."""
+    model, example = build(name)
+    return model, example, tie_axes(trace(model, example))
+
+
+def random_removal(graph: AxisGraph, seed: int) -> dict[Axis, torch.Tensor]:
+    """Keep each index of every unprotected group with probability 0.6, and at least one."""
+    generator = torch.Generator().manual_seed(seed)
+    keep = {}
+    for group in dependency_groups(graph):
+        if not group.protected:
+            kept = torch.rand(group.size, generator=generator) < 0.6
+            kept[torch.randint(group.size, (1,), generator=generator)] = True
+            keep[group.axis] = kept
+    return keep
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_removing_equals_masking(name: str) -> None:
+    model, _, graph = analysed(name)
+    assert not graph.unknown
+    for seed in range(3):
+        removal = Removal(graph, random_removal(graph, seed))
+        smaller = rewrite(removal)
+        found = compare(removal, smaller, 1e-4)
+        assert not found.where, f"{found} {[g.name for g in dependency_groups(graph) if g.axis in found.axes]}"
+        assert count_params(smaller) < count_params(model)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_predicted_costs_equal_counted_ones(name: str) -> None:
+    model, example, graph = analysed(name)
+    cost = CostModel(graph, model)
+    removal = Removal(graph, random_removal(graph, 1))
+    smaller = rewrite(removal)
+    assert cost.params(removal.counts) == count_params(smaller)
+    if name != "recurrent":  # torch counts no flops inside its recurrent layers
+        assert cost.macs({}) == count_macs(model, example, {})
+        assert cost.macs(removal.counts) == count_macs(smaller, example, {})
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_module_and_graph_return_the_same(name: str) -> None:
+    model, _, graph = analysed(name)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    removal = Removal(graph, random_removal(graph, 2))
+    smaller, form = build_smaller(removal, model, rewrite(removal), 1e-4)
+    assert difference(run_example(smaller, graph.trace), run_example(rewrite(removal), graph.trace)) < 1e-4
+    if name in MODULES:
+        assert form == "module"
+    assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("name", [name for name in NETWORKS if name != "stacked experts"])  # one output row per token
+def test_another_batch_size(name: str) -> None:
+    _, example, graph = analysed(name)
+    smaller = rewrite(Removal(graph, random_removal(graph, 3)))
+    twice = tuple(torch.cat([x, x.flip(0), x]) for x in example)
+    with torch.no_grad():
+        assert difference([smaller(*twice)[: len(example[0])]], [smaller(*example)]) < 1e-5
+
+
+MODULES = ("residual", "dense", "gated", "shared", "looped experts", "stacked experts", "einsum")

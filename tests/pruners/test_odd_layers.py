@@ -1,0 +1,73 @@
+"""Layers that few models have: pruned where the rules know them, left alone where not, never a crash or a wrong model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pruners import prune
+
+
+class Around(nn.Module):
+    """A layer between two linear layers, beside a block that can always be pruned."""
+
+    def __init__(self, layer: Callable[[Tensor], Tensor], width: int) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(6, 8), nn.Linear(width, 3)
+        self.layer = layer
+        self.inner, self.outer = nn.Linear(6, 20), nn.Linear(20, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.last(self.layer(self.first(x)))
+        return y.flatten(1).mean(1, keepdim=True) + self.outer(self.inner(x).relu()).mean(1)
+
+
+class Multiplied(nn.Module):
+    """Two projections of one input, multiplied by a bilinear layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bilinear = nn.Bilinear(8, 8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.bilinear(x, x.tanh())
+
+
+LAYERS: dict[str, tuple[Callable[[], Callable[[Tensor], Tensor]], int]] = {
+    "prelu per channel": (lambda: nn.PReLU(4), 8),
+    "prelu shared": (lambda: nn.PReLU(), 8),
+    "softmax": (lambda: nn.Softmax(-1), 8),
+    "cumulative sum": (lambda: lambda x: x.cumsum(-1), 8),
+    "maximum with another": (lambda: lambda x: torch.maximum(x, x.flip(1)), 8),
+    "largest values": (lambda: lambda x: x.topk(3, -1).values, 3),
+    "sorted": (lambda: lambda x: x.sort(-1).values, 8),
+    "bilinear": (Multiplied, 5),
+    "local response": (lambda: nn.LocalResponseNorm(2), 8),
+    "cosine": (lambda: lambda x: F.cosine_similarity(x[..., None, :], x[:, :, None], dim=1), 8),
+    "distances": (lambda: lambda x: torch.cdist(x, x), 4),
+    "tiled": (lambda: lambda x: x.repeat(1, 1, 2), 16),
+    "interleaved": (lambda: lambda x: x.repeat_interleave(2, -1), 16),
+    "pooled channels": (lambda: nn.AvgPool1d(2), 4),
+    "unfolded": (lambda: lambda x: x.unfold(-1, 2, 2).flatten(2), 8),
+    "standardised": (lambda: lambda x: (x - x.mean(-1, keepdim=True)) / x.std(-1, keepdim=True), 8),
+    "outer product": (lambda: lambda x: torch.einsum("bli,blj->blij", x, x).flatten(2), 64),
+    "triangle": (lambda: lambda x: x.tril(), 8),
+    "unit length": (lambda: lambda x: F.normalize(x, dim=-1), 8),
+    "stepped": (lambda: lambda x: x[..., ::2], 4),
+    "rolled": (lambda: lambda x: x.roll(1, -1), 8),
+    "reflected": (lambda: lambda x: F.pad(x, (1, 1), mode="reflect"), 10),
+    "one left out": (lambda: lambda x: torch.cat([x[..., :3], x[..., 4:]], -1), 7),
+}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_an_odd_layer_gives_a_right_model(name: str) -> None:
+    torch.manual_seed(0)
+    make, width = LAYERS[name]
+    model = Around(make(), width).eval()
+    result = prune(model, torch.randn(2, 4, 6), {"params": 0.8}, importance="random")
+    assert result.summary.difference < 1e-4 and result.summary.difference_inside < 1e-4

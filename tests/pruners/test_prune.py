@@ -1,0 +1,310 @@
+"""The verb: what it returns, what it leaves alone, what it refuses."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from pruners import PruneResult, groups, load, prune
+from pruners.prune import WEIGHTS
+from tests.pruners.networks import build
+
+
+@pytest.fixture(scope="module")
+def residual() -> tuple[nn.Module, tuple[Tensor, ...], PruneResult]:
+    model, example = build("residual")
+    return model, example, prune(model, example, {"macs": 0.5})
+
+
+def test_the_result_is_smaller_and_proved(residual: Any) -> None:
+    model, _, result = residual
+    assert result.summary.after["macs"] <= 0.5 * result.summary.before["macs"]
+    assert result.summary.after["params"] == sum(p.numel() for p in result.model.parameters())
+    assert result.summary.difference < 1e-5 and result.summary.difference_inside < 1e-5
+    assert result.summary.form == "module" and isinstance(result.model, type(model))
+    assert result.model.inner.out_channels == len(result.model.inner.weight) < 12
+    json.dumps(result.summary.to_dict())
+
+
+def test_the_given_model_is_untouched() -> None:
+    model, example = build("residual")
+    model.train()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    prune(model, example, {"macs": 0.5})
+    assert model.training and all(p.grad is None for p in model.parameters())
+    assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("name", ["residual", "grouped queries", "shared"])
+def test_saved_and_loaded_is_the_same_to_the_last_bit(name: str, tmp_path: Path) -> None:
+    model, example = build(name)
+    result = prune(model, example, {"params": 0.7})
+    result.save(tmp_path)
+    again = load(tmp_path, build(name, seed=1)[0])
+    with torch.no_grad():
+        assert torch.equal(again(*example), result.model(*example))
+    assert type(again).__name__ == type(result.model).__name__
+
+
+@pytest.mark.parametrize("name", ["residual", "fused qkv and softmax"])
+def test_a_second_prune_works(name: str) -> None:
+    model, example = build(name)
+    first = prune(model, example, {"macs": 0.8})
+    second = prune(first.model, example, {"macs": 0.8})
+    assert second.summary.after["macs"] <= 0.8 * first.summary.after["macs"]
+
+
+@pytest.mark.parametrize("name", ["zero padded shortcut", "recurrent"])
+def test_the_result_trains(name: str) -> None:
+    model, example = build(name)
+    smaller = prune(model, example, {"params": 0.6}).model
+    smaller.train()
+    optimiser = torch.optim.SGD(smaller.parameters(), 0.05)
+    losses = []
+    for _ in range(8):
+        optimiser.zero_grad()
+        loss = nn.functional.cross_entropy(smaller(*example), torch.arange(len(example[0])))
+        loss.backward()
+        optimiser.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0]
+
+
+def test_a_rewritten_graph_updates_its_batch_statistics() -> None:
+    model, example = build("zero padded shortcut")
+    result = prune(model, example, {"macs": 0.4})
+    assert result.summary.form == "graph"
+    state = {key: value.clone() for key, value in result.model.state_dict().items() if "running" in key}
+    result.model.train()(*example)
+    assert all(not torch.equal(value, result.model.state_dict()[key]) for key, value in state.items())
+
+
+def test_keyword_inputs() -> None:
+    model, (x,) = build("residual")
+    positional, named = prune(model, x, {"macs": 0.6}), prune(model, {"x": x}, {"macs": 0.6})
+    assert positional.plan.removed == named.plan.removed
+
+
+def test_same_seed_same_plan_in_another_process() -> None:
+    program = (
+        "import torch; from pruners import prune; from tests.pruners.networks import build; model, x = build('residual');"
+        "print(prune(model, x, {'macs': 0.5}, importance='random', seed=3).plan.to_json())"
+    )
+    model, example = build("residual")
+    here = prune(model, example, {"macs": 0.5}, importance="random", seed=3).plan.to_json()
+    there = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    assert json.loads(here) == json.loads(there)
+    assert here != prune(model, example, {"macs": 0.5}, importance="random", seed=4).plan.to_json()
+
+
+def test_groups_say_what_is_protected_and_why(residual: Any) -> None:
+    model, example, _ = residual
+    found = {group.name: group for group in groups(model, example)}
+    assert found["stem.weight:0"].protected is None and found["inner.weight:0"].protected is None
+    assert found["stem.weight:1"].protected == "model input" and found["head.weight:0"].protected == "model output"
+    assert {member.tensor for member in found["inner.weight:0"].members} >= {
+        "inner.weight",
+        "inner_norm.weight",
+        "outer.weight",
+    }
+
+
+def test_what_is_ignored_stays(residual: Any) -> None:
+    model, example, _ = residual
+    for name in ("inner.weight:0", "inner_norm", "inner_norm.bias"):
+        result = prune(model, example, {"macs": 0.8}, ignore=[name])
+        assert list(result.plan.removed) == ["stem.weight:0"]
+    with pytest.raises(ValueError, match="nothing can be removed"):  # its columns are the stem's channels
+        prune(model, example, {"macs": 0.8}, ignore=["inner"])
+
+
+class Unknown(nn.Module):
+    """A Fourier transform over channels, which no rule knows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.inner = nn.Linear(4, 8), nn.Linear(8, 6)
+        self.outer, self.last = nn.Linear(6, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.fft.fft(self.first(x)).real
+        return self.last(x + self.outer(self.inner(x).relu()))
+
+
+def test_an_unknown_operator_freezes_what_it_touches_and_is_named() -> None:
+    result = prune(Unknown(), torch.randn(2, 4), {"macs": 0.8})
+    assert list(result.summary.groups) == ["inner.weight:0"]
+    assert any("fft" in name for name in result.summary.unknown)
+    found = {group.name: group for group in groups(Unknown(), torch.randn(2, 4))}
+    assert "unknown operator aten.fft_fft" in (found["first.weight:0"].protected or "")
+
+
+# --- bad input -------------------------------------------------------------------------------------------------------
+
+
+class Branching(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x) if x.sum() > 0 else x
+
+
+def test_an_untraceable_model_is_refused_with_the_place() -> None:
+    with pytest.raises(ValueError, match=r"(?s)cannot be traced.*test_prune.py.*Ways out: "):
+        prune(Branching(), torch.ones(2, 4), {"macs": 0.5})
+
+
+def test_example_inputs_that_do_not_fit_are_refused(residual: Any) -> None:
+    model, _, _ = residual
+    with pytest.raises(ValueError, match=r"`example_inputs` must fit the model, got \[\(2, 4, 8, 8\)\]"):
+        prune(model, torch.randn(2, 4, 8, 8), {"macs": 0.5})
+    with pytest.raises(ValueError, match=r"must be a tensor, a sequence .* got str"):
+        prune(model, "1x3x8x8", {"macs": 0.5})
+
+
+def test_an_unreachable_target_is_refused(residual: Any) -> None:
+    model, example, _ = residual
+    with pytest.raises(ValueError, match="this model reaches macs from"):
+        prune(model, example, {"macs": 0.0001})
+
+
+def test_an_unknown_group_is_refused(residual: Any) -> None:
+    model, example, _ = residual
+    with pytest.raises(ValueError, match=r"got 'iner.weight:0'; did you mean: inner.weight:0"):
+        prune(model, example, {"macs": 0.5}, ignore=["iner.weight:0"])
+
+
+def test_half_precision_is_refused(residual: Any) -> None:
+    model, example = build("residual")
+    with pytest.raises(ValueError, match=r"float32 or float64, got torch.bfloat16"):
+        prune(model.bfloat16(), example[0].bfloat16(), {"macs": 0.5})
+
+
+def test_nan_weights_are_refused() -> None:
+    model, example = build("residual")
+    with torch.no_grad():
+        model.get_parameter("inner.weight")[0, 0] = float("nan")
+    with pytest.raises(ValueError, match=r"no NaN, got some in 'inner.weight'"):
+        prune(model, example, {"macs": 0.5})
+
+
+def test_inputs_on_another_device_are_refused(residual: Any) -> None:
+    model, example, _ = residual
+    with pytest.raises(ValueError, match="on the model's device, got meta for a model on cpu"):
+        prune(model, example[0].to("meta"), {"macs": 0.5})
+
+
+def test_a_double_model_is_checked_in_double() -> None:
+    model, example = build("residual")
+    result = prune(model.double(), example[0].double(), {"macs": 0.5}, tolerance=1e-10)
+    assert result.summary.difference < 1e-12
+
+
+def test_a_plan_for_another_model_is_refused(residual: Any, tmp_path: Path) -> None:
+    residual[2].save(tmp_path)
+    with pytest.raises(ValueError, match="must be applied to the model it was made for"):
+        load(tmp_path, build("residual group norm")[0])
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"removed": {}}'])
+def test_a_broken_plan_is_refused(text: str, residual: Any, tmp_path: Path) -> None:
+    residual[2].save(tmp_path)
+    (tmp_path / "plan.json").write_text(text)
+    with pytest.raises(ValueError, match="a plan must be JSON"):
+        load(tmp_path, residual[0])
+
+
+def test_an_edited_plan_is_refused(residual: Any, tmp_path: Path) -> None:
+    residual[2].save(tmp_path)
+    plan = json.loads((tmp_path / "plan.json").read_text())
+    for removed in ({"no such group": [0]}, {"head.weight:0": [0]}, {"inner.weight:0": list(range(12))}):
+        (tmp_path / "plan.json").write_text(json.dumps(plan | {"removed": removed}))
+        with pytest.raises(ValueError, match="must remove some indices of groups that the model has"):
+            load(tmp_path, residual[0])
+
+
+def test_weights_cut_short_are_refused(residual: Any, tmp_path: Path) -> None:
+    residual[2].save(tmp_path)
+    path = tmp_path / WEIGHTS
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(ValueError, match="complete safetensors file"):
+        load(tmp_path, residual[0])
+
+
+def test_extra_and_missing_weights_are_refused(residual: Any, tmp_path: Path) -> None:
+    residual[2].save(tmp_path)
+    state = load_file(tmp_path / WEIGHTS)
+    save_file(state | {"extra": torch.zeros(1)}, tmp_path / WEIGHTS)
+    with pytest.raises(ValueError, match=r"extra \['extra'\]"):
+        load(tmp_path, residual[0])
+    state.pop("head.bias")
+    save_file(state, tmp_path / WEIGHTS)
+    with pytest.raises(ValueError, match=r"missing \['head.bias'\]"):
+        load(tmp_path, residual[0])
+
+
+class Trap:
+    """Leaves a file behind if it is ever unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return (Path.touch, (self.path,))
+
+
+def test_a_pickle_is_refused_and_not_run(residual: Any, tmp_path: Path) -> None:
+    residual[2].save(tmp_path)
+    (tmp_path / WEIGHTS).write_bytes(pickle.dumps(Trap(tmp_path / "ran")))
+    with pytest.raises(ValueError, match="complete safetensors file"):
+        load(tmp_path, residual[0])
+    assert not (tmp_path / "ran").exists()
+
+
+class Tied(nn.Module):
+    """One weight that maps channels to channels: its two dimensions belong to two groups unless they are tied."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(4, 6), nn.Linear(6, 3)
+        self.there, self.back = nn.Linear(6, 10, bias=False), nn.Linear(10, 10, bias=False)
+        self.square = nn.Linear(10, 6, bias=False)
+        self.shared = nn.Parameter(torch.randn(10, 6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        return self.last(nn.functional.linear(nn.functional.linear(x, self.shared).relu(), self.shared.t()) + x)
+
+
+def test_a_parameter_shared_between_two_groups() -> None:
+    result = prune(Tied(), torch.randn(2, 4), {"macs": 0.5})
+    assert result.summary.difference < 1e-5
+    rows, columns = result.model.shared.shape
+    assert (rows, columns) != (10, 6)
+
+
+def test_a_wrong_rule_is_caught_and_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The check does not trust the rules: one that forgets that softmax normalises over its dimension is refused."""
+    from pruners.rules import RULES
+    from pruners.rules.pointwise import like
+
+    class Softmax(nn.Sequential):
+        def __init__(self) -> None:
+            super().__init__(nn.Linear(4, 8), nn.Softmax(-1), nn.Linear(8, 3))
+
+    with pytest.raises(ValueError, match="nothing can be removed"):
+        prune(Softmax(), torch.randn(2, 4), {"macs": 0.5})
+    monkeypatch.setitem(RULES, "softmax", like)
+    with pytest.raises(ValueError, match=r"removing must equal masking .* aten.softmax.int of module '1'.*0.weight:0"):
+        prune(Softmax(), torch.randn(2, 4), {"macs": 0.5})
