@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-import yaml
 from rich.markup import escape
 
-from nas import page, terminal
+from nas import cli_pruning, page, terminal
 from nas import profile as profiling
+from nas.arguments import names, numbers, options, shape
 from nas.config import configure, read_config
 from nas.export import export
 from nas.format import front_table
@@ -25,7 +25,7 @@ from nas.training import NotFinite
 from search_spaces import SPACES, make_space
 
 app = typer.Typer(
-    help="Search neural architectures, and leave with a Pareto front of exact, runnable subnets.",
+    help="Search neural architectures or prune a model, and leave with exact, compact, runnable subnets.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="markdown",
@@ -109,8 +109,8 @@ def search_command(
             space,
             data,
             strategy=strategy,
-            objectives=_names(objectives),
-            space_options=_options(option),
+            objectives=names(objectives),
+            space_options=options(option),
             supernets=supernets,
             epochs=epochs,
             alone_epochs=alone_epochs,
@@ -127,7 +127,7 @@ def search_command(
             test_limit=test_limit,
             validation_fraction=validation_fraction,
             image_size=image_size,
-            export=_names(formats),
+            export=names(formats),
             seed=seed,
             device=device,
         )
@@ -159,7 +159,7 @@ def front(
     Example: `nas front runs/digits --limit macs=60e6 --pick best`
     """
     study = Study.open(folder)
-    rows = choose(study, pick, _limits(limit))
+    rows = choose(study, pick, numbers(limit, "--limit"))
     if json:
         terminal.show_rows(rows)
     else:
@@ -182,12 +182,12 @@ def export_command(
     Example: `nas export runs/digits --pick knee --format safetensors,onnx --out exported`
     """
     study = Study.open(folder)
-    rows = choose(study, None if pick == "front" else pick, _limits(limit))
+    rows = choose(study, None if pick == "front" else pick, numbers(limit, "--limit"))
     data = study.data()
     for key in rows["architecture"]:
         arch = study.find(key)
         place = study.place("exports", arch)
-        path = export(study, arch, place if out is None else out / place.name, _names(formats), data)
+        path = export(study, arch, place if out is None else out / place.name, names(formats), data)
         if json:
             terminal.show_json({"label": study.space.label(arch), "folder": str(path)})
         else:
@@ -213,7 +213,7 @@ def profile(
 
     Example: `nas profile resnet20-pooling --arch 4-3-3`
     """
-    found = profiling.profile(target, arch=arch, input_shape=_shape(input), counter=counter, options=_options(option))
+    found = profiling.profile(target, arch=arch, input_shape=shape(input), counter=counter, options=options(option))
     if json:
         terminal.show_json(found.totals)
         return
@@ -254,6 +254,10 @@ def report(folder: Folder, json: Json = False) -> None:
             print(path)
 
 
+app.command("prune")(cli_pruning.prune)
+app.command("groups")(cli_pruning.groups)
+
+
 def main() -> None:
     """Run a command. Exit codes: 0 done, 1 failed, 2 bad input, 130 stopped."""
     try:
@@ -274,43 +278,3 @@ def _fail(message: str, code: int) -> None:
 def _show_front(study: Study, rows: Any) -> None:
     columns, cells = front_table(rows, page.searched(study))
     terminal.show_table(columns, cells, title=f"{study.space.name} on {study.record['data']['name']}")
-
-
-def _names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",") if name.strip()]
-
-
-def _pairs(texts: list[str] | None, flag: str) -> dict[str, str]:
-    pairs: dict[str, str] = {}
-    for text in texts or []:
-        name, equals, value = text.partition("=")
-        if not equals or not name or not value:
-            raise ValueError(f"`{flag}` must be name=value, got {text!r}")
-        pairs[name] = value
-    return pairs
-
-
-def _options(texts: list[str] | None) -> dict[str, Any]:
-    return {name: yaml.safe_load(value) for name, value in _pairs(texts, "--option").items()}
-
-
-def _limits(texts: list[str] | None) -> dict[str, float]:
-    limits = {}
-    for name, value in _pairs(texts, "--limit").items():
-        try:
-            limits[name] = float(value)
-        except ValueError:
-            raise ValueError(f"`--limit` must be name=number, such as macs=60e6, got {name}={value}") from None
-    return limits
-
-
-def _shape(text: str | None) -> tuple[int, ...] | None:
-    if text is None:
-        return None
-    try:
-        shape = tuple(int(part) for part in text.split("x"))
-    except ValueError:
-        shape = ()
-    if len(shape) < 2 or min(shape) < 1:
-        raise ValueError(f"`--input` must be sizes joined by x, batch first, such as 1x3x32x32, got {text!r}")
-    return shape

@@ -1,0 +1,63 @@
+"""Values as people type them on a command line."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import yaml
+
+
+def names(text: str) -> list[str]:
+    """The parts of a comma-separated list."""
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def pairs(texts: list[str] | None, flag: str) -> dict[str, str]:
+    """Names and values from `name=value`, as `flag` was given them."""
+    found: dict[str, str] = {}
+    for text in texts or []:
+        name, equals, value = text.partition("=")
+        if not equals or not name or not value:
+            raise ValueError(f"`{flag}` must be name=value, got {text!r}")
+        found[name] = value
+    return found
+
+
+def options(texts: list[str] | None) -> dict[str, Any]:
+    """Keyword arguments from `--option name=value`, where the value is YAML, such as 3 or [max,conv]."""
+    try:
+        return {name: yaml.safe_load(value) for name, value in pairs(texts, "--option").items()}
+    except yaml.YAMLError as error:
+        raise ValueError(f"the value of an `--option` must be YAML, such as 3 or [max,conv]: {error}") from error
+
+
+def numbers(texts: list[str] | None, flag: str) -> dict[str, float]:
+    """Numbers by name from `name=number`, as `flag` was given them."""
+    found = {}
+    for name, value in pairs(texts, flag).items():
+        try:
+            found[name] = float(value)
+        except ValueError:
+            raise ValueError(f"`{flag}` must be name=number, such as macs=60e6, got {name}={value}") from None
+    return found
+
+
+def floats(text: str, flag: str) -> list[float]:
+    """Comma-separated numbers."""
+    try:
+        return [float(part) for part in names(text)]
+    except ValueError:
+        raise ValueError(f"`{flag}` must be numbers joined by commas, got {text!r}") from None
+
+
+def shape(text: str | None) -> tuple[int, ...] | None:
+    """Sizes joined by x, batch first, such as 1x3x32x32."""
+    if text is None:
+        return None
+    try:
+        sizes = tuple(int(part) for part in text.split("x"))
+    except ValueError:
+        sizes = ()
+    if len(sizes) < 2 or min(sizes) < 1:
+        raise ValueError(f"`--input` must be sizes joined by x, batch first, such as 1x3x32x32, got {text!r}")
+    return sizes

@@ -1,0 +1,134 @@
+"""`nas prune` and `nas groups`."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+
+import pruners
+from nas import terminal
+from nas.arguments import floats, names, numbers, options, shape
+from nas.data import ImageData, load_data
+from nas.format import percent, si
+from nas.pruning import load_model, prune_model, with_normalisation
+
+Target = Annotated[str, typer.Argument(help="module:function that returns the model.", show_default=False)]
+Weights = Annotated[Path | None, typer.Option(help="Its weights: safetensors, or torch.save of a state_dict.")]
+Input = Annotated[str, typer.Option(help="Shape of an example input, batch first, such as 1x3x32x32.")]
+Options = Annotated[list[str] | None, typer.Option(help="Argument of the function, name=value. Can be repeated.")]
+Json = Annotated[bool, typer.Option("--json", help="One line of JSON per result on stdout.")]
+
+
+def prune(
+    model: Target,
+    target: Annotated[
+        list[str],
+        typer.Option(help="What may remain: macs=0.5 (a fraction) or params=1e6 (a number). Can be repeated."),
+    ],
+    input: Input,
+    weights: Weights = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for the plan and the smaller weights.")] = None,
+    data: Annotated[str | None, typer.Option(help="Images to repair and measure on, as for `nas search`.")] = None,
+    importance: Annotated[
+        str, typer.Option(help="l1, l2, bn_scale, fpgm, lamp, random, taylor, fisher or activation.")
+    ] = "l2",
+    allocation: Annotated[str, typer.Option(help="global, uniform or isomorphic.")] = "global",
+    recover: Annotated[
+        str, typer.Option(help="Repair, in order, joined by commas: calibrate, least-squares, finetune:EPOCHS.")
+    ] = "",
+    ignore: Annotated[
+        list[str] | None, typer.Option(help="A group, tensor or module that loses nothing. Can be repeated.")
+    ] = None,
+    round_to: Annotated[int, typer.Option(help="Kept channels are a multiple of this.")] = 1,
+    learning_rate: Annotated[float, typer.Option(help="Learning rate of fine-tuning at the start.")] = 0.01,
+    mean: Annotated[
+        str | None, typer.Option(help="What the model's images are normalised by. [default: the data's own]")
+    ] = None,
+    std: Annotated[str | None, typer.Option(help="See --mean.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Training images to use.")] = None,
+    test_limit: Annotated[int | None, typer.Option(help="Test images to use.")] = None,
+    image_size: Annotated[int | None, typer.Option(help="Resize images to this many pixels a side.")] = None,
+    option: Options = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda, for fine-tuning and measuring.")] = "auto",
+    seed: Annotated[int, typer.Option(help="Decides everything random.")] = 0,
+    json: Json = False,
+) -> None:
+    """Remove channels, heads and other dimensions from a model until it meets its targets, and prove the result.
+
+    Example: `nas prune mymodels:resnet56 --weights w.th --input 1x3x32x32 --target macs=0.5 --data cifar10 --recover calibrate`
+    """
+    images = None if data is None else _images(data, mean, std, seed, limit, test_limit, image_size)
+    with terminal.bars() as progress:
+        result, summary = prune_model(
+            load_model(model, options(option), weights),
+            _shape(input),
+            numbers(target, "--target"),
+            data=images,
+            importance=importance,
+            allocation=allocation,
+            round_to=round_to,
+            ignore=ignore or (),
+            recover=names(recover),
+            learning_rate=learning_rate,
+            seed=seed,
+            device=device,
+            out=out,
+            command=shlex.join(["nas", *sys.argv[1:]]),
+            progress=progress,
+        )
+    if json:
+        terminal.show_json(summary)
+        return
+    before, after = summary["before"], summary["after"]
+    rows = [[name, si(before[name]), si(after[name]), f"{before[name] / after[name]:.2f}x"] for name in before]
+    terminal.show_table(["", "before", "after", "less by"], rows, title=f"{model}, as a {result.summary.form}")
+    if summary["test_accuracy"]:
+        cells = [[when, percent(value)] for when, value in summary["test_accuracy"].items()]
+        terminal.show_table(["test images", "accuracy"], cells)
+    if result.summary.difference is not None:
+        print(f"differs from the masked model by {result.summary.difference:.1e}, relative")
+    for operator, times in result.summary.unknown.items():
+        terminal.err.print(f"left alone, as its rule is not known: {operator} ({times} times)", highlight=False)
+    if out is not None:
+        print(out)
+
+
+def groups(model: Target, input: Input, weights: Weights = None, option: Options = None, json: Json = False) -> None:
+    """Show what can be removed from a model, what is protected, and why.
+
+    Example: `nas groups mymodels:resnet56 --input 1x3x32x32`
+    """
+    found = pruners.groups(load_model(model, options(option), weights), torch.zeros(_shape(input)))
+    if json:
+        for group in found:
+            terminal.show_json(group.to_dict())
+        return
+    rows = [[group.name, str(group.size), str(len(group.members)), group.protected or ""] for group in found]
+    terminal.show_table(["group", "size", "tensors", "protected because"], rows)
+
+
+def _shape(text: str) -> tuple[int, ...]:
+    sizes = shape(text)
+    assert sizes is not None
+    return sizes
+
+
+def _images(
+    source: str,
+    mean: str | None,
+    std: str | None,
+    seed: int,
+    limit: int | None,
+    test_limit: int | None,
+    image_size: int | None,
+) -> ImageData:
+    settings: dict[str, Any] = {"limit": limit, "test_limit": test_limit, "image_size": image_size}
+    images = load_data(source, seed=seed, **settings)
+    if (mean is None) != (std is None):
+        raise ValueError("`--mean` and `--std` go together; give both, or neither")
+    return with_normalisation(images, floats(mean, "--mean"), floats(std, "--std")) if mean and std else images

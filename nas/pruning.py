@@ -1,0 +1,249 @@
+"""`nas prune` and `nas groups`: a model from a function and a weights file, pruned, repaired on data, measured and saved."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from nas.data import ImageData, batches
+from nas.device import resolve_device
+from nas.evaluation import module_accuracy
+from nas.files import replacing, write_json
+from nas.progress import Progress, silent
+from nas.record import environment
+from nas.seeding import stream
+from nas.spaces import import_function
+from nas.training import Alone, TrainingConfig, fit
+from pruners import PruneResult, least_squares_, prune, recalibrate_
+
+CALIBRATION_IMAGES = 1000
+BATCH = 100
+STEPS = ("calibrate", "least-squares", "finetune:EPOCHS")
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """One way to repair a pruned model: `calibrate` batch normalisation, solve `least-squares`, or `finetune` for some epochs."""
+
+    kind: str
+    epochs: int = 0
+
+
+def parse_recovery(steps: Sequence[str]) -> list[Recovery]:
+    """Recovery steps as a user names them, such as `calibrate` and `finetune:1`.
+
+    Raises:
+        ValueError: an unknown step, or epochs that are not a positive number.
+    """
+    parsed = []
+    for step in steps:
+        kind, _, epochs = step.partition(":")
+        trains = kind == "finetune"
+        if (
+            kind not in ("calibrate", "least-squares", "finetune")
+            or trains != epochs.isdigit()
+            or (trains and int(epochs) < 1)
+        ):
+            raise ValueError(
+                f"`recover` must be among {', '.join(STEPS)}, with a whole number of epochs above 0; got {step!r}"
+            )
+        parsed.append(Recovery(kind, int(epochs or 0)))
+    return parsed
+
+
+def load_model(target: str, options: Mapping[str, Any], weights: Path | None = None) -> nn.Module:
+    """The module that `module:function` returns, with weights from a file.
+
+    Args:
+        target: `module:function`.
+        options: keyword arguments of the function.
+        weights: a safetensors file, or a `torch.save` file, which is read without running any code in it. A dictionary with a
+            `state_dict` and names that start with `module.` are understood.
+
+    Raises:
+        ValueError: no such function, no module, or weights that do not fit.
+    """
+    model = import_function(target)(**options)
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"{target!r} must return a module, got {type(model).__name__}")
+    if weights is not None:
+        try:
+            model.load_state_dict(read_weights(weights))
+        except RuntimeError as error:
+            raise ValueError(f"the weights in {weights} do not fit {target!r}: {error}") from error
+    return model.eval()
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Parameters and buffers by name from a safetensors or `torch.save` file.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is damaged, would run code, or holds something else.
+    """
+    if not path.exists():
+        raise FileNotFoundError(f"no weights at {path}")
+    try:
+        found = (
+            load_file(path)
+            if path.suffix == ".safetensors"
+            else torch.load(path, map_location="cpu", weights_only=True)
+        )
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f"{path} holds more than tensors and is not read, as it could run code; save its state_dict alone"
+        ) from error
+    except (SafetensorError, RuntimeError, EOFError, OSError) as error:
+        raise ValueError(f"{path} is no whole weights file: {error}") from error
+    if isinstance(found, dict) and isinstance(found.get("state_dict"), dict):
+        found = found["state_dict"]
+    if not isinstance(found, dict) or not all(isinstance(value, Tensor) for value in found.values()):
+        raise ValueError(f"{path} must hold a state_dict: names and tensors, and nothing else")
+    return {name.removeprefix("module."): value for name, value in found.items()}
+
+
+def prune_model(
+    model: nn.Module,
+    input_shape: tuple[int, ...],
+    targets: Mapping[str, float],
+    *,
+    data: ImageData | None = None,
+    importance: str = "l2",
+    allocation: str = "global",
+    round_to: int = 1,
+    ignore: Sequence[str] = (),
+    recover: Sequence[str] = (),
+    learning_rate: float = 0.01,
+    seed: int = 0,
+    device: str = "auto",
+    out: str | Path | None = None,
+    command: str | None = None,
+    progress: Progress = silent,
+) -> tuple[PruneResult, dict[str, Any]]:
+    """Prune a model, repair it on data, measure it on test images, and save it.
+
+    Args:
+        model: left untouched.
+        input_shape: of the example input, batch first; macs are counted on it.
+        targets: see `pruners.prune`.
+        data: images for criteria, repair and measurement.
+        importance, allocation, round_to, ignore: see `pruners.prune`.
+        recover: steps of repair, in order: `calibrate`, `least-squares`, `finetune:EPOCHS`.
+        learning_rate: of fine-tuning, at its start.
+        seed: decides everything random.
+        device: where fine-tuning and measuring run.
+        out: folder for `plan.json`, `weights.safetensors` and `summary.json`; `pruners.load` reads it back.
+        command: what to write down as the command.
+        progress: told about long steps.
+
+    Returns:
+        The result with the repaired model, and the summary: costs before and after, the check, and test accuracies.
+
+    Raises:
+        ValueError: something does not fit; the message says what.
+    """
+    steps = parse_recovery(recover)
+    if steps and data is None:
+        raise ValueError("`recover` needs images; give `data`")
+    folder = None if out is None else Path(out)
+    if folder is not None and folder.exists() and not (folder / "plan.json").exists() and any(folder.iterdir()):
+        raise ValueError(f"{folder} is not empty and holds no pruned model; give another folder")
+    place = resolve_device(device)
+    example = torch.randn(*input_shape, generator=torch.Generator().manual_seed(seed))
+    accuracies: dict[str, float] = {}
+    sample = list(_sample(data, seed)) if data else None
+
+    def measure(when: str, module: nn.Module) -> None:
+        if data is not None:
+            accuracies[when] = module_accuracy(module.to(place), data, data.test)
+            module.to("cpu")
+
+    model = model.to("cpu")
+    measure("before", model)
+    result = prune(
+        model,
+        example,
+        targets,
+        importance=importance,
+        allocation=allocation,
+        round_to=round_to,
+        ignore=ignore,
+        batches=sample,
+        seed=seed,
+    )
+    measure("pruned", result.model)
+    for step in steps:
+        assert data is not None and sample is not None
+        _repair(step, result, model, data, sample, learning_rate, seed, place, progress)
+        measure(f"{step.kind}:{step.epochs}" if step.epochs else step.kind, result.model)
+    summary = {
+        **result.summary.to_dict(),
+        "test_accuracy": accuracies,
+        "seed": seed,
+        "command": command,
+        **environment(),
+    }
+    if folder is not None:
+        with replacing(folder) as temporary:
+            result.save(temporary)
+            write_json(temporary / "summary.json", summary)
+    return result, summary
+
+
+def read_summary(folder: Path) -> dict[str, Any]:
+    """What `prune_model` wrote about a pruned model."""
+    return json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+
+
+def with_normalisation(data: ImageData, mean: Sequence[float], std: Sequence[float]) -> ImageData:
+    """The same images, normalised as the model was trained on, rather than by their own statistics."""
+    channels = data.input_shape[0]
+    for name, values in (("mean", mean), ("std", std)):
+        if len(values) != channels or (name == "std" and min(values) <= 0):
+            raise ValueError(
+                f"`{name}` must be {channels} numbers{' above 0' if name == 'std' else ''}, got {list(values)}"
+            )
+    return replace(data, mean=tuple(mean), std=tuple(std))
+
+
+def _repair(
+    step: Recovery,
+    result: PruneResult,
+    model: nn.Module,
+    data: ImageData,
+    sample: list[tuple[Tensor, Tensor]],
+    learning_rate: float,
+    seed: int,
+    device: torch.device,
+    progress: Progress,
+) -> None:
+    if step.kind == "calibrate":
+        recalibrate_(result.model, sample)
+    elif step.kind == "least-squares":
+        least_squares_(result.model, model, result.plan, sample)
+    else:
+        config = TrainingConfig(
+            epochs=step.epochs, learning_rate=learning_rate, final_learning_rate=learning_rate / 100
+        )
+        learner = Alone(result.model, config, device)
+        fit(learner, data, data.training, config, seed=seed, device=device, name="fine-tuning", progress=progress)
+        result.model.to("cpu")
+
+
+def _sample(data: ImageData, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Some training images in batches, without augmentation."""
+    split, seen = data.training, 0
+    for images, labels in batches(split, data, min(BATCH, len(split)), rng=stream(seed, "calibration")):
+        yield images, labels
+        seen += len(labels)
+        if seen >= CALIBRATION_IMAGES:
+            return

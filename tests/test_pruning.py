@@ -1,0 +1,192 @@
+"""`nas prune` and `nas groups` as a person uses them, on a network trained for a moment on digits."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from nas.data import ImageData
+from nas.evaluation import module_accuracy
+from nas.pruning import load_model, parse_recovery, prune_model, read_weights
+from nas.training import Alone, TrainingConfig, fit
+from pruners import load
+
+ROOT = Path(__file__).parents[1]
+TARGET = "tests.test_pruning:small"
+
+
+def small(width: int = 16) -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(1, width, 3, padding=1),
+        nn.BatchNorm2d(width),
+        nn.ReLU(),
+        nn.Conv2d(width, width, 3, padding=1, stride=2),
+        nn.BatchNorm2d(width),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(2),
+        nn.Flatten(),
+        nn.Linear(4 * width, 10),
+    )
+
+
+@pytest.fixture(scope="module")
+def trained(digits: ImageData) -> nn.Module:
+    torch.manual_seed(0)
+    config = TrainingConfig(epochs=15, batch_size=32)
+    learner = Alone(small(), config, torch.device("cpu"))
+    fit(learner, digits, digits.training, config, seed=0, device=torch.device("cpu"))
+    return learner.module.eval()
+
+
+@pytest.fixture(scope="module")
+def weights(trained: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("weights") / "small.safetensors"
+    save_file(trained.state_dict(), path)
+    return path
+
+
+def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "nas", *map(str, arguments)],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "160"},
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_pruned_repaired_measured_and_loaded_again(trained: nn.Module, digits: ImageData, tmp_path: Path) -> None:
+    before = {name: value.clone() for name, value in trained.state_dict().items()}
+    result, summary = prune_model(
+        trained,
+        (1, 1, 8, 8),
+        {"macs": 0.5},
+        data=digits,
+        recover=["calibrate", "least-squares", "finetune:3"],
+        out=tmp_path / "pruned",
+    )
+    assert summary["after"]["macs"] <= 0.5 * summary["before"]["macs"]
+    assert list(summary["test_accuracy"]) == ["before", "pruned", "calibrate", "least-squares", "finetune:3"]
+    assert summary["test_accuracy"]["before"] == module_accuracy(trained, digits, digits.test)
+    assert summary["test_accuracy"]["finetune:3"] > 0.7
+    again = load(tmp_path / "pruned", small())
+    assert module_accuracy(again, digits, digits.test) == summary["test_accuracy"]["finetune:3"]
+    assert all(torch.equal(value, before[name]) for name, value in trained.state_dict().items())
+    assert result.summary.difference is not None and result.summary.difference < 1e-4
+
+
+def test_the_command_prunes_and_says_what_it_did(weights: Path, tmp_path: Path) -> None:
+    common = ["--input", "1x1x8x8", "--weights", weights]
+    done = run(
+        "prune",
+        TARGET,
+        *common,
+        "--target",
+        "macs=0.4",
+        "--data",
+        "digits",
+        "--recover",
+        "calibrate",
+        "--out",
+        tmp_path / "out",
+    )
+    assert done.returncode == 0, done.stderr
+    assert "macs" in done.stdout and "calibrate" in done.stdout and "differs from the masked model" in done.stdout
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"plan.json", "weights.safetensors", "summary.json"}
+    written = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert written["command"].startswith("nas prune tests.test_pruning:small") and written["versions"]["torch"]
+    quiet = run("prune", TARGET, *common, "--target", "params=0.5", "--importance", "l1", "--json")
+    summary = json.loads(quiet.stdout)
+    assert summary["after"]["params"] <= 0.5 * summary["before"]["params"] and summary["test_accuracy"] == {}
+
+
+def test_groups_are_listed() -> None:
+    done = run("groups", TARGET, "--input", "1x1x8x8", "--option", "width=4", "--json")
+    groups = [json.loads(line) for line in done.stdout.splitlines()]
+    assert sum(group["size"] == 4 and not group["protected"] for group in groups) == 2
+    assert any(group["protected"] for group in groups)
+    assert "protected because" in run("groups", TARGET, "--input", "1x1x8x8").stdout
+
+
+def test_weights_in_the_usual_wrapping_are_read(trained: nn.Module, tmp_path: Path) -> None:
+    wrapped = {
+        "state_dict": {f"module.{name}": value for name, value in trained.state_dict().items()},
+        "best_prec1": 91.0,
+    }
+    torch.save(wrapped, tmp_path / "w.th")
+    model = load_model(TARGET, {}, tmp_path / "w.th")
+    assert all(torch.equal(value, trained.state_dict()[name]) for name, value in model.state_dict().items())
+
+
+class Spam:
+    def __reduce__(self):
+        return (print, ("code ran",))
+
+
+def test_weights_that_would_run_code_are_refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "w.pt").write_bytes(pickle.dumps({"weight": Spam()}))
+    with pytest.raises(ValueError, match="is not read, as it could run code"):
+        read_weights(tmp_path / "w.pt")
+    torch.save({"weight": Spam()}, tmp_path / "v.pt")
+    with pytest.raises(ValueError, match="is not read, as it could run code"):
+        read_weights(tmp_path / "v.pt")
+    assert "code ran" not in capfd.readouterr().out
+
+
+def test_spoilt_weights_are_refused(weights: Path, trained: nn.Module, tmp_path: Path) -> None:
+    (tmp_path / "cut.safetensors").write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(ValueError, match="is no whole weights file"):
+        read_weights(tmp_path / "cut.safetensors")
+    torch.save(trained.state_dict(), tmp_path / "cut.th")
+    (tmp_path / "cut.th").write_bytes((tmp_path / "cut.th").read_bytes()[:-100])
+    with pytest.raises(ValueError, match="is no whole weights file"):
+        read_weights(tmp_path / "cut.th")
+    with pytest.raises(ValueError, match="do not fit 'tests.test_pruning:small'"):
+        load_model(TARGET, {"width": 8}, weights)
+    with pytest.raises(FileNotFoundError, match="no weights at"):
+        read_weights(tmp_path / "absent.th")
+    torch.save([1, 2], tmp_path / "list.pt")
+    with pytest.raises(ValueError, match="must hold a state_dict"):
+        read_weights(tmp_path / "list.pt")
+
+
+@pytest.mark.parametrize("step", ["finetune", "finetune:0", "finetune:x", "calibrate:2", "magic"])
+def test_bad_recovery_steps_are_refused(step: str) -> None:
+    with pytest.raises(ValueError, match=f"`recover` must be among .* got '{step}'"):
+        parse_recovery(["calibrate", step])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([TARGET, "--input", "1x1x8x8", "--target", "macs=0.0001"], "macs"),
+        ([TARGET, "--input", "1x3x8x8", "--target", "macs=0.5"], "1, 3, 8, 8"),
+        ([TARGET, "--input", "1x1x8x8", "--target", "macs=half"], "`--target` must be name=number"),
+        (
+            [TARGET, "--input", "1x1x8x8", "--target", "macs=0.5", "--importance", "magic"],
+            "`importance` must be one of",
+        ),
+        ([TARGET, "--input", "1x1x8x8", "--target", "macs=0.5", "--ignore", "nothing"], "`ignore` must name groups"),
+        ([TARGET, "--input", "1x1x8x8", "--target", "macs=0.5", "--recover", "calibrate"], "`recover` needs images"),
+        ([TARGET, "--input", "1x1x8x8", "--target", "macs=0.5", "--data", "digits", "--mean", "0.5"], "go together"),
+        (
+            ["json:dumps", "--input", "1x1x8x8", "--target", "macs=0.5", "--option", "obj=1"],
+            "must return a module, got str",
+        ),
+        (["tests.nowhere:small", "--input", "1x1x8x8", "--target", "macs=0.5"], "cannot import 'tests.nowhere'"),
+    ],
+)
+def test_bad_input_is_one_clear_line_and_exit_code_2(arguments: list[str], message: str) -> None:
+    done = run("prune", *arguments)
+    assert (done.returncode, done.stdout) == (2, ""), done.stderr
+    assert message in re.sub(r"[│\s]+", " ", done.stderr) and "Traceback" not in done.stderr
