@@ -1,0 +1,61 @@
+"""What the documents show can be run."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def blocks(language: str) -> list[tuple[Path, str]]:
+    pattern = re.compile(rf"^```{language}\n(.*?)^```", re.DOTALL | re.MULTILINE)
+    return [(page, code) for page in PAGES for code in pattern.findall(page.read_text())]
+
+
+@cache
+def help_of(command: str) -> str:
+    done = subprocess.run([sys.executable, "-m", "nas", command, "--help"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, f"nas {command} --help failed: {done.stderr}"
+    return done.stdout
+
+
+def commands() -> list[str]:
+    joined = [code.replace("\\\n", " ") for _, code in blocks("bash")]
+    return [line.split("  #")[0] for code in joined for line in code.splitlines() if line.startswith("nas ")]
+
+
+@pytest.mark.parametrize("command", commands())
+def test_every_option_shown_exists(command: str) -> None:
+    words = command.split()
+    for option in (word for word in words[2:] if word.startswith("--")):
+        assert option in help_of(words[1]), f"{option} of `{command}`"
+
+
+def test_make_has_the_two_commands_that_readme_leads_with() -> None:
+    first = blocks("bash")[0][1]
+    assert re.findall(r"^make (\w+)", first, re.MULTILINE) == ["demo", "test"]
+    targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert {"demo", "test"} <= set(targets)
+
+
+@pytest.mark.parametrize(
+    ("page", "code"), [pytest.param(p, c, id=f"{p.name}-{n}") for n, (p, c) in enumerate(blocks("python"))]
+)
+def test_python_blocks_run(page: Path, code: str, tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_links_lead_somewhere() -> None:
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+            assert target.startswith("http") or (page.parent / target).exists(), f"{page.name}: {target}"
