@@ -1,4 +1,4 @@
-"""Labelled images in memory, with splits fixed by a seed, and the batches a training loop takes from them.
+"""Labelled images in memory, with splits fixed by a seed.
 
 Shapes: N images in a split, B in a batch, C channels, H x W pixels. Images stay uint8 until a batch is on its device.
 """
@@ -7,33 +7,18 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-import inspect
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
-from nas.images import (
-    IMAGE_COLUMNS,
-    LABEL_COLUMNS,
-    TEST_NAMES,
-    Found,
-    Images,
-    IntArray,
-    as_labels,
-    check_labels,
-    decode,
-    default_class_names,
-    find_digits,
-    find_path,
-    pick_column,
-)
+from nas.folders import find_digits, find_path
+from nas.images import Found, IntArray, check_labels, decode
+from nas.libraries import LIBRARIES
 
 TEST_FRACTION = 0.2  # carved out where a source has no test part of its own
 
@@ -189,8 +174,8 @@ def _find(source: str | os.PathLike[str]) -> Found:
         kind, _, rest = source.partition(":")
         if source == "digits":
             return find_digits()
-        if kind in _PREFIXES and rest:
-            return _PREFIXES[kind](rest)
+        if kind in LIBRARIES and rest:
+            return LIBRARIES[kind](rest)
     path = Path(source).expanduser()
     if not path.exists():
         raise _unknown(source)
@@ -200,7 +185,7 @@ def _find(source: str | os.PathLike[str]) -> Found:
 def _unknown(source: str | os.PathLike[str]) -> Exception:
     text = os.fspath(source)
     rest = text.partition(":")[2] or "NAME"
-    names = ["digits", *(f"{prefix}:{rest}" for prefix in _PREFIXES)]
+    names = ["digits", *(f"{prefix}:{rest}" for prefix in LIBRARIES)]
     near = difflib.get_close_matches(Path(text).name if ":" not in text else text, names, n=1)
     way_out = f"did you mean {near[0]!r}?" if near else "check the spelling"
     misspelt_name = isinstance(source, str) and (":" in text or not {"/", os.sep, "."} & set(text))
@@ -306,193 +291,3 @@ def _allocate(sizes: IntArray, count: int, low: IntArray, high: IntArray) -> Int
     while takes.sum() > count:
         takes[np.argmin(np.where(takes > low, ideal - takes, np.inf))] -= 1
     return takes
-
-
-def _find_torchvision(rest: str) -> Found:
-    try:
-        from torchvision import datasets
-    except (ImportError, RuntimeError) as error:  # RuntimeError: built for another torch
-        raise ValueError(
-            f"'torchvision:{rest}' needs a torchvision that fits torch ({error}); pip install torchvision"
-        ) from error
-    name, _, root = rest.partition("@")
-    kind = getattr(datasets, name, None)
-    if not inspect.isclass(kind):
-        near = difflib.get_close_matches(name, dir(datasets), n=1)
-        way_out = f"did you mean 'torchvision:{near[0]}'?" if near else "see the list in torchvision's documentation"
-        raise ValueError(f"torchvision has no data set {name!r}; {way_out}")
-    train, class_names = _torchvision_part(kind, root or "data", "train")
-    test = None
-    if {"train", "split"} & inspect.signature(kind).parameters.keys():
-        test, _ = _torchvision_part(kind, root or "data", "test")
-    return Found(f"torchvision:{name}", train, test, class_names)
-
-
-def _torchvision_part(kind: Callable[..., Any], root: str, part: str) -> tuple[Images, tuple[str, ...]]:
-    name = kind.__name__
-    data = _torchvision_open(kind, root, part)
-    listed = next((getattr(data, key) for key in ("targets", "labels", "_labels") if hasattr(data, key)), None)
-    if listed is None:
-        listed = [data[position][1] for position in range(len(data))]
-    where = f"torchvision:{name} {part} image"
-    labels = as_labels(listed, where)
-    images = Images(labels, lambda position: data[position][0], lambda position: f"{where} {position}")
-    classes = getattr(data, "classes", None)
-    return images, tuple(map(str, classes)) if classes else default_class_names(labels)
-
-
-def _torchvision_open(kind: Callable[..., Any], root: str, part: str) -> Any:
-    known = inspect.signature(kind).parameters
-    available = {"root": root, "download": False, "train": part == "train", "split": part}
-    options = {key: value for key, value in available.items() if key in known}
-    try:
-        return kind(**options)
-    except (RuntimeError, OSError) as error:
-        call = ", ".join(f"{key}={value!r}" for key, value in (options | {"download": True}).items())
-        command = f'python -c "from torchvision.datasets import {kind.__name__}; {kind.__name__}({call})"'
-        raise FileNotFoundError(
-            f"torchvision's {kind.__name__} must already lie in '{root}' ({error}); name its folder as "
-            f"torchvision:{kind.__name__}@FOLDER" + (f", or download it: {command}" if "download" in known else "")
-        ) from error
-    except (TypeError, ValueError) as error:
-        if options.get("split") == "test":
-            return _torchvision_open(kind, root, "val")
-        raise ValueError(
-            f"torchvision's {kind.__name__} cannot be opened by its name alone ({error}); save it as a folder of "
-            "images per class"
-        ) from error
-
-
-def _find_hub(name: str) -> Found:
-    try:
-        from datasets import load_dataset
-    except ImportError as error:
-        raise ValueError(
-            f"'datasets:{name}' needs the package datasets ({error}); pip install \"nas-toolkit[hub]\""
-        ) from error
-    folder = Path(name).expanduser()
-    try:
-        parts = load_dataset(str(folder) if folder.is_dir() else name)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise FileNotFoundError(
-            f"datasets cannot load {name!r} ({error}); check the name and the connection, or give a folder with a copy"
-        ) from error
-    if "train" not in parts:
-        raise ValueError(f"{name!r} must have a split called train, got {', '.join(parts)}; save it with one")
-    test_part = next((part for part in TEST_NAMES if part in parts), None)
-    train, class_names = _hub_part(parts["train"], f"datasets:{name} train row")
-    test = None if test_part is None else _hub_part(parts[test_part], f"datasets:{name} {test_part} row")[0]
-    return Found(folder.resolve().name if folder.is_dir() else f"datasets:{name}", train, test, class_names)
-
-
-def _hub_part(data: Any, where: str) -> tuple[Images, tuple[str, ...]]:
-    image_column = pick_column(data.column_names, IMAGE_COLUMNS, "image", where)
-    label_column = pick_column(data.column_names, LABEL_COLUMNS, "label", where)
-    labels = as_labels(data[label_column], where)
-    class_names = getattr(data.features[label_column], "names", None)
-    images = Images(labels, lambda position: data[position][image_column], lambda position: f"{where} {position}")
-    return images, tuple(class_names) if class_names else default_class_names(labels)
-
-
-_PREFIXES: dict[str, Callable[[str], Found]] = {"torchvision": _find_torchvision, "datasets": _find_hub}
-
-
-def batches(
-    split: Split,
-    data: ImageData,
-    batch_size: int,
-    *,
-    rng: np.random.Generator | None = None,
-    augment: bool = False,
-    drop_last: bool = False,
-    device: torch.device | str = "cpu",
-    channels_last: bool = False,
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """One pass over a split.
-
-    Args:
-        split: the images to pass over.
-        data: the data set it belongs to, for normalisation and augmentation.
-        batch_size: images per batch; the last batch may be smaller.
-        rng: shuffles the images and drives the augmentation; None keeps their order.
-        augment: crop and flip at random as `data` says; needs `rng`.
-        drop_last: leave out a last batch that is not full.
-        device: where batches are made; images move there as uint8.
-        channels_last: give images that memory format.
-
-    Returns:
-        Batches of float32 [B, C, H, W] images and int64 [B] labels on the device. `rng` is used by this call, not
-        by the iteration.
-
-    Raises:
-        ValueError: no batch would come out, or `augment` lacks `rng`.
-    """
-    if batch_size <= 0:
-        raise ValueError(f"`batch_size` must be 1 or more, got {batch_size}")
-    if len(split) < (batch_size if drop_last else 1):
-        raise ValueError(
-            f"a split must fill a batch, got {len(split)} images for batch_size={batch_size}; "
-            "use a smaller batch, more images or drop_last=False"
-        )
-    if augment and rng is None:
-        raise ValueError("`augment` draws at random and needs `rng`, got None; pass numpy.random.default_rng(seed)")
-    order = None if rng is None else torch.from_numpy(rng.permutation(len(split)))
-    # Drawn on the CPU so that a run on a GPU augments as one on the CPU does.
-    generator = torch.Generator().manual_seed(int(rng.integers(2**63))) if rng is not None and augment else None
-
-    def batch(start: int) -> tuple[torch.Tensor, torch.Tensor]:
-        part = slice(start, start + batch_size)
-        index = part if order is None else order[part]
-        images = split.images[index].to(device)
-        if generator is not None:
-            images = _augment(images, data.crop_padding, data.flip, generator)
-        if channels_last:
-            images = images.contiguous(memory_format=torch.channels_last)
-        return normalize(images, data.mean, data.std), split.labels[index].to(device)
-
-    stop = len(split) - (len(split) % batch_size if drop_last else 0)
-    return map(batch, range(0, stop, batch_size))
-
-
-def augment(images: torch.Tensor, crop_padding: int, flip: bool, generator: torch.Generator) -> torch.Tensor:
-    """Shift every image by its own random offset, and mirror half of them.
-
-    Args:
-        images: uint8 [B, C, H, W] on any device.
-        crop_padding: largest shift in pixels, either way in both directions; what moves in is 0.
-        flip: whether to mirror left and right with probability one half.
-        generator: a CPU generator; it draws the same numbers whatever the device and the two switches.
-
-    Returns:
-        New images of the same shape, type and device.
-    """
-    count, channels, height, width = images.shape
-    shifts = torch.randint(0, 2 * crop_padding + 1, (count, 2, 1), generator=generator).to(images.device)
-    mirrored = torch.randint(0, 2, (count, 1), generator=generator).to(images.device).bool() & flip
-    rows = shifts[:, 0] + torch.arange(height, device=images.device)
-    columns = torch.arange(width, device=images.device)
-    columns = shifts[:, 1] + torch.where(mirrored, width - 1 - columns, columns)
-    padded = F.pad(images, (crop_padding,) * 4)
-    # One gather in flattened pixels takes less than half the time of indexing rows and columns.
-    pixels = rows[:, :, None] * padded.shape[3] + columns[:, None, :]
-    index = pixels.view(count, 1, -1).expand(-1, channels, -1)
-    return padded.flatten(2).gather(2, index).view_as(images)
-
-
-def normalize(images: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
-    """Turn pixels into what a network takes.
-
-    Args:
-        images: uint8 [B, C, H, W] on any device.
-        mean: per channel, of images / 255.
-        std: per channel, of images / 255.
-
-    Returns:
-        (images / 255 - mean) / std as float32 [B, C, H, W], same device and memory format.
-    """
-    shift = torch.tensor(mean, device=images.device).mul_(255).view(-1, 1, 1)
-    scale = torch.tensor(std, device=images.device).mul_(255).reciprocal_().view(-1, 1, 1)
-    return images.to(torch.float32).sub_(shift).mul_(scale)
-
-
-_augment = augment  # `batches` has a switch of that name

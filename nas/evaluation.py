@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nas.data import ImageData, Split, normalize
+from nas.batches import normalize
+from nas.data import ImageData, Split
 from nas.device import memory_format, precision
 from nas.progress import Progress, silent
 from search_spaces import Supernet

@@ -20,9 +20,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from nas.batches import normalize
 from nas.checkpoint import load as load_checkpoint
 from nas.config import FORMATS
-from nas.data import ImageData, normalize
+from nas.data import ImageData
 from nas.evaluation import calibrate_
 from nas.files import put_tensors, replacing, write_json
 from nas.retrain import build, weights_path

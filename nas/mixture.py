@@ -16,7 +16,8 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from nas.data import ImageData, batches
+from nas.batches import batches
+from nas.data import ImageData
 from nas.device import memory_format, precision
 from nas.seeding import stream
 from nas.supernet import Member

@@ -14,7 +14,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from nas.data import ImageData, batches
+from nas.batches import batches
+from nas.data import ImageData
 from nas.device import resolve_device
 from nas.evaluation import module_accuracy
 from nas.files import replacing, write_json

@@ -14,7 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from nas import checkpoint
-from nas.data import ImageData, Split, batches
+from nas.batches import batches
+from nas.data import ImageData, Split
 from nas.device import memory_format, precision
 from nas.progress import Progress, silent
 from nas.seeding import stream

@@ -27,7 +27,8 @@ from PIL import Image
 
 import nas.data as data_module
 import nas.images as images_module
-from nas.data import ImageData, Split, augment, batches, load_data, normalize
+from nas.batches import augment, batches, normalize
+from nas.data import ImageData, Split, load_data
 from nas.images import Found, Images
 
 REPOSITORY = Path(__file__).parents[1]
@@ -207,7 +208,8 @@ def test_global_random_state_is_neither_used_nor_changed() -> None:
 def test_another_process_makes_the_same_splits_and_batches() -> None:
     script = (
         "import numpy as np\n"
-        "from nas.data import batches, load_data\n"
+        "from nas.batches import batches\n"
+        "from nas.data import load_data\n"
         "data = load_data('digits', seed=5, limit=200)\n"
         "images, labels = next(batches(data.train, data, 32, rng=np.random.default_rng(7), augment=True))\n"
         "print(data.fingerprint, images.sum().item(), labels.tolist())\n"

@@ -8,7 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nas.data import ImageData, Split, normalize
+from nas.batches import normalize
+from nas.data import ImageData, Split
 from nas.evaluation import accuracy, calibrate_, module_accuracy, predict, trie
 from search_spaces import SearchSpace, Supernet, make_space
 

@@ -15,7 +15,8 @@ import torch
 
 import nas
 from nas import Study
-from nas.data import ImageData, normalize
+from nas.batches import normalize
+from nas.data import ImageData
 from nas.evaluation import module_accuracy
 from nas.export import export, from_supernet
 from nas.retrain import build
