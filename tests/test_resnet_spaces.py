@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conformance import check_space
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from search_spaces import Architecture, SearchSpace, Supernet, make_space, pooling_space
 from search_spaces.resnet import ALONE_NORMS, ResidualBlock
+from tests.conformance import check_space
 
 LAYERS = {20: 10, 18: 9, 50: 17}
 

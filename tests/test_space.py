@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 import pytest
-from conformance import check_space
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -25,6 +24,7 @@ from search_spaces import (
     Subset,
     make_space,
 )
+from tests.conformance import check_space
 
 KERNELS = SearchSpace(
     "kernels",

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from conformance import check_strategy, made_up_losses, sequences, sequences_elsewhere, visited
 
 from nas.pareto import crowding_distance, hypervolume, non_dominated_rank
 from nas.strategies import NSGA2, STRATEGIES, Evolution, Exhaustive, RandomSearch, make_strategy
 from nas.strategies.ranked import Ranked
 from search_spaces import Architecture, Categorical, Constraint, Integer, SearchSpace, Subset, make_space
+from tests.conformance import check_strategy, made_up_losses, sequences, sequences_elsewhere, visited
 
 POOLING = make_space("resnet20-pooling")
 SETTINGS = {
