@@ -1,8 +1,8 @@
 """Structured pruning of any PyTorch model that `torch.export` can trace, with a proof in every call."""
 
-from pruners.compensation import least_squares_ as least_squares_
 from pruners.compensation import recalibrate_ as recalibrate_
 from pruners.groups import Group as Group
+from pruners.least_squares import least_squares_ as least_squares_
 from pruners.plan import PruningPlan as PruningPlan
 from pruners.prune import PruneResult as PruneResult
 from pruners.prune import Summary as Summary
