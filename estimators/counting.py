@@ -189,11 +189,12 @@ def _run(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], devic
 
 @contextmanager
 def _without_fused_layers() -> Iterator[None]:
-    """torch's fast path for transformer layers runs a whole layer as one operator, in which nothing can be counted."""
+    """torch's fast paths for transformer and recurrent layers run a whole layer as one operator, in which nothing can be counted."""
     before = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        yield
+        with torch.backends.mkldnn.flags(enabled=False):
+            yield
     finally:
         torch.backends.mha.set_fastpath_enabled(before)
 

@@ -14,9 +14,10 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.utils import _pytree as pytree
 
+import estimators
 from pruners.allocation import Limits, absolute, allocate
 from pruners.check import Comparison, compare, difference, run_example, run_traced
-from pruners.costs import CostModel, count_macs, count_params, count_weight_bytes
+from pruners.costs import CostModel
 from pruners.groups import AxisGraph, Group, dependency_groups, tie_axes
 from pruners.importance import Loss, score_groups
 from pruners.plan import PruningPlan, example_inputs, kept_by, make_plan, unique_state
@@ -270,12 +271,9 @@ def prove(smaller: nn.Module, graph: AxisGraph, comparison: Comparison, toleranc
 
 
 def count(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, int]:
-    """Macs on the example inputs, parameters and bytes of a built model."""
-    return {
-        "macs": count_macs(model, args, kwargs),
-        "params": count_params(model),
-        "weight_bytes": count_weight_bytes(model),
-    }
+    """Macs on the example inputs, parameters and their bytes of a built model."""
+    total = estimators.count(model, kwargs or args).total
+    return {"macs": total.macs, "params": total.params, "weight_bytes": total.weight_bytes}
 
 
 def _names(group: Group) -> set[str]:
