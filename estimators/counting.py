@@ -190,13 +190,14 @@ def _run(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], devic
 @contextmanager
 def _without_fused_layers() -> Iterator[None]:
     """torch's fast paths for transformer and recurrent layers run a whole layer as one operator, in which nothing can be counted."""
-    before = torch.backends.mha.get_fastpath_enabled()
+    before = torch.backends.mha.get_fastpath_enabled(), torch.backends.mkldnn.enabled
     torch.backends.mha.set_fastpath_enabled(False)
+    torch.backends.mkldnn.enabled = False  # type: ignore[assignment]
     try:
-        with torch.backends.mkldnn.flags(enabled=False):
-            yield
+        yield
     finally:
-        torch.backends.mha.set_fastpath_enabled(before)
+        torch.backends.mha.set_fastpath_enabled(before[0])
+        torch.backends.mkldnn.enabled = before[1]  # type: ignore[assignment]
 
 
 def _arguments(inputs: Inputs) -> tuple[tuple[Any, ...], dict[str, Any]]:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
 from pruners.axes import Axis
 from pruners.costs import CostModel
 from pruners.groups import Group
+from pruners.targets import COUNTED
 
-TARGETS = ("macs", "params", "weight_bytes")
 Schedule = Callable[[int], dict[str, int]]  # step 0..last -> indices removed per group
 
 
@@ -104,17 +103,17 @@ def allocate(
     groups: Sequence[Group],
     scores: Mapping[str, torch.Tensor],
     cost: CostModel,
-    targets: Mapping[str, float],
+    budgets: Mapping[str, float],
     allocation: str = "global",
     limits: Limits | None = None,
 ) -> dict[Axis, torch.Tensor]:
-    """Remove as few indices as meet every target.
+    """Remove as few indices as meet every budget.
 
     Args:
         groups: groups that may lose indices.
         scores: group name to one score per index; the lowest go first.
         cost: cost model of the traced model.
-        targets: "macs", "params" or "weight_bytes" to what may remain: a fraction up to 1, or an absolute number.
+        budgets: "macs", "params" or "weight_bytes" to the number that may remain.
         allocation: "uniform", "global" or "isomorphic".
         limits: alignment and bounds per group.
 
@@ -122,53 +121,54 @@ def allocate(
         Elementary axis to a boolean vector, True for what stays; groups that lose nothing are left out.
 
     Raises:
-        ValueError: if a target is unknown or cannot be reached; the message says what range can.
+        ValueError: if a budget cannot be met; the message says what range can.
     """
     if allocation not in ALLOCATIONS:
         raise ValueError(f"`allocation` must be one of {', '.join(ALLOCATIONS)}, got {allocation!r}.")
-    wanted = absolute(targets, cost)
+    limits = limits or Limits()
+    check_reachable(groups, cost, budgets, limits)
+    schedule, last = ALLOCATIONS[allocation](groups, scores, limits)
+    removed = schedule(_first(lambda step: meets(groups, cost, budgets, schedule(step)), last))
+    return {
+        group.axis: _keep_highest(scores[group.name], removed[group.name]) for group in groups if removed[group.name]
+    }
+
+
+def check_reachable(
+    groups: Sequence[Group], cost: CostModel, budgets: Mapping[str, float], limits: Limits
+) -> dict[str, float]:
+    """The least that each cost can come to, if it is within the budgets.
+
+    Raises:
+        ValueError: if nothing can be removed or a budget is below the least; the message says what range can be reached.
+    """
     if not groups:
         raise ValueError("nothing can be removed from this model: every group is protected; see `pruners.groups`.")
-    schedule, last = ALLOCATIONS[allocation](groups, scores, limits or Limits())
-    axes = {group.name: group.axis for group in groups}
-
-    def costs(step: int) -> dict[str, int]:
-        kept = {axes[name]: axes[name].size - n for name, n in schedule(step).items()}
-        return {target: cost.of(target)(kept) for target in wanted}
-
-    def met(step: int) -> bool:
-        return all(value <= wanted[target] for target, value in costs(step).items())
-
-    if not met(last):
-        reachable = ", ".join(f"{t} from {low:,} to {cost.of(t)({}):,}" for t, low in costs(last).items())
-        asked = ", ".join(f"{t} {value:,.0f}" for t, value in wanted.items())
+    fewest = {group.axis: group.size - limits.removed(group, group.size) for group in groups}
+    least = {name: cost.of(name)(fewest) for name in COUNTED}
+    if any(least[name] > budget for name, budget in budgets.items()):
+        reachable = ", ".join(f"{name} from {least[name]:,} to {cost.of(name)({}):,}" for name in budgets)
+        asked = ", ".join(f"{name} {budget:,.0f}" for name, budget in budgets.items())
         raise ValueError(
             f"`targets` must be reachable, got {asked}; within the limits this model reaches {reachable}. Ask for more, "
             "raise `max_ratio`, or protect fewer groups."
         )
+    return {name: float(value) for name, value in least.items()}
+
+
+def meets(groups: Sequence[Group], cost: CostModel, budgets: Mapping[str, float], removed: Mapping[str, int]) -> bool:
+    """Whether a model that lost so many indices of each group is within every budget."""
+    kept = {group.axis: group.size - removed[group.name] for group in groups}
+    return all(cost.of(name)(kept) <= budget for name, budget in budgets.items())
+
+
+def _first(true: Callable[[int], bool], last: int) -> int:
+    """The first step at which something is true that stays true, at the latest at `last`."""
     low, high = 0, last
     while low < high:
         middle = (low + high) // 2
-        low, high = (low, middle) if met(middle) else (middle + 1, high)
-    return {
-        group.axis: _keep_highest(scores[group.name], removed)
-        for group in groups
-        if (removed := schedule(low)[group.name])
-    }
-
-
-def absolute(targets: Mapping[str, float], cost: CostModel) -> dict[str, float]:
-    """Targets as numbers of macs, parameters or bytes; fractions are of the whole model."""
-    if not targets:
-        raise ValueError(f"`targets` must name at least one of {', '.join(TARGETS)}, got none.")
-    result: dict[str, Any] = {}
-    for name, value in targets.items():
-        if name not in TARGETS:
-            raise ValueError(f"`targets` must be among {', '.join(TARGETS)}, got {name!r}.")
-        if not value > 0:
-            raise ValueError(f"`targets[{name!r}]` must be positive, got {value}; give a fraction up to 1 or a number.")
-        result[name] = value * cost.of(name)({}) if value <= 1 else value
-    return result
+        low, high = (low, middle) if true(middle) else (middle + 1, high)
+    return low
 
 
 def _keep_highest(scores: torch.Tensor, removed: int) -> torch.Tensor:

@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.utils import _pytree as pytree
 
-import estimators
-from pruners.allocation import Limits, absolute, allocate
+from estimators import count as count_cost
+from pruners.allocation import Limits, allocate, check_reachable
 from pruners.check import Comparison, compare, difference, run_example, run_traced
 from pruners.costs import CostModel
 from pruners.groups import AxisGraph, Group, dependency_groups, tie_axes
@@ -23,6 +23,7 @@ from pruners.importance import Loss, score_groups
 from pruners.plan import PruningPlan, example_inputs, kept_by, make_plan, unique_state
 from pruners.rewrite import GraphModel, Removal, rewrite
 from pruners.surgery import build
+from pruners.targets import ATTEMPTS, TIGHTER, Estimator, Reading, counted_budgets, measured_targets, search
 from pruners.tracing import evaluating, trace
 
 PLAN, WEIGHTS = "plan.json", "weights.safetensors"
@@ -33,8 +34,10 @@ class Summary:
     """What a prune call did.
 
     Attributes:
-        before: "macs", "params" and "weight_bytes" of the given model, macs on the example inputs.
-        after: the same of the smaller model, counted on it.
+        before: "macs", "params" and "weight_bytes" of the given model, macs on the example inputs, and measured targets.
+        after: the same of the smaller model, counted and measured on it.
+        targets: for each target what was "asked" as an absolute number, what was "predicted" (by the cost model, or by the last
+            measurement of the search) and what was "measured" on the result.
         difference: largest difference of an output from the masked full model, relative; None if the check was off.
         difference_inside: the same over every tensor inside.
         form: "module" if the result is a cut copy of the module, "graph" if it is the rewritten exported graph.
@@ -42,8 +45,9 @@ class Summary:
         unknown: operators without a rule; what they touch was left alone.
     """
 
-    before: Mapping[str, int]
-    after: Mapping[str, int]
+    before: Mapping[str, float]
+    after: Mapping[str, float]
+    targets: Mapping[str, Mapping[str, float]]
     difference: float | None
     difference_inside: float | None
     form: str
@@ -80,8 +84,9 @@ class PruneResult:
 def prune(
     model: nn.Module,
     example_inputs: Any,
-    targets: Mapping[str, float],
+    targets: Mapping[str, float | str],
     *,
+    estimators: Mapping[str, Estimator] | None = None,
     importance: str = "l2",
     allocation: str = "global",
     ignore: Sequence[str] = (),
@@ -101,7 +106,11 @@ def prune(
     Args:
         model: any module that `torch.export` traces, in float32 or float64; it is left untouched.
         example_inputs: a tensor, a sequence of positional inputs or a dict of keyword inputs.
-        targets: "macs", "params" or "weight_bytes" to what may remain: a fraction up to 1, or a number.
+        targets: "macs", "params", "weight_bytes" (of parameters), "latency_ms" (the median on the example inputs, on this machine)
+            or a name in `estimators` to what may remain: a fraction up to 1 of the full model's, or an absolute number above 1;
+            milliseconds also as "0.8ms".
+        estimators: further targets by name: functions of (model, inputs) to a positive number, larger for larger models, where
+            inputs are a tuple of the positional or a dict of the keyword example inputs.
         importance: criterion, see `pruners.importance.CRITERIA`.
         allocation: "global", "uniform" or "isomorphic".
         ignore: names of groups, tensors or modules that lose nothing.
@@ -124,32 +133,58 @@ def prune(
     graph = analyse(model, args, kwargs)
     found = dependency_groups(graph)
     free = prunable(found, ignore)
+    cost = CostModel(graph, model)
+    asked = counted_budgets(targets, cost)
+    aims = measured_targets(targets, estimators or {}, model, args, kwargs)
+    least = check_reachable(free, cost, asked, limits)
     scores = score_groups(
         graph, free, importance,
         model=model, batches=batches, loss=loss, aggregate=aggregate, normalise=normalise, seed=seed,
     )  # fmt: skip
-    cost = CostModel(graph, model)
-    keep = allocate(free, scores, cost, targets, allocation, limits)
-    removal = Removal(graph, keep)
-    rewritten = rewrite(removal)
-    comparison = verify(removal, rewritten, found, model, tolerance) if check else None
-    smaller, form = build(removal, model, rewritten, tolerance)
+
+    def removal_within(budgets: Mapping[str, float]) -> Removal:
+        return Removal(graph, allocate(free, scores, cost, budgets, allocation, limits))
+
+    def built_within(budgets: Mapping[str, float]) -> nn.Module:
+        removal = removal_within(budgets)
+        return build(removal, model, rewrite(removal), tolerance)[0]
+
+    budgets = dict(asked)
+    predicted: dict[str, Reading] = {}
+    lever = "macs" if cost.macs({}) else "params"
+    whole = cost.of(lever)({})
+    if aims:
+        top = min(whole, asked.get(lever, whole))
+        budgets[lever], predicted = search(lambda b: built_within({**asked, lever: b}), aims, least[lever], top)
+    for _ in range(ATTEMPTS):
+        removal = removal_within(budgets)
+        rewritten = rewrite(removal)
+        comparison = verify(removal, rewritten, found, model, tolerance) if check else None
+        smaller, form = build(removal, model, rewritten, tolerance)
+        readings = {aim.name: aim.read(smaller) for aim in aims}
+        if all(reading.met for reading in readings.values()):
+            break
+        budgets[lever] = max(least[lever], budgets[lever] - TIGHTER * whole)
+    after = count(smaller, args, kwargs)
+    report = {
+        name: {"asked": budget, "predicted": cost.of(name)(removal.counts), "measured": after[name]}
+        for name, budget in asked.items()
+    } | {
+        name: {"asked": reading.limit, "predicted": predicted[name].value, "measured": reading.value}
+        for name, reading in readings.items()
+    }
+    refuse_missed(report)
     summary = Summary(
-        before=count(model, args, kwargs),
-        after=count(smaller, args, kwargs),
+        before={**count(model, args, kwargs), **{name: reading.full for name, reading in readings.items()}},
+        after={**after, **{name: reading.value for name, reading in readings.items()}},
+        targets=report,
         difference=prove(smaller, graph, comparison, tolerance) if comparison else None,
         difference_inside=comparison.inside if comparison else None,
         form=form,
-        groups={g.name: (g.size, int(keep[g.axis].sum())) for g in found if g.axis in keep},
+        groups={g.name: (g.size, removal.counts[g.axis]) for g in found if g.axis in removal.counts},
         unknown=dict(graph.unknown),
     )
-    missed = [name for name, value in absolute(targets, cost).items() if summary.after[name] > value]
-    if missed:
-        raise ValueError(
-            f"`targets` must be met by the built model, got {summary.after} where {missed} is missed: an operator costs more "
-            "than the cost model says; report it, or ask for a little less."
-        )
-    return PruneResult(smaller, make_plan(graph, found, keep, form), summary)
+    return PruneResult(smaller, make_plan(graph, found, removal.keep, form), summary)
 
 
 def groups(model: nn.Module, example_inputs: Any) -> list[Group]:
@@ -270,9 +305,28 @@ def prove(smaller: nn.Module, graph: AxisGraph, comparison: Comparison, toleranc
     return apart
 
 
+def refuse_missed(report: Mapping[str, Mapping[str, float]]) -> None:
+    """Refuse a result that is beyond a target.
+
+    Raises:
+        ValueError: naming the targets.
+    """
+    missed = [
+        f"{name} {found['measured']:,.6g} where {found['asked']:,.6g} is asked"
+        for name, found in report.items()
+        if found["measured"] > found["asked"]
+    ]
+    if missed:
+        raise ValueError(
+            f"`targets` must be met by the built model, got {', '.join(missed)}; ask for a little less. A count beyond its target "
+            "means that an operator costs more than the cost model says, which is worth a report; a measured one that the machine "
+            "is too busy to measure."
+        )
+
+
 def count(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, int]:
     """Macs on the example inputs, parameters and their bytes of a built model."""
-    total = estimators.count(model, kwargs or args).total
+    total = count_cost(model, kwargs or args).total
     return {"macs": total.macs, "params": total.params, "weight_bytes": total.weight_bytes}
 
 

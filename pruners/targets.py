@@ -1,0 +1,236 @@
+"""Targets: what may remain of a model, counted from shapes or measured on built models."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from estimators import compare_latency
+from pruners.costs import CostModel
+
+COUNTED = ("macs", "params", "weight_bytes")
+LATENCY = "latency_ms"
+Estimator = Callable[[nn.Module, Any], float]
+HALVINGS = 12  # of the range of macs that a measured target is searched in
+TIGHTER = 0.02  # of all macs, taken off where the last measurement misses
+ATTEMPTS = 6
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A measurement of a smaller model.
+
+    Attributes:
+        full: the full model's value, measured with it.
+        value: the smaller model's.
+        limit: what it may be.
+    """
+
+    full: float
+    value: float
+    limit: float
+
+    @property
+    def met(self) -> bool:
+        """Whether the smaller model is within the limit."""
+        return self.value <= self.limit
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A target that only a built model can tell.
+
+    Attributes:
+        name: of the target.
+        asked: what may remain.
+        relative: whether `asked` is a fraction of the full model's value.
+        compare: the values of the full model and of a smaller one.
+    """
+
+    name: str
+    asked: float
+    relative: bool
+    compare: Callable[[nn.Module], tuple[float, float]]
+
+    def read(self, smaller: nn.Module) -> Reading:
+        """Measure a smaller model.
+
+        Raises:
+            ValueError: if the estimator returns no positive number.
+        """
+        full, value = self.compare(smaller)
+        for result in (full, value):
+            if not (result > 0 and math.isfinite(result)):
+                raise ValueError(f"the estimator of {self.name!r} must return a positive number, got {result}.")
+        return Reading(full, value, self.asked * full if self.relative else self.asked)
+
+
+def counted_budgets(targets: Mapping[str, float | str], cost: CostModel) -> dict[str, float]:
+    """Counted targets as numbers of macs, parameters or bytes; fractions are of the whole model."""
+    budgets = {}
+    for name in COUNTED:
+        if name in targets:
+            value, relative = parse_target(name, targets[name])
+            budgets[name] = value * cost.of(name)({}) if relative else value
+    return budgets
+
+
+def measured_targets(
+    targets: Mapping[str, float | str],
+    estimators: Mapping[str, Estimator],
+    model: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+) -> list[Measured]:
+    """Targets beyond the counted ones.
+
+    Args:
+        targets: name to what may remain.
+        estimators: name to a function of a model and its inputs (a tuple of positional or a dict of keyword inputs);
+            "latency_ms" is known without one.
+        model: the full model.
+        args: positional example inputs.
+        kwargs: keyword example inputs.
+
+    Raises:
+        ValueError: if there is no target, or one without an estimator.
+    """
+    known = dict.fromkeys((*COUNTED, LATENCY, *estimators))
+    if not targets:
+        raise ValueError(f"`targets` must name at least one of {', '.join(known)}, got none.")
+    if taken := set(estimators) & set(COUNTED):
+        raise ValueError(
+            f"`estimators` must have names of their own, got {', '.join(sorted(taken))}, counted already; rename."
+        )
+    result = []
+    for name, value in targets.items():
+        if name not in known:
+            raise ValueError(
+                f"`targets` must be among {', '.join(known)}, got {name!r}; give a function for it in `estimators`."
+            )
+        if name in estimators:
+            result.append(
+                Measured(name, *parse_target(name, value), _estimated(estimators[name], model, kwargs or args))
+            )
+        elif name == LATENCY:
+            result.append(Measured(name, *parse_target(name, value), _timed(model, args, kwargs)))
+    return result
+
+
+def parse_target(name: str, value: float | str) -> tuple[float, bool]:
+    """What may remain, and whether it is a fraction of the full model.
+
+    Numbers up to 1 are fractions, larger ones absolute. Milliseconds may also be text with their unit, as "0.8ms", which is
+    absolute whatever its size.
+
+    Raises:
+        ValueError: if the value is not positive or no number.
+    """
+    text = isinstance(value, str)
+    try:
+        number = float(value.removesuffix("ms")) if isinstance(value, str) else float(value)
+    except ValueError:
+        number = math.nan
+    if text and not (name == LATENCY and str(value).endswith("ms")):
+        number = math.nan
+    if not (number > 0 and math.isfinite(number)):
+        unit = ', or milliseconds such as "0.8ms"' if name == LATENCY else ""
+        raise ValueError(
+            f"`targets[{name!r}]` must be positive, got {value!r}; give a fraction up to 1, an absolute number above 1{unit}."
+        )
+    return number, not text and number <= 1
+
+
+def search(
+    smaller: Callable[[float], nn.Module], aims: Sequence[Measured], low: float, high: float
+) -> tuple[float, dict[str, Reading]]:
+    """The largest budget of macs whose model meets every measured target, by bisection.
+
+    Every model is measured once, the noise of a measurement is that of the result: the caller measures again in the end.
+
+    Args:
+        smaller: builds the model of a budget.
+        aims: measured targets.
+        low: smallest budget that can be met.
+        high: largest budget to try.
+
+    Returns:
+        The budget and what was measured at it.
+
+    Raises:
+        ValueError: if even the smallest model misses a target; the message says what range can be reached.
+    """
+
+    def read(budget: float) -> dict[str, Reading]:
+        model = smaller(budget)
+        return {aim.name: aim.read(model) for aim in aims}
+
+    def met(readings: Mapping[str, Reading]) -> bool:
+        return all(reading.met for reading in readings.values())
+
+    if met(found := read(high)):
+        return high, found
+    largest, best = found, read(low)
+    if not met(best):
+        raise unreachable(best, largest)
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        if met(found := read(middle)):
+            low, best = middle, found
+        else:
+            high = middle
+    return low, best
+
+
+def unreachable(lowest: Mapping[str, Reading], highest: Mapping[str, Reading]) -> ValueError:
+    """The refusal of a measured target."""
+    asked = ", ".join(f"{name} {reading.limit:,.4g}" for name, reading in lowest.items())
+    reach = ", ".join(f"{n} from {r.value:,.4g} to {highest[n].value:,.4g}" for n, r in lowest.items())
+    return ValueError(
+        f"`targets` must be reachable, got {asked}; within the limits this model reaches {reach}, measured. Ask for more, raise "
+        "`max_ratio`, or protect fewer groups."
+    )
+
+
+def _estimated(estimator: Estimator, model: nn.Module, inputs: Any) -> Callable[[nn.Module], tuple[float, float]]:
+    """Ask a function about both models, about the full one once."""
+    full: list[float] = []
+
+    def compare(smaller: nn.Module) -> tuple[float, float]:
+        if not full:
+            full.append(float(estimator(model, inputs)))
+        return full[0], float(estimator(smaller, inputs))
+
+    return compare
+
+
+def _timed(
+    model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> Callable[[nn.Module], tuple[float, float]]:
+    """Median milliseconds of both models, which take turns on the example inputs."""
+    tensors = [x for x in (*args, *kwargs.values()) if isinstance(x, torch.Tensor)]
+    place = tensors[0].device if tensors else torch.device("cpu")
+
+    def compare(smaller: nn.Module) -> tuple[float, float]:
+        both = {"full": OnExample(model, args, kwargs), "smaller": OnExample(smaller, args, kwargs)}
+        found = compare_latency(both, (1,), device=place, warmup_s=1.0, runs=25, max_seconds=5.0)
+        return found["full"].median_ms, found["smaller"].median_ms
+
+    return compare
+
+
+class OnExample(nn.Module):
+    """A model that runs on its own example inputs, whatever it is given."""
+
+    def __init__(self, model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.model, self.args, self.kwargs = model, args, kwargs
+
+    def forward(self, _: torch.Tensor) -> Any:
+        """What the model returns on the example inputs."""
+        return self.model(*self.args, **self.kwargs)
