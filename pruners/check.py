@@ -67,7 +67,10 @@ class Masked(Runner):
             return super().run_node(node)
         if node.op == "call_function" and self._loses_statistics(node):
             return self._on_what_stays(node)
-        return self._each(node, super().run_node(node), self.removal.silence)
+        result = super().run_node(node)
+        if node.op == "placeholder" and all(_is_weight_of(user, node) for user in node.users):
+            return result  # what it reads is silent already, what it writes will be
+        return self._each(node, result, self.removal.silence)
 
     def _each(self, node: Node, result: Any, change: Callable[[torch.Tensor, list[Axis]], torch.Tensor]) -> Any:
         """Apply `change` to every tensor of a result with its axes."""
@@ -170,6 +173,10 @@ def _difference(x: torch.Tensor, y: torch.Tensor) -> float:
     if not torch.equal(torch.isfinite(x), torch.isfinite(y)):
         return float("inf")
     return apart / max(float(y.nan_to_num(posinf=0.0, neginf=0.0).abs().max()), 1e-12)
+
+
+def _is_weight_of(layer: Node, weight: Node) -> bool:
+    return operator(layer).startswith(("aten.conv", "aten.linear.")) and layer.args[0] is not weight
 
 
 def _found(removal: Removal, node: Node, found: float, what: str) -> Comparison:

@@ -24,7 +24,7 @@ from pruners.plan import PruningPlan, example_inputs, kept_by, make_plan, unique
 from pruners.rewrite import GraphModel, Removal, rewrite
 from pruners.surgery import build
 from pruners.targets import ATTEMPTS, TIGHTER, Estimator, Reading, counted_budgets, measured_targets, search
-from pruners.tracing import evaluating, trace
+from pruners.tracing import evaluating, fitting, trace
 
 PLAN, WEIGHTS = "plan.json", "weights.safetensors"
 
@@ -241,7 +241,7 @@ def analyse(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
                 f"`model` must be in float32 or float64, got {tensor.dtype} ({name!r}); prune `model.float()` and convert "
                 "the result back."
             )
-        if tensor.is_floating_point() and tensor.isnan().any():
+        if tensor.is_floating_point() and tensor.numel() and tensor.amin().isnan():  # the least of some NaN is NaN
             raise ValueError(
                 f"`model` must hold no NaN, got some in {name!r}; importance and the check need real numbers."
             )
@@ -274,11 +274,13 @@ def verify(
     """Prove that the trace is the model and that removing equals masking.
 
     Raises:
-        ValueError: naming the operator where they part, and the groups that it lost indices of.
+        ValueError: if the model does not run on its inputs; naming the operator where they part, and the groups that it
+            lost indices of.
     """
-    whole = Removal(removal.graph, {})
-    with evaluating(model):
-        apart = difference(run_traced(whole), run_example(model, removal.graph.trace))
+    given = removal.graph.trace
+    with evaluating(model), fitting(given.args, given.kwargs):
+        outputs = run_example(model, given)
+    apart = difference(run_traced(Removal(removal.graph, {})), outputs)
     if apart > tolerance:
         raise ValueError(f"the traced model must return what the model returns, got a difference of {apart:.2g}.")
     comparison = compare(removal, rewritten, tolerance)

@@ -112,7 +112,7 @@ def rewrite(removal: Removal) -> GraphModel:
     for node in trace.nodes:
         if node.op == "placeholder" and node.name in trace.tensors:
             name = trace.tensors[node.name]
-            _assign(root, name, _sliced(removal, name))
+            _assign(root, name, sliced(removal, name))
             env[node] = graph.create_node("get_attr", name, name=node.name)
         elif node.op == "placeholder":
             env[node] = graph.placeholder(node.name)
@@ -160,9 +160,12 @@ def _emit_scaled(graph: fx.Graph, value: Any, env: dict[Node, Node]) -> Any:
     ]
 
 
-def _sliced(removal: Removal, name: str) -> torch.Tensor:
+def sliced(removal: Removal, name: str) -> torch.Tensor:
+    """What stays of a parameter, buffer or constant, in memory of its own."""
     tensor = removal.graph.trace.tensor(name)
-    part = removal.slice(tensor.detach(), removal.graph.tensors[name]).clone()
+    part = removal.slice(tensor.detach(), removal.graph.tensors[name])
+    if part.data_ptr() == tensor.data_ptr():
+        part = part.clone()
     return nn.Parameter(part, requires_grad=tensor.requires_grad) if isinstance(tensor, nn.Parameter) else part
 
 

@@ -16,7 +16,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from pruners.axes import Axis, leaves
 from pruners.check import difference, run_example
-from pruners.rewrite import GraphModel, Removal
+from pruners.rewrite import GraphModel, Removal, sliced
 from pruners.tracing import owner
 
 Form = Literal["module", "graph"]
@@ -40,16 +40,20 @@ def build(
     """
     if form == "graph":
         return graph_model, "graph"
-    module = cut_module(removal, model)
-    if form == "module" or agrees(module, graph_model, removal, tolerance):
-        return module, "module"
+    if form == "module":
+        return cut_module(removal, model, graph_model), "module"
+    try:
+        module = cut_module(removal, model, graph_model)
+        if agrees(module, graph_model, removal, tolerance):
+            return module, "module"
+    except Exception:  # the module cannot be copied, or its forward cannot express the smaller shapes
+        pass
     return graph_model, "graph"
 
 
-def cut_module(removal: Removal, model: nn.Module) -> nn.Module:
-    """A copy of a module with sliced tensors and mended attributes; its forward may or may not run."""
-    module = copy.deepcopy(model).eval()
-    _slice_tensors(removal, module)
+def cut_module(removal: Removal, model: nn.Module, graph_model: GraphModel) -> nn.Module:
+    """A copy of a module with the graph's tensors and mended attributes; its forward may or may not run."""
+    module = copy.deepcopy(model, _smaller_tensors(removal, model, graph_model)).eval()
     pairs = _size_changes(removal)
     for name, part in module.named_modules():
         _mend_layer(part)
@@ -60,28 +64,26 @@ def cut_module(removal: Removal, model: nn.Module) -> nn.Module:
 
 
 def agrees(module: nn.Module, graph_model: GraphModel, removal: Removal, tolerance: float) -> bool:
-    """Whether two forms of a smaller model return the same with the same noise added to the weights of both.
+    """Whether two forms of a smaller model, which share their tensors, return the same with noise added to the weights.
 
     The noise brings to light what zeros hide: a head that starts at zero makes any two models agree.
     """
     trace = removal.graph.trace
-    try:
-        with _shaken(module), _shaken(graph_model):
-            return difference(run_example(module, trace), run_example(graph_model, trace)) <= tolerance
-    except Exception:
-        return False  # the module's forward cannot express the smaller shapes
+    with _shaken(graph_model):
+        return difference(run_example(module, trace), run_example(graph_model, trace)) <= tolerance
 
 
 @contextmanager
 def _shaken(model: nn.Module) -> Iterator[None]:
-    """Add noise to every parameter, the same for parameters of one name, and take it back."""
+    """Add noise to every parameter, and take it back."""
     saved = {name: p.detach().clone() for name, p in model.named_parameters()}
+    noise = torch.randn(PERIOD, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        for name, p in model.named_parameters():
-            generator = torch.Generator().manual_seed(sum(map(ord, name)))
-            noise = torch.randn(min(p.numel(), PERIOD), generator=generator).to(p)
-            spread = float(p.std()) if p.numel() > 1 else 0.0
-            p.add_(noise.repeat(-(-p.numel() // PERIOD))[: p.numel()].view(p.shape), alpha=0.1 * (spread or 1.0))
+        for p in model.parameters():
+            flat = p.view(-1)
+            spread = float(flat[:PERIOD].std()) if p.numel() > 1 else 0.0
+            for part in flat.split(PERIOD):
+                part.add_(noise[: len(part)].to(p), alpha=0.1 * (spread or 1.0))
     try:
         yield
     finally:
@@ -90,30 +92,17 @@ def _shaken(model: nn.Module) -> Iterator[None]:
                 p.copy_(saved[name])
 
 
-def _slice_tensors(removal: Removal, module: nn.Module) -> None:
-    """Replace each touched tensor; tensors that were one stay one."""
-    places = defaultdict(list)
-    for name, part in module.named_modules():
-        for key, tensor in (*part._parameters.items(), *part._buffers.items()):
-            if tensor is not None:
-                places[id(tensor)].append((part, key, f"{name}.{key}".lstrip("."), tensor))
-    for found in places.values():
-        name = next((name for *_, name, _ in found if name in removal.graph.tensors), None)
-        if name is None:
-            continue
-        tensor = found[0][3]
-        part = removal.slice(tensor.detach(), removal.graph.tensors[name]).clone()
-        new = nn.Parameter(part, requires_grad=tensor.requires_grad) if isinstance(tensor, nn.Parameter) else part
-        for holder, key, _, _ in found:
-            setattr(holder, key, new)
-    for name in removal.graph.trace.constants:  # tensors kept as plain attributes
-        holder, _, key = name.rpartition(".")
-        try:
-            target = module.get_submodule(holder)
-        except AttributeError:
-            continue
-        if isinstance(target.__dict__.get(key), torch.Tensor):
-            target.__dict__[key] = removal.slice(target.__dict__[key], removal.graph.tensors[name])
+def _smaller_tensors(removal: Removal, model: nn.Module, graph_model: GraphModel) -> dict[int, Any]:
+    """Tensors of a model, by id, and what they become: the graph's own. Tensors that were one stay one."""
+    cut = {**dict(graph_model.named_parameters()), **dict(graph_model.named_buffers())}
+    found: dict[int, Any] = {}
+    for name, part in model.named_modules():
+        held = {**part._parameters, **part._buffers, **part.__dict__}  # constants are kept as plain attributes
+        for key, tensor in held.items():
+            full = f"{name}.{key}".lstrip(".")
+            if isinstance(tensor, torch.Tensor) and full in removal.graph.tensors and id(tensor) not in found:
+                found[id(tensor)] = cut[full] if full in cut else sliced(removal, full)
+    return found
 
 
 def _size_changes(removal: Removal) -> dict[str, dict[int, set[int]]]:

@@ -23,9 +23,9 @@ class Trace:
 
     Attributes:
         program: the exported program that owns the graph; its tensors are the model's own.
-        args: example positional inputs, at the size the graph was traced with.
+        args: example positional inputs to run the graph on: the given ones, or two copies where a batch of 1 loses a dimension.
         kwargs: example keyword inputs, likewise.
-        copies: how many copies of the given example the traced one holds (2 where a batch of 1 was given).
+        copies: how many copies of the given example the graph was traced with (2 where a batch of 1 was given).
         tensors: placeholder name to the tensor's name in the model (parameter, buffer or constant).
         constants: names in `tensors` that are in no state_dict of the model.
         batched: whether the first dimension of the inputs is free in the graph.
@@ -82,23 +82,20 @@ def trace(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any] | Non
     """
     args, kwargs = tuple(args), dict(kwargs or {})
     with evaluating(model), _quiet(), torch.no_grad():
-        try:
-            model(*args, **kwargs)
-        except Exception as error:
-            shapes = [tuple(x.shape) if isinstance(x, torch.Tensor) else x for x in (*args, *kwargs.values())]
-            raise ValueError(f"`example_inputs` must fit the model, got {shapes}: {_first_line(error)}") from error
         copies = 2 if _batch_size(args, kwargs) == 1 else 1
         larger = _repeated(args, kwargs, copies)
         program = _export_batched(model, *larger)
         batched = program is not None
-        if program is not None:
-            args, kwargs = larger
-        else:
+        if program is None:
             copies = 1
             try:
                 program = _export(model, args, kwargs, None)
             except Exception as error:
+                with fitting(args, kwargs):
+                    model(*args, **kwargs)
                 raise ValueError(_untraceable(error)) from error
+        elif _squeezes_batch(program):
+            args, kwargs = larger
     signature = program.graph_signature
     constants = dict(signature.inputs_to_lifted_tensor_constants)
     tensors = {**signature.inputs_to_parameters, **signature.inputs_to_buffers, **constants}
@@ -107,6 +104,16 @@ def trace(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any] | Non
     for placeholder, name in tensors.items():  # tied weights go by their first name
         tensors[placeholder] = first_name.get(id(program.state_dict.get(name)), name)
     return Trace(program, args, kwargs, tensors, frozenset(set(tensors.values()) - known), batched, copies)
+
+
+@contextmanager
+def fitting(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Iterator[None]:
+    """Say of what a model raises that its example inputs do not fit."""
+    try:
+        yield
+    except Exception as error:
+        shapes = [tuple(x.shape) if isinstance(x, torch.Tensor) else x for x in (*args, *kwargs.values())]
+        raise ValueError(f"`example_inputs` must fit the model, got {shapes}: {_first_line(error)}") from error
 
 
 def owner(node: Node) -> str:
@@ -183,6 +190,17 @@ def _export_batched(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, A
         isinstance(n.meta["val"].shape[0], torch.SymInt) for n in users if isinstance(n.meta["val"], torch.Tensor)
     )
     return program if free else None
+
+
+def _squeezes_batch(program: ExportedProgram) -> bool:
+    """Whether some operator would drop a first dimension of 1, so that tensors of such a batch have another rank."""
+    return any(
+        operator(node).startswith("aten.squeeze.")
+        and isinstance(next(iter(node.args[0].meta["val"].shape), 1), torch.SymInt)
+        and (len(node.args) == 1 or 0 in pytree.tree_leaves(node.args[1]))
+        for node in program.graph.nodes
+        if node.op == "call_function"
+    )
 
 
 def _by_name(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

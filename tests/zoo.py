@@ -70,7 +70,8 @@ def build(definition: Definition, seed: int = 0) -> tuple[nn.Module, tuple[torch
         import torchvision
 
         kwargs: dict[str, object] = {"weights": None}
-        if definition.name.startswith("fcn"):
+        known = inspect.signature(torchvision.models.get_model_builder(definition.name)).parameters
+        if "weights_backbone" in known:
             kwargs["weights_backbone"] = None
         if definition.name in ("googlenet", "inception_v3"):
             kwargs["init_weights"] = True

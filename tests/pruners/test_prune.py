@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from pruners import PruneResult, groups, load, prune
 from pruners.prune import WEIGHTS
+from pruners.tracing import trace
 from tests.pruners.networks import build
 
 
@@ -92,6 +93,29 @@ def test_keyword_inputs() -> None:
     model, (x,) = build("residual")
     positional, named = prune(model, x, {"macs": 0.6}), prune(model, {"x": x}, {"macs": 0.6})
     assert positional.plan.removed == named.plan.removed
+
+
+class Squeezing(nn.Module):
+    """Drops every dimension of 1, the batch's too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(3, 8, 3), nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.conv(x).mean((2, 3), keepdim=True).squeeze())
+
+
+def test_a_batch_of_one_may_lose_its_dimension() -> None:
+    result = prune(Squeezing(), torch.randn(1, 3, 8, 8), {"macs": 0.5})
+    assert result.model(torch.randn(1, 3, 8, 8)).shape == (5,)
+    assert result.model(torch.randn(4, 3, 8, 8)).shape == (4, 5)
+
+
+def test_one_image_is_checked_as_one_image() -> None:
+    one = (torch.randn(1, 3, 8, 8),)
+    assert len(trace(build("residual")[0], one).args[0]) == 1
+    assert len(trace(Squeezing(), one).args[0]) == 2
 
 
 def test_same_seed_same_plan_in_another_process() -> None:
