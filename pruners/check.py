@@ -83,7 +83,7 @@ class Masked(Runner):
 
     def _loses_statistics(self, node: Node) -> bool:
         graph = self.removal.graph
-        axes = (axis for source in node.all_input_nodes for axis in graph.dims(source))
+        axes = (axis for source in node.all_input_nodes for dims in graph.results(source) for axis in dims)
         return graph.is_statistic(node) and any(map(self.removal.touched, axes))
 
     def _on_what_stays(self, node: Node) -> Any:
@@ -181,7 +181,8 @@ def _is_weight_of(layer: Node, weight: Node) -> bool:
 
 def _found(removal: Removal, node: Node, found: float, what: str) -> Comparison:
     sources = (node, *node.all_input_nodes)
-    axes = [leaf for source in sources for axis in removal.graph.dims(source) for leaf in leaves(axis)]
+    every = (axis for source in sources for dims in removal.graph.results(source) for axis in dims)
+    axes = [leaf for axis in every for leaf in leaves(axis)]
     lost = tuple(dict.fromkeys(leaf for leaf in axes if removal.touched(leaf)))
     return Comparison(found, found, f"{operator(node)} of module {owner(node)!r} ({what})", lost)
 

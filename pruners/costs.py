@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import nn
 from torch.fx import Node
+from torch.utils import _pytree as pytree
 
 from pruners.axes import Axis, count
 from pruners.groups import AxisGraph
@@ -25,11 +26,16 @@ class CostModel:
     """
 
     def __init__(self, graph: AxisGraph, model: nn.Module) -> None:
-        self.macs_terms = [term for node in graph.trace.nodes for term in _macs(graph, node)]
+        copies = graph.trace.copies
+        self.macs_terms = [
+            (constant if _per_sample(node) else constant * copies, axes)
+            for node in graph.trace.nodes
+            for constant, axes in _macs(graph, node)
+        ]
         parameters = _distinct(graph)
         self.params_terms: list[Product] = [(1, tuple(graph.tensors[name])) for name in parameters]
         self.bytes_terms = [(p.element_size(), tuple(graph.tensors[name])) for name, p in parameters.items()]
-        self.copies = graph.trace.copies
+        self.copies = copies
         held = list(model.parameters())
         self.extra_params = sum(p.numel() for p in held) - _total(self.params_terms, {})
         self.extra_bytes = sum(p.numel() * p.element_size() for p in held) - _total(self.bytes_terms, {})
@@ -68,6 +74,12 @@ def _distinct(graph: AxisGraph) -> dict[str, nn.Parameter]:
         if isinstance(tensor, nn.Parameter):
             found.setdefault(id(tensor), (name, tensor))
     return dict(found.values())
+
+
+def _per_sample(node: Node) -> bool:
+    """Whether a node's value grows with the batch, unlike what is computed from weights alone."""
+    tensors = pytree.tree_leaves(node.meta["val"])
+    return any(isinstance(size, torch.SymInt) for tensor in tensors for size in tensor.shape)
 
 
 def _macs(graph: AxisGraph, node: Node) -> list[Product]:

@@ -148,16 +148,15 @@ def _emit(removal: Removal, graph: fx.Graph, node: Any, env: dict[Node, Node]) -
 
 def _emit_scaled(graph: fx.Graph, value: Any, env: dict[Node, Node]) -> Any:
     """Emit the arithmetic of sizes in a list that are multiples of a free dimension."""
-    if not isinstance(value, (list, tuple)):
-        return value
-    return [
-        graph.call_function(
-            operator.floordiv, (graph.call_function(operator.mul, (env[item.size], item.new)), item.old)
-        )
-        if isinstance(item, Scaled)
-        else item
-        for item in value
-    ]
+
+    def emitted(item: Any) -> Any:
+        if not isinstance(item, Scaled):
+            return item
+        # names of their own: the check finds operators by the names that they have in the trace
+        times = graph.create_node("call_function", operator.mul, (env[item.size], item.new), {}, "_size_times")
+        return graph.create_node("call_function", operator.floordiv, (times, item.old), {}, "_size")
+
+    return [emitted(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 def sliced(removal: Removal, name: str) -> torch.Tensor:

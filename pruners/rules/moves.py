@@ -236,6 +236,25 @@ def pixel_unshuffle(walk: Walk, node: Node, a: Arguments) -> Dims:
     ]
 
 
+def unfold_windows(walk: Walk, node: Node, a: Arguments) -> Dims:
+    """(N, C, H, W) to (N, C kh kw, L): the windows' contents as channels."""
+    *batch, channels, height, width = walk.dims(a["self"])
+    for axis in (height, width):
+        freeze(axis, "space of windows")
+    window = frozen(a["kernel_size"], "space of windows")
+    return [*batch, product((channels, *window)), *frozen(walk.shape(node)[-1:], "space of windows")]
+
+
+def fold_windows(walk: Walk, node: Node, a: Arguments) -> Dims:
+    """(N, C kh kw, L) to (N, C, H, W): overlapping windows added up."""
+    *batch, contents, positions = walk.dims(a["self"])
+    kernel = a["kernel_size"]
+    channels, *window = factor(contents, (contents.size // _times(kernel), *kernel))
+    for axis in (*window, positions):
+        freeze(axis, "space of windows")
+    return [*batch, channels, *frozen(walk.shape(node)[-2:], "space of windows")]
+
+
 def channel_shuffle(walk: Walk, node: Node, a: Arguments) -> Dims:
     x = list(walk.dims(next(value for value in a.values() if isinstance(value, Node))))
     outer, inner = factor(x[1], (a["groups"], x[1].size // a["groups"]))
@@ -260,4 +279,5 @@ MOVES: dict[str, Rule] = {
     "repeat_interleave": repeat_interleave, "cat": cat, "stack": stack, "glu": gated_half, "unbind": unbind,
     "select": select, "slice": take_slice, "slice_scatter": slice_scatter, "index": index, "index_put": index_put,
     "embedding": embedding, "pixel_shuffle": pixel_shuffle, "pixel_unshuffle": pixel_unshuffle,
+    "im2col": unfold_windows, "col2im": fold_windows,
 }  # fmt: skip

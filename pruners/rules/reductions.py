@@ -69,16 +69,16 @@ def along(walk: Walk, node: Node, a: Arguments) -> Dims | list[Dims]:
     for d in over:
         freeze(x[d], f"{node.target} along it")
 
+    gone = {d % len(x) for d in over}
+
     def out(shape: Sequence[int]) -> Dims:
+        if len(shape) < len(x):
+            return [axis for d, axis in enumerate(x) if d not in gone]
         reason = f"{node.target} along it"
         return [axis if axis.size == size else Axis(size, reason) for axis, size in zip(x, shape, strict=True)]
 
     shape = walk.shape(node)
-    if isinstance(node.meta["val"], (tuple, list)):
-        return [out(s) if len(s) == len(x) else frozen(s, str(node.target)) for s in shape]
-    if len(shape) < len(x):
-        return [axis for d, axis in enumerate(x) if d not in {d % len(x) for d in over}]
-    return out(shape)
+    return [out(s) for s in shape] if isinstance(node.meta["val"], (tuple, list)) else out(shape)
 
 
 def spatial(walk: Walk, node: Node, a: Arguments) -> Dims | list[Dims]:

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tests.pruners.attention import ATTENTION
+from tests.pruners.constructs import CONSTRUCTS
 
 
 class Sequence(nn.Sequential):
@@ -292,6 +293,7 @@ NETWORKS: dict[str, Callable[[], tuple[nn.Module, tuple[Tensor, ...]]]] = {
     "stacked experts": lambda: (StackedExperts(), (torch.randn(2, 4, 5),)),
     "state space": lambda: (StateSpace(), (torch.randn(2, 4, 6),)),
     **ATTENTION,
+    **CONSTRUCTS,
 }
 
 

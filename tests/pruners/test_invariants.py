@@ -62,6 +62,13 @@ def test_predicted_costs_equal_counted_ones(name: str) -> None:
         assert predicted == (found.macs, found.params, found.weight_bytes)
 
 
+def test_what_is_computed_once_counts_once() -> None:
+    model, (x,) = build("positions from weights")
+    graph = tie_axes(trace(model, (x[:1],)))
+    assert graph.trace.copies == 2
+    assert CostModel(graph, model).macs({}) == count(model, (x[:1],)).total.macs
+
+
 @pytest.mark.parametrize("name", NETWORKS)
 def test_module_and_graph_return_the_same(name: str) -> None:
     model, _, graph = analysed(name)

@@ -45,6 +45,14 @@ def test_the_given_model_is_untouched() -> None:
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
 
 
+def test_a_module_under_two_names_is_untouched() -> None:
+    twice = nn.Linear(8, 8)
+    model = nn.Sequential(nn.Linear(6, 8), twice, nn.ReLU(), twice, nn.Linear(8, 3))
+    first = prune(model, torch.randn(2, 6), {"macs": 0.6})
+    assert isinstance(twice.weight, nn.Parameter) and first.model[1] is first.model[3]
+    assert first.plan == prune(model, torch.randn(2, 6), {"macs": 0.6}).plan
+
+
 @pytest.mark.parametrize("name", ["residual", "grouped queries", "shared"])
 def test_saved_and_loaded_is_the_same_to_the_last_bit(name: str, tmp_path: Path) -> None:
     model, example = build(name)

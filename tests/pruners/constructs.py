@@ -1,0 +1,63 @@
+"""Constructs met in published models, one small network each; each is (model, example inputs).
+
+Shapes: B batch, C channels, L length, E width, H heads, D width of a head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class TakenApart(nn.Module):
+    """Windows taken out of a map, weighted by position and added up again (outlook attention)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 1)
+        self.weigh = nn.Linear(8, 2 * 9)
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        b, c, h, w = x.shape
+        windows = F.unfold(x, 3, padding=1).reshape(b, 2, c // 2, 9, h * w)
+        weights = self.weigh(x.permute(0, 2, 3, 1)).reshape(b, h * w, 2, 9).permute(0, 2, 3, 1).softmax(2)
+        x = x + F.fold((windows * weights[:, :, None]).reshape(b, c * 9, h * w), (h, w), 3, padding=1)
+        return self.head(x.mean((2, 3)))
+
+
+class LargestOfLast(nn.Module):
+    """A second classifier's largest scores over positions are added to the first one's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Linear(6, 8)
+        self.first, self.second = nn.Linear(8, 5), nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x).relu()
+        return self.first(x.mean(1)) + 0.5 * self.second(x).max(1)[0]
+
+
+class PositionsFromWeights(nn.Module):
+    """A bias computed from a fixed table by a small network, the same for every sample."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.head = nn.Linear(6, 8), nn.Linear(8, 5)
+        self.hidden, self.out = nn.Linear(2, 12), nn.Linear(12, 8)
+        self.register_buffer("table", torch.randn(4, 2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head((self.embed(x) + self.out(self.hidden(self.table).relu())).relu()).mean(1)
+
+
+CONSTRUCTS: dict[str, Callable[[], tuple[nn.Module, tuple[Tensor, ...]]]] = {
+    "unfolded and folded": lambda: (TakenApart(), (torch.randn(2, 3, 6, 6),)),
+    "largest of last": lambda: (LargestOfLast(), (torch.randn(2, 4, 6),)),
+    "positions from weights": lambda: (PositionsFromWeights(), (torch.randn(2, 4, 6),)),
+}
