@@ -14,6 +14,7 @@ import pruners
 from nas import terminal
 from nas.arguments import floats, names, numbers, options, shape
 from nas.data import ImageData, load_data
+from nas.distillation import Distillation
 from nas.format import percent, si
 from nas.pruning import load_model, prune_model, with_normalisation
 
@@ -39,13 +40,21 @@ def prune(
     ] = "l2",
     allocation: Annotated[str, typer.Option(help="global, uniform or isomorphic.")] = "global",
     recover: Annotated[
-        str, typer.Option(help="Repair, in order, joined by commas: calibrate, least-squares, finetune:EPOCHS.")
+        str,
+        typer.Option(
+            help="Repair, in order, joined by commas: calibrate, least-squares, finetune:EPOCHS, distill:EPOCHS."
+        ),
     ] = "",
     ignore: Annotated[
         list[str] | None, typer.Option(help="A group, tensor or module that loses nothing. Can be repeated.")
     ] = None,
     round_to: Annotated[int, typer.Option(help="Kept channels are a multiple of this.")] = 1,
-    learning_rate: Annotated[float, typer.Option(help="Learning rate of fine-tuning at the start.")] = 0.01,
+    learning_rate: Annotated[float, typer.Option(help="Learning rate of finetune and distill at the start.")] = 0.01,
+    batch_size: Annotated[int, typer.Option(help="Images per step of finetune and distill.")] = 128,
+    distill_weight: Annotated[
+        float, typer.Option(help="The unpruned model's part of the loss of distill, from 0 to 1; labels have the rest.")
+    ] = 0.9,
+    temperature: Annotated[float, typer.Option(help="Temperature of distill.")] = 4.0,
     mean: Annotated[
         str | None, typer.Option(help="What the model's images are normalised by. [default: the data's own]")
     ] = None,
@@ -75,6 +84,8 @@ def prune(
             ignore=ignore or (),
             recover=names(recover),
             learning_rate=learning_rate,
+            batch_size=batch_size,
+            distillation=Distillation(distill_weight, temperature),
             seed=seed,
             device=device,
             out=out,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -17,6 +17,7 @@ from search_spaces.naming import unknown_name
 
 FORMATS = ("safetensors", "onnx", "pt2")
 RANKERS = {"mixture": 4, "one-shot": 1}
+Model = TypeVar("Model", bound=BaseModel)
 
 
 class Part(BaseModel):
@@ -220,9 +221,14 @@ def configure(
 
 
 def parse_config(data: object) -> RunConfig:
-    """Check a configuration; ValueError names each setting that is wrong, what it is, and the rule it breaks."""
+    """Check a configuration; see `parse`."""
+    return parse(RunConfig, data)
+
+
+def parse(kind: type[Model], data: object) -> Model:
+    """Check settings; ValueError names each one that is wrong, what it is, and the rule it breaks."""
     try:
-        return RunConfig.model_validate(data)
+        return kind.model_validate(data)
     except ValidationError as error:
         raise ValueError("; ".join(_sentence(dict(problem)) for problem in error.errors())) from None
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import pickle
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,51 +14,16 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from nas.batches import batches
 from nas.data import ImageData
 from nas.device import resolve_device
+from nas.distillation import Distillation
 from nas.evaluation import module_accuracy
 from nas.files import replacing, write_json
 from nas.progress import Progress, silent
 from nas.record import environment
-from nas.seeding import stream
+from nas.recovery import Repair, parse_recovery
 from nas.spaces import import_function
-from nas.training import Alone, TrainingConfig, fit
-from pruners import PruneResult, least_squares_, prune, recalibrate_
-
-CALIBRATION_IMAGES = 1000
-BATCH = 100
-STEPS = ("calibrate", "least-squares", "finetune:EPOCHS")
-
-
-@dataclass(frozen=True)
-class Recovery:
-    """One way to repair a pruned model: `calibrate` batch normalisation, solve `least-squares`, or `finetune` for some epochs."""
-
-    kind: str
-    epochs: int = 0
-
-
-def parse_recovery(steps: Sequence[str]) -> list[Recovery]:
-    """Recovery steps as a user names them, such as `calibrate` and `finetune:1`.
-
-    Raises:
-        ValueError: an unknown step, or epochs that are not a positive number.
-    """
-    parsed = []
-    for step in steps:
-        kind, _, epochs = step.partition(":")
-        trains = kind == "finetune"
-        if (
-            kind not in ("calibrate", "least-squares", "finetune")
-            or trains != epochs.isdigit()
-            or (trains and int(epochs) < 1)
-        ):
-            raise ValueError(
-                f"`recover` must be among {', '.join(STEPS)}, with a whole number of epochs above 0; got {step!r}"
-            )
-        parsed.append(Recovery(kind, int(epochs or 0)))
-    return parsed
+from pruners import PruneResult, prune
 
 
 def load_model(target: str, options: Mapping[str, Any], weights: Path | None = None) -> nn.Module:
@@ -124,6 +89,8 @@ def prune_model(
     ignore: Sequence[str] = (),
     recover: Sequence[str] = (),
     learning_rate: float = 0.01,
+    batch_size: int = 128,
+    distillation: Distillation | None = None,
     seed: int = 0,
     device: str = "auto",
     out: str | Path | None = None,
@@ -138,8 +105,10 @@ def prune_model(
         targets: see `pruners.prune`.
         data: images for criteria, repair and measurement.
         importance, allocation, round_to, ignore: see `pruners.prune`.
-        recover: steps of repair, in order: `calibrate`, `least-squares`, `finetune:EPOCHS`.
-        learning_rate: of fine-tuning, at its start.
+        recover: steps of repair, in order: `calibrate`, `least-squares`, `finetune:EPOCHS`, `distill:EPOCHS`.
+        learning_rate: of fine-tuning and distilling, at their start; it falls to a hundredth along half a cosine.
+        batch_size: of fine-tuning and distilling.
+        distillation: the unpruned model's share of the loss when distilling, and the temperature.
         seed: decides everything random.
         device: where fine-tuning and measuring run.
         out: folder for `plan.json`, `weights.safetensors` and `summary.json`; `pruners.load` reads it back.
@@ -161,7 +130,6 @@ def prune_model(
     place = resolve_device(device)
     example = torch.randn(*input_shape, generator=torch.Generator().manual_seed(seed))
     accuracies: dict[str, float] = {}
-    sample = list(_sample(data, seed)) if data else None
 
     def measure(when: str, module: nn.Module) -> None:
         if data is not None:
@@ -169,6 +137,19 @@ def prune_model(
             module.to("cpu")
 
     model = model.to("cpu")
+    repair = None
+    if data is not None:
+        repair = Repair(
+            model,
+            data,
+            data.training,
+            learning_rate=learning_rate,
+            batch_size=batch_size,
+            distillation=distillation,
+            seed=seed,
+            device=place,
+            progress=progress,
+        )
     measure("before", model)
     result = prune(
         model,
@@ -178,14 +159,14 @@ def prune_model(
         allocation=allocation,
         round_to=round_to,
         ignore=ignore,
-        batches=sample,
+        batches=repair.sample if repair else None,
         seed=seed,
     )
     measure("pruned", result.model)
     for step in steps:
-        assert data is not None and sample is not None
-        _repair(step, result, model, data, sample, learning_rate, seed, place, progress)
-        measure(f"{step.kind}:{step.epochs}" if step.epochs else step.kind, result.model)
+        assert repair is not None
+        repair(step, result)
+        measure(str(step), result.model)
     summary = {
         **result.summary.to_dict(),
         "test_accuracy": accuracies,
@@ -214,37 +195,3 @@ def with_normalisation(data: ImageData, mean: Sequence[float], std: Sequence[flo
                 f"`{name}` must be {channels} numbers{' above 0' if name == 'std' else ''}, got {list(values)}"
             )
     return replace(data, mean=tuple(mean), std=tuple(std))
-
-
-def _repair(
-    step: Recovery,
-    result: PruneResult,
-    model: nn.Module,
-    data: ImageData,
-    sample: list[tuple[Tensor, Tensor]],
-    learning_rate: float,
-    seed: int,
-    device: torch.device,
-    progress: Progress,
-) -> None:
-    if step.kind == "calibrate":
-        recalibrate_(result.model, sample)
-    elif step.kind == "least-squares":
-        least_squares_(result.model, model, result.plan, sample)
-    else:
-        config = TrainingConfig(
-            epochs=step.epochs, learning_rate=learning_rate, final_learning_rate=learning_rate / 100
-        )
-        learner = Alone(result.model, config, device)
-        fit(learner, data, data.training, config, seed=seed, device=device, name="fine-tuning", progress=progress)
-        result.model.to("cpu")
-
-
-def _sample(data: ImageData, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Some training images in batches, without augmentation."""
-    split, seen = data.training, 0
-    for images, labels in batches(split, data, min(BATCH, len(split)), rng=stream(seed, "calibration")):
-        yield images, labels
-        seen += len(labels)
-        if seen >= CALIBRATION_IMAGES:
-            return

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from nas.device import memory_format
 from nas.seeding import stream, torch_seed
-from nas.training import Row, TrainingConfig, below, descend, momenta, restore_momenta_, sgd, under
+from nas.training import Row, TrainingConfig, below, cross_entropy, descend, momenta, restore_momenta_, sgd, under
 from search_spaces import SearchSpace, Supernet
 from search_spaces.network import Local
 
@@ -39,8 +39,11 @@ class Member:
     def step(self, images: Tensor, labels: Tensor, locals: Sequence[Local], learning_rate: float) -> None:
         """One step on the subnet of `locals`."""
         self.supernet.train()
-        loss = descend(self.optimizer, lambda: self.supernet(images, locals), labels, self.config, learning_rate)
-        self.losses.append(loss)
+
+        def loss() -> Tensor:
+            return cross_entropy(self.supernet(images, locals), labels, self.config)
+
+        self.losses.append(descend(self.optimizer, loss, labels.device, learning_rate))
 
     def row(self, number: int) -> Row:
         """Means over the epoch that ends, for the history; a supernet that was not drawn has no loss."""

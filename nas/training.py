@@ -146,18 +146,19 @@ def sgd(module: nn.Module, config: TrainingConfig) -> torch.optim.SGD:
     )
 
 
+def cross_entropy(logits: Tensor, labels: Tensor, config: TrainingConfig) -> Tensor:
+    """Mean cross-entropy of logits (batch, classes) in float32."""
+    return F.cross_entropy(logits.float(), labels, label_smoothing=config.label_smoothing)
+
+
 def descend(
-    optimizer: torch.optim.Optimizer,
-    forward: Callable[[], Tensor],
-    labels: Tensor,
-    config: TrainingConfig,
-    learning_rate: float,
+    optimizer: torch.optim.Optimizer, compute: Callable[[], Tensor], device: torch.device, learning_rate: float
 ) -> float:
-    """One step of cross-entropy on the logits of `forward`; returns the loss before the step."""
+    """One step down the loss that `compute` gives; returns the loss before the step."""
     optimizer.param_groups[0]["lr"] = learning_rate
     optimizer.zero_grad(set_to_none=True)
-    with precision(labels.device):
-        loss = F.cross_entropy(forward().float(), labels, label_smoothing=config.label_smoothing)
+    with precision(device):
+        loss = compute()
     value = loss.item()
     if not math.isfinite(value):
         raise NotFinite(f"the training loss must be finite, got {value}; lower `learning_rate` (now {learning_rate:g})")
@@ -213,8 +214,12 @@ class Alone:
         self.losses = []
 
     def step(self, images: Tensor, labels: Tensor, learning_rate: float) -> None:
-        loss = descend(self.optimizer, lambda: self.module(images), labels, self.config, learning_rate)
+        loss = descend(self.optimizer, lambda: self.loss(images, labels), labels.device, learning_rate)
         self.losses.append(loss)
+
+    def loss(self, images: Tensor, labels: Tensor) -> Tensor:
+        """What is minimised on one batch."""
+        return cross_entropy(self.module(images), labels, self.config)
 
     def end(self) -> list[Row]:
         self.module.eval()

@@ -17,12 +17,14 @@ from torch import nn
 
 from nas.data import ImageData
 from nas.evaluation import module_accuracy
-from nas.pruning import load_model, parse_recovery, prune_model, read_weights
+from nas.pruning import load_model, prune_model, read_weights
+from nas.recovery import parse_recovery
 from nas.training import Alone, TrainingConfig, fit
 from pruners import load
 
 ROOT = Path(__file__).parents[1]
 TARGET = "tests.test_pruning:small"
+RECOVER = ["calibrate", "least-squares", "finetune:3", "distill:2"]
 
 
 def small(width: int = 16) -> nn.Module:
@@ -72,15 +74,15 @@ def test_pruned_repaired_measured_and_loaded_again(trained: nn.Module, digits: I
         (1, 1, 8, 8),
         {"macs": 0.5},
         data=digits,
-        recover=["calibrate", "least-squares", "finetune:3"],
+        recover=RECOVER,
         out=tmp_path / "pruned",
     )
     assert summary["after"]["macs"] <= 0.5 * summary["before"]["macs"]
-    assert list(summary["test_accuracy"]) == ["before", "pruned", "calibrate", "least-squares", "finetune:3"]
+    assert list(summary["test_accuracy"]) == ["before", "pruned", *RECOVER]
     assert summary["test_accuracy"]["before"] == module_accuracy(trained, digits, digits.test)
     assert summary["test_accuracy"]["finetune:3"] > 0.7
     again = load(tmp_path / "pruned", small())
-    assert module_accuracy(again, digits, digits.test) == summary["test_accuracy"]["finetune:3"]
+    assert module_accuracy(again, digits, digits.test) == summary["test_accuracy"]["distill:2"]
     assert all(torch.equal(value, before[name]) for name, value in trained.state_dict().items())
     assert result.summary.difference is not None and result.summary.difference < 1e-4
 
@@ -160,7 +162,7 @@ def test_spoilt_weights_are_refused(weights: Path, trained: nn.Module, tmp_path:
         read_weights(tmp_path / "list.pt")
 
 
-@pytest.mark.parametrize("step", ["finetune", "finetune:0", "finetune:x", "calibrate:2", "magic"])
+@pytest.mark.parametrize("step", ["finetune", "finetune:0", "finetune:x", "distill", "calibrate:2", "magic"])
 def test_bad_recovery_steps_are_refused(step: str) -> None:
     with pytest.raises(ValueError, match=f"`recover` must be among .* got '{step}'"):
         parse_recovery(["calibrate", step])
@@ -179,6 +181,14 @@ def test_bad_recovery_steps_are_refused(step: str) -> None:
         ([TARGET, "--input", "1x1x8x8", "--target", "macs=0.5", "--ignore", "nothing"], "`ignore` must name groups"),
         ([TARGET, "--input", "1x1x8x8", "--target", "macs=0.5", "--recover", "calibrate"], "`recover` needs images"),
         ([TARGET, "--input", "1x1x8x8", "--target", "macs=0.5", "--data", "digits", "--mean", "0.5"], "go together"),
+        (
+            [TARGET, "--input", "1x1x8x8", "--target", "macs=0.5", "--data", "digits", "--batch-size", "0"],
+            "`batch_size`: input should be greater than 1, got 0",
+        ),
+        (
+            [TARGET, "--input", "1x1x8x8", "--target", "macs=0.5", "--distill-weight", "1.5"],
+            "`weight` of distillation must be from 0 (labels only) to 1, got 1.5",
+        ),
         (
             ["json:dumps", "--input", "1x1x8x8", "--target", "macs=0.5", "--option", "obj=1"],
             "must return a module, got str",

@@ -1,0 +1,74 @@
+"""Training towards another network's outputs."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nas.device import memory_format
+from nas.training import Alone, TrainingConfig, cross_entropy
+
+
+@dataclass(frozen=True)
+class Distillation:
+    """How much a student follows its teacher.
+
+    Attributes:
+        weight: of the teacher's part of the loss, 0 to 1; labels have the rest.
+        temperature: that both networks' logits are divided by; higher shows the student more of the wrong classes.
+    """
+
+    weight: float = 0.9
+    temperature: float = 4.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.weight <= 1:
+            raise ValueError(f"`weight` of distillation must be from 0 (labels only) to 1, got {self.weight}")
+        if not self.temperature > 0:
+            raise ValueError(f"`temperature` of distillation must be above 0, got {self.temperature}")
+
+
+class Distilled(Alone):
+    """A learner of one network that is taught by labels and by a network that knows them already.
+
+    Args:
+        module: the student, moved to `device` and trained in place.
+        teacher: copied, so that the given one stays as and where it is; the copy runs in eval mode.
+        config: the optimiser's settings.
+        distillation: the teacher's share of the loss.
+        device: where both run.
+
+    Reference: Hinton, Vinyals, Dean, "Distilling the Knowledge in a Neural Network", 2015, arXiv:1503.02531.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        teacher: nn.Module,
+        config: TrainingConfig,
+        distillation: Distillation,
+        device: torch.device,
+    ) -> None:
+        super().__init__(module, config, device)
+        own = copy.deepcopy(teacher).eval().requires_grad_(False)
+        self.teacher = own.to(device, memory_format=memory_format(device))  # type: ignore[call-overload]
+        self.distillation = distillation
+
+    def loss(self, images: Tensor, labels: Tensor) -> Tensor:
+        """weight x temperature² x KL(teacher || student) + (1 - weight) x cross-entropy."""
+        weight, temperature = self.distillation.weight, self.distillation.temperature
+        with torch.no_grad():
+            aims = self.teacher(images)
+        logits = self.module(images)
+        taught = divergence(aims, logits, temperature)
+        return weight * temperature**2 * taught + (1 - weight) * cross_entropy(logits, labels, self.config)
+
+
+def divergence(teacher: Tensor, student: Tensor, temperature: float) -> Tensor:
+    """KL(teacher || student) of logits (batch, classes) at a temperature, averaged over the batch."""
+    ours, theirs = (F.log_softmax(logits.float() / temperature, dim=1) for logits in (student, teacher))
+    return F.kl_div(ours, theirs, reduction="batchmean", log_target=True)
