@@ -3,6 +3,7 @@
 from pruners.compensation import recalibrate_ as recalibrate_
 from pruners.groups import Group as Group
 from pruners.least_squares import least_squares_ as least_squares_
+from pruners.optimiser import remap_optimizer as remap_optimizer
 from pruners.plan import PruningPlan as PruningPlan
 from pruners.prune import PruneResult as PruneResult
 from pruners.prune import Summary as Summary

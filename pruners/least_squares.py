@@ -15,10 +15,10 @@ from torch.fx import Node
 
 from pruners.check import Runner
 from pruners.compensation import inputs_of
-from pruners.groups import dependency_groups, tie_axes
-from pruners.plan import PruningPlan, example_inputs, kept_by
+from pruners.plan import PruningPlan
+from pruners.replay import replay
 from pruners.rewrite import GraphModel, Removal, rewrite
-from pruners.tracing import arguments, trace
+from pruners.tracing import arguments
 from pruners.unfold import bounds, is_product, sampled
 
 aten = torch.ops.aten
@@ -60,12 +60,11 @@ def least_squares_(
     Differs: ridge towards the old weights; shortcut error in the aim; the values behind a ReLU are relaxed by
         projection, which lowers the error in every iteration, in place of a penalty method.
     """
-    graph = tie_axes(trace(model, *example_inputs(plan.inputs)))
-    if not graph.trace.batched:
+    removal = replay(plan, model)
+    if not removal.graph.trace.batched:
         raise ValueError(
             "`model` must take batches of any size, got one traced for a fixed size; recalibrate it instead."
         )
-    removal = Removal(graph, kept_by(plan, graph, dependency_groups(graph)))
     rewritten = rewrite(removal)
     rewritten.load_state_dict(smaller.state_dict(), strict=False)
     inputs = torch.cat([inputs_of(batch) for batch in batches])

@@ -20,7 +20,8 @@ from pruners.check import Comparison, compare, difference, run_example, run_trac
 from pruners.costs import CostModel
 from pruners.groups import AxisGraph, Group, dependency_groups, tie_axes
 from pruners.importance import Loss, score_groups
-from pruners.plan import PruningPlan, example_inputs, kept_by, make_plan, unique_state
+from pruners.plan import PruningPlan, make_plan, unique_state
+from pruners.replay import replay
 from pruners.rewrite import GraphModel, Removal, rewrite
 from pruners.surgery import build
 from pruners.targets import ATTEMPTS, TIGHTER, Estimator, Reading, counted_budgets, measured_targets, search
@@ -208,8 +209,7 @@ def load(folder: str | Path, model: nn.Module) -> nn.Module:
         ValueError: if the plan is of another model or the weights are not exactly those of the smaller model.
     """
     plan = PruningPlan.from_json((Path(folder) / PLAN).read_text())
-    graph = tie_axes(trace(model, *example_inputs(plan.inputs)))
-    removal = Removal(graph, kept_by(plan, graph, dependency_groups(graph)))
+    removal = replay(plan, model)
     smaller, _ = build(removal, model, rewrite(removal), tolerance=1e-4, form=plan.form)  # type: ignore[arg-type]
     _load_weights(smaller, Path(folder) / WEIGHTS)
     return smaller
