@@ -197,7 +197,7 @@ def _without_fused_layers() -> Iterator[None]:
         yield
     finally:
         torch.backends.mha.set_fastpath_enabled(before[0])
-        torch.backends.mkldnn.enabled = before[1]  # type: ignore[assignment]
+        torch.backends.mkldnn.enabled = before[1]
 
 
 def _arguments(inputs: Inputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
