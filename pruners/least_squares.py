@@ -237,8 +237,9 @@ def _solved(
         old = old[:, :-1]
     gram = old.new_zeros(old.shape[1], old.shape[1], dtype=torch.float64)
     cross = old.new_zeros(old.shape, dtype=torch.float64)
+    if shifted:
+        parts = [(torch.cat([x, x.new_ones(1, x.shape[1])]), *rest) for x, *rest in parts]
     for x, aim, *rest in parts:
-        x = _with_ones(x, shifted)
         gram += x @ x.t()
         cross += (aim - rest[0] if rest else aim) @ x.t()
     held = torch.full((len(gram),), ridge * float(gram.diagonal().mean()), dtype=gram.dtype, device=gram.device)
@@ -254,7 +255,6 @@ def _solved(
         assert limits is not None
         cross.zero_()
         for x, aim, *rest in parts:
-            x = _with_ones(x, shifted)
             other = rest[0] if rest else torch.zeros(())
             now = new.to(x.dtype) @ x + other
             moved = torch.where(aim <= limits[0], now.clamp(max=limits[0]), aim)
@@ -262,7 +262,3 @@ def _solved(
             cross += (moved - other) @ x.t()
         new = solve(cross)
     return new if shifted else torch.cat([new, fixed], 1)
-
-
-def _with_ones(x: Tensor, shifted: bool) -> Tensor:
-    return torch.cat([x, x.new_ones(1, x.shape[1])]) if shifted else x

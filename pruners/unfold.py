@@ -63,7 +63,8 @@ def sampled(
     while step > 1 and per_sample % step == 0:  # would see the same places of every sample
         step += 1
     for parts in zip(*(value.split(CHUNK) for value in values), strict=True):
-        yield columns(node, parts[0], kernel)[:, ::step], *(rows(node, part)[:, ::step] for part in parts[1:])
+        matrices = columns(node, parts[0], kernel), *(rows(node, part) for part in parts[1:])
+        yield tuple(matrix[:, ::step].contiguous() for matrix in matrices)
 
 
 def _channel(node: Node) -> int:
