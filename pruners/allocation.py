@@ -10,6 +10,7 @@ import torch
 from pruners.axes import Axis
 from pruners.costs import CostModel
 from pruners.groups import Group
+from pruners.knapsack import Damage, Program
 from pruners.targets import COUNTED
 
 Schedule = Callable[[int], dict[str, int]]  # step 0..last -> indices removed per group
@@ -38,6 +39,10 @@ class Limits:
             )
         if not 0 < self.max_ratio <= 1:
             raise ValueError(f"`max_ratio` must be in (0, 1], got {self.max_ratio}.")
+
+    def levels(self, group: Group, least: int = 0) -> list[int]:
+        """The numbers of indices that a group may lose, from `least`, ascending."""
+        return sorted({removed for n in range(group.size + 1) if (removed := self.removed(group, n)) >= least})
 
     def removed(self, group: Group, wanted: int) -> int:
         """The largest allowed number of removed indices that is at most `wanted`."""
@@ -92,11 +97,12 @@ def isomorphic(groups: Sequence[Group], scores: Mapping[str, torch.Tensor], limi
     return schedule, last
 
 
-ALLOCATIONS: dict[str, Callable[..., tuple[Schedule, int]]] = {
+SCHEDULES: dict[str, Callable[..., tuple[Schedule, int]]] = {
     "uniform": uniform,
     "global": global_ranking,
     "isomorphic": isomorphic,
 }
+ALLOCATIONS = (*SCHEDULES, "optimal", "distortion")
 
 
 def allocate(
@@ -106,16 +112,21 @@ def allocate(
     budgets: Mapping[str, float],
     allocation: str = "global",
     limits: Limits | None = None,
+    damages: Mapping[str, Damage] | None = None,
+    gone: Mapping[str, int] | None = None,
 ) -> dict[Axis, torch.Tensor]:
     """Remove as few indices as meet every budget.
 
     Args:
         groups: groups that may lose indices.
-        scores: group name to one score per index; the lowest go first.
+        scores: group name to one score per index; the lowest go first. Indices that have gone before score minus infinity.
         cost: cost model of the traced model.
         budgets: "macs", "params" or "weight_bytes" to the number that may remain.
-        allocation: "uniform", "global" or "isomorphic".
+        allocation: "uniform", "global", "isomorphic", "optimal" (the most importance that stays) or "distortion" (the least
+            damage, see `pruners.distortion`).
         limits: alignment and bounds per group.
+        damages: group name to the damage of losing 0, 1, ... indices; for "distortion".
+        gone: group name to how many indices have gone before; none if not given.
 
     Returns:
         Elementary axis to a boolean vector, True for what stays; groups that lose nothing are left out.
@@ -125,13 +136,37 @@ def allocate(
     """
     if allocation not in ALLOCATIONS:
         raise ValueError(f"`allocation` must be one of {', '.join(ALLOCATIONS)}, got {allocation!r}.")
-    limits = limits or Limits()
+    limits, gone = limits or Limits(), gone or {}
     check_reachable(groups, cost, budgets, limits)
-    schedule, last = ALLOCATIONS[allocation](groups, scores, limits)
-    removed = schedule(_first(lambda step: meets(groups, cost, budgets, schedule(step)), last))
+    removed = _by_schedule(allocation if allocation in SCHEDULES else "global", groups, scores, cost, budgets, limits)
+    removed = {name: max(count, gone.get(name, 0)) for name, count in removed.items()}
+    if allocation not in SCHEDULES:
+        if damages is None:
+            damages = {group.name: importance_lost(scores[group.name]) for group in groups}
+        levels = {group.name: limits.levels(group, gone.get(group.name, 0)) for group in groups}
+        removed = Program(groups, damages, levels, cost, budgets).solve(removed)
     return {
         group.axis: _keep_highest(scores[group.name], removed[group.name]) for group in groups if removed[group.name]
     }
+
+
+def importance_lost(scores: torch.Tensor) -> Damage:
+    """Sum of the lowest 0, 1, ... scores; shape (n + 1,)."""
+    lowest = scores.double().sort().values
+    lowest[lowest.isneginf()] = 0  # gone before
+    return torch.cat([lowest.new_zeros(1), lowest.cumsum(0)]).cpu().numpy()
+
+
+def _by_schedule(
+    name: str,
+    groups: Sequence[Group],
+    scores: Mapping[str, torch.Tensor],
+    cost: CostModel,
+    budgets: Mapping[str, float],
+    limits: Limits,
+) -> dict[str, int]:
+    schedule, last = SCHEDULES[name](groups, scores, limits)
+    return schedule(_first(lambda step: meets(groups, cost, budgets, schedule(step)), last))
 
 
 def check_reachable(

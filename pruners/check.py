@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,7 +41,11 @@ class Runner(fx.Interpreter):
     def steps(self, inputs: list[Any]) -> Iterator[tuple[Node, Any]]:
         """Yield each node with its value; `inputs` are the placeholders' values in order."""
         self.args_iter = iter(inputs)
-        for node in self.graph.nodes:
+        yield from self.onward(self.graph.nodes)
+
+    def onward(self, nodes: Iterable[Node]) -> Iterator[tuple[Node, Any]]:
+        """Run some of the nodes, with what is known of those before them."""
+        for node in nodes:
             value = self.env[node] = self.run_node(node)
             yield node, value
             for dead in self.user_to_last_uses.get(node, []):

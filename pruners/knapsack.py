@@ -1,0 +1,180 @@
+"""Optimal allocation: how many indices each group loses so that the damage is least and every budget is met.
+
+Damage adds up over groups: group i that loses r of its indices has damage `damages[i][r]`. Costs do not: a convolution costs
+the product of what two groups keep. So the program is solved for costs along each group's own axis around a solution, exactly,
+as a multiple-choice knapsack; the answer is repaired at exact costs, and the next program is solved around it, within half the
+distance whenever it is no better. Where costs do add up the first answer is the optimum.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pruners.axes import Axis
+from pruners.costs import CostModel
+from pruners.groups import Group
+
+Counts = dict[str, int]  # indices removed per group
+Damage = NDArray[np.float64]  # of losing 0, 1, ... indices
+CAPACITY = 16_384  # units that a budget is divided into at most
+CHOICES = 128  # numbers of removed indices per group in one program at most
+ROUNDS = 16
+
+
+def multiple_choice(
+    costs: Sequence[NDArray[np.int64]], damages: Sequence[NDArray[np.float64]], capacity: int
+) -> list[int] | None:
+    """One choice per item, of least total damage and a total cost of at most `capacity`; None if there is none.
+
+    Args:
+        costs: per item, the cost of each of its choices: whole numbers from 0.
+        damages: per item, the damage of each choice.
+        capacity: what the costs may add up to.
+    """
+    if capacity < 0:
+        return None
+    best = np.zeros(capacity + 1)  # least damage of the items so far, at each capacity
+    picks = []
+    for cost, damage in zip(costs, damages, strict=True):
+        table, pick = np.full(capacity + 1, np.inf), np.zeros(capacity + 1, np.int32)
+        for choice, (c, d) in enumerate(zip(cost.tolist(), damage.tolist(), strict=True)):
+            if c <= capacity:
+                value = best[: capacity + 1 - c] + d
+                better = value < table[c:]
+                table[c:][better] = value[better]
+                pick[c:][better] = choice
+        best = table
+        picks.append(pick)
+    if np.isinf(best[capacity]):
+        return None
+    result = []
+    left = capacity
+    for pick, cost in zip(reversed(picks), reversed(costs), strict=True):
+        result.append(int(pick[left]))
+        left -= int(cost[result[-1]])
+    return result[::-1]
+
+
+@dataclass(frozen=True)
+class Program:
+    """Least damage within budgets.
+
+    Attributes:
+        groups: groups that may lose indices.
+        damages: group name to the damage of losing 0, 1, ... indices.
+        levels: group name to the numbers of indices it may lose, ascending.
+        cost: exact costs.
+        budgets: name of a cost to what it may be.
+
+    Reference: Shen et al., Structural pruning via latency-saliency knapsack (HALP), NeurIPS 2022.
+    Differs: any costs that follow from sizes and several budgets, and programs around a solution rather than a latency table.
+    """
+
+    groups: Sequence[Group]
+    damages: Mapping[str, Damage]
+    levels: Mapping[str, Sequence[int]]
+    cost: CostModel
+    budgets: Mapping[str, float]
+
+    def solve(self, start: Mapping[str, int]) -> Counts:
+        """Improve on a solution that is within the budgets; the result is never worse."""
+        best = self._filled(dict(start))
+        mixtures = [[name] for name in self.budgets]
+        if len(mixtures) > 1:
+            mixtures.append(list(self.budgets))
+        reach = max(map(len, self.levels.values()))
+        for _ in range(ROUNDS):
+            found = [self._repaired(answer) for mix in mixtures if (answer := self._linear(best, mix, reach))]
+            nearest = min(found, key=self.damage, default=best)
+            if self.damage(nearest) < self.damage(best):
+                best = nearest
+            elif reach == 1:
+                break
+            else:
+                reach = max(1, reach // 2)
+        return best
+
+    def damage(self, removed: Mapping[str, int]) -> float:
+        """Total damage."""
+        return float(sum(self.damages[name][count] for name, count in removed.items()))
+
+    def _linear(self, around: Mapping[str, int], mix: Sequence[str], reach: int) -> Counts | None:
+        """Solve at costs that are exact along each group's axis; several costs weigh by their budgets."""
+        choices = [self._near(group, around[group.name], reach) for group in self.groups]
+        curves = [self._costs(around, mix, group, options) for group, options in zip(self.groups, choices, strict=True)]
+        least = [curve.min() for curve in curves]
+        # Costs add up to what they come to around the solution, which each curve holds once
+        here = sum(self._total(around, name) / self.budgets[name] for name in mix)
+        room = len(mix) - here + sum(here - low for low in least)
+        scale = self.budgets[mix[0]] if len(mix) == 1 else CAPACITY / max(room, 1e-9)
+        unit = max(1.0, room * scale / CAPACITY)
+        costs = [
+            np.ceil(((curve - low) * scale / unit).round(6)).astype(np.int64)
+            for curve, low in zip(curves, least, strict=True)
+        ]
+        damages = [self.damages[group.name][options] for group, options in zip(self.groups, choices, strict=True)]
+        picked = multiple_choice(costs, damages, int(np.floor(np.round(room * scale / unit, 6))))
+        if picked is None:
+            return None
+        return {g.name: options[pick] for g, options, pick in zip(self.groups, choices, picked, strict=True)}
+
+    def _costs(
+        self, around: Mapping[str, int], mix: Sequence[str], group: Group, choices: Sequence[int]
+    ) -> NDArray[np.float64]:
+        """Costs over budgets for each number of indices that one group may lose, all else as it is."""
+        kept: dict[Axis, Any] = {g.axis: g.size - around[g.name] for g in self.groups}
+        kept[group.axis] = group.size - np.asarray(choices, dtype=np.int64)
+        costs = sum(np.asarray(self.cost.of(name)(kept)) / self.budgets[name] for name in mix)
+        return np.broadcast_to(np.asarray(costs, dtype=np.float64), (len(choices),))
+
+    def _near(self, group: Group, count: int, reach: int) -> list[int]:
+        """At most `CHOICES` numbers of removed indices around one, which is among them."""
+        levels = self.levels[group.name]
+        place = levels.index(count)
+        window = list(levels[max(0, place - reach) : place + reach + 1])
+        if len(window) <= CHOICES:
+            return window
+        spread = {window[i] for i in np.linspace(0, len(window) - 1, CHOICES - 1).round().astype(int)}
+        return sorted(spread | {count})
+
+    def _repaired(self, removed: Counts) -> Counts:
+        """Remove what damages least for what it saves until every budget is met, then give back what fits."""
+        while over := next((name for name in self.budgets if self._total(removed, name) > self.budgets[name]), None):
+            group, count = max(self._steps(removed, 1), key=partial(self._rate, removed, over))
+            removed = {**removed, group: count}
+        return self._filled(removed)
+
+    def _rate(self, removed: Mapping[str, int], name: str, step: tuple[str, int]) -> float:
+        """What a step saves for the damage it does."""
+        group, count = step
+        saved = self._total(removed, name) - self._total({**removed, group: count}, name)
+        return saved / max(self.damages[group][count] - self.damages[group][removed[group]], 1e-30)
+
+    def _filled(self, removed: Counts) -> Counts:
+        """Give back indices while every budget is met, those that repair most first."""
+
+        def gain(group: str, count: int) -> float:
+            return float(self.damages[group][removed[group]] - self.damages[group][count])
+
+        while True:
+            for group, count in sorted(self._steps(removed, -1), key=lambda step: -gain(*step)):
+                tried = {**removed, group: count}
+                if all(self._total(tried, name) <= budget for name, budget in self.budgets.items()):
+                    removed = tried
+                    break
+            else:
+                return removed
+
+    def _steps(self, removed: Mapping[str, int], direction: int) -> list[tuple[str, int]]:
+        """Groups with their next number of removed indices, where there is one."""
+        places = [(name, self.levels[name].index(count) + direction) for name, count in removed.items()]
+        return [(name, self.levels[name][place]) for name, place in places if 0 <= place < len(self.levels[name])]
+
+    def _total(self, removed: Mapping[str, int], name: str) -> int:
+        return self.cost.of(name)({group.axis: group.size - removed[group.name] for group in self.groups})
