@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,14 +15,17 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from estimators import count as count_cost
-from pruners.allocation import Limits, allocate, check_reachable
+from pruners.allocation import Limits, check_reachable
 from pruners.check import Comparison, compare, difference, run_example, run_traced
 from pruners.costs import CostModel
+from pruners.criteria import Loss
 from pruners.groups import AxisGraph, Group, dependency_groups, tie_axes
-from pruners.importance import Loss, score_groups
+from pruners.importance import Criterion
 from pruners.plan import PruningPlan, make_plan, unique_state
+from pruners.progress import Progress, silent
 from pruners.replay import replay
 from pruners.rewrite import GraphModel, Removal, rewrite
+from pruners.selection import Importance, Selection, check_steps
 from pruners.surgery import build
 from pruners.targets import ATTEMPTS, TIGHTER, Estimator, Reading, counted_budgets, measured_targets, search
 from pruners.tracing import evaluating, fitting, trace
@@ -88,7 +91,7 @@ def prune(
     targets: Mapping[str, float | str],
     *,
     estimators: Mapping[str, Estimator] | None = None,
-    importance: str = "l2",
+    importance: str | Criterion = "l2",
     allocation: str = "global",
     ignore: Sequence[str] = (),
     batches: Iterable[Any] | None = None,
@@ -98,9 +101,13 @@ def prune(
     round_to: int = 1,
     min_kept: int = 1,
     max_ratio: float = 0.9,
+    steps: int = 1,
+    schedule: str = "geometric",
+    between: Callable[[nn.Module], None] | None = None,
     seed: int = 0,
     check: bool = True,
     tolerance: float = 1e-4,
+    progress: Progress = silent,
 ) -> PruneResult:
     """Remove channels, heads and other dimensions until every target is met, and prove the result.
 
@@ -112,24 +119,32 @@ def prune(
             milliseconds also as "0.8ms".
         estimators: further targets by name: functions of (model, inputs) to a positive number, larger for larger models, where
             inputs are a tuple of the positional or a dict of the keyword example inputs.
-        importance: criterion, see `pruners.importance.CRITERIA`.
-        allocation: "global", "uniform" or "isomorphic".
+        importance: criterion, see `pruners.importance.CRITERIA`, or a function of the parameters by name that returns a score
+            for each of their entries, larger = keep, for all or some of them.
+        allocation: "global", "uniform", "isomorphic", "optimal" (the most importance that can stay) or "distortion" (the least
+            change of the outputs, measured on `batches`).
         ignore: names of groups, tensors or modules that lose nothing.
-        batches: iterable of (inputs, targets), for criteria that pass over data.
+        batches: iterable of (inputs, targets), for what passes over data; kept in memory if it is not a list or a loader.
         loss: loss(outputs, targets), cross-entropy if None.
         aggregate: "sum", "mean" or "max" over the members of a group.
         normalise: scores of a group are divided by their "mean", "max" or "sum", or by nothing ("none").
         round_to: kept indices per group are a multiple of this.
         min_kept: fewest indices that stay in a group.
         max_ratio: largest fraction that a group loses.
+        steps: times that importance is computed, on what is left; ratios are of the given model, and so is the one plan.
+        schedule: how what remains shrinks with the steps, "geometric" or "linear".
+        between: called with the smaller model of each step but the last, to repair it in place (batch statistics, fine-tuning)
+            before it is scored. The result still has the weights of the given model.
         seed: of random choices.
         check: compare the result with the masked full model on the example inputs.
         tolerance: largest relative difference that the check allows.
+        progress: called as (name of a long step, done, total).
 
     Raises:
         ValueError: if an argument does not fit, a target cannot be reached, or the check fails.
     """
     limits = Limits(round_to, min_kept, max_ratio)
+    check_steps(steps, schedule)
     args, kwargs = split_inputs(example_inputs)
     graph = analyse(model, args, kwargs)
     found = dependency_groups(graph)
@@ -138,13 +153,17 @@ def prune(
     asked = counted_budgets(targets, cost)
     aims = measured_targets(targets, estimators or {}, model, args, kwargs)
     least = check_reachable(free, cost, asked, limits)
-    scores = score_groups(
-        graph, free, importance,
-        model=model, batches=batches, loss=loss, aggregate=aggregate, normalise=normalise, seed=seed,
-    )  # fmt: skip
+    lever = "macs" if cost.macs({}) else "params"
+    whole = cost.of(lever)({})
+    data: Any = batches if batches is None or isinstance(batches, Sized) else list(batches)
+    how = Importance(importance, data, loss, aggregate, normalise, seed)
+    selection = Selection(graph, free, model, cost, how, allocation, limits, progress)
+    guess = [whole * aim.fraction(model) for aim in aims] if steps > 1 else []
+    last = asked | ({lever: min([asked.get(lever, whole), *guess])} if guess else {})
+    ranking = selection.descend(last, least, steps, schedule, between)
 
     def removal_within(budgets: Mapping[str, float]) -> Removal:
-        return Removal(graph, allocate(free, scores, cost, budgets, allocation, limits))
+        return Removal(graph, selection.choose(ranking, budgets))
 
     def built_within(budgets: Mapping[str, float]) -> nn.Module:
         removal = removal_within(budgets)
@@ -152,8 +171,6 @@ def prune(
 
     budgets = dict(asked)
     predicted: dict[str, Reading] = {}
-    lever = "macs" if cost.macs({}) else "params"
-    whole = cost.of(lever)({})
     if aims:
         top = min(whole, asked.get(lever, whole))
         budgets[lever], predicted = search(lambda b: built_within({**asked, lever: b}), aims, least[lever], top)

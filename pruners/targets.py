@@ -57,6 +57,10 @@ class Measured:
     relative: bool
     compare: Callable[[nn.Module], tuple[float, float]]
 
+    def fraction(self, model: nn.Module) -> float:
+        """What may remain as a fraction of the full model's value."""
+        return self.asked if self.relative else min(1.0, self.asked / self.read(model).full)
+
     def read(self, smaller: nn.Module) -> Reading:
         """Measure a smaller model.
 

@@ -6,8 +6,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from pruners.criteria import activation, fisher, lamp, taylor
 from pruners.groups import AxisGraph, Group, dependency_groups, tie_axes
-from pruners.importance import CRITERIA, _distances, activation, fisher, lamp, score_groups, taylor
+from pruners.importance import CRITERIA, _distances, score_groups
+from pruners.rewrite import Removal, rewrite
 from pruners.tracing import trace
 from tests.pruners.networks import build
 
@@ -35,7 +37,10 @@ def test_activation_scales_columns_by_the_norm_of_what_they_read() -> None:
     model = nn.Sequential(nn.Linear(3, 2, bias=False))
     weight = torch.tensor([[1.0, -2.0, 0.5], [3.0, 0.1, -1.0]])
     x = torch.tensor([[3.0, 0.0, 4.0], [1.0, 1.0, 0.0]])
-    scores = activation(model, [x], {"0.weight": weight})["0.weight"] * 2**0.5  # root mean square of two rows to norm
+    graph_model = rewrite(Removal(tie_axes(trace(model, (x,))), {}))
+    scores = (
+        activation(graph_model, [x], {"0.weight": weight})["0.weight"] * 2**0.5
+    )  # root mean square of two rows to norm
     torch.testing.assert_close(scores, torch.tensor([[3.162, 2.0, 2.0], [9.487, 0.1, 4.0]]), atol=1e-3, rtol=0)
 
 
@@ -103,3 +108,14 @@ def test_data_is_asked_for() -> None:
         score_groups(graph, free, "taylor", model=model)
     with pytest.raises(ValueError, match="at least one batch"):
         score_groups(graph, free, "taylor", model=model, batches=[])
+
+
+def test_an_own_criterion_is_aggregated_and_normalised_like_any() -> None:
+    model, graph, free, _ = analysed("residual")
+    own = score_groups(
+        graph, free, lambda tensors: {n: t.abs() for n, t in tensors.items() if t.dim() > 1}, aggregate="max"
+    )
+    named = score_groups(graph, free, "l1", aggregate="max")
+    assert all(torch.equal(own[name], named[name]) for name in named)
+    only = score_groups(graph, free, lambda tensors: {"inner.weight": tensors["inner.weight"].abs()}, normalise="none")
+    torch.testing.assert_close(only["inner.weight:0"], model.inner.weight.detach().abs().sum((1, 2, 3)))

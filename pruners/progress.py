@@ -1,0 +1,31 @@
+"""How passes over data report where they are, without knowing who listens."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+
+class Progress(Protocol):
+    """Called with the name of a long step, how much of it is done, and how much there is."""
+
+    def __call__(self, step: str, done: float, total: float) -> None: ...
+
+
+class Batches(Protocol):
+    """Batches that can be passed over again and again: a list, a data loader."""
+
+    def __iter__(self) -> Iterator[Any]: ...
+
+    def __len__(self) -> int: ...
+
+
+def silent(step: str, done: float, total: float) -> None:
+    """Report nothing: the default."""
+
+
+def watched(batches: Batches, step: str, progress: Progress) -> Iterator[Any]:
+    """Batch after batch, reporting each that is done."""
+    for done, batch in enumerate(batches, 1):
+        yield batch
+        progress(step, done, len(batches))
