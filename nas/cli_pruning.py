@@ -12,11 +12,11 @@ import typer
 
 import pruners
 from nas import terminal
-from nas.arguments import floats, names, numbers, options, shape
+from nas.arguments import floats, names, options, shape
 from nas.data import ImageData, load_data
 from nas.distillation import Distillation
 from nas.format import percent, si
-from nas.pruning import load_model, prune_model, with_normalisation
+from nas.pruning import load_model, parse_targets, prune_model, with_normalisation
 
 Target = Annotated[str, typer.Argument(help="module:function that returns the model.", show_default=False)]
 Weights = Annotated[Path | None, typer.Option(help="Its weights: safetensors, or torch.save of a state_dict.")]
@@ -29,16 +29,35 @@ def prune(
     model: Target,
     target: Annotated[
         list[str],
-        typer.Option(help="What may remain: macs=0.5 (a fraction) or params=1e6 (a number). Can be repeated."),
+        typer.Option(
+            help="What may remain of macs, params, weight_bytes or latency_ms (milliseconds, measured here on the --input): a "
+            "fraction up to 1 (macs=0.5), a larger number (params=1e6), or milliseconds (latency_ms=0.8ms). Can be repeated."
+        ),
     ],
     input: Input,
     weights: Weights = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the plan and the smaller weights.")] = None,
     data: Annotated[str | None, typer.Option(help="Images to repair and measure on, as for `nas search`.")] = None,
     importance: Annotated[
-        str, typer.Option(help="l1, l2, bn_scale, fpgm, lamp, random, taylor, fisher or activation.")
+        str,
+        typer.Option(
+            help="l1, l2, lamp, bn_scale, fpgm or random; with --data also taylor, fisher, activation, lrp or lrp_zplus."
+        ),
     ] = "l2",
-    allocation: Annotated[str, typer.Option(help="global, uniform or isomorphic.")] = "global",
+    aggregate: Annotated[str, typer.Option(help="How the tensors of a group add up: sum, mean or max.")] = "sum",
+    normalise: Annotated[
+        str, typer.Option(help="What the scores of a group are divided by: their mean, max or sum, or none.")
+    ] = "mean",
+    allocation: Annotated[
+        str,
+        typer.Option(
+            help="uniform, global, isomorphic, optimal (most importance), or distortion (measured on --data)."
+        ),
+    ] = "global",
+    steps: Annotated[int, typer.Option(help="Times that importance is computed, each time on what is left.")] = 1,
+    schedule: Annotated[str, typer.Option(help="How what remains shrinks over --steps: geometric or linear.")] = (
+        "geometric"
+    ),
     recover: Annotated[
         str,
         typer.Option(
@@ -49,6 +68,10 @@ def prune(
         list[str] | None, typer.Option(help="A group, tensor or module that loses nothing. Can be repeated.")
     ] = None,
     round_to: Annotated[int, typer.Option(help="Kept channels are a multiple of this.")] = 1,
+    min_kept: Annotated[int, typer.Option(help="Fewest channels that stay in a group.")] = 1,
+    max_ratio: Annotated[
+        float, typer.Option(help="Largest fraction of its channels that a group loses, up to 1.")
+    ] = 0.9,
     learning_rate: Annotated[float, typer.Option(help="Learning rate of finetune and distill at the start.")] = 0.01,
     batch_size: Annotated[int, typer.Option(help="Images per step of finetune and distill.")] = 128,
     distill_weight: Annotated[
@@ -76,11 +99,17 @@ def prune(
         result, summary = prune_model(
             load_model(model, options(option), weights),
             _shape(input),
-            numbers(target, "--target"),
+            parse_targets(target),
             data=images,
             importance=importance,
             allocation=allocation,
+            aggregate=aggregate,
+            normalise=normalise,
             round_to=round_to,
+            min_kept=min_kept,
+            max_ratio=max_ratio,
+            steps=steps,
+            schedule=schedule,
             ignore=ignore or (),
             recover=names(recover),
             learning_rate=learning_rate,

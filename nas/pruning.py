@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from nas.arguments import numbers, pairs
 from nas.data import ImageData
 from nas.device import resolve_device
 from nas.distillation import Distillation
@@ -24,6 +25,19 @@ from nas.record import environment
 from nas.recovery import Repair, parse_recovery
 from nas.spaces import import_function
 from pruners import PruneResult, prune
+
+
+def parse_targets(texts: Sequence[str]) -> dict[str, float | str]:
+    """What may remain by name, from `macs=0.5`, `params=1e6` or `latency_ms=0.8ms`.
+
+    Raises:
+        ValueError: something else.
+    """
+    found: dict[str, float | str] = {}
+    for name, value in pairs(list(texts), "--target").items():
+        timed = name == "latency_ms" and value.endswith("ms")
+        found[name] = value if timed else numbers([f"{name}={value}"], "--target")[name]
+    return found
 
 
 def load_model(target: str, options: Mapping[str, Any], weights: Path | None = None) -> nn.Module:
@@ -80,12 +94,18 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 def prune_model(
     model: nn.Module,
     input_shape: tuple[int, ...],
-    targets: Mapping[str, float],
+    targets: Mapping[str, float | str],
     *,
     data: ImageData | None = None,
     importance: str = "l2",
     allocation: str = "global",
+    aggregate: str = "sum",
+    normalise: str = "mean",
     round_to: int = 1,
+    min_kept: int = 1,
+    max_ratio: float = 0.9,
+    steps: int = 1,
+    schedule: str = "geometric",
     ignore: Sequence[str] = (),
     recover: Sequence[str] = (),
     learning_rate: float = 0.01,
@@ -104,7 +124,7 @@ def prune_model(
         input_shape: of the example input, batch first; macs are counted on it.
         targets: see `pruners.prune`.
         data: images for criteria, repair and measurement.
-        importance, allocation, round_to, ignore: see `pruners.prune`.
+        importance, allocation, aggregate, normalise, round_to, min_kept, max_ratio, steps, schedule, ignore: see `pruners.prune`.
         recover: steps of repair, in order: `calibrate`, `least-squares`, `finetune:EPOCHS`, `distill:EPOCHS`.
         learning_rate: of fine-tuning and distilling, at their start; it falls to a hundredth along half a cosine.
         batch_size: of fine-tuning and distilling.
@@ -121,8 +141,8 @@ def prune_model(
     Raises:
         ValueError: something does not fit; the message says what.
     """
-    steps = parse_recovery(recover)
-    if steps and data is None:
+    repairs = parse_recovery(recover)
+    if repairs and data is None:
         raise ValueError("`recover` needs images; give `data`")
     folder = None if out is None else Path(out)
     if folder is not None and folder.exists() and not (folder / "plan.json").exists() and any(folder.iterdir()):
@@ -157,13 +177,20 @@ def prune_model(
         targets,
         importance=importance,
         allocation=allocation,
+        aggregate=aggregate,
+        normalise=normalise,
         round_to=round_to,
+        min_kept=min_kept,
+        max_ratio=max_ratio,
+        steps=steps,
+        schedule=schedule,
         ignore=ignore,
         batches=repair.sample if repair else None,
         seed=seed,
+        progress=progress,
     )
     measure("pruned", result.model)
-    for step in steps:
+    for step in repairs:
         assert repair is not None
         repair(step, result)
         measure(str(step), result.model)

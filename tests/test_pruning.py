@@ -17,7 +17,7 @@ from torch import nn
 
 from nas.data import ImageData
 from nas.evaluation import module_accuracy
-from nas.pruning import load_model, prune_model, read_weights
+from nas.pruning import load_model, parse_targets, prune_model, read_weights
 from nas.recovery import parse_recovery
 from nas.training import Alone, TrainingConfig, fit
 from pruners import load
@@ -110,6 +110,42 @@ def test_the_command_prunes_and_says_what_it_did(weights: Path, tmp_path: Path) 
     quiet = run("prune", TARGET, *common, "--target", "params=0.5", "--importance", "l1", "--json")
     summary = json.loads(quiet.stdout)
     assert summary["after"]["params"] <= 0.5 * summary["before"]["params"] and summary["test_accuracy"] == {}
+
+
+def test_the_command_takes_steps_relevance_and_optimal_allocation(weights: Path) -> None:
+    common = ["prune", TARGET, "--input", "1x1x8x8", "--weights", weights, "--data", "digits", "--json"]
+    done = run(
+        *common, "--target", "macs=0.5", "--target", "params=0.8", "--importance", "lrp", "--allocation", "optimal",
+        "--steps", "2", "--schedule", "linear", "--round-to", "2", "--min-kept", "6", "--max-ratio", "0.6",
+        "--aggregate", "max", "--normalise", "sum",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    summary = json.loads(done.stdout)
+    assert all(found["measured"] <= found["asked"] for found in summary["targets"].values())
+    assert all(after % 2 == 0 and after >= 7 for _, after in summary["groups"].values())
+    assert "importance 1/2: 10 done" in done.stderr and "pruning steps: 1 done" in done.stderr
+    by_curves = run(*common, "--target", "macs=0.5", "--allocation", "distortion")
+    assert by_curves.returncode == 0 and "distortion: " in by_curves.stderr
+
+
+def test_the_command_measures_latency() -> None:
+    """To all of the model's latency and more: what this machine measures is not for a test to say."""
+    done = run("prune", TARGET, "--input", "1x1x8x8", "--target", "latency_ms=1000ms", "--target", "macs=0.9", "--json")
+    assert done.returncode == 0, done.stderr
+    summary = json.loads(done.stdout)
+    assert summary["targets"]["latency_ms"]["asked"] == 1000
+    assert summary["after"]["latency_ms"] == summary["targets"]["latency_ms"]["measured"] > 0
+
+
+def test_targets_as_they_are_typed() -> None:
+    assert parse_targets(["macs=0.5", "params=1e6", "latency_ms=0.8ms"]) == {
+        "macs": 0.5,
+        "params": 1e6,
+        "latency_ms": "0.8ms",
+    }
+    for spoilt in ("macs=5ms", "latency_ms=fast", "macs"):
+        with pytest.raises(ValueError, match="`--target` must be name="):
+            parse_targets([spoilt])
 
 
 def test_groups_are_listed() -> None:
