@@ -22,6 +22,7 @@ from pruners.tracing import operator as operator_name
 Keep = Mapping[Axis, torch.Tensor]
 Changes = dict[str, Any]
 aten = torch.ops.aten
+DROPOUTS = (aten.dropout.default, aten.feature_dropout.default, aten.alpha_dropout.default)  # of (input, p, train)
 FUNCTIONAL_BATCH_NORM = "aten._native_batch_norm_legit_no_training.default"
 
 
@@ -34,17 +35,23 @@ class Scaled(NamedTuple):
 
 
 class GraphModel(fx.GraphModule):
-    """A rewritten graph as a module: parameters keep their names, `train` and `eval` work, dropout is gone."""
+    """A rewritten graph as a module: parameters keep their names, `train` and `eval` switch batch norms and dropout.
+
+    Dropout inside fused attention and randomness of another kind (stochastic depth) are not in the graph and stay off.
+    """
 
     def train(self, mode: bool = True) -> GraphModel:
-        """Switch batch normalisation between batch and running statistics."""
+        """Switch batch normalisation between batch and running statistics, and dropout on or off."""
+        for node in self.graph.nodes:
+            if node.op == "call_function" and node.target in DROPOUTS:
+                node.args = (*node.args[:2], mode)
         self.set_batch_norm(mode)
         return super().train(mode)
 
     def set_batch_norm(self, training: bool, momentum: float | None = None) -> None:
         """Set whether batch norms use the batch's statistics, and the weight of a batch in the running ones."""
         for node in self.graph.nodes:
-            if node.op == "call_function" and node.target is aten.batch_norm.default:
+            if node.op == "call_function" and node.target is aten.batch_norm.default and node.args[3] is not None:
                 old = node.args[6] if momentum is None else momentum
                 node.args = (*node.args[:5], training, old, *node.args[7:])
         self.recompile()
@@ -198,6 +205,13 @@ def _view(removal: Removal, node: Node, a: Changes) -> tuple[Any, Changes]:
     return aten.reshape.default, {"self": a["self"], "shape": _sizes(removal, node, a)[1]["size"]}
 
 
+def _unflatten(removal: Removal, node: Node, a: Changes) -> tuple[Any, Changes]:
+    d = a["dim"] % len(removal.graph.dims(a["self"]))
+    dims = removal.graph.dims(node)[d : d + len(a["sizes"])]
+    sizes = [removal.size(axis) if removal.touched(axis) else size for size, axis in zip(a["sizes"], dims, strict=True)]
+    return node.target, {"sizes": sizes}
+
+
 def _split(removal: Removal, node: Node, a: Changes) -> tuple[Any, Changes]:
     """Pieces may come out unequal, which only `split_with_sizes` can say."""
     sizes = [removal.size(dims[a["dim"]]) for dims in removal.graph.results(node)]
@@ -281,6 +295,7 @@ MENDS: Mapping[str, Mend] = {
     **dict.fromkeys((f"conv{kind}{n}d" for kind in ("", "_transpose") for n in (1, 2, 3)), _groups),
     **dict.fromkeys(("convolution", "channel_shuffle", "native_channel_shuffle"), _groups),
     "reshape": lambda removal, node, a: _sizes(removal, node, a, "shape"),
+    "unflatten": _unflatten,
     "slice": _slice,
     "group_norm": lambda removal, node, a: _groups(removal, node, a, "num_groups"),
     "layer_norm": _layer_norm,

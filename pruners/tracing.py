@@ -16,6 +16,8 @@ from torch.export import Dim, ExportedProgram
 from torch.fx import GraphModule, Node
 from torch.utils import _pytree as pytree
 
+from pruners.functional import functional
+
 
 @dataclass(frozen=True)
 class Trace:
@@ -161,8 +163,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], dynamic: Any) -> ExportedProgram:
-    program = torch.export.export(model, args, kwargs, dynamic_shapes=dynamic, strict=False)
-    return program.run_decompositions({})  # keeps the operators, removes in-place ones and wrapped regions
+    return functional(torch.export.export(model, args, kwargs, dynamic_shapes=dynamic, strict=False))
 
 
 def _batch_size(args: tuple[Any, ...], kwargs: dict[str, Any]) -> int | None:
