@@ -26,36 +26,41 @@ FRESH = {
 def functional(program: ExportedProgram) -> ExportedProgram:
     """The same program with no in-place operators and no wrapped regions; the given one may be changed."""
     place = {node: i for i, node in enumerate(program.graph.nodes)}
-    replaced = _replacements(place)
-    if replaced is None:
-        return program.run_decompositions({})
-    for node, target in replaced.items():
-        node.target = target
-        changed = node.args[0]
-        assert isinstance(changed, Node)
-        for user in [user for user in changed.users if place[user] > place[node]]:
-            user.replace_input_with(changed, node)
-    return program
+    done = all(_replaced(node, place) for node in list(place) if node.op not in ("placeholder", "output"))
+    return program if done else program.run_decompositions({})
 
 
-def _replacements(place: Mapping[Node, int]) -> dict[Node, OpOverload] | None:
-    """In-place operators and what they become, in order of execution; None where replacing them is not enough."""
-    found: dict[Node, OpOverload] = {}
-    for node in place:
-        if node.op in ("placeholder", "output"):
-            continue
-        if node.op != "call_function" or isinstance(node.target, HigherOrderOperator):
-            return None
-        if not isinstance(node.target, OpOverload):
-            continue
-        if node.target._schema.is_mutable:
-            counterpart = _counterpart(node.target)
-            if counterpart is None or not _alone(node, place, found):
-                return None
-            found[node] = counterpart
-        elif _is_view(node.target) and _is_composite(node.target) and _name(node.target) not in VIEWS:
-            return None
-    return found
+def _replaced(node: Node, place: dict[Node, int]) -> bool:
+    """Replace an operator that works in place; False where that, or what the operator is, needs another trace."""
+    if node.op != "call_function" or isinstance(node.target, HigherOrderOperator):
+        return False
+    if not isinstance(node.target, OpOverload):
+        return True
+    if not node.target._schema.is_mutable:
+        return not (_is_view(node.target) and _is_composite(node.target) and _name(node.target) not in VIEWS)
+    counterpart, (base, slices) = _counterpart(node.target), _written(node)
+    if counterpart is None or base is None or not _alone(base, node, slices, place):
+        return False
+    node.target = counterpart
+    result = node
+    for piece in slices:  # innermost first: put what was written back into what it is a slice of
+        with node.graph.inserting_after(result):
+            result = node.graph.call_function(aten.slice_scatter.default, (piece.args[0], result, *piece.args[1:]))
+        result.meta = {**node.meta, "val": piece.args[0].meta["val"]}  # type: ignore[union-attr]
+        place[result] = place[node]
+    for user in [user for user in base.users if place[user] > place[node]]:
+        user.replace_input_with(base, result)
+    return True
+
+
+def _written(node: Node) -> tuple[Node | None, list[Node]]:
+    """The tensor that an in-place operator writes to, and the slices of slices of it that it writes through."""
+    slices: list[Node] = []
+    base = node.args[0]
+    while isinstance(base, Node) and base.target is aten.slice.Tensor and len(base.users) == 1:
+        slices.append(base)
+        base = base.args[0]
+    return (base if isinstance(base, Node) and base.op == "call_function" else None), slices
 
 
 def _counterpart(target: OpOverload) -> OpOverload | None:
@@ -68,15 +73,10 @@ def _counterpart(target: OpOverload) -> OpOverload | None:
     return overload if [argument.name for argument in overload._schema.arguments] == names else None
 
 
-def _alone(node: Node, place: Mapping[Node, int], replaced: Mapping[Node, OpOverload]) -> bool:
-    """Whether nothing but the first argument of an in-place operator can hold the memory that it writes to."""
-    changed = node.args[0]
-    if not isinstance(changed, Node) or changed.op != "call_function":
-        return False
-    earlier = [user for user in changed.users if place[user] < place[node]]
-    if any(user in replaced for user in earlier):
-        return False
-    return not any(_may_alias(replaced.get(holder, holder.target)) for holder in (changed, *earlier))
+def _alone(base: Node, node: Node, slices: list[Node], place: Mapping[Node, int]) -> bool:
+    """Whether no other value made before an in-place operator can share the memory that it writes to."""
+    earlier = [user for user in base.users if place[user] < place[node] and user not in slices]
+    return not any(_may_alias(holder.target) for holder in (base, *earlier))
 
 
 def _may_alias(target: Any) -> bool:

@@ -46,7 +46,7 @@ COPIES: dict[str, Rule] = {
 }  # fmt: skip
 
 POINTWISE: dict[str, Rule] = dict.fromkeys(
-    ("where", "masked_fill", "addcmul", "addcdiv", "gelu", "silu", "mish", "hardswish", "hardsigmoid", "hardtanh", "relu6",
+    ("copy", "where", "masked_fill", "addcmul", "addcdiv", "gelu", "silu", "mish", "hardswish", "hardsigmoid", "hardtanh", "relu6",
      "leaky_relu", "elu", "selu", "celu", "softplus", "softsign", "prelu_", "clamp", "lerp", "__and__", "__or__",
      "floor_divide"),
     elementwise,

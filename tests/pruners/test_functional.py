@@ -30,9 +30,29 @@ def view_seen_later(x: Tensor) -> Tensor:
     return x.mul_(3).sum() + rows.exp().sum()
 
 
-def part_written(x: Tensor) -> Tensor:
+def parts_written(x: Tensor) -> Tensor:
+    before = x.exp()
     x[:, 1:3].mul_(2)
+    x[1:, :2] = 7
+    x[:1, 4:] = before[:1, :2]
+    return x.exp() + before
+
+
+def column_written(x: Tensor) -> Tensor:
+    x[:, 1].mul_(2)
     return x.exp()
+
+
+def part_seen_later(x: Tensor) -> Tensor:
+    part = x[:, 1:3]
+    part.mul_(2)
+    return x.sum() + part.exp().sum()
+
+
+def part_seen_through_another(x: Tensor) -> Tensor:
+    other = x[:, 2:]
+    x[:, 1:3].mul_(2)
+    return x.sum() + other.exp().sum()
 
 
 def one_after_another(x: Tensor) -> Tensor:
@@ -53,8 +73,18 @@ def entries_put(x: Tensor) -> Tensor:
     return x
 
 
-EASY = {"relu": lambda x: F.relu(x, True) * 2, "written and kept": written_and_kept}
-HARD = {f.__name__: f for f in (view_seen_later, part_written, one_after_another, entries_put)}
+EASY = {"relu": lambda x: F.relu(x, True) * 2, "kept": written_and_kept, "parts": parts_written}
+HARD = {
+    f.__name__: f
+    for f in (
+        view_seen_later,
+        column_written,
+        part_seen_later,
+        part_seen_through_another,
+        one_after_another,
+        entries_put,
+    )
+}
 
 
 @pytest.mark.parametrize("name", [*EASY, *HARD])
