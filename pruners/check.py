@@ -150,6 +150,26 @@ def compare(removal: Removal, model: GraphModel, tolerance: float) -> Comparison
     return Comparison(outputs, inside, "the outputs" if outputs > tolerance else "", reference=tuple(reference))
 
 
+def needs_copies(removal: Removal) -> bool:
+    """Whether a batch of one is checked as two copies: where the graph would drop its dimension, or merges it with one that
+    loses indices, so that masks are of the traced size."""
+    return removal.graph.trace.copies > 1 and any(
+        operator(node).startswith("aten.squeeze.") or _merges_batch(removal, node)
+        for node in removal.graph.trace.nodes
+        if node.op == "call_function"
+    )
+
+
+def _merges_batch(removal: Removal, node: Node) -> bool:
+    values = node.meta["val"] if isinstance(node.meta.get("val"), (tuple, list)) else [node.meta.get("val")]
+    return any(
+        isinstance(size, torch.SymInt) and removal.touched(axis)
+        for value, dims in zip(values, removal.graph.results(node), strict=False)
+        if isinstance(value, torch.Tensor)
+        for size, axis in zip(value.shape, dims, strict=False)
+    )
+
+
 def run_example(model: nn.Module, trace: Trace) -> list[torch.Tensor]:
     """The tensors that a model returns on the example inputs."""
     with torch.no_grad():

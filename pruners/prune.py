@@ -16,7 +16,7 @@ from torch.utils import _pytree as pytree
 
 from estimators import count as count_cost
 from pruners.allocation import Limits, check_reachable
-from pruners.check import Comparison, compare, difference, run_example, run_traced
+from pruners.check import Comparison, compare, difference, needs_copies, run_example, run_traced
 from pruners.costs import CostModel
 from pruners.criteria import Loss
 from pruners.groups import AxisGraph, Group, dependency_groups, tie_axes
@@ -176,6 +176,8 @@ def prune(
         budgets[lever], predicted = search(lambda b: built_within({**asked, lever: b}), aims, least[lever], top)
     for _ in range(ATTEMPTS):
         removal = removal_within(budgets)
+        if needs_copies(removal):
+            graph.trace = graph.trace.enlarged()
         rewritten = rewrite(removal)
         comparison = verify(removal, rewritten, found, model, tolerance) if check else None
         smaller, form = build(removal, model, rewritten, tolerance)

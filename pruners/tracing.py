@@ -6,7 +6,7 @@ import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ class Trace:
 
     Attributes:
         program: the exported program that owns the graph; its tensors are the model's own.
-        args: example positional inputs to run the graph on: the given ones, or two copies where a batch of 1 loses a dimension.
+        args: example positional inputs.
         kwargs: example keyword inputs, likewise.
         copies: how many copies of the given example the graph was traced with (2 where a batch of 1 was given).
         tensors: placeholder name to the tensor's name in the model (parameter, buffer or constant).
@@ -57,6 +57,11 @@ class Trace:
         constant = self.program.constants[name]
         assert isinstance(constant, torch.Tensor)
         return constant
+
+    def enlarged(self) -> Trace:
+        """The same trace with an example of the size that it was traced with."""
+        args, kwargs = _repeated(self.args, dict(self.kwargs), self.copies)
+        return replace(self, args=args, kwargs=kwargs)
 
     def values(self) -> dict[str, Any]:
         """Placeholder name to the value it takes on the example inputs."""
@@ -96,8 +101,6 @@ def trace(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any] | Non
                 with fitting(args, kwargs):
                     model(*args, **kwargs)
                 raise ValueError(_untraceable(error)) from error
-        elif _squeezes_batch(program):
-            args, kwargs = larger
     signature = program.graph_signature
     constants = dict(signature.inputs_to_lifted_tensor_constants)
     tensors = {**signature.inputs_to_parameters, **signature.inputs_to_buffers, **constants}
@@ -191,17 +194,6 @@ def _export_batched(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, A
         isinstance(n.meta["val"].shape[0], torch.SymInt) for n in users if isinstance(n.meta["val"], torch.Tensor)
     )
     return program if free else None
-
-
-def _squeezes_batch(program: ExportedProgram) -> bool:
-    """Whether some operator would drop a first dimension of 1, so that tensors of such a batch have another rank."""
-    return any(
-        operator(node).startswith("aten.squeeze.")
-        and isinstance(next(iter(node.args[0].meta["val"].shape), 1), torch.SymInt)
-        and (len(node.args) == 1 or 0 in pytree.tree_leaves(node.args[1]))
-        for node in program.graph.nodes
-        if node.op == "call_function"
-    )
 
 
 def _by_name(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

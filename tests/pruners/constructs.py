@@ -56,8 +56,26 @@ class PositionsFromWeights(nn.Module):
         return self.head((self.embed(x) + self.out(self.hidden(self.table).relu())).relu()).mean(1)
 
 
+class MergedHeads(nn.Module):
+    """Attention in batched products, heads beside the batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.qkv, self.out = nn.Linear(6, 8), nn.Linear(8, 24), nn.Linear(8, 8)
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x)
+        b, n, e = x.shape
+        q, k, v = self.qkv(x).reshape(b, n, 3, 4, 2).permute(2, 0, 3, 1, 4).reshape(3, b * 4, n, 2)
+        weights = torch.bmm(q, k.transpose(1, 2)).softmax(-1)
+        y = torch.bmm(weights, v).view(b, 4, n, 2).transpose(1, 2).reshape(b, n, e)
+        return self.head(x + self.out(y)).mean(1)
+
+
 CONSTRUCTS: dict[str, Callable[[], tuple[nn.Module, tuple[Tensor, ...]]]] = {
     "unfolded and folded": lambda: (TakenApart(), (torch.randn(2, 3, 6, 6),)),
+    "heads beside the batch": lambda: (MergedHeads(), (torch.randn(2, 4, 6),)),
     "largest of last": lambda: (LargestOfLast(), (torch.randn(2, 4, 6),)),
     "positions from weights": lambda: (PositionsFromWeights(), (torch.randn(2, 4, 6),)),
 }

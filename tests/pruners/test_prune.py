@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from pruners import PruneResult, groups, load, prune
 from pruners.prune import WEIGHTS
-from pruners.tracing import trace
 from tests.pruners.networks import build
 
 
@@ -120,10 +119,10 @@ def test_a_batch_of_one_may_lose_its_dimension() -> None:
     assert result.model(torch.randn(4, 3, 8, 8)).shape == (4, 5)
 
 
-def test_one_image_is_checked_as_one_image() -> None:
-    one = (torch.randn(1, 3, 8, 8),)
-    assert len(trace(build("residual")[0], one).args[0]) == 1
-    assert len(trace(Squeezing(), one).args[0]) == 2
+@pytest.mark.parametrize("name", ["heads beside the batch", "windows", "positions from weights"])
+def test_one_sample(name: str) -> None:
+    model, (x,) = build(name)
+    assert prune(model, x[:1], {"macs": 0.6}).summary.difference < 1e-5
 
 
 def test_same_seed_same_plan_in_another_process() -> None:
