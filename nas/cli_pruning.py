@@ -41,7 +41,8 @@ def prune(
     importance: Annotated[
         str,
         typer.Option(
-            help="l1, l2, lamp, bn_scale, fpgm or random; with --data also taylor, fisher, activation, lrp or lrp_zplus."
+            help="l1, l2, lamp, bn_scale, fpgm or random; with --data also taylor, fisher, activation, lrp, lrp_zplus or obs "
+            "(optimal brain surgeon: what later layers cannot make up for)."
         ),
     ] = "l2",
     aggregate: Annotated[str, typer.Option(help="How the tensors of a group add up: sum, mean or max.")] = "sum",

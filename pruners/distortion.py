@@ -16,6 +16,7 @@ from torch.utils import _pytree as pytree
 from pruners.axes import Axis, leaves
 from pruners.check import Masked
 from pruners.groups import AxisGraph, Group
+from pruners.reconstruction import Moments, made_up_for
 from pruners.rewrite import Keep, Removal
 from pruners.tracing import Trace
 
@@ -32,6 +33,7 @@ def distortion_curves(
     batches: Iterable[Any],
     keep: Keep,
     report: Report,
+    moments: Mapping[Node, Moments] | None = None,
 ) -> dict[str, NDArray[np.float64]]:
     """Mean squared change of the outputs when one group loses its lowest-scored indices and all others keep theirs.
 
@@ -43,12 +45,14 @@ def distortion_curves(
         batches: iterable of inputs, or of (inputs, targets), inputs in the model's order; 256 samples are used.
         keep: what stays of the model that is measured.
         report: told how many runs are done.
+        moments: of layers that make up for what they can no longer read.
 
     Returns:
         Group name to the distortion of losing 0, 1, ... indices, shape (n + 1,), rising, interpolated between measured amounts.
 
     Reference: Xu et al., Efficient joint optimization of layer-adaptive weight pruning in deep neural networks, ICCV 2023.
-    Differs: indices of dependency groups go rather than single weights, and any budgets are met, not a number of weights.
+    Differs: indices of dependency groups go rather than single weights, the layers that read them make up for it by least
+        squares, and any budgets are met, not a number of weights.
 
     Raises:
         ValueError: if there is no batch, or one that the traced model does not take.
@@ -61,11 +65,11 @@ def distortion_curves(
             Removal(graph, {**keep, group.axis: _without(lowest, amount)}) for amount in grid[group.name][1:]
         ]
     total = {group.axis: np.zeros(len(grid[group.name])) for group in groups}
-    parts = list(_inputs(graph.trace, batches))
+    parts = list(placeholder_values(graph.trace, batches, SAMPLES))
     runs, done = len(parts) * sum(map(len, removals.values())), 0
     with torch.no_grad():
         for inputs in parts:
-            for axis, point, change in _changes(Removal(graph, keep), removals, inputs):
+            for axis, point, change in _changes(Removal(graph, keep), removals, inputs, moments or {}):
                 total[axis][point + 1] += change / len(parts)
                 done += 1
                 report(done, runs)
@@ -78,7 +82,7 @@ def distortion_curves(
 
 
 def _changes(
-    base: Removal, removals: Mapping[Axis, Sequence[Removal]], inputs: Sequence[Any]
+    base: Removal, removals: Mapping[Axis, Sequence[Removal]], inputs: Sequence[Any], moments: Mapping[Node, Moments]
 ) -> Iterator[tuple[Axis, int, float]]:
     """The axis, the position and the mean squared change of the outputs of each removal.
 
@@ -93,7 +97,9 @@ def _changes(
         for axis in starts.get(position, ()):
             for point, removal in enumerate(removals[axis]):
                 run = Masked(removal)
-                run.env = {node: _silenced(removal, node, value) for node, value in whole.env.items()}
+                made_up = made_up_for(base.graph, axis, removal.keep[axis], moments)
+                values = {**whole.env, **{node: made_up[node] for node in made_up if node in whole.env}}
+                run.env = {node: _silenced(removal, node, value) for node, value in values.items()}
                 *_, (_, changed) = run.onward(nodes[position:])
                 yield axis, point, _mean_square(outputs, changed)
 
@@ -133,8 +139,8 @@ def _without(lowest: Tensor, amount: int) -> Tensor:
     return kept
 
 
-def _inputs(trace: Trace, batches: Iterable[Any]) -> Iterator[list[Any]]:
-    """Values of all placeholders, parameters among them, for batch after batch."""
+def placeholder_values(trace: Trace, batches: Iterable[Any], samples: float) -> Iterator[list[Any]]:
+    """Values of all placeholders, parameters among them, for batch after batch, up to a number of samples."""
     names = [name for name in trace.values() if name not in trace.tensors]
     example = next((x for name, x in trace.values().items() if name in names and isinstance(x, Tensor)), None)
     seen = 0
@@ -147,11 +153,11 @@ def _inputs(trace: Trace, batches: Iterable[Any]) -> Iterator[list[Any]]:
                 f"{'' if trace.batched or example is None else f' of {len(example)} samples, as its batch is not free'}), "
                 f"got {len(given)} of {size} samples."
             )
-        rest = SAMPLES - seen if trace.batched else size
+        rest = int(min(samples - seen, size)) if trace.batched else size
         values = dict(zip(names, (x[:rest] if isinstance(x, Tensor) else x for x in given), strict=True))
         yield [values.get(name, value) for name, value in trace.values().items()]
         seen += size
-        if seen >= SAMPLES:
+        if seen >= samples:
             return
     if not seen:
         raise ValueError("`batches` must hold at least one batch, got none; pass a list or a data loader.")

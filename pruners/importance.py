@@ -16,13 +16,14 @@ from torch.fx import Node
 from pruners.axes import mask, units
 from pruners.criteria import GRADIENT_CRITERIA, WEIGHT_CRITERIA, Loss, Tensors, activation
 from pruners.groups import AxisGraph, Group, Member
+from pruners.reconstruction import Moments, lost_by_group
 from pruners.relevance import relevance
 from pruners.rewrite import GraphModel, Keep, Removal, rewrite
 from pruners.tracing import arguments, operator
 
 AGGREGATIONS = ("sum", "mean", "max")
 NORMALISATIONS = ("mean", "max", "sum", "none")
-CRITERIA = (*WEIGHT_CRITERIA, "bn_scale", "fpgm", "random", *GRADIENT_CRITERIA, "activation", "lrp", "lrp_zplus")
+CRITERIA = (*WEIGHT_CRITERIA, "bn_scale", "fpgm", "random", *GRADIENT_CRITERIA, "activation", "lrp", "lrp_zplus", "obs")
 Criterion = Callable[[Tensors], Mapping[str, torch.Tensor]]
 
 
@@ -38,6 +39,7 @@ def score_groups(
     aggregate: str = "sum",
     normalise: str = "mean",
     seed: int = 0,
+    moments: Mapping[Node, Moments] | None = None,
 ) -> dict[str, torch.Tensor]:
     """Score every index of every group; larger = keep.
 
@@ -52,6 +54,7 @@ def score_groups(
         aggregate: "sum", "mean" or "max" over the members of a group.
         normalise: what the scores of a group are divided by: "mean", "max", "sum" or "none".
         seed: of the "random" criterion.
+        moments: what the inputs of layers are like, for "obs".
 
     Returns:
         Group name to scores of shape (n,), float32; minus infinity for what does not stay.
@@ -62,7 +65,7 @@ def score_groups(
         if value not in allowed and not callable(value):
             raise ValueError(f"`{name}` must be one of {', '.join(allowed)}, got {value!r}.")
     keep = keep or {}
-    vectors = _vectors(graph, groups, criterion, model, keep, batches, loss, seed)
+    vectors = _vectors(graph, groups, criterion, model, keep, batches, loss, seed, moments or {})
     result = {}
     for group in groups:
         stays = mask(group.axis, keep)
@@ -80,6 +83,7 @@ def _vectors(
     batches: Iterable[Any] | None,
     loss: Loss | None,
     seed: int,
+    moments: Mapping[Node, Moments],
 ) -> dict[str, list[torch.Tensor]]:
     """For each group, what each of its members says: vectors of shape (n,)."""
     if criterion == "random":
@@ -100,6 +104,9 @@ def _vectors(
         entries = {name: tensor for name, tensor in tensors.items() if tensor.dim() > 1}
     elif batches is None or model is None:
         raise ValueError(f"`importance={criterion!r}` needs `batches`, an iterable of (inputs, targets).")
+    elif criterion == "obs":
+        lost = {group.name: lost_by_group(graph, group, moments) for group in groups}
+        vectors = {name: [scores] for name, scores in lost.items() if scores is not None}
     elif criterion in GRADIENT_CRITERIA:
         entries = GRADIENT_CRITERIA[criterion](model, batches, loss or nn.functional.cross_entropy, tensors)
     else:

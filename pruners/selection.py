@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import nn
+from torch.fx import Node
 
 from pruners.allocation import Limits, allocate
 from pruners.axes import Axis
 from pruners.costs import CostModel
 from pruners.criteria import Loss
-from pruners.distortion import distortion_curves
+from pruners.distortion import distortion_curves, placeholder_values
 from pruners.groups import AxisGraph, Group
 from pruners.importance import Criterion, score_groups
 from pruners.knapsack import Damage
 from pruners.progress import Batches, Progress, watched
+from pruners.reconstruction import Moments, second_moments
 from pruners.rewrite import Removal, rewrite
 
 SCHEDULES: dict[str, Callable[[float, float, float], float]] = {
@@ -96,23 +99,29 @@ class Selection:
             step: name of the step, for reports.
         """
         how = self.importance
+        distortion = self.allocation == "distortion"
+        if how.batches is None and distortion:
+            raise ValueError(
+                '`allocation="distortion"` needs `batches`, an iterable of (inputs, targets) or of inputs.'
+            )
+        moments: Mapping[Node, Moments] = {}
+        if how.batches is not None and (distortion or how.criterion == "obs"):
+            seen = watched(how.batches, f"inputs of layers{step}", self.progress)
+            moments = second_moments(Removal(self.graph, keep), placeholder_values(self.graph.trace, seen, math.inf))
         batches = None if how.batches is None else watched(how.batches, f"importance{step}", self.progress)
         scores = score_groups(
             self.graph, self.groups, how.criterion,
             model=model, keep=keep, batches=batches, loss=how.loss, aggregate=how.aggregate, normalise=how.normalise,
-            seed=how.seed,
+            seed=how.seed, moments=moments,
         )  # fmt: skip
         gone = {group.name: int((~keep[group.axis]).sum()) for group in self.groups if group.axis in keep}
-        if self.allocation != "distortion":
+        if not distortion:
             return Ranking(scores, None, gone)
-        if how.batches is None:
-            raise ValueError(
-                '`allocation="distortion"` needs `batches`, an iterable of (inputs, targets) or of inputs.'
-            )
+        assert how.batches is not None
         levels = {group.name: self.limits.levels(group, gone.get(group.name, 0)) for group in self.groups}
         curves = distortion_curves(
             self.graph, self.groups, scores, levels, how.batches, keep,
-            lambda done, total: self.progress(f"distortion{step}", done, total),
+            lambda done, total: self.progress(f"distortion{step}", done, total), moments,
         )  # fmt: skip
         return Ranking(scores, curves, gone)
 
