@@ -21,7 +21,7 @@ from pruners.rewrite import Keep, Removal
 from pruners.tracing import Trace
 
 AMOUNTS = 10  # measured points of a curve, evenly spaced
-SAMPLES = 256  # samples that curves are measured on at most
+SAMPLES = 128  # samples that curves are measured on at most
 Report = Callable[[float, float], None]  # what is done, and of how much
 
 
@@ -42,7 +42,7 @@ def distortion_curves(
         groups: groups to measure.
         scores: group name to one score per index.
         levels: group name to the numbers of indices that it may lose, ascending, the first of which it has lost.
-        batches: iterable of inputs, or of (inputs, targets), inputs in the model's order; 256 samples are used.
+        batches: iterable of inputs, or of (inputs, targets), inputs in the model's order; 128 samples are used.
         keep: what stays of the model that is measured.
         report: told how many runs are done.
         moments: of layers that make up for what they can no longer read.

@@ -29,6 +29,7 @@ from pruners.unfold import is_product, sampled
 
 RIDGE = 1e-4  # relative to the mean of the diagonal
 WIDEST = 5_000  # columns: beyond, no second moments are kept and nothing is made up for
+POSITIONS = 20_000  # per batch
 ROUNDS = 64  # in which the indices of a group are ordered; one index each in groups up to this size
 
 
@@ -193,7 +194,7 @@ class _Totals(Masked):
         value = super().run_node(node)
         if node in self.found:
             kernel = self.env[self.found[node].weight].shape[2:]
-            for x, _ in sampled(node, self.env[arguments(node)["input"]], kernel, [value]):
+            for x, _ in sampled(node, self.env[arguments(node)["input"]], kernel, [value], POSITIONS):
                 x = torch.cat([x, x.new_ones(1, x.shape[1])])
                 total = (x @ x.t()).double()
                 self.grams[node] = self.grams[node] + total if node in self.grams else total
