@@ -1,10 +1,18 @@
-"""Prune the pretrained CIFAR-10 ResNets without any training and write one row per setting; run again to go on.
+"""Prune the pretrained CIFAR-10 ResNets by our ways and by others', one row per setting; run again to go on.
 
-    NAS_DATA=../shared/data python -m benchmarks.prune_resnet56 --out results/prune_resnet56.csv
+    pip install torch-pruning==1.6.1
+    python -m benchmarks.prune_resnet56 --data ../shared/data/cifar10 --weights ../shared/weights --out results/prune_resnet56
 
-Accuracy (%) on the test images: with no data, after BN recalibration, and after least squares on 1,000 unlabelled
-training images drawn by the seed. `channels`: "all" groups, or "inner" only, the channels inside blocks. Fine-tuning and
-other tools are not part of this table.
+Methods, all to the same macs by one counter, and trained alike in the end:
+    distortion           importance "obs", allocation "distortion", then least squares
+    uniform, random      squared weights or nothing as importance, the same ratio everywhere, then least squares
+    torch-pruning        group L2 norms, global, in 400 steps, on a rewrite whose shortcuts are exact 0/1 convolutions
+    torch-pruning-inner  the same, held to the channels inside blocks
+
+`--channels inner` holds the first three to the channels inside blocks as well, `all` lets them take any. Test accuracy (%) with
+weights as they were (`cut`), after BN recalibration (`recalibrated`), after least squares instead (`least_squares`), and after one
+epoch on the 45,000 training images (`trained`, from least squares where there is such, else from recalibration), at its last
+step. 1,000 unlabelled training images serve criteria, curves, recalibration and least squares. Nothing is chosen on test images.
 """
 
 from __future__ import annotations
@@ -12,45 +20,67 @@ from __future__ import annotations
 import argparse
 import copy
 import csv
-import io
-import os
+import shlex
+import sys
 import time
-from itertools import product
+from itertools import islice, product
 from pathlib import Path
 
-import numpy as np
-import pyarrow.parquet as pq
 import torch
-from PIL import Image
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from examples.cifar_resnet import pretrained
+from estimators import compare_latency, count
+from examples.cifar_resnet import BasicBlock, CifarResNet, pretrained
+from nas.batches import batches
+from nas.data import ImageData, load_data
+from nas.evaluation import module_accuracy
+from nas.files import write_json
+from nas.pruning import with_normalisation
+from nas.record import environment
+from nas.seeding import stream
+from nas.training import Alone, TrainingConfig, fit
 from pruners import groups, least_squares_, prune, recalibrate_
 
-DATA = Path(os.environ.get("NAS_DATA", "../shared/data"))
 WEIGHTS = {"resnet20": "resnet20-12fca82f.th", "resnet56": "resnet56-4bfd9763.th"}
+OURS = {"distortion": ("obs", "distortion"), "uniform": ("l2", "uniform"), "random": ("random", "uniform")}
+METHODS = (*OURS, "torch-pruning", "torch-pruning-inner")
+SHAPE = (3, 32, 32)
+LATENCY_BATCH = 32
+TRAINING = TrainingConfig(epochs=1, learning_rate=0.02, final_learning_rate=2e-4)
+KEY = ("model", "speedup_asked", "method", "channels", "seed")
 COLUMNS = (
-    "model", "speedup_asked", "channels", "allocation", "importance", "seed", "macs_speedup", "form", "test_images",
-    "dense", "no_data", "recalibrated", "least_squares", "seconds_least_squares",
+    *KEY, "macs_speedup", "params", "form", "dense", "cut", "recalibrated", "least_squares", "trained",
+    "latency_ms", "latency_dense_ms", "latency_speedup", "seconds_prune", "seconds_least_squares", "seconds_training",
 )  # fmt: skip
 
 
-def images(split: str, rows: np.ndarray | None = None) -> tuple[Tensor, Tensor]:
-    """Normalised images (N, 3, 32, 32) and labels (N,) of some rows of a split."""
-    table = pq.read_table(DATA / "cifar10" / f"{split}.parquet")
-    table = table if rows is None else table.take(rows)
-    pixels = [np.asarray(Image.open(io.BytesIO(row["bytes"])).convert("RGB")) for row in table["image"].to_pylist()]
-    x = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2) / 255
-    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
-    return (x - mean[:, None, None]) / std[:, None, None], torch.tensor(table["label"].to_pylist())
+class Padding(nn.Module):
+    """The zero-padded shortcut as a convolution of stride 2 whose weights are 0 and 1: the same function."""
+
+    def __init__(self, c_in: int, c_out: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(c_in, c_out, 1, 2, bias=False)
+        pad = (c_out - c_in) // 2
+        with torch.no_grad():
+            self.conv.weight.copy_(F.pad(torch.eye(c_in), (0, 0, pad, c_out - c_in - pad))[:, :, None, None])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x)
 
 
-def accuracy(model: nn.Module, x: Tensor, y: Tensor) -> float:
-    """Percent of labels that come first."""
-    model.eval()
-    with torch.no_grad():
-        right = sum(int((model(a).argmax(1) == b).sum()) for a, b in zip(x.split(250), y.split(250), strict=True))
-    return 100 * right / len(y)
+def with_convolutions(model: CifarResNet) -> CifarResNet:
+    """The same function with convolutions as shortcuts where channels are padded."""
+    result = copy.deepcopy(model)
+    for block in result.modules():
+        if isinstance(block, BasicBlock) and not isinstance(block.shortcut, nn.Identity):
+            block.shortcut = Padding(block.conv1.in_channels, block.conv1.out_channels)
+    return result
+
+
+def inner(model: nn.Module) -> list[nn.Module]:
+    """Layers whose outputs stay inside a block."""
+    return [block.conv1 for block in model.modules() if isinstance(block, BasicBlock)]
 
 
 def shared_channels(model: nn.Module, x: Tensor) -> list[str]:
@@ -59,53 +89,111 @@ def shared_channels(model: nn.Module, x: Tensor) -> list[str]:
     return [g.name for g in found if any("bn2" in m.tensor or m.tensor.startswith("conv1") for m in g.members)]
 
 
+def by_torch_pruning(model: CifarResNet, budget: float, within_blocks: bool) -> nn.Module:
+    """Torch-Pruning's global group L2 in small steps, as its CIFAR recipe does, until the macs are within the budget."""
+    import torch_pruning as tp  # type: ignore[import-not-found]
+
+    smaller = with_convolutions(model)
+    ignored = [smaller.linear]
+    if within_blocks:
+        kept = set(inner(smaller))
+        ignored += [m for m in smaller.modules() if isinstance(m, nn.Conv2d) and m not in kept]
+    pruner = tp.pruner.BasePruner(
+        smaller, torch.randn(1, *SHAPE), tp.importance.GroupMagnitudeImportance(p=2),
+        global_pruning=True, pruning_ratio=1.0, iterative_steps=400, ignored_layers=ignored,
+    )  # fmt: skip
+    while count(smaller, SHAPE).total.macs > budget:
+        pruner.step()
+    return smaller
+
+
+def measure(
+    model: CifarResNet, speedup: float, method: str, channels: str, seed: int, data: ImageData, train: bool
+) -> dict:
+    """One row."""
+
+    def score(network: nn.Module) -> str:
+        return f"{100 * module_accuracy(network, data, data.test):.2f}"
+
+    sample = [x for x, _ in islice(batches(data.training, data, 100, rng=stream(seed, "calibration")), 10)]
+    row: dict[str, object] = {"dense": score(model)}
+    macs = count(model, SHAPE).total.macs
+    start = time.perf_counter()
+    if method in OURS:
+        importance, allocation = OURS[method]
+        result = prune(
+            model, sample[0][:2], {"macs": 1 / speedup}, importance=importance, allocation=allocation, batches=sample, seed=seed,
+            ignore=shared_channels(model, sample[0][:2]) if channels == "inner" else [], max_ratio=0.95,
+        )  # fmt: skip
+        smaller, row["form"] = result.model, result.summary.form
+    else:
+        smaller = by_torch_pruning(model, macs / speedup, method.endswith("inner"))
+    row["seconds_prune"] = f"{time.perf_counter() - start:.1f}"
+    total = count(smaller, SHAPE).total
+    row |= {"macs_speedup": f"{macs / total.macs:.3f}", "params": total.params, "cut": score(smaller)}
+    latency = compare_latency(
+        {"dense": model, "smaller": smaller}, SHAPE, batch_size=LATENCY_BATCH, warmup_s=1.0, runs=30
+    )
+    row |= {
+        "latency_ms": f"{latency['smaller'].median_ms:.2f}",
+        "latency_dense_ms": f"{latency['dense'].median_ms:.2f}",
+    }
+    row["latency_speedup"] = f"{latency['dense'].median_ms / latency['smaller'].median_ms:.2f}"
+    recalibrated = copy.deepcopy(smaller)
+    recalibrate_(recalibrated, sample)
+    row["recalibrated"] = score(recalibrated)
+    if method in OURS:
+        start = time.perf_counter()
+        least_squares_(smaller, model, result.plan, sample)
+        row |= {"seconds_least_squares": f"{time.perf_counter() - start:.1f}", "least_squares": score(smaller)}
+    else:
+        smaller = recalibrated
+    if train:
+        start = time.perf_counter()
+        learner = Alone(smaller, TRAINING, torch.device("cpu"))
+        fit(learner, data, data.training, TRAINING, seed=seed, device=torch.device("cpu"))
+        row |= {"seconds_training": f"{time.perf_counter() - start:.1f}", "trained": score(smaller)}
+    return row
+
+
 def main() -> None:
     """Measure what is not measured yet."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--out", type=Path, default=Path("results/prune_resnet56.csv"), help="table to write or go on with"
-    )
-    parser.add_argument("--models", nargs="+", default=list(WEIGHTS), choices=list(WEIGHTS))
-    parser.add_argument("--speedups", nargs="+", type=float, default=[1.5, 2.0, 3.0], help="dense macs / pruned macs")
-    parser.add_argument("--channels", nargs="+", default=["inner", "all"], choices=["inner", "all"])
-    parser.add_argument("--allocations", nargs="+", default=["uniform", "global"])
-    parser.add_argument("--importances", nargs="+", default=["l2", "random"], help="criteria that need no data")
+    parser.add_argument("--data", required=True, help="CIFAR-10, as for `nas search --data`")
+    parser.add_argument("--weights", type=Path, required=True, help="folder of the pretrained files")
+    parser.add_argument("--out", type=Path, required=True, help="folder to write, or to go on with")
+    parser.add_argument("--models", nargs="+", default=["resnet56", "resnet20"], choices=list(WEIGHTS))
+    parser.add_argument("--speedups", nargs="+", type=float, default=[2.0, 3.0, 1.5], help="dense macs / pruned macs")
+    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
+    parser.add_argument("--channels", nargs="+", default=["inner"], choices=["inner", "all"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--test-images", type=int, default=10_000)
+    parser.add_argument("--no-training", action="store_true", help="leave out the epoch of training")
     options = parser.parse_args()
-    rows = list(csv.DictReader(options.out.open())) if options.out.exists() else []
-    done = {tuple(row[c] for c in COLUMNS[:6]) for row in rows}
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    x_test, y_test = images("test", np.arange(options.test_images))
-    settings = product(
-        options.models, options.speedups, options.channels, options.allocations, options.importances, options.seeds
-    )
-    for name, speedup, channels, allocation, importance, seed in settings:
-        key = (name, speedup, channels, allocation, importance, seed)
-        if tuple(map(str, key)) in done:
+    table = options.out / "prune_resnet56.csv"
+    rows = list(csv.DictReader(table.open())) if table.exists() else []
+    options.out.mkdir(parents=True, exist_ok=True)
+    data = load_data(options.data, seed=0, validation_fraction=0.1)
+    data = with_normalisation(data, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    settings = product(options.seeds, options.models, options.speedups, options.methods, options.channels)
+    for seed, name, speedup, method, channels in settings:
+        if method not in OURS:
+            channels = "inner" if method.endswith("inner") else "all"
+        key = dict(zip(KEY, map(str, (name, speedup, method, channels, seed)), strict=True))
+        before = next((row for row in rows if all(row[k] == v for k, v in key.items())), None)
+        if before and (before["trained"] or options.no_training):
             continue
-        model = pretrained(DATA / ".." / "weights" / WEIGHTS[name])
-        chosen = np.random.default_rng(seed).choice(50_000, 1000, replace=False)
-        x, _ = images("train", chosen)
-        ignore = shared_channels(model, x[:2]) if channels == "inner" else []
-        result = prune(
-            model, x[:2], {"macs": 1 / speedup}, importance=importance, allocation=allocation, ignore=ignore, seed=seed
-        )
-        recalibrated, repaired = copy.deepcopy(result.model), copy.deepcopy(result.model)
-        recalibrate_(recalibrated, x.split(250))
-        start = time.perf_counter()
-        least_squares_(repaired, model, result.plan, [x])
-        seconds = round(time.perf_counter() - start, 1)
-        accuracies = [accuracy(m, x_test, y_test) for m in (model, result.model, recalibrated, repaired)]
-        ratio = result.summary.before["macs"] / result.summary.after["macs"]
-        shown = [f"{a:.2f}" for a in accuracies]
-        values = (*key, f"{ratio:.3f}", result.summary.form, len(y_test), *shown, seconds)
-        rows.append(dict(zip(COLUMNS, map(str, values), strict=True)))
-        with options.out.open("w", newline="") as file:
+        model = pretrained(options.weights / WEIGHTS[name])
+        row = {**key, **measure(model, speedup, method, channels, seed, data, not options.no_training)}
+        rows = [other for other in rows if other is not before] + [{c: str(row.get(c, "")) for c in COLUMNS}]
+        with table.open("w", newline="") as file:
             writer = csv.DictWriter(file, COLUMNS)
             writer.writeheader()
             writer.writerows(rows)
-        print(rows[-1], flush=True)
+        write_json(
+            options.out / "prune_resnet56.json",
+            {"command": shlex.join(["python", "-m", "benchmarks.prune_resnet56", *sys.argv[1:]]), **environment()},
+        )
+        print({k: v for k, v in rows[-1].items() if v}, flush=True)
 
 
 if __name__ == "__main__":

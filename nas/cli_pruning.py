@@ -18,6 +18,8 @@ from nas.distillation import Distillation
 from nas.format import percent, si
 from nas.pruning import load_model, parse_targets, prune_model, with_normalisation
 
+HELD_OUT = 0.1  # of the training images: they are not trained on
+
 Target = Annotated[str, typer.Argument(help="module:function that returns the model.", show_default=False)]
 Weights = Annotated[Path | None, typer.Option(help="Its weights: safetensors, or torch.save of a state_dict.")]
 Input = Annotated[str, typer.Option(help="Shape of an example input, batch first, such as 1x3x32x32.")]
@@ -169,7 +171,7 @@ def _images(
     image_size: int | None,
 ) -> ImageData:
     settings: dict[str, Any] = {"limit": limit, "test_limit": test_limit, "image_size": image_size}
-    images = load_data(source, seed=seed, **settings)
+    images = load_data(source, seed=seed, validation_fraction=HELD_OUT, **settings)
     if (mean is None) != (std is None):
         raise ValueError("`--mean` and `--std` go together; give both, or neither")
     return with_normalisation(images, floats(mean, "--mean"), floats(std, "--std")) if mean and std else images
