@@ -151,8 +151,8 @@ def groups(model: Target, input: Input, weights: Weights = None, option: Options
         for group in found:
             terminal.show_json(group.to_dict())
         return
-    rows = [[group.name, str(group.size), str(len(group.members)), group.protected or ""] for group in found]
-    terminal.show_table(["group", "size", "tensors", "protected because"], rows)
+    rows = [[g.name, str(g.size), str(len(g.members)), g.per or "", g.protected or ""] for g in found]
+    terminal.show_table(["group", "size", "tensors", "chosen anew per index of", "protected because"], rows)
 
 
 def _shape(text: str) -> tuple[int, ...]:

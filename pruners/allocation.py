@@ -11,6 +11,7 @@ from pruners.axes import Axis
 from pruners.costs import CostModel
 from pruners.groups import Group
 from pruners.knapsack import Damage, Program
+from pruners.ragged import curve, keep_highest
 from pruners.targets import COUNTED
 
 Schedule = Callable[[int], dict[str, int]]  # step 0..last -> indices removed per group
@@ -119,7 +120,8 @@ def allocate(
 
     Args:
         groups: groups that may lose indices.
-        scores: group name to one score per index; the lowest go first. Indices that have gone before score minus infinity.
+        scores: group name to one score per index, of a ragged group to a row of them per index of its host; the lowest go first,
+            of each row as many. Indices that have gone before score minus infinity.
         cost: cost model of the traced model.
         budgets: "macs", "params" or "weight_bytes" to the number that may remain.
         allocation: "uniform", "global", "isomorphic", "optimal" (the most importance that stays) or "distortion" (the least
@@ -129,7 +131,7 @@ def allocate(
         gone: group name to how many indices have gone before; none if not given.
 
     Returns:
-        Elementary axis to a boolean vector, True for what stays; groups that lose nothing are left out.
+        Elementary axis to booleans in the shape of its scores, True for what stays; groups that lose nothing are left out.
 
     Raises:
         ValueError: if a budget cannot be met; the message says what range can.
@@ -138,15 +140,16 @@ def allocate(
         raise ValueError(f"`allocation` must be one of {', '.join(ALLOCATIONS)}, got {allocation!r}.")
     limits, gone = limits or Limits(), gone or {}
     check_reachable(groups, cost, budgets, limits)
-    removed = _by_schedule(allocation if allocation in SCHEDULES else "global", groups, scores, cost, budgets, limits)
+    curves = {group.name: curve(scores[group.name]) for group in groups}
+    removed = _by_schedule(allocation if allocation in SCHEDULES else "global", groups, curves, cost, budgets, limits)
     removed = {name: max(count, gone.get(name, 0)) for name, count in removed.items()}
     if allocation not in SCHEDULES:
         if damages is None:
-            damages = {group.name: importance_lost(scores[group.name]) for group in groups}
+            damages = {group.name: importance_lost(curves[group.name]) for group in groups}
         levels = {group.name: limits.levels(group, gone.get(group.name, 0)) for group in groups}
         removed = Program(groups, damages, levels, cost, budgets).solve(removed)
     return {
-        group.axis: _keep_highest(scores[group.name], removed[group.name]) for group in groups if removed[group.name]
+        group.axis: keep_highest(scores[group.name], removed[group.name]) for group in groups if removed[group.name]
     }
 
 
@@ -204,9 +207,3 @@ def _first(true: Callable[[int], bool], last: int) -> int:
         middle = (low + high) // 2
         low, high = (low, middle) if true(middle) else (middle + 1, high)
     return low
-
-
-def _keep_highest(scores: torch.Tensor, removed: int) -> torch.Tensor:
-    keep = torch.ones(len(scores), dtype=torch.bool)
-    keep[scores.sort(stable=True).indices[:removed]] = False
-    return keep

@@ -11,7 +11,7 @@ from torch import fx, nn
 from torch.fx import Node
 from torch.utils import _pytree as pytree
 
-from pruners.axes import Axis, leaves, mask
+from pruners.axes import Axis, leaves
 from pruners.rewrite import GraphModel, Removal
 from pruners.tracing import Trace, operator, owner
 
@@ -104,15 +104,7 @@ class Masked(Runner):
         schema = target._schema.arguments
         args = [values[argument.name] for argument in schema if not argument.kwarg_only]
         kwargs = {argument.name: values[argument.name] for argument in schema if argument.kwarg_only}
-        return self._each(node, target(*args, **kwargs), self._among_zeros)
-
-    def _among_zeros(self, part: torch.Tensor, dims: list[Axis]) -> torch.Tensor:
-        for dim, axis in enumerate(dims if len(dims) == part.dim() else []):
-            if self.removal.touched(axis):
-                shape = [*part.shape[:dim], axis.size, *part.shape[dim + 1 :]]
-                kept = mask(axis, self.removal.keep).nonzero().flatten().to(part.device)
-                part = part.new_zeros(shape).index_copy(dim, kept, part)
-        return part
+        return self._each(node, target(*args, **kwargs), self.removal.among_zeros)
 
 
 def compare(removal: Removal, model: GraphModel, tolerance: float) -> Comparison:
@@ -163,10 +155,11 @@ def needs_copies(removal: Removal) -> bool:
 def _merges_batch(removal: Removal, node: Node) -> bool:
     values = node.meta["val"] if isinstance(node.meta.get("val"), (tuple, list)) else [node.meta.get("val")]
     return any(
-        isinstance(size, torch.SymInt) and removal.touched(axis)
+        isinstance(value.shape[dim], torch.SymInt)
         for value, dims in zip(values, removal.graph.results(node), strict=False)
         if isinstance(value, torch.Tensor)
-        for size, axis in zip(value.shape, dims, strict=False)
+        for cut in removal.cuts(dims)
+        for dim in (cut.dim, *cut.across)
     )
 
 

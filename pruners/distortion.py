@@ -16,6 +16,7 @@ from torch.utils import _pytree as pytree
 from pruners.axes import Axis, leaves
 from pruners.check import Masked
 from pruners.groups import AxisGraph, Group
+from pruners.ragged import keep_highest
 from pruners.reconstruction import Moments, made_up_for
 from pruners.rewrite import Keep, Removal
 from pruners.tracing import Trace
@@ -40,7 +41,7 @@ def distortion_curves(
     Args:
         graph: the traced model with its axes.
         groups: groups to measure.
-        scores: group name to one score per index.
+        scores: group name to one score per index, of a ragged group to a row of them per index of its host.
         levels: group name to the numbers of indices that it may lose, ascending, the first of which it has lost.
         batches: iterable of inputs, or of (inputs, targets), inputs in the model's order; 128 samples are used.
         keep: what stays of the model that is measured.
@@ -60,9 +61,9 @@ def distortion_curves(
     grid = {group.name: _evenly(levels[group.name]) for group in groups}
     removals: dict[Axis, list[Removal]] = {}
     for group in groups:
-        lowest = scores[group.name].sort(stable=True).indices
         removals[group.axis] = [
-            Removal(graph, {**keep, group.axis: _without(lowest, amount)}) for amount in grid[group.name][1:]
+            Removal(graph, {**keep, group.axis: keep_highest(scores[group.name], amount)})
+            for amount in grid[group.name][1:]
         ]
     total = {group.axis: np.zeros(len(grid[group.name])) for group in groups}
     parts = list(placeholder_values(graph.trace, batches, SAMPLES))
@@ -97,7 +98,7 @@ def _changes(
         for axis in starts.get(position, ()):
             for point, removal in enumerate(removals[axis]):
                 run = Masked(removal)
-                made_up = made_up_for(base.graph, axis, removal.keep[axis], moments)
+                made_up = made_up_for(Removal(base.graph, {axis: removal.keep[axis]}), axis, moments)
                 values = {**whole.env, **{node: made_up[node] for node in made_up if node in whole.env}}
                 run.env = {node: _silenced(removal, node, value) for node, value in values.items()}
                 *_, (_, changed) = run.onward(nodes[position:])
@@ -131,12 +132,6 @@ def _evenly(levels: Sequence[int]) -> list[int]:
     """The first and the last of some numbers, and evenly spaced ones between them."""
     places = np.linspace(0, len(levels) - 1, min(AMOUNTS + 1, len(levels))).round().astype(int)
     return [levels[place] for place in dict.fromkeys(places.tolist())]
-
-
-def _without(lowest: Tensor, amount: int) -> Tensor:
-    kept = torch.ones(len(lowest), dtype=torch.bool)
-    kept[lowest[:amount]] = False
-    return kept
 
 
 def placeholder_values(trace: Trace, batches: Iterable[Any], samples: float) -> Iterator[list[Any]]:

@@ -11,6 +11,8 @@ from torch.fx import Node
 
 from pruners import axes
 from pruners.axes import Axis, Misaligned, freeze
+from pruners.cuts import Keep
+from pruners.ragged import find_hosts
 from pruners.rules import Dims, frozen, rule
 from pruners.tracing import Trace, arguments, number, operator, owner
 
@@ -23,11 +25,13 @@ class AxisGraph:
         trace: the traced model.
         tensors: parameter, buffer or constant name to one axis per dimension.
         unknown: operators without a rule, and how often each occurs; what they touch is frozen.
+        hosts: ragged axis to the axis for each index of which it may lose indices of its own (see `pruners.ragged`).
     """
 
     trace: Trace
     tensors: dict[str, Dims] = field(default_factory=dict)
     unknown: Counter[str] = field(default_factory=Counter)
+    hosts: dict[Axis, Axis] = field(default_factory=dict)
     _of: dict[Node, Any] = field(default_factory=dict)
     _statistics: set[Node] = field(default_factory=set)
 
@@ -75,12 +79,17 @@ class Member:
 class Group:
     """Indices 0..size-1, each of which is removed from all members at once.
 
+    The indices of a ragged group are chosen anew for each index of another group, as many each time: the channels inside
+    each group of a convolution, the dimensions of each head.
+
     Attributes:
         name: first member, as "layer1.0.conv1.weight:0"; with "[i]" where that dimension has several groups.
         size: number of indices.
         axis: the elementary axis that the group is.
         members: where it occurs.
         protected: why nothing may be removed, or None.
+        host: the axis for each index of which there is a choice of its own, or None.
+        per: name of the group of that axis, or None.
     """
 
     name: str
@@ -88,11 +97,28 @@ class Group:
     axis: Axis
     members: tuple[Member, ...]
     protected: str | None = None
+    host: Axis | None = None
+    per: str | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the group's scores and choices: (size,), or (size of the host, size) if it is ragged."""
+        return (self.size,) if self.host is None else (self.host.size, self.size)
+
+    def kept(self, keep: Keep) -> torch.Tensor:
+        """Which of its indices stay, of its shape, where `keep` says so for some axes."""
+        return keep.get(self.axis, torch.ones(self.size, dtype=torch.bool)).expand(self.shape)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for listings."""
         members = [f"{member.tensor}:{member.dim} = {member.axis}" for member in self.members]
-        return {"name": self.name, "size": self.size, "protected": self.protected, "members": members}
+        return {
+            "name": self.name,
+            "size": self.size,
+            "protected": self.protected,
+            "per": self.per,
+            "members": members,
+        }
 
 
 def tie_axes(trace: Trace) -> AxisGraph:
@@ -111,6 +137,7 @@ def tie_axes(trace: Trace) -> AxisGraph:
             for result in node.all_input_nodes:
                 for axis in graph.dims(result):
                     freeze(axis, "model output")
+    graph.hosts = find_hosts(graph)
     return graph
 
 
@@ -125,12 +152,17 @@ def dependency_groups(graph: AxisGraph) -> list[Group]:
             for leaf in dict.fromkeys(axes.leaves(axis)):
                 if leaf.size > 1 and not (leaf.frozen or "").startswith("space"):
                     members.setdefault(leaf, []).append(Member(tensor, dim, axis))
-    result = []
+    names = {}
     for leaf, found in members.items():
         first = found[0]
         siblings = list(dict.fromkeys(other for other in axes.leaves(first.axis) if other in members))
         suffix = f"[{siblings.index(leaf)}]" if len(siblings) > 1 else ""
-        result.append(Group(f"{first.tensor}:{first.dim}{suffix}", leaf.size, leaf, tuple(found), leaf.frozen))
+        names[leaf] = f"{first.tensor}:{first.dim}{suffix}"
+    result = []
+    for leaf, found in members.items():
+        host = graph.hosts.get(leaf)
+        per = None if host is None else names[host]
+        result.append(Group(names[leaf], leaf.size, leaf, tuple(found), leaf.frozen, host, per))
     return result
 
 

@@ -1,11 +1,13 @@
 """How much each index of a group matters: a criterion scores every weight, a group adds up what its members say.
 
 Scores of entries that belong to one index are summed inside each member, aggregated over members, and normalised inside the
-group, so that groups can be ranked together. Shapes below: n indices of a group.
+group, so that groups can be ranked together. Shapes below: n indices of a group; scores of a ragged group have a row of n
+per index of its host, (rows, n), wherever (n,) is said.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -13,9 +15,9 @@ import torch
 from torch import nn
 from torch.fx import Node
 
-from pruners.axes import mask, units
 from pruners.criteria import GRADIENT_CRITERIA, WEIGHT_CRITERIA, Loss, Tensors, activation
 from pruners.groups import AxisGraph, Group, Member
+from pruners.ragged import curve
 from pruners.reconstruction import Moments, lost_by_group
 from pruners.relevance import relevance
 from pruners.rewrite import GraphModel, Keep, Removal, rewrite
@@ -64,22 +66,21 @@ def score_groups(
     ):  # fmt: skip
         if value not in allowed and not callable(value):
             raise ValueError(f"`{name}` must be one of {', '.join(allowed)}, got {value!r}.")
-    keep = keep or {}
-    vectors = _vectors(graph, groups, criterion, model, keep, batches, loss, seed, moments or {})
+    base = Removal(graph, keep or {})
+    vectors = _vectors(base, groups, criterion, model, batches, loss, seed, moments or {})
     result = {}
     for group in groups:
-        stays = mask(group.axis, keep)
-        scores = _normalised(_aggregated(vectors[group.name], group.size, aggregate), stays, normalise)
+        stays = group.kept(base.keep)
+        scores = _normalised(_aggregated(vectors[group.name], group.shape, aggregate), stays, normalise)
         result[group.name] = scores.masked_fill(~stays.to(scores.device), -torch.inf)
     return result
 
 
 def _vectors(
-    graph: AxisGraph,
+    base: Removal,
     groups: Sequence[Group],
     criterion: str | Criterion,
     model: nn.Module | None,
-    keep: Keep,
     batches: Iterable[Any] | None,
     loss: Loss | None,
     seed: int,
@@ -88,8 +89,9 @@ def _vectors(
     """For each group, what each of its members says: vectors of shape (n,)."""
     if criterion == "random":
         generator = torch.Generator().manual_seed(seed)
-        return {group.name: [torch.rand(group.size, generator=generator)] for group in groups}
-    current = dict(model.named_parameters()) if model and keep else {}
+        return {group.name: [torch.rand(group.shape, generator=generator)] for group in groups}
+    graph = base.graph
+    current = dict(model.named_parameters()) if model and base.keep else {}
     names = [name for name in graph.tensors if _is_weight(graph, name)]
     tensors = {name: current.get(name, graph.trace.tensor(name)).detach().float() for name in names}
     entries: Mapping[str, torch.Tensor] = {}
@@ -110,20 +112,20 @@ def _vectors(
     elif criterion in GRADIENT_CRITERIA:
         entries = GRADIENT_CRITERIA[criterion](model, batches, loss or nn.functional.cross_entropy, tensors)
     else:
-        runs = model if keep and isinstance(model, GraphModel) else rewrite(Removal(graph, keep))
+        runs = model if base.keep and isinstance(model, GraphModel) else rewrite(base)
         if criterion == "activation":
             entries = activation(runs, batches, tensors)
         else:
-            vectors = relevance(graph, groups, runs, batches, keep, positive=criterion == "lrp_zplus")
+            vectors = relevance(base, groups, runs, batches, positive=criterion == "lrp_zplus")
     for group in groups:
         found = vectors.get(group.name) or [
-            _score_member(member, group, entries[member.tensor], criterion, keep)
+            _score_member(member, group, entries[member.tensor], criterion, base)
             for member in group.members
             if member.tensor in entries
         ]
         # Where there is nothing that the criterion speaks of (no batch norm, only vectors): squared weights
         vectors[group.name] = found or [
-            unit_sums(tensors[member.tensor].square(), member, group, keep)
+            unit_sums(tensors[member.tensor].square(), member, group, base)
             for member in group.members
             if member.tensor in tensors
         ]
@@ -137,30 +139,27 @@ def batch_norm_scales(graph: AxisGraph) -> list[str]:
     return [name for name in names if name]
 
 
-def unit_sums(entries: torch.Tensor, member: Member, group: Group, keep: Keep) -> torch.Tensor:
+def unit_sums(entries: torch.Tensor, member: Member, group: Group, base: Removal) -> torch.Tensor:
     """Sum the entries of what stays of a member per index of the group: shape (n,), zero for what does not stay."""
-    other = [d for d in range(entries.dim()) if d != member.dim]
-    vector = entries.sum(other) if other else entries
-    index = _units(member, group, keep).to(vector.device)
-    return vector.new_zeros(group.size).index_add(0, index[index >= 0], vector[index >= 0])
-
-
-def _units(member: Member, group: Group, keep: Keep) -> torch.Tensor:
-    """For each entry that stays along a member's dimension, the index of the group that it belongs to, or -1."""
-    return units(member.axis, group.axis)[mask(member.axis, keep)]
+    dims, index = base.units(base.graph.tensors[member.tensor], member.dim, group)
+    other = [d for d in range(entries.dim()) if d not in dims]
+    vector, index = (entries.sum(other) if other else entries).flatten(), index.flatten().to(entries.device)
+    sums = vector.new_zeros(math.prod(group.shape)).index_add(0, index[index >= 0], vector[index >= 0])
+    return sums.view(group.shape)
 
 
 def _score_member(
-    member: Member, group: Group, entries: torch.Tensor, criterion: str | Criterion, keep: Keep
+    member: Member, group: Group, entries: torch.Tensor, criterion: str | Criterion, base: Removal
 ) -> torch.Tensor:
     if criterion != "fpgm":
-        return unit_sums(entries, member, group, keep)
-    rows = entries.movedim(member.dim, 0).flatten(1)
-    index = _units(member, group, keep).to(rows.device)
-    order = index[index >= 0].argsort(stable=True)
-    stays = mask(group.axis, keep).to(rows.device)
-    vectors = rows[index >= 0][order].view(int(stays.sum()), -1)  # all entries of one index side by side
-    return rows.new_zeros(group.size).masked_scatter(stays, _distances(vectors))
+        return unit_sums(entries, member, group, base)
+    dims, index = base.units(base.graph.tensors[member.tensor], member.dim, group)
+    rows, index = entries.movedim(dims, tuple(range(len(dims)))).reshape(index.numel(), -1), index.flatten()
+    order = index[index >= 0].argsort(stable=True).to(rows.device)
+    stays = group.kept(base.keep).to(rows.device)
+    vectors = rows[index.to(rows.device) >= 0][order]  # all entries of one index side by side
+    distances = _distances(vectors.view(*group.shape[:-1], base.size(group.axis), -1))
+    return rows.new_zeros(group.shape).masked_scatter(stays, distances)
 
 
 def _checked(entries: Mapping[str, torch.Tensor], tensors: Tensors) -> Mapping[str, torch.Tensor]:
@@ -175,16 +174,16 @@ def _checked(entries: Mapping[str, torch.Tensor], tensors: Tensors) -> Mapping[s
 
 
 def _distances(vectors: torch.Tensor) -> torch.Tensor:
-    """Sum of distances of each vector to all others; shape (n,).
+    """Sum of distances of each vector to all others in its row; shape (..., n) for vectors (..., n, entries).
 
     Reference: He et al., Filter pruning via geometric median, CVPR 2019.
     """
-    return torch.cdist(vectors, vectors, compute_mode="donot_use_mm_for_euclid_dist").sum(1)
+    return torch.cdist(vectors, vectors, compute_mode="donot_use_mm_for_euclid_dist").sum(-1)
 
 
-def _aggregated(found: list[torch.Tensor], size: int, aggregate: str) -> torch.Tensor:
+def _aggregated(found: list[torch.Tensor], shape: tuple[int, ...], aggregate: str) -> torch.Tensor:
     if not found:
-        return torch.ones(size)
+        return torch.ones(shape)
     stacked = torch.stack(found)
     return {"sum": stacked.sum(0), "mean": stacked.mean(0), "max": stacked.amax(0)}[aggregate]
 
@@ -192,7 +191,7 @@ def _aggregated(found: list[torch.Tensor], size: int, aggregate: str) -> torch.T
 def _normalised(scores: torch.Tensor, stays: torch.Tensor, normalise: str) -> torch.Tensor:
     if normalise == "none":
         return scores
-    counted = scores[stays.to(scores.device)]
+    counted = curve(scores[stays.to(scores.device)].view(*scores.shape[:-1], -1))
     by = {"mean": counted.mean(), "max": counted.max(), "sum": counted.sum()}[normalise]
     return scores / by if by > 0 else scores
 

@@ -15,7 +15,7 @@ from pruners.axes import Axis
 from pruners.groups import AxisGraph, Group
 from pruners.tracing import operator
 
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -24,14 +24,14 @@ class PruningPlan:
 
     Attributes:
         fingerprint: of the traced model: its tensors' names and shapes and its operators.
-        removed: group name to the indices that go, ascending.
+        removed: group name to the indices that go, ascending; of a ragged group to a list of them per index of its host.
         sizes: group name to the number of indices before.
         form: "module" (a cut copy of the module) or "graph" (the rewritten graph).
         inputs: the example inputs as shapes, types and plain values, from which the model is traced again.
     """
 
     fingerprint: str
-    removed: Mapping[str, Sequence[int]]
+    removed: Mapping[str, Sequence[int] | Sequence[Sequence[int]]]
     sizes: Mapping[str, int]
     form: str
     inputs: Mapping[str, Any]
@@ -63,7 +63,7 @@ class PruningPlan:
 def make_plan(graph: AxisGraph, groups: Sequence[Group], keep: Mapping[Axis, torch.Tensor], form: str) -> PruningPlan:
     """Write down a removal."""
     touched = [group for group in groups if group.axis in keep]
-    removed = {group.name: (~keep[group.axis]).nonzero().flatten().tolist() for group in touched}
+    removed = {group.name: _indices(~keep[group.axis]) for group in touched}
     inputs = describe_inputs(graph.trace.args, graph.trace.kwargs)
     return PruningPlan(fingerprint(graph), removed, {group.name: group.size for group in touched}, form, inputs)
 
@@ -83,13 +83,36 @@ def kept_by(plan: PruningPlan, graph: AxisGraph, groups: Sequence[Group]) -> dic
     keep = {}
     for name, indices in plan.removed.items():
         group = by_name.get(name)
-        if group is None or group.protected or not set(indices) < set(range(group.size)):
+        kept = None if group is None or group.protected else _kept(indices, group)
+        if group is None or kept is None:
             raise ValueError(
-                f"a plan must remove some indices of groups that the model has, got {name!r}: {list(indices)[:8]}."
+                f"a plan must remove some indices of groups that the model has, of a ragged group as many for each index of its "
+                f"host, got {name!r}: {str(indices)[:80]}."
             )
-        keep[group.axis] = torch.ones(group.size, dtype=torch.bool)
-        keep[group.axis][list(indices)] = False
+        keep[group.axis] = kept
     return keep
+
+
+def _indices(gone: torch.Tensor) -> Any:
+    """Which indices are True, for each row if there are rows."""
+    return gone.nonzero().flatten().tolist() if gone.dim() == 1 else [_indices(row) for row in gone]
+
+
+def _kept(indices: Any, group: Group) -> torch.Tensor | None:
+    """What is left of a group without some indices, one list or one per index of its host; None if they do not fit."""
+    if not isinstance(indices, list):
+        return None
+    in_rows = bool(indices) and all(isinstance(row, list) for row in indices)
+    rows = indices if in_rows else [indices]
+    if in_rows and group.shape != (len(rows), group.size):
+        return None
+    if not all(isinstance(index, int) and 0 <= index < group.size for row in rows for index in row):
+        return None
+    keep = torch.ones(len(rows), group.size, dtype=torch.bool)
+    for row, gone in zip(keep, rows, strict=True):
+        row[gone] = False
+    left = keep.sum(1)
+    return (keep if in_rows else keep[0]) if left[0] > 0 and bool((left == left[0]).all()) else None
 
 
 def fingerprint(graph: AxisGraph) -> str:

@@ -12,6 +12,7 @@ Differs: the errors of all layers that read a group add up, each relative to the
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
-from pruners.axes import Axis, leaves, mask, units
+from pruners.axes import Axis, leaves
 from pruners.check import Masked
 from pruners.groups import AxisGraph, Group
 from pruners.rewrite import Removal
@@ -128,14 +129,14 @@ def lost_by_group(graph: AxisGraph, group: Group, moments: Mapping[Node, Moments
         moments: of the layers that read it.
 
     Returns:
-        Shape (n,), rising in the order in which the indices go; or None if no layer reads the group.
+        Of the group's shape, rising in the order in which the indices go; or None if no layer reads the group.
     """
     layers = [_Layer.of(found, graph, group) for found in moments.values() if _reads(graph, found.reader, group.axis)]
     if not layers:
         return None
-    scores = torch.zeros(group.size, dtype=torch.float64)
-    left = torch.arange(group.size)
-    at_once = -(-group.size // ROUNDS)
+    scores = torch.zeros(math.prod(group.shape), dtype=torch.float64)
+    left = torch.arange(len(scores))
+    at_once = -(-len(scores) // ROUNDS)
     score = 0.0
     while len(left):
         costs = torch.stack([layer.costs(left) for layer in layers]).sum(0)
@@ -146,24 +147,23 @@ def lost_by_group(graph: AxisGraph, group: Group, moments: Mapping[Node, Moments
         for layer in layers:
             layer.remove(left[order])
         left = left[torch.isin(torch.arange(len(left)), order, invert=True)]
-    return scores.float()
+    return scores.float().view(group.shape)
 
 
-def made_up_for(graph: AxisGraph, axis: Axis, kept: Tensor, moments: Mapping[Node, Moments]) -> dict[Node, Tensor]:
+def made_up_for(removal: Removal, axis: Axis, moments: Mapping[Node, Moments]) -> dict[Node, Tensor]:
     """What the placeholders of the layers that read an axis hold once these have made up for what it loses.
 
     Args:
-        graph: the traced model with its axes.
-        axis: the elementary axis that loses indices.
-        kept: boolean, shape (n,).
+        removal: of some indices of one axis, and nothing else.
+        axis: that axis.
         moments: of the layers that read it.
     """
-    result = {}
+    result, graph = {}, removal.graph
     for found in moments.values():
         reader = found.reader
         if not _reads(graph, reader, axis):
             continue
-        weight, stays = _tensor(graph, reader.weight), _columns_kept(graph, found, axis, kept)
+        weight, stays = _tensor(graph, reader.weight), _columns_kept(removal, reader)
         gram = found.gram[: found.solvable, : found.solvable]
         stays = stays[: found.solvable]
         held = _held(gram)[stays]
@@ -214,9 +214,9 @@ class _Layer:
     @classmethod
     def of(cls, found: Moments, graph: AxisGraph, group: Group) -> _Layer:
         gram = found.gram[: found.solvable, : found.solvable]
-        index = _index_of_columns(graph, found.reader, group.axis)
+        index = _index_of_columns(graph, found.reader, group)
         places = (index >= 0).nonzero().flatten()
-        columns = places[index[places].argsort(stable=True)].view(group.size, -1)
+        columns = places[index[places].argsort(stable=True)].view(math.prod(group.shape), -1)
         inverse = torch.linalg.inv(gram + torch.diag(_held(gram)))
         return cls(found.weights[:, : found.solvable].clone(), inverse, columns, 1 / max(found.variance, 1e-30))
 
@@ -235,15 +235,16 @@ class _Layer:
         self.weights[:, columns] = 0
 
 
-def _index_of_columns(graph: AxisGraph, reader: Reader, axis: Axis) -> Tensor:
-    """The index of an axis that each column belongs to, or -1; shape (Q,)."""
+def _index_of_columns(graph: AxisGraph, reader: Reader, group: Group) -> Tensor:
+    """The index of a group that each column belongs to, or -1; shape (Q,)."""
     kernel = _tensor(graph, reader.weight).shape[2:].numel()
-    return units(graph.dims(reader.weight)[1], axis).repeat_interleave(kernel)
+    _, index = Removal(graph, {}).units(graph.dims(reader.weight)[1:2], 0, group)
+    return index.repeat_interleave(kernel)
 
 
-def _columns_kept(graph: AxisGraph, found: Moments, axis: Axis, kept: Tensor) -> Tensor:
-    kernel = _tensor(graph, found.reader.weight).shape[2:].numel()
-    stays = mask(graph.dims(found.reader.weight)[1], {axis: kept}).repeat_interleave(kernel)
+def _columns_kept(removal: Removal, reader: Reader) -> Tensor:
+    kernel = _tensor(removal.graph, reader.weight).shape[2:].numel()
+    stays = removal.stays(removal.graph.dims(reader.weight)[1]).repeat_interleave(kernel)
     return torch.cat([stays, stays.new_ones(1)])
 
 

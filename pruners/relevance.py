@@ -7,6 +7,7 @@ batch normalisation (its shift absorbs relevance), pooling and additions, where 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -14,10 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Node
 
-from pruners.axes import leaves, mask, units
+from pruners.axes import leaves
 from pruners.check import Runner
-from pruners.groups import AxisGraph, Group
-from pruners.rewrite import GraphModel, Keep
+from pruners.groups import Group
+from pruners.rewrite import GraphModel, Removal
 from pruners.tracing import operator
 
 GATES = ("gelu", "silu", "hardswish", "mish")  # relevance passes them whole
@@ -62,11 +63,10 @@ class Relevance(Runner):
 
 
 def relevance(
-    graph: AxisGraph,
+    base: Removal,
     groups: Sequence[Group],
     model: GraphModel,
     batches: Iterable[Any],
-    keep: Keep,
     positive: bool = False,
     epsilon: float = 0.01,
 ) -> dict[str, list[Tensor]]:
@@ -75,21 +75,20 @@ def relevance(
     Per sample the relevance of an index is added up with its sign; samples add up without.
 
     Args:
-        graph: the traced full model with its axes.
+        base: the traced full model with its axes, and what stays of it.
         groups: groups to score.
         model: the rewritten graph of what stays.
         batches: iterable of (inputs, labels), labels of shape (N,); the model returns logits of shape (N, classes).
-        keep: what stays of each elementary axis.
         positive: z+ for convolutions.
         epsilon: see `Relevance`.
 
     Returns:
-        Group name to vectors of shape (n,), larger = keep; an empty list where no layer puts the group out.
+        Group name to scores of the group's shape, larger = keep; an empty list where no layer puts the group out.
 
     Reference: Yeom et al., Pruning by explaining, Pattern Recognition 2021; rules of Bach et al., PLoS ONE 2015.
     Differs: relevance starts as the logit of the true class rather than as 1, so that no sample is divided by a small logit.
     """
-    nodes = {node.name: node for node in graph.trace.nodes if reads_weight(node)}
+    nodes = {node.name: node for node in base.graph.trace.nodes if reads_weight(node)}
     found: dict[str, list[Tensor]] = {group.name: [] for group in groups}
     totals: dict[tuple[str, int], Tensor] = {}
     for batch in batches:
@@ -100,11 +99,15 @@ def relevance(
                 totals[name, dim] = totals.get((name, dim), torch.zeros_like(vector)) + vector
     for group in groups:
         for (name, dim), vector in totals.items():
-            axis = graph.dims(nodes[name])[dim]
-            if group.axis in leaves(axis):
-                index = units(axis, group.axis)[mask(axis, keep)].to(vector.device)
-                scores = vector.new_zeros(group.size).index_add(0, index[index >= 0], vector[index >= 0])
-                found[group.name].append(scores.float())
+            dims = base.graph.dims(nodes[name])
+            if group.axis in leaves(dims[dim]):
+                places, index = base.units(dims, dim, group)
+                if len(places) == 1:
+                    index = index.to(vector.device)
+                    scores = vector.new_zeros(math.prod(group.shape)).index_add(
+                        0, index[index >= 0], vector[index >= 0]
+                    )
+                    found[group.name].append(scores.float().view(group.shape))
     return found
 
 

@@ -13,13 +13,13 @@ from torch.export.graph_signature import OutputKind
 from torch.fx import Node
 from torch.fx.graph import _PyTreeCodeGen, _PyTreeInfo
 
-from pruners.axes import Axis, count, cut, factor, mask
-from pruners.groups import AxisGraph
+from pruners.axes import Axis, count, cut, factor, find, units
+from pruners.cuts import Cut, Keep, cuts, host_place, kept_per_row
+from pruners.groups import AxisGraph, Group
 from pruners.rules import slice_bounds
 from pruners.tracing import arguments
 from pruners.tracing import operator as operator_name
 
-Keep = Mapping[Axis, torch.Tensor]
 Changes = dict[str, Any]
 aten = torch.ops.aten
 DROPOUTS = (aten.dropout.default, aten.feature_dropout.default, aten.alpha_dropout.default)  # of (input, p, train)
@@ -62,13 +62,21 @@ class Removal:
 
     Args:
         graph: the traced model with its axes.
-        keep: elementary axis to a boolean vector, True for what stays; axes not named stay whole.
+        keep: elementary axis to a boolean vector, True for what stays, or to a matrix (host's size, size) if the axis is
+            ragged, with as many True in each row; axes not named stay whole.
+
+    Attributes:
+        counts: elementary axis to how many of its indices stay, of a ragged one per index of its host.
+
+    Raises:
+        ValueError: if a matrix is given for an axis that is not ragged, or its rows keep different numbers.
     """
 
     def __init__(self, graph: AxisGraph, keep: Keep) -> None:
         self.graph = graph
         self.keep = keep
-        self.counts = {axis: int(kept.sum()) for axis, kept in keep.items()}
+        self.counts = {axis: kept_per_row(axis, kept, graph.hosts.get(axis)) for axis, kept in keep.items()}
+        self._cuts: dict[tuple[Axis, ...], list[Cut]] = {}
 
     def size(self, axis: Axis) -> int:
         """How many indices of a dimension stay."""
@@ -78,19 +86,60 @@ class Removal:
         """Whether a dimension loses any index."""
         return bool(self.counts) and self.size(axis) != axis.size
 
+    def cuts(self, dims: list[Axis]) -> list[Cut]:
+        """What is taken from each dimension of a tensor, in the order in which it can be taken."""
+        key = tuple(map(find, dims))
+        if key not in self._cuts:
+            self._cuts[key] = cuts(dims, self.keep, self.counts, self.graph.hosts)
+        return self._cuts[key]
+
     def slice(self, tensor: torch.Tensor, dims: list[Axis]) -> torch.Tensor:
         """The part of a tensor that stays."""
-        for dim, axis in enumerate(dims):
-            if self.touched(axis):
-                tensor = tensor.index_select(dim, mask(axis, self.keep).nonzero().flatten().to(tensor.device))
+        for step in self.cuts(dims):
+            tensor = step.take(tensor)
         return tensor
 
     def silence(self, tensor: torch.Tensor, dims: list[Axis]) -> torch.Tensor:
         """The whole tensor with everything that does not stay set to zero."""
-        for dim, axis in enumerate(dims):
-            if self.touched(axis):
-                tensor = tensor.index_fill(dim, (~mask(axis, self.keep)).nonzero().flatten().to(tensor.device), 0)
+        for step in self.cuts(dims):
+            tensor = step.silence(tensor)
         return tensor
+
+    def among_zeros(self, part: torch.Tensor, dims: list[Axis]) -> torch.Tensor:
+        """The whole tensor with what stays given and everything else zero."""
+        for step in reversed(self.cuts(dims)):
+            part = step.put(part)
+        return part
+
+    def stays(self, axis: Axis) -> torch.Tensor:
+        """Which indices of a dimension stay, where its ragged axes have their hosts in it; shape (size,)."""
+        return next((cut.stays for cut in self.cuts([axis])), torch.ones(axis.size, dtype=torch.bool))
+
+    def units(self, dims: list[Axis], at: int, group: Group) -> tuple[tuple[int, ...], torch.Tensor]:
+        """Which index of a group the places that stay along a dimension of a tensor belong to.
+
+        Args:
+            dims: the dimensions of the tensor.
+            at: the dimension.
+            group: any group; the indices of a ragged one are counted through all of its rows.
+
+        Returns:
+            The dimensions, ascending, that the answer depends on: `at`, and those with hosts of what is ragged in it.
+            The indices, in the shape of what stays of these dimensions; -1 for places of other groups.
+        """
+        host = at if group.host is None else host_place(dims, at, group.host)
+        places = {at, host}
+        places |= {other for cut in self.cuts(dims) if cut.dim in places for other in cut.across}
+        order = sorted(places)
+
+        def along(place: int, axis: Axis) -> torch.Tensor:
+            return units(dims[place], axis).view([-1 if other == place else 1 for other in order])
+
+        index = along(at, group.axis)
+        if group.host is not None:
+            index = torch.where(index >= 0, along(host, group.host) * group.size + index, -1)
+        some = [dims[place] for place in order]
+        return tuple(order), self.slice(index.expand([axis.size for axis in some]), some)
 
     def call(self, node: Node) -> tuple[Any, dict[str, Any]]:
         """Target and arguments by name of a node's operator at the smaller shapes."""

@@ -114,7 +114,7 @@ class Selection:
             model=model, keep=keep, batches=batches, loss=how.loss, aggregate=how.aggregate, normalise=how.normalise,
             seed=how.seed, moments=moments,
         )  # fmt: skip
-        gone = {group.name: int((~keep[group.axis]).sum()) for group in self.groups if group.axis in keep}
+        gone = {group.name: int((~group.kept(keep)).sum(-1).max()) for group in self.groups if group.axis in keep}
         if not distortion:
             return Ranking(scores, None, gone)
         assert how.batches is not None

@@ -64,8 +64,7 @@ def reduction(walk: Walk, node: Node, a: Arguments) -> Dims | list[Dims]:
 def along(walk: Walk, node: Node, a: Arguments) -> Dims | list[Dims]:
     """What depends on every index of a dimension, or on their order: it stays, the other dimensions pass."""
     x = walk.dims(next(value for value in a.values() if isinstance(value, Node)))
-    given = a.get("dim", a.get("dims"))
-    over = range(len(x)) if given in (None, []) else [given] if isinstance(given, int) else given
+    over = along_dims(a, len(x))
     for d in over:
         freeze(x[d], f"{node.target} along it")
 
@@ -79,6 +78,12 @@ def along(walk: Walk, node: Node, a: Arguments) -> Dims | list[Dims]:
 
     shape = walk.shape(node)
     return [out(s) for s in shape] if isinstance(node.meta["val"], (tuple, list)) else out(shape)
+
+
+def along_dims(a: Arguments, rank: int) -> Sequence[int]:
+    """The dimensions that an operator runs along: those it names, else all."""
+    given = a.get("dim", a.get("dims"))
+    return range(rank) if given in (None, []) else [given] if isinstance(given, int) else given
 
 
 def spatial(walk: Walk, node: Node, a: Arguments) -> Dims | list[Dims]:

@@ -85,7 +85,8 @@ def test_what_is_made_up_for_is_least_squares(kind: str, seed: int, lost: int) -
     kept = torch.ones(6, dtype=torch.bool)
     kept[torch.randperm(6)[:lost]] = False
     values = {
-        graph.trace.tensors[node.name]: value for node, value in made_up_for(graph, group.axis, kept, moments).items()
+        graph.trace.tensors[node.name]: value
+        for node, value in made_up_for(Removal(graph, {group.axis: kept}), group.axis, moments).items()
     }
     with torch.no_grad():
         columns, before = hidden(model, x), model.second(model.first(x).relu())
