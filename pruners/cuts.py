@@ -45,7 +45,8 @@ class Cut(NamedTuple):
         dims = (*self.across, self.dim)
         shape = [size if d in dims else 1 for d, size in enumerate(tensor.shape)]
         order = sorted(range(len(dims)), key=dims.__getitem__)
-        return tensor.masked_fill(gone.permute(order).reshape(shape), 0)
+        gone = gone.permute(order).reshape(shape)
+        return tensor.clone().masked_fill_(gone, 0)  # keeps the order in memory, which views need
 
     def put(self, part: torch.Tensor) -> torch.Tensor:
         """What was taken, back in its places among zeros."""

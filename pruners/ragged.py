@@ -168,12 +168,16 @@ def _narrow_by_operator(possible: dict[Axis, set[Axis]], graph: AxisGraph, node:
     a = arguments(node)
     every = [*graph.results(node), *(dims for source in node.all_input_nodes for dims in graph.results(source))]
     found = [layouts.of(dims) for dims in every]
+    if not any(possible.get(axis) for layout in found for axis in layout.beside):
+        return
     name = node.target._schema.name.split("::")[1] if isinstance(node.target, torch._ops.OpOverload) else ""
     repeated = NONE.union(*(layout.repeated for layout in found))
     if name == "einsum":
         repeated |= _repeated(_letters(graph, a))
     elif name == "scaled_dot_product_attention":
-        repeated |= _repeated([graph.dims(a["query"])[-2], graph.dims(a["key"])[-2]])
+        scores = layouts.of([*graph.dims(node)[:-1], graph.dims(a["key"])[-2]])  # a tensor inside the operator
+        _narrow(possible, scores)
+        repeated |= scores.repeated
     for layout in found if repeated else ():
         for axis, across in layout.across.items():
             hosts = across | layout.beside[axis] if name in RESHAPES else across

@@ -298,6 +298,8 @@ def _groups(removal: Removal, node: Node, a: Changes, name: str = "groups") -> t
     weight = "weight" in a and isinstance(a["weight"], Node) and len(removal.graph.dims(a["weight"]))
     x = removal.graph.dims(next(value for value in a.values() if isinstance(value, Node)))
     channels = x[-(weight - 1)] if weight and weight > 2 else x[1]
+    if not removal.touched(channels):
+        return node.target, {}
     return node.target, {name: removal.size(factor(channels, (a[name], channels.size // a[name]))[0])}
 
 

@@ -13,6 +13,7 @@ from pruners.axes import Axis
 from pruners.check import compare, difference, run_example
 from pruners.costs import CostModel
 from pruners.groups import AxisGraph, dependency_groups, tie_axes
+from pruners.ragged import keep_highest
 from pruners.rewrite import Removal, rewrite
 from pruners.surgery import build as build_smaller
 from pruners.tracing import trace
@@ -27,13 +28,15 @@ def analysed(name: str) -> tuple[nn.Module, tuple[Tensor, ...], AxisGraph]:
 
 
 def random_removal(graph: AxisGraph, seed: int) -> dict[Axis, torch.Tensor]:
-    """Keep each index of every unprotected group with probability 0.6, and at least one."""
+    """Keep each index of every unprotected group with probability 0.6, and at least one; as many in rows of a ragged one."""
     generator = torch.Generator().manual_seed(seed)
     keep = {}
     for group in dependency_groups(graph):
         if not group.protected:
             kept = torch.rand(group.size, generator=generator) < 0.6
             kept[torch.randint(group.size, (1,), generator=generator)] = True
+            if group.host is not None:
+                kept = keep_highest(torch.rand(group.shape, generator=generator), int((~kept).sum()))
             keep[group.axis] = kept
     return keep
 
