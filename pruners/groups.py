@@ -124,7 +124,8 @@ class Group:
 def tie_axes(trace: Trace) -> AxisGraph:
     """Walk a traced graph once and tie the axes of every tensor in it.
 
-    The axes of the model's inputs and outputs, and those that an operator without a rule touches, are frozen.
+    The axes of the model's inputs and outputs, those that an operator without a rule touches, and those of tensors that
+    the trace does not read are frozen.
     """
     graph = AxisGraph(trace)
     shared: dict[Any, Dims] = {}
@@ -137,6 +138,7 @@ def tie_axes(trace: Trace) -> AxisGraph:
             for result in node.all_input_nodes:
                 for axis in graph.dims(result):
                     freeze(axis, "model output")
+    _freeze_unused(graph)
     graph.hosts = find_hosts(graph)
     return graph
 
@@ -177,6 +179,15 @@ def _placeholder(graph: AxisGraph, node: Node, shared: dict[Any, Dims]) -> Dims:
     dims = shared.setdefault(key, [Axis(size) for size in tensor.shape])
     graph.tensors[name] = dims
     return dims
+
+
+def _freeze_unused(graph: AxisGraph) -> None:
+    """What only training reads (auxiliary heads) or what was computed before (cached biases) stays as it is."""
+    names = graph.trace.tensors
+    used = {id(graph.tensors[names[node.name]]) for node in graph.trace.nodes if node.users and node.name in names}
+    for dims in graph.tensors.values():
+        for axis in dims if id(dims) not in used else ():
+            freeze(axis, "not used by the traced model")
 
 
 def _apply(graph: AxisGraph, node: Node) -> Any:

@@ -179,6 +179,25 @@ def test_an_unknown_operator_freezes_what_it_touches_and_is_named() -> None:
     assert "unknown operator aten.fft_fft" in (found["first.weight:0"].protected or "")
 
 
+class WithAuxiliary(nn.Module):
+    """A second head that only training uses."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.inner, self.last = nn.Linear(4, 8), nn.Linear(8, 8), nn.Linear(8, 3)
+        self.auxiliary = nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.last(self.inner(self.first(x).relu()).relu())
+        return y + self.auxiliary(x) if self.training else y
+
+
+def test_what_the_trace_does_not_use_stays() -> None:
+    result = prune(WithAuxiliary(), torch.randn(2, 4), {"macs": 0.5})
+    assert all(name.startswith(("first", "inner")) for name in result.plan.removed)
+    result.model.train()(torch.randn(2, 4))
+
+
 # --- bad input -------------------------------------------------------------------------------------------------------
 
 
