@@ -5,6 +5,7 @@
 
 Methods, all to the same macs by one counter, and trained alike in the end:
     distortion           importance "obs", allocation "distortion", then least squares
+    data-free            the same on standard normal noise in place of images
     uniform, random      squared weights or nothing as importance, the same ratio everywhere, then least squares
     torch-pruning        group L2 norms, global, in 400 steps, on a rewrite whose shortcuts are exact 0/1 convolutions
     torch-pruning-inner  the same, held to the channels inside blocks
@@ -40,10 +41,15 @@ from nas.pruning import with_normalisation
 from nas.record import environment
 from nas.seeding import stream
 from nas.training import Alone, TrainingConfig, fit
-from pruners import groups, least_squares_, prune, recalibrate_
+from pruners import groups, least_squares_, noise, prune, recalibrate_
 
 WEIGHTS = {"resnet20": "resnet20-12fca82f.th", "resnet56": "resnet56-4bfd9763.th"}
-OURS = {"distortion": ("obs", "distortion"), "uniform": ("l2", "uniform"), "random": ("random", "uniform")}
+OURS = {
+    "distortion": ("obs", "distortion"),
+    "data-free": ("obs", "distortion"),
+    "uniform": ("l2", "uniform"),
+    "random": ("random", "uniform"),
+}
 METHODS = (*OURS, "torch-pruning", "torch-pruning-inner")
 SHAPE = (3, 32, 32)
 LATENCY_BATCH = 32
@@ -116,13 +122,14 @@ def measure(
         return f"{100 * module_accuracy(network, data, data.test):.2f}"
 
     sample = [x for x, _ in islice(batches(data.training, data, 100, rng=stream(seed, "calibration")), 10)]
+    seen = noise(sample[0], seed=seed) if method == "data-free" else sample
     row: dict[str, object] = {"dense": score(model)}
     macs = count(model, SHAPE).total.macs
     start = time.perf_counter()
     if method in OURS:
         importance, allocation = OURS[method]
         result = prune(
-            model, sample[0][:2], {"macs": 1 / speedup}, importance=importance, allocation=allocation, batches=sample, seed=seed,
+            model, sample[0][:2], {"macs": 1 / speedup}, importance=importance, allocation=allocation, batches=seen, seed=seed,
             ignore=shared_channels(model, sample[0][:2]) if channels == "inner" else [], max_ratio=0.95,
         )  # fmt: skip
         smaller, row["form"] = result.model, result.summary.form
@@ -144,7 +151,7 @@ def measure(
     row["recalibrated"] = score(recalibrated)
     if method in OURS:
         start = time.perf_counter()
-        least_squares_(smaller, model, result.plan, sample)
+        least_squares_(smaller, model, result.plan, seen)
         row |= {"seconds_least_squares": f"{time.perf_counter() - start:.1f}", "least_squares": score(smaller)}
     else:
         smaller = recalibrated

@@ -1,5 +1,6 @@
 """Structured pruning of any PyTorch model that `torch.export` can trace, with a proof in every call."""
 
+from pruners.compensation import noise as noise
 from pruners.compensation import recalibrate_ as recalibrate_
 from pruners.groups import Group as Group
 from pruners.least_squares import least_squares_ as least_squares_

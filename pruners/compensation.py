@@ -49,3 +49,26 @@ def inputs_of(batch: Any) -> Tensor:
     if not isinstance(inputs, Tensor):
         raise ValueError(f"`batches` must hold tensors or (tensor, targets), got {type(inputs).__name__}.")
     return inputs
+
+
+def noise(example: Tensor, samples: int = 1000, batch: int = 100, seed: int = 0) -> list[Tensor]:
+    """Batches of standard normal noise for those who have no data: for `batches` of `prune` and of `least_squares_`.
+
+    Batch statistics of noise are not those of data: do not recalibrate with it.
+
+    Args:
+        example: an input of the model, batch first; its shape, type and device are taken.
+        samples: how many in all.
+        batch: how many per batch.
+        seed: of the noise.
+
+    Returns:
+        Tensors of shape (batch, ...), the last one smaller if need be.
+
+    Reference: Wang et al., Structurally prune anything, 2024 (OBSPA without data: calibration on noise).
+    """
+    if not example.is_floating_point():
+        raise ValueError(f"`example` must hold real numbers, got {example.dtype}; noise is no substitute for tokens.")
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.randn(samples, *example.shape[1:], generator=generator)
+    return list(drawn.to(example).split(batch))

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pruners import least_squares_, prune, recalibrate_
+from pruners import least_squares_, noise, prune, recalibrate_
 from pruners.check import difference
 from tests.pruners.networks import build
 
@@ -133,3 +133,19 @@ def test_the_branch_makes_up_for_a_shortcut_that_runs_later_and_cannot_be_solved
     with torch.no_grad():
         branch.outer, branch.inner, branch.norm = result.model.outer, result.model.inner, result.model.norm
     assert apart(repaired, model, [x]) < 0.5 * apart(branch, model, [x])
+
+
+def test_repair_without_data_brings_outputs_on_data_closer() -> None:
+    model, example = build("residual")
+    result = prune(model, example, {"macs": 0.6})
+    broken = copy.deepcopy(result.model)
+    batches = noise(example[0], samples=150)
+    assert [len(x) for x in batches] == [100, 50] and torch.equal(batches[0], noise(example[0])[0])
+    least_squares_(result.model, model, result.plan, batches)
+    patterns = [x.cumsum(3).tanh() for x in data(64)]  # not noise
+    assert apart(result.model, model, patterns) < 0.7 * apart(broken, model, patterns)
+
+
+def test_noise_is_no_substitute_for_tokens() -> None:
+    with pytest.raises(ValueError, match="real numbers, got torch.int64"):
+        noise(torch.zeros(1, 8, dtype=torch.int64))
