@@ -126,7 +126,7 @@ def compare(removal: Removal, model: GraphModel, tolerance: float) -> Comparison
         for node, value in Masked(removal).steps(list(values.values())):
             if node.op == "output" or node.name not in names:
                 if node.op == "output":
-                    reference = _tensors(value)
+                    reference = _tensors(trace.returned(value))
                     outputs = difference(_tensors(next(v for n, v in theirs if n.op == "output")), reference)
                 continue
             try:
@@ -172,8 +172,9 @@ def run_example(model: nn.Module, trace: Trace) -> list[torch.Tensor]:
 def run_traced(removal: Removal) -> list[torch.Tensor]:
     """The tensors that the masked graph returns on the example inputs."""
     with torch.no_grad():
-        *_, (_, value) = Masked(removal).steps(list(removal.graph.trace.values().values()))
-    return _tensors(value)
+        trace = removal.graph.trace
+        *_, (_, value) = Masked(removal).steps(list(trace.values().values()))
+    return _tensors(trace.returned(value))
 
 
 def difference(results: list[torch.Tensor], references: list[torch.Tensor]) -> float:
@@ -184,6 +185,8 @@ def difference(results: list[torch.Tensor], references: list[torch.Tensor]) -> f
 
 
 def _difference(x: torch.Tensor, y: torch.Tensor) -> float:
+    if x.is_complex() and y.is_complex():
+        x, y = torch.view_as_real(x), torch.view_as_real(y)
     if not (x.is_floating_point() and y.is_floating_point()):
         return 0.0 if torch.equal(x, y) else float("inf")
     apart = float((x - y).abs().nan_to_num(posinf=0.0).max())  # infinities of one sign cancel to NaN

@@ -8,7 +8,7 @@ counterpart that returns a new tensor is enough, and dropout and batch norms sta
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch._ops import HigherOrderOperator, OpOverload
@@ -17,6 +17,7 @@ from torch.fx import Node
 
 aten = torch.ops.aten
 VIEWS = {"reshape", "flatten", "unflatten", "reshape_as", "chunk", "contiguous", "to"}  # composite ones with a rule
+PUT_BACK = {aten.slice.Tensor: aten.slice_scatter.default, aten.select.int: aten.select_scatter.default}
 FRESH = {
     *(f"conv{kind}{n}d" for kind in ("", "_transpose") for n in (1, 2, 3)),
     *("linear", "matmul", "batch_norm", "layer_norm", "group_norm", "instance_norm", "silu", "relu6"),
@@ -45,7 +46,9 @@ def _replaced(node: Node, place: dict[Node, int]) -> bool:
     result = node
     for piece in slices:  # innermost first: put what was written back into what it is a slice of
         with node.graph.inserting_after(result):
-            result = node.graph.call_function(aten.slice_scatter.default, (piece.args[0], result, *piece.args[1:]))
+            result = node.graph.call_function(
+                PUT_BACK[cast(OpOverload, piece.target)], (piece.args[0], result, *piece.args[1:])
+            )
         result.meta = {**node.meta, "val": piece.args[0].meta["val"]}  # type: ignore[union-attr]
         place[result] = place[node]
     for user in [user for user in base.users if place[user] > place[node]]:
@@ -57,7 +60,7 @@ def _written(node: Node) -> tuple[Node | None, list[Node]]:
     """The tensor that an in-place operator writes to, and the slices of slices of it that it writes through."""
     slices: list[Node] = []
     base = node.args[0]
-    while isinstance(base, Node) and base.target is aten.slice.Tensor and len(base.users) == 1:
+    while isinstance(base, Node) and base.target in PUT_BACK and len(base.users) == 1:
         slices.append(base)
         base = base.args[0]
     return (base if isinstance(base, Node) and base.op == "call_function" else None), slices

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -135,7 +136,7 @@ def tie_axes(trace: Trace) -> AxisGraph:
         elif node.op == "call_function":
             graph._of[node] = _apply(graph, node)
         elif node.op == "output":
-            for result in node.all_input_nodes:
+            for result in trace.returned(cast(Sequence[Any], node.args[0])):
                 for axis in graph.dims(result):
                     freeze(axis, "model output")
     _freeze_unused(graph)

@@ -373,4 +373,7 @@ def _load_weights(model: nn.Module, path: Path) -> None:
             f"weights must be those of the smaller model, got missing {missing[:4]}, extra {extra[:4]}, other shapes "
             f"{wrong[:4]}; load them with the plan they were saved with."
         )
-    model.load_state_dict(state, strict=False)
+    own = model.state_dict()
+    with torch.no_grad():
+        for name, tensor in state.items():
+            own[name].copy_(tensor)

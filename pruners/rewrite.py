@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import fx, nn
-from torch.export.graph_signature import OutputKind
 from torch.fx import Node
 from torch.fx.graph import _PyTreeCodeGen, _PyTreeInfo
 
@@ -163,7 +162,6 @@ def rewrite(removal: Removal) -> GraphModel:
     """
     trace = removal.graph.trace
     root, graph, env = nn.Module(), fx.Graph(), {}
-    outputs = [spec.kind == OutputKind.USER_OUTPUT for spec in trace.program.graph_signature.output_specs]
     node: Any
     for node in trace.nodes:
         if node.op == "placeholder" and node.name in trace.tensors:
@@ -173,9 +171,7 @@ def rewrite(removal: Removal) -> GraphModel:
         elif node.op == "placeholder":
             env[node] = graph.placeholder(node.name)
         elif node.op == "output":
-            graph.output(
-                [fx.node.map_arg(x, env.__getitem__) for x, user in zip(node.args[0], outputs, strict=True) if user]
-            )
+            graph.output([fx.node.map_arg(x, env.__getitem__) for x in trace.returned(node.args[0])])
         else:
             env[node] = _emit(removal, graph, node, env)
         if node.op != "output":
@@ -275,6 +271,8 @@ def _slice(removal: Removal, node: Node, a: Changes) -> tuple[Any, Changes]:
     if not removal.touched(axis):
         return node.target, {}
     start, end = slice_bounds(a, axis.size)
+    if (start, end) == (0, axis.size):  # all there is, however many that will be
+        return node.target, {}
     head, middle, _ = cut(axis, (start, max(end - start, 0), axis.size - max(start, end)))
     first = removal.size(head)
     return node.target, {"start": first, "end": first + removal.size(middle)}
@@ -332,7 +330,8 @@ def _repeat(removal: Removal, node: Node, a: Changes) -> tuple[Any, Changes]:
 
 def _repeat_interleave(removal: Removal, node: Node, a: Changes) -> tuple[Any, Changes]:
     axis, inner = removal.graph.dims(node)[a["dim"]], removal.graph.dims(a["self"])[a["dim"]]
-    return node.target, {"repeats": removal.size(axis) // removal.size(inner)}
+    size = None if a["output_size"] is None else removal.size(axis)
+    return node.target, {"repeats": removal.size(axis) // removal.size(inner), "output_size": size}
 
 
 Mend = Callable[[Removal, Node, Changes], tuple[Any, Changes]]

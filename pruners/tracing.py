@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.export import Dim, ExportedProgram
+from torch.export.graph_signature import OutputKind
 from torch.fx import GraphModule, Node
 from torch.utils import _pytree as pytree
 
@@ -49,6 +50,11 @@ class Trace:
     def nodes(self) -> Sequence[Node]:
         """The nodes in order of execution."""
         return list(self.program.graph.nodes)
+
+    def returned(self, outputs: Sequence[Any]) -> list[Any]:
+        """Of the graph's outputs those that the model returns; the others are what it writes to its own buffers."""
+        specs = self.program.graph_signature.output_specs
+        return [x for x, spec in zip(outputs, specs, strict=True) if spec.kind == OutputKind.USER_OUTPUT]
 
     def tensor(self, name: str) -> torch.Tensor:
         """The parameter, buffer or constant called `name`."""

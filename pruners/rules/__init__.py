@@ -18,8 +18,19 @@ from pruners.rules.moves import MOVES
 from pruners.rules.moves import slice_bounds as slice_bounds
 from pruners.rules.pointwise import COPIES, POINTWISE, elementwise
 from pruners.rules.reductions import ALONG, NORMS, REDUCTIONS, SPATIAL
+from pruners.rules.space import SPACE_MOVES
 
-RULES: dict[str, Rule] = {**CONTRACTIONS, **NORMS, **REDUCTIONS, **ALONG, **SPATIAL, **MOVES, **COPIES, **POINTWISE}
+RULES: dict[str, Rule] = {
+    **CONTRACTIONS,
+    **NORMS,
+    **REDUCTIONS,
+    **ALONG,
+    **SPATIAL,
+    **MOVES,
+    **SPACE_MOVES,
+    **COPIES,
+    **POINTWISE,
+}
 
 
 def rule(node: Node) -> Rule | None:

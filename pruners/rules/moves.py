@@ -7,7 +7,7 @@ from typing import Any
 from torch.fx import Node
 
 from pruners.axes import Axis, concat, cut, factor, freeze, product, tie
-from pruners.rules.base import Arguments, Dims, Rule, Walk, broadcast, frozen
+from pruners.rules.base import Arguments, Dims, Rule, Walk, broadcast
 from pruners.tracing import number
 
 
@@ -151,6 +151,14 @@ def slice_scatter(walk: Walk, node: Node, a: Arguments) -> Dims:
     return x
 
 
+def select_scatter(walk: Walk, node: Node, a: Arguments) -> Dims:
+    x, source = walk.dims(a["self"]), walk.dims(a["src"])
+    d = a["dim"] % len(x)
+    freeze(x[d], "one index of it is written")
+    broadcast([*x[:d], *x[d + 1 :]], source)
+    return x
+
+
 def slice_bounds(a: Arguments, size: int) -> tuple[int, int]:
     """First and last (excluded) index of a slice along a dimension of `size` indices."""
     start = 0 if a["start"] is None else number(a["start"])
@@ -205,61 +213,21 @@ def index_put(walk: Walk, node: Node, a: Arguments) -> Dims:
     return x
 
 
+def complex_as_pairs(walk: Walk, node: Node, a: Arguments) -> Dims:
+    return [*walk.dims(a["self"]), Axis(2, "real and imaginary parts")]
+
+
+def pairs_as_complex(walk: Walk, node: Node, a: Arguments) -> Dims:
+    *x, pair = walk.dims(a["self"])
+    freeze(pair, "real and imaginary parts")
+    return x
+
+
 def embedding(walk: Walk, node: Node, a: Arguments) -> Dims:
     """weight (vocabulary, E) looked up by data."""
     weight = walk.dims(a["weight"])
     freeze(weight[0], "vocabulary")
     return [*walk.dims(a["indices"]), weight[1]]
-
-
-def pixel_shuffle(walk: Walk, node: Node, a: Arguments) -> Dims:
-    """(..., C r r, H, W) to (..., C, H r, W r)."""
-    r = a["upscale_factor"]
-    *rest, channels, height, width = walk.dims(a["self"])
-    channels, r1, r2 = factor(channels, (channels.size // r**2, r, r))
-    for axis in (r1, r2, height, width):
-        freeze(axis, "space of a pixel shuffle")
-    return [*rest, channels, product((height, r1)), product((width, r2))]
-
-
-def pixel_unshuffle(walk: Walk, node: Node, a: Arguments) -> Dims:
-    """(..., C, H r, W r) to (..., C r r, H, W)."""
-    r = a["downscale_factor"]
-    *rest, channels, height, width = walk.dims(a["self"])
-    freeze(height, "space of a pixel shuffle")
-    freeze(width, "space of a pixel shuffle")
-    inner = frozen((r, r), "space of a pixel shuffle")
-    return [
-        *rest,
-        product((channels, *inner)),
-        *frozen((height.size // r, width.size // r), "space of a pixel shuffle"),
-    ]
-
-
-def unfold_windows(walk: Walk, node: Node, a: Arguments) -> Dims:
-    """(N, C, H, W) to (N, C kh kw, L): the windows' contents as channels."""
-    *batch, channels, height, width = walk.dims(a["self"])
-    for axis in (height, width):
-        freeze(axis, "space of windows")
-    window = frozen(a["kernel_size"], "space of windows")
-    return [*batch, product((channels, *window)), *frozen(walk.shape(node)[-1:], "space of windows")]
-
-
-def fold_windows(walk: Walk, node: Node, a: Arguments) -> Dims:
-    """(N, C kh kw, L) to (N, C, H, W): overlapping windows added up."""
-    *batch, contents, positions = walk.dims(a["self"])
-    kernel = a["kernel_size"]
-    channels, *window = factor(contents, (contents.size // _times(kernel), *kernel))
-    for axis in (*window, positions):
-        freeze(axis, "space of windows")
-    return [*batch, channels, *frozen(walk.shape(node)[-2:], "space of windows")]
-
-
-def channel_shuffle(walk: Walk, node: Node, a: Arguments) -> Dims:
-    x = list(walk.dims(next(value for value in a.values() if isinstance(value, Node))))
-    outer, inner = factor(x[1], (a["groups"], x[1].size // a["groups"]))
-    x[1] = product((inner, outer))
-    return x
 
 
 def _times(sizes: Any) -> int:
@@ -273,11 +241,10 @@ MOVES: dict[str, Rule] = {
     **dict.fromkeys(("view", "_unsafe_view", "reshape", "flatten", "unflatten", "reshape_as"), view),
     **dict.fromkeys(("split", "split_with_sizes", "chunk"), split),
     **dict.fromkeys(("pad", "constant_pad_nd"), pad),
-    **dict.fromkeys(("channel_shuffle", "native_channel_shuffle"), channel_shuffle),
     **dict.fromkeys(("transpose", "t"), transpose),
     "permute": permute, "unsqueeze": unsqueeze, "squeeze": squeeze, "expand": expand, "repeat": repeat,
     "repeat_interleave": repeat_interleave, "cat": cat, "stack": stack, "glu": gated_half, "unbind": unbind,
-    "select": select, "slice": take_slice, "slice_scatter": slice_scatter, "index": index, "index_put": index_put,
-    "embedding": embedding, "pixel_shuffle": pixel_shuffle, "pixel_unshuffle": pixel_unshuffle,
-    "im2col": unfold_windows, "col2im": fold_windows,
+    "select": select, "slice": take_slice, "slice_scatter": slice_scatter, "select_scatter": select_scatter,
+    "index": index, "index_put": index_put, "embedding": embedding,
+    "view_as_real": complex_as_pairs, "view_as_complex": pairs_as_complex,
 }  # fmt: skip

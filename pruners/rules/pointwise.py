@@ -39,7 +39,8 @@ def by_position(walk: Walk, node: Node, a: Arguments) -> Dims:
 COPIES: dict[str, Rule] = {
     **dict.fromkeys(
         ("clone", "alias", "detach", "contiguous", "dropout", "feature_dropout", "alpha_dropout", "to", "_to_copy",
-         "zeros_like", "ones_like", "full_like", "empty_like", "lift_fresh_copy", "fill", "type_as"), like),
+         "real", "imag", "conj", "resolve_conj", "zeros_like", "ones_like", "full_like", "empty_like", "lift_fresh_copy",
+         "fill", "type_as"), like),
     **dict.fromkeys(("arange", "linspace", "eye", "gather", "scatter", "histc", "one_hot", "bincount", "tril", "triu"),
                     by_position),
     **dict.fromkeys(("zeros", "ones", "full", "empty", "new_zeros", "new_ones", "new_full", "new_empty"), filled),
@@ -48,6 +49,6 @@ COPIES: dict[str, Rule] = {
 POINTWISE: dict[str, Rule] = dict.fromkeys(
     ("copy", "where", "masked_fill", "addcmul", "addcdiv", "gelu", "silu", "mish", "hardswish", "hardsigmoid", "hardtanh", "relu6",
      "leaky_relu", "elu", "selu", "celu", "softplus", "softsign", "prelu_", "clamp", "lerp", "__and__", "__or__",
-     "floor_divide"),
+     "floor_divide", "polar", "complex"),
     elementwise,
 )  # fmt: skip

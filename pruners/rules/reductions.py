@@ -118,7 +118,8 @@ REDUCTIONS: dict[str, Rule] = dict.fromkeys(
 
 ALONG: dict[str, Rule] = dict.fromkeys(
     ("softmax", "_softmax", "log_softmax", "logsumexp", "cumsum", "cumprod", "sort", "argsort", "topk", "argmax", "argmin",
-     "max", "min", "flip", "roll", "prod", "diff", "kthvalue", "median"),
+     "max", "min", "flip", "roll", "prod", "diff", "kthvalue", "median",
+     *(f"fft_{inverse}{kind}" for inverse in ("", "i") for kind in ("fft", "fft2", "fftn", "rfft", "rfft2", "rfftn"))),
     along,
 )  # fmt: skip
 

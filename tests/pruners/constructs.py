@@ -73,9 +73,59 @@ class MergedHeads(nn.Module):
         return self.head(x + self.out(y)).mean(1)
 
 
+class WrittenRows(nn.Module):
+    """A recurrence over time that writes its rows into a tensor, with a position table that it keeps as a buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.inner, self.head = nn.Linear(6, 8), nn.Linear(8, 8), nn.Linear(8, 5)
+        self.register_buffer("table", torch.randn(4, 8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.table = self.table.to(x.dtype)
+        x = self.embed(x) + self.table
+        out = torch.zeros_like(x)
+        state = torch.zeros_like(x[:, 0])
+        for t in range(x.shape[1]):
+            state = (0.5 * state + self.inner(x[:, t])).tanh()
+            out[:, t] = state
+        return self.head(out).mean(1)
+
+
+class Frequencies(nn.Module):
+    """Tokens mixed by a Fourier transform over positions, channels rotated as complex pairs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.head = nn.Linear(6, 8), nn.Linear(8, 5)
+        self.angles = nn.Parameter(torch.randn(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x)
+        x = x + torch.fft.fft(x, dim=1).real
+        turn = torch.polar(torch.ones_like(self.angles), self.angles)
+        pairs = torch.view_as_complex(x.reshape(*x.shape[:2], 4, 2)) * turn
+        return self.head(torch.view_as_real(pairs).flatten(2)).mean(1)
+
+
+class Repeated(nn.Module):
+    """Groups of a state-space model repeated for each head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.group, self.heads, self.head = nn.Linear(6, 2 * 3), nn.Linear(6, 4), nn.Linear(12, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        groups = self.group(x).view(*x.shape[:2], 2, 3).repeat_interleave(2, dim=2, output_size=4)
+        return self.head((groups * self.heads(x)[..., None]).flatten(2)).mean(1)
+
+
 CONSTRUCTS: dict[str, Callable[[], tuple[nn.Module, tuple[Tensor, ...]]]] = {
     "unfolded and folded": lambda: (TakenApart(), (torch.randn(2, 3, 6, 6),)),
     "heads beside the batch": lambda: (MergedHeads(), (torch.randn(2, 4, 6),)),
+    "rows written in turn": lambda: (WrittenRows(), (torch.randn(2, 4, 6),)),
+    "frequencies": lambda: (Frequencies(), (torch.randn(2, 4, 6),)),
+    "repeated groups": lambda: (Repeated(), (torch.randn(2, 4, 6),)),
     "largest of last": lambda: (LargestOfLast(), (torch.randn(2, 4, 6),)),
     "positions from weights": lambda: (PositionsFromWeights(), (torch.randn(2, 4, 6),)),
 }

@@ -15,6 +15,7 @@ from pruners.costs import CostModel
 from pruners.groups import AxisGraph, dependency_groups, tie_axes
 from pruners.ragged import keep_highest
 from pruners.rewrite import Removal, rewrite
+from pruners.surgery import agrees, cut_module
 from pruners.surgery import build as build_smaller
 from pruners.tracing import trace
 from tests.pruners.networks import NETWORKS, build
@@ -82,6 +83,33 @@ def test_module_and_graph_return_the_same(name: str) -> None:
     if name in MODULES:
         assert form == "module"
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+
+
+class Offset(nn.Module):
+    """A module and a little more."""
+
+    def __init__(self, module: nn.Module, offset: float) -> None:
+        super().__init__()
+        self.module, self.offset = module, offset
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.module(x) + self.offset
+
+
+def test_agreement_is_of_the_weights_themselves_and_of_others() -> None:
+    model = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 3, bias=False))
+    graph = tie_axes(trace(model, (torch.randn(2, 4),)))
+    removal = Removal(graph, random_removal(graph, 0))
+    smaller = rewrite(removal)
+    module = cut_module(removal, model, smaller)
+    assert agrees(module, smaller, removal, 1e-4)
+    with torch.no_grad():  # noise in a bias of zeros makes an output beside which the weights' own is small
+        module[0].weight.mul_(1e-3)
+        module[0].bias.zero_()
+        offset = 1e-3 * float(run_example(module, graph.trace)[0].abs().max())
+    assert not agrees(Offset(module, offset), smaller, removal, 1e-4)
+    module[1].weight.data.zero_()  # a head of zeros hides all that is before it
+    assert not agrees(nn.Sequential(Offset(module[0], 1.0), module[1]), smaller, removal, 1e-4)
 
 
 @pytest.mark.parametrize("name", [name for name in NETWORKS if name != "stacked experts"])  # one output row per token
