@@ -11,16 +11,11 @@ from pruners.allocation import Limits
 from pruners.distortion import SAMPLES, distortion_curves
 from pruners.groups import dependency_groups, tie_axes
 from pruners.importance import score_groups
+from pruners.ragged import keep_highest
 from pruners.rewrite import Removal, rewrite
 from pruners.tracing import trace
 from tests.pruners.networks import build
 from tests.pruners.test_invariants import analysed
-
-
-def kept(scores: Tensor, removed: int) -> Tensor:
-    mask = torch.ones(len(scores), dtype=torch.bool)
-    mask[scores.argsort(stable=True)[:removed]] = False
-    return mask
 
 
 @pytest.mark.parametrize(
@@ -42,7 +37,7 @@ def test_curves_are_changes_of_the_smaller_models_outputs(name: str) -> None:
         for removed in range(1, group.size):
             if group.size > 10:  # only some are measured
                 break
-            (part,) = run(Removal(graph, {group.axis: kept(scores[group.name], removed)}), example)
+            (part,) = run(Removal(graph, {group.axis: keep_highest(scores[group.name], removed)}), example)
             highest = max(highest, float((part - whole).square().mean()))
             assert curve[removed] == pytest.approx(highest, rel=1e-3, abs=1e-9)
     assert told[-1][0] == told[-1][1] == len(told)
@@ -57,12 +52,14 @@ def test_curves_of_what_is_left() -> None:
     """With indices gone before, a curve starts at them, and compares with what they left."""
     _, example, graph = analysed("residual")
     free = [group for group in dependency_groups(graph) if not group.protected]
-    keep = {free[0].axis: kept(torch.arange(8.0), 3)}
+    keep = {free[0].axis: keep_highest(torch.arange(8.0), 3)}
     scores = score_groups(graph, free, model=rewrite(Removal(graph, keep)), keep=keep)
     levels = {group.name: Limits().levels(group, 3 if group is free[0] else 0) for group in free}
     curves = distortion_curves(graph, free, scores, levels, [example], keep, lambda d, n: None)
     assert curves[free[0].name][3] == 0 < curves[free[0].name][4]
-    (before,), (after,) = (run(Removal(graph, {free[0].axis: kept(scores[free[0].name], n)}), example) for n in (3, 4))
+    (before,), (after,) = (
+        run(Removal(graph, {free[0].axis: keep_highest(scores[free[0].name], n)}), example) for n in (3, 4)
+    )
     assert curves[free[0].name][4] == pytest.approx(float((after - before).square().mean()), rel=1e-3)
 
 
