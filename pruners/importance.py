@@ -154,12 +154,13 @@ def _score_member(
     if criterion != "fpgm":
         return unit_sums(entries, member, group, base)
     dims, index = base.units(base.graph.tensors[member.tensor], member.dim, group)
-    rows, index = entries.movedim(dims, tuple(range(len(dims)))).reshape(index.numel(), -1), index.flatten()
-    order = index[index >= 0].argsort(stable=True).to(rows.device)
-    stays = group.kept(base.keep).to(rows.device)
-    vectors = rows[index.to(rows.device) >= 0][order]  # all entries of one index side by side
-    distances = _distances(vectors.view(*group.shape[:-1], base.size(group.axis), -1))
-    return rows.new_zeros(group.shape).masked_scatter(stays, distances)
+    rows = entries.movedim(dims, tuple(range(len(dims)))).reshape(index.numel(), -1)
+    index = index.flatten().to(rows.device)
+    there = index[index >= 0]
+    vectors = rows[index >= 0][there.argsort(stable=True)]  # all entries of one index side by side
+    hosts = [] if group.host is None else [base.size(group.host)]
+    distances = _distances(vectors.view(*hosts, base.size(group.axis), -1)).flatten()
+    return rows.new_zeros(math.prod(group.shape)).index_copy(0, there.unique(), distances).view(group.shape)
 
 
 def _checked(entries: Mapping[str, torch.Tensor], tensors: Tensors) -> Mapping[str, torch.Tensor]:

@@ -14,9 +14,11 @@ from torch import Tensor, nn
 from pruners import load, prune, ragged
 from pruners.axes import Axis, leaves
 from pruners.check import compare, difference, run_example
+from pruners.distortion import placeholder_values
 from pruners.groups import AxisGraph, Group, dependency_groups, tie_axes
 from pruners.importance import CRITERIA, score_groups
 from pruners.plan import kept_by, make_plan
+from pruners.reconstruction import second_moments
 from pruners.rewrite import Removal, rewrite
 from pruners.surgery import build as build_smaller
 from pruners.tracing import trace
@@ -273,17 +275,24 @@ def attention() -> tuple[nn.Module, Tensor]:
 def convolutions() -> tuple[nn.Module, Tensor]:
     torch.manual_seed(0)
     layers = [nn.Conv2d(3, 24, 1), nn.Conv2d(24, 24, 3, groups=4), nn.BatchNorm2d(24), nn.Conv2d(24, 4, 1)]
+    layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten()]
     return Sequence(*layers).eval(), torch.randn(2, 3, 5, 5)
 
 
 @pytest.mark.parametrize(
-    ("make", "allocation"), [(attention, "global"), (convolutions, "uniform"), (convolutions, "isomorphic")]
+    ("make", "allocation", "ignore"),
+    [
+        (attention, "global", []),
+        (convolutions, "uniform", []),
+        (convolutions, "isomorphic", []),
+        (convolutions, "optimal", ["0.weight:0[0]"]),
+    ],
 )
 def test_saved_with_its_choices_and_pruned_again(
-    make: Callable[[], tuple[nn.Module, Tensor]], allocation: str, tmp_path: Path
+    make: Callable[[], tuple[nn.Module, Tensor]], allocation: str, ignore: list[str], tmp_path: Path
 ) -> None:
     model, x = make()
-    result = prune(model, x, {"macs": 0.5}, allocation=allocation)
+    result = prune(model, x, {"macs": 0.5}, allocation=allocation, ignore=ignore)
     rows = [value for value in result.plan.removed.values() if isinstance(value[0], list)]
     assert rows and all(len(set(map(len, value))) == 1 for value in rows)
     assert any(value[0] != value[1] for value in rows)
@@ -293,6 +302,19 @@ def test_saved_with_its_choices_and_pruned_again(
     with torch.no_grad():
         assert torch.equal(again(x), result.model(x))
     assert prune(result.model, x, {"macs": 0.8}).summary.difference < 1e-4
+
+
+@pytest.mark.parametrize(("importance", "allocation"), [("obs", "distortion"), ("lrp", "optimal"), ("fpgm", "global")])
+@pytest.mark.parametrize("whole_groups", [True, False])
+def test_in_steps(importance: str, allocation: str, whole_groups: bool) -> None:
+    """What has gone in a step stays gone, in each row, and the plan is of the given model."""
+    model, x = convolutions()
+    summary = prune(
+        model, x, {"params": 0.5}, importance=importance, allocation=allocation, batches=[(x, torch.arange(len(x)))], steps=3,
+        ignore=["0.weight:0[1]", "1.weight:0[1]"] if whole_groups else ["0.weight:0[0]"],
+    ).summary  # fmt: skip
+    assert summary.after["params"] <= 0.5 * summary.before["params"] and summary.difference < 1e-4
+    assert set(summary.groups) <= ({"0.weight:0[0]"} if whole_groups else {"0.weight:0[1]", "1.weight:0[1]"})
 
 
 def test_the_lowest_of_each_group_go() -> None:
@@ -317,20 +339,25 @@ def test_scores_have_a_row_per_group(criterion: str) -> None:
     model, x = convolutions()
     graph = analysed(model, x)
     free = [group for group in dependency_groups(graph) if not group.protected]
-    alike = [replace(group, host=None, members=tuple(replace(m, host=None) for m in group.members)) for group in free]
+    alike = [replace(group, host=None) for group in free]
 
     def scores(groups: list[Group]) -> dict[str, Tensor]:
-        def loss(outputs: Tensor, _: Tensor) -> Tensor:
-            return outputs.square().mean()
-
-        batches = [(x, x)]
-        return score_groups(graph, groups, criterion, model=model, batches=batches, loss=loss, normalise="none")
+        moments = second_moments(Removal(graph, {}), placeholder_values(graph.trace, [x], 2))
+        return score_groups(
+            graph,
+            groups,
+            criterion,
+            model=model,
+            batches=[(x, torch.tensor([1, 3]))],
+            normalise="none",
+            moments=moments,
+        )
 
     assert {group.shape for group in free} == {(4,), (4, 6)}
     summed = scores(alike)
     for name, found in scores(free).items():
         assert found.shape == next(group.shape for group in free if group.name == name)
-        if criterion not in ("random", "fpgm") and found.dim() > 1:
+        if criterion not in ("random", "fpgm", "obs") and found.dim() > 1:
             torch.testing.assert_close(found.sum(0), summed[name])
 
 
