@@ -16,19 +16,20 @@ from torch.utils import _pytree as pytree
 
 from estimators import count as count_cost
 from pruners.allocation import Limits, check_reachable
-from pruners.check import Comparison, compare, difference, needs_copies, run_example, run_traced
+from pruners.check import needs_copies
 from pruners.costs import CostModel
 from pruners.criteria import Loss
 from pruners.groups import AxisGraph, Group, dependency_groups, tie_axes
 from pruners.importance import Criterion
 from pruners.plan import PruningPlan, make_plan, unique_state
 from pruners.progress import Progress, silent
+from pruners.proof import prove, prove_in, verify
 from pruners.replay import replay
-from pruners.rewrite import GraphModel, Removal, rewrite
+from pruners.rewrite import Removal, rewrite
 from pruners.selection import Importance, Selection, check_steps
 from pruners.surgery import build
 from pruners.targets import ATTEMPTS, TIGHTER, Estimator, Reading, counted_budgets, measured_targets, search
-from pruners.tracing import evaluating, fitting, trace
+from pruners.tracing import trace
 
 PLAN, WEIGHTS = "plan.json", "weights.safetensors"
 
@@ -106,6 +107,7 @@ def prune(
     between: Callable[[nn.Module], None] | None = None,
     seed: int = 0,
     check: bool = True,
+    check_dtype: torch.dtype | None = None,
     tolerance: float = 1e-4,
     progress: Progress = silent,
 ) -> PruneResult:
@@ -137,6 +139,7 @@ def prune(
             before it is scored. The result still has the weights of the given model.
         seed: of random choices.
         check: compare the result with the masked full model on the example inputs.
+        check_dtype: type that the check computes in, such as `torch.float64`, on copies; the model's own if None.
         tolerance: largest relative difference that the check allows.
         progress: called as (name of a long step, done, total).
 
@@ -179,7 +182,7 @@ def prune(
         if needs_copies(removal):
             graph.trace = graph.trace.enlarged()
         rewritten = rewrite(removal)
-        comparison = verify(removal, rewritten, found, model, tolerance) if check else None
+        comparison = verify(removal, rewritten, found, model, tolerance) if check and check_dtype is None else None
         smaller, form = build(removal, model, rewritten, tolerance)
         readings = {aim.name: aim.read(smaller) for aim in aims}
         if all(reading.met for reading in readings.values()):
@@ -194,17 +197,23 @@ def prune(
         for name, reading in readings.items()
     }
     refuse_missed(report)
+    plan = make_plan(graph, found, removal.keep, form)
+    outside = inside = None
+    if comparison is not None:
+        outside, inside = prove(smaller, graph, comparison, tolerance), comparison.inside
+    elif check and check_dtype is not None:
+        outside, inside = prove_in(check_dtype, smaller, model, plan, graph, tolerance)
     summary = Summary(
         before={**count(model, args, kwargs), **{name: reading.full for name, reading in readings.items()}},
         after={**after, **{name: reading.value for name, reading in readings.items()}},
         targets=report,
-        difference=prove(smaller, graph, comparison, tolerance) if comparison else None,
-        difference_inside=comparison.inside if comparison else None,
+        difference=outside,
+        difference_inside=inside,
         form=form,
         groups={g.name: (g.size, removal.counts[g.axis]) for g in found if g.axis in removal.counts},
         unknown=dict(graph.unknown),
     )
-    return PruneResult(smaller, make_plan(graph, found, removal.keep, form), summary)
+    return PruneResult(smaller, plan, summary)
 
 
 def groups(model: nn.Module, example_inputs: Any) -> list[Group]:
@@ -285,45 +294,6 @@ def prunable(found: Sequence[Group], ignore: Sequence[str]) -> list[Group]:
             close = ", ".join(difflib.get_close_matches(name, sorted(known), 3, 0.4)) or "none is close"
             raise ValueError(f"`ignore` must name groups, tensors or modules, got {name!r}; did you mean: {close}?")
     return [group for group in found if not group.protected and not names[group.name] & set(ignore)]
-
-
-def verify(
-    removal: Removal, rewritten: GraphModel, found: Sequence[Group], model: nn.Module, tolerance: float
-) -> Comparison:
-    """Prove that the trace is the model and that removing equals masking.
-
-    Raises:
-        ValueError: if the model does not run on its inputs; naming the operator where they part, and the groups that it
-            lost indices of.
-    """
-    given = removal.graph.trace
-    with evaluating(model), fitting(given.args, given.kwargs):
-        outputs = run_example(model, given)
-    apart = difference(run_traced(Removal(removal.graph, {})), outputs)
-    if apart > tolerance:
-        raise ValueError(f"the traced model must return what the model returns, got a difference of {apart:.2g}.")
-    comparison = compare(removal, rewritten, tolerance)
-    if comparison.where:
-        names = [group.name for group in found if group.axis in comparison.axes]
-        raise ValueError(
-            f"removing must equal masking to {tolerance:g}, got a difference at {comparison.where}, groups {names}; pass "
-            "these in `ignore`, and report the operator."
-        )
-    return comparison
-
-
-def prove(smaller: nn.Module, graph: AxisGraph, comparison: Comparison, tolerance: float) -> float:
-    """Largest relative difference between what the built model and the masked one return.
-
-    Raises:
-        ValueError: if it exceeds the tolerance.
-    """
-    apart = difference(run_example(smaller, graph.trace), list(comparison.reference))
-    if apart > tolerance:
-        raise ValueError(
-            f"removing must equal masking to {tolerance:g}, got {apart:.2g} on the built model; report the model."
-        )
-    return apart
 
 
 def refuse_missed(report: Mapping[str, Mapping[str, float]]) -> None:

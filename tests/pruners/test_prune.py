@@ -358,3 +358,30 @@ def test_a_wrong_rule_is_caught_and_named(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setitem(RULES, "softmax", like)
     with pytest.raises(ValueError, match=r"removing must equal masking .* aten.softmax.int of module '1'.*0.weight:0"):
         prune(Softmax(), torch.randn(2, 4), {"macs": 0.5})
+
+
+@pytest.mark.parametrize("name", ["residual", "zero padded shortcut", "fused qkv"])
+def test_the_check_in_double_precision(name: str) -> None:
+    model, example = build(name)
+    single, double = (
+        prune(model, example, {"macs": 0.5}, check_dtype=dtype).summary for dtype in (None, torch.float64)
+    )
+    assert double.groups == single.groups and double.form == single.form
+    assert double.difference is not None and double.difference < 1e-12
+    assert double.difference_inside is not None and double.difference_inside < 1e-12
+    assert next(model.parameters()).dtype == torch.float32
+
+
+def test_a_model_that_does_not_run_in_the_check_s_type_is_named() -> None:
+    class Single(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = torch.nn.Linear(4, 8), torch.nn.Linear(8, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.second(self.first(x).float())
+
+    with pytest.raises(ValueError, match=r"the check in torch.float64 needs a model that runs in it"):
+        prune(Single(), torch.randn(2, 4), {"params": 0.7}, check_dtype=torch.float64)
+    with pytest.raises(ValueError, match="must be a floating-point type"):
+        prune(Single(), torch.randn(2, 4), {"params": 0.7}, check_dtype=torch.int64)

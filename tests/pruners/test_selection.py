@@ -104,7 +104,8 @@ def test_progress_is_told_and_nothing_is_printed(capfd: pytest.CaptureFixture[st
         model, example, {"macs": 0.5}, importance="taylor", allocation="distortion", steps=2, batches=batches_of(example),
         progress=lambda step, done, total: told.setdefault(step, []).append((done, total)),
     )  # fmt: skip
-    assert list(told) == ["importance 1/2", "distortion 1/2", "importance 2/2", "distortion 2/2", "pruning steps"]
+    stages = [f"{stage} {step}/2" for step in (1, 2) for stage in ("inputs of layers", "importance", "distortion")]
+    assert list(told) == [*stages, "pruning steps"]
     for reports in told.values():
         done = [d for d, _ in reports]
         assert done == sorted(done) and reports[-1][0] == reports[-1][1]
