@@ -67,7 +67,7 @@ class Trace:
     def enlarged(self) -> Trace:
         """The same trace with an example of the size that it was traced with."""
         args, kwargs = _repeated(self.args, dict(self.kwargs), self.copies)
-        return replace(self, args=args, kwargs=kwargs)
+        return replace(self, args=args, kwargs=kwargs, copies=1)
 
     def values(self) -> dict[str, Any]:
         """Placeholder name to the value it takes on the example inputs."""

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 from torch import nn
+from torch.utils import _pytree as pytree
 
 _SCHEMAS = (
     "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
@@ -92,3 +93,8 @@ def build(definition: Definition, seed: int = 0) -> tuple[nn.Module, tuple[torch
     shape = definition.shape
     example = torch.randint(0, 100, shape) if definition.tokens else torch.randn(shape)
     return model.eval(), (example,)
+
+
+def tensors(value: object) -> list[torch.Tensor]:
+    """The tensors of a model's output."""
+    return [x for x in pytree.tree_leaves(value) if isinstance(x, torch.Tensor)]
