@@ -135,8 +135,7 @@ def find_hosts(graph: AxisGraph) -> dict[Axis, Axis]:
     for node in graph.trace.nodes:
         for dims in graph.results(node):
             _narrow(possible, layouts.of(dims))
-    possible = {axis: hosts for axis, hosts in possible.items() if hosts}
-    for node in graph.trace.nodes if possible else ():
+    for node in graph.trace.nodes if any(possible.values()) else ():
         if node.op == "call_function":
             _narrow_by_operator(possible, graph, node, layouts)
     return _unchained(_chosen(possible), layouts)

@@ -73,6 +73,22 @@ class MergedHeads(nn.Module):
         return self.head(x + self.out(y)).mean(1)
 
 
+class BiasedAttention(nn.Module):
+    """Fused attention with a learned bias per head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.qkv, self.out = nn.Linear(6, 8), nn.Linear(8, 24), nn.Linear(8, 8)
+        self.bias = nn.Parameter(torch.randn(4, 4, 4))
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x)
+        q, k, v = self.qkv(x).unflatten(-1, (3, 4, 2)).permute(2, 0, 3, 1, 4)
+        y = F.scaled_dot_product_attention(q, k, v, self.bias)
+        return self.head(x + self.out(y.transpose(1, 2).flatten(2))).mean(1)
+
+
 class WrittenRows(nn.Module):
     """A recurrence over time that writes its rows into a tensor, with a position table that it keeps as a buffer."""
 
@@ -123,6 +139,7 @@ class Repeated(nn.Module):
 CONSTRUCTS: dict[str, Callable[[], tuple[nn.Module, tuple[Tensor, ...]]]] = {
     "unfolded and folded": lambda: (TakenApart(), (torch.randn(2, 3, 6, 6),)),
     "heads beside the batch": lambda: (MergedHeads(), (torch.randn(2, 4, 6),)),
+    "biased attention": lambda: (BiasedAttention(), (torch.randn(2, 4, 6),)),
     "rows written in turn": lambda: (WrittenRows(), (torch.randn(2, 4, 6),)),
     "frequencies": lambda: (Frequencies(), (torch.randn(2, 4, 6),)),
     "repeated groups": lambda: (Repeated(), (torch.randn(2, 4, 6),)),

@@ -122,3 +122,29 @@ def test_another_batch_size(name: str) -> None:
 
 
 MODULES = ("residual", "dense", "gated", "shared", "looped experts", "stacked experts", "einsum")
+
+
+class Cancelling(nn.Module):
+    """The direction of a small difference of large numbers, in which all that rounding left is seen."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.head = nn.Linear(4, 40), nn.Linear(40, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        twice = self.second(torch.cat([x, x]))
+        rest = self.second(x * 1.0001) - twice[: len(x)]
+        return self.head(x[:, :8] + torch.nn.functional.normalize(rest, dim=-1))
+
+
+def test_rounding_is_told_from_mistakes() -> None:
+    torch.manual_seed(0)
+    model = Cancelling()
+    graph = tie_axes(trace(model, (torch.randn(2, 4),)))
+    removal = Removal(graph, random_removal(graph, 0))
+    smaller = rewrite(removal)
+    assert not compare(removal, smaller, 1e-6).where
+    assert compare(removal, smaller, 1e-15).where  # in float64, too
+    smaller.second.bias.data[0] += 1e-3
+    assert compare(removal, smaller, 1e-6).where
