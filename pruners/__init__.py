@@ -11,3 +11,4 @@ from pruners.prune import Summary as Summary
 from pruners.prune import groups as groups
 from pruners.prune import load as load
 from pruners.prune import prune as prune
+from pruners.space import PrunableSpace as PrunableSpace

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import copy
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 from torch import nn
@@ -26,16 +27,11 @@ class CostModel:
     """
 
     def __init__(self, graph: AxisGraph, model: nn.Module) -> None:
-        copies = graph.trace.copies
-        self.macs_terms = [
-            (constant if _per_sample(node) else constant * copies, axes)
-            for node in graph.trace.nodes
-            for constant, axes in _macs(graph, node)
-        ]
+        self.graph, self.copies = graph, graph.trace.copies
+        self.macs_terms = self._terms(graph.trace.nodes)
         parameters = _distinct(graph)
         self.params_terms: list[Product] = [(1, tuple(graph.tensors[name])) for name in parameters]
         self.bytes_terms = [(p.element_size(), tuple(graph.tensors[name])) for name, p in parameters.items()]
-        self.copies = copies
         held = list(model.parameters())
         self.extra_params = sum(p.numel() for p in held) - _total(self.params_terms, {})
         self.extra_bytes = sum(p.numel() * p.element_size() for p in held) - _total(self.bytes_terms, {})
@@ -51,6 +47,25 @@ class CostModel:
     def weight_bytes(self, counts: Counts) -> int:
         """Bytes of all parameters at their own types."""
         return _total(self.bytes_terms, counts) + self.extra_bytes
+
+    def without(self, nodes: Iterable[Node], tensors: Iterable[str]) -> CostModel:
+        """The costs when some operators do not run and some tensors are gone."""
+        gone = {name: p for name, p in _distinct(self.graph).items() if name in set(tensors)}
+        less = copy.copy(self)
+        less.macs_terms = self.macs_terms + [(-constant, axes) for constant, axes in self._terms(nodes)]
+        less.params_terms = self.params_terms + [(-1, tuple(self.graph.tensors[name])) for name in gone]
+        less.bytes_terms = self.bytes_terms + [
+            (-p.element_size(), tuple(self.graph.tensors[name])) for name, p in gone.items()
+        ]
+        return less
+
+    def _terms(self, nodes: Iterable[Node]) -> list[Product]:
+        """What operators cost on as many copies of the example as were traced."""
+        return [
+            (constant if _per_sample(node) else constant * self.copies, axes)
+            for node in nodes
+            for constant, axes in _macs(self.graph, node)
+        ]
 
     def of(self, target: str) -> Callable[[Counts], int]:
         """The cost function called `target`."""

@@ -16,8 +16,8 @@ from torch.fx import Node
 from pruners.check import Runner
 from pruners.compensation import inputs_of
 from pruners.plan import PruningPlan
-from pruners.replay import replay
-from pruners.rewrite import GraphModel, Removal, rewrite
+from pruners.replay import replay, smaller_graph
+from pruners.rewrite import GraphModel, Removal
 from pruners.tracing import arguments
 from pruners.unfold import bounds, is_product, sampled
 
@@ -65,7 +65,7 @@ def least_squares_(
         raise ValueError(
             "`model` must take batches of any size, got one traced for a fixed size; recalibrate it instead."
         )
-    rewritten = rewrite(removal)
+    rewritten = smaller_graph(plan, removal)
     rewritten.load_state_dict(smaller.state_dict(), strict=False)
     inputs = torch.cat([inputs_of(batch) for batch in batches])
     repair = _Repair(removal, rewritten, inputs, ridge, iterations)

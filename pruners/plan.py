@@ -28,6 +28,7 @@ class PruningPlan:
         sizes: group name to the number of indices before.
         form: "module" (a cut copy of the module) or "graph" (the rewritten graph).
         inputs: the example inputs as shapes, types and plain values, from which the model is traced again.
+        blocks: names of residual blocks that are left out.
     """
 
     fingerprint: str
@@ -35,6 +36,7 @@ class PruningPlan:
     sizes: Mapping[str, int]
     form: str
     inputs: Mapping[str, Any]
+    blocks: Sequence[str] = ()
     version: int = VERSION
 
     def to_json(self) -> str:

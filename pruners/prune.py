@@ -24,7 +24,7 @@ from pruners.importance import Criterion
 from pruners.plan import PruningPlan, make_plan, unique_state
 from pruners.progress import Progress, silent
 from pruners.proof import prove, prove_in, verify
-from pruners.replay import replay
+from pruners.replay import replay, smaller_graph
 from pruners.rewrite import Removal, rewrite
 from pruners.selection import Importance, Selection, check_steps
 from pruners.surgery import build
@@ -238,7 +238,7 @@ def load(folder: str | Path, model: nn.Module) -> nn.Module:
     """
     plan = PruningPlan.from_json((Path(folder) / PLAN).read_text())
     removal = replay(plan, model)
-    smaller, _ = build(removal, model, rewrite(removal), tolerance=1e-4, form=plan.form)  # type: ignore[arg-type]
+    smaller, _ = build(removal, model, smaller_graph(plan, removal), tolerance=1e-4, form=plan.form)  # type: ignore[arg-type]
     _load_weights(smaller, Path(folder) / WEIGHTS)
     return smaller
 

@@ -1,4 +1,4 @@
-"""A plan's removal, found again in a model."""
+"""A plan's removal, found again in a model, and the smaller graph that it leads to."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
+from pruners.blocks import bypass, removable_blocks
 from pruners.groups import dependency_groups, tie_axes
 from pruners.plan import PruningPlan, example_inputs, kept_by
-from pruners.rewrite import Removal
+from pruners.rewrite import GraphModel, Removal, rewrite
 from pruners.tracing import trace
 
 
@@ -27,3 +28,19 @@ def replay(plan: PruningPlan, model: nn.Module) -> Removal:
     args, kwargs = pytree.tree_map_only(torch.Tensor, lambda x: x.to(device), inputs)
     graph = tie_axes(trace(model, args, kwargs))
     return Removal(graph, kept_by(plan, graph, dependency_groups(graph)))
+
+
+def smaller_graph(plan: PruningPlan, removal: Removal) -> GraphModel:
+    """The rewritten graph of a plan: what `removal` keeps, without the plan's blocks.
+
+    Raises:
+        ValueError: if the plan names a block that the model does not have.
+    """
+    rewritten = rewrite(removal)
+    if plan.blocks:
+        blocks = {block.name: block for block in removable_blocks(removal.graph)}
+        missing = [name for name in plan.blocks if name not in blocks]
+        if missing:
+            raise ValueError(f"a plan must leave out blocks that the model has, got {missing}; it has {list(blocks)}.")
+        bypass(rewritten, [blocks[name] for name in plan.blocks])
+    return rewritten

@@ -1,0 +1,211 @@
+"""A trained model as a search space: how many indices each group keeps, and which residual blocks stay."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from pruners.allocation import Limits
+from pruners.axes import Axis
+from pruners.blocks import Block, around, bypass, bypassed_outputs, inside, removable_blocks, unneeded
+from pruners.check import needs_copies
+from pruners.costs import CostModel
+from pruners.criteria import Loss
+from pruners.groups import Group, dependency_groups
+from pruners.importance import Criterion
+from pruners.plan import fingerprint, make_plan
+from pruners.progress import Progress, silent
+from pruners.proof import prove, verify
+from pruners.prune import PruneResult, Summary, analyse, count, prunable, split_inputs
+from pruners.ragged import keep_highest
+from pruners.rewrite import Removal, rewrite
+from pruners.selection import Importance, Selection
+from pruners.surgery import build
+from search_spaces import Architecture, Categorical, Integer, SearchSpace
+from search_spaces.choices import Choice, Value
+from search_spaces.space import Labels
+
+KEEP, LEAVE_OUT = "keep", "leave out"
+DIGITS = "123456789abcdefghijklmnopqrstuvwxyz"
+ABSENT = "-"
+
+
+class PrunableSpace:
+    """The smaller models inside a model, as a search space whose costs need no building.
+
+    There is a choice per residual block (`keep` or `leave out`) and one per group of indices (how many stay, those with
+    the highest scores). A choice of a group or block that is part of another block exists only while that block stays.
+
+    Args:
+        model: any module that `torch.export` traces. It is left untouched, and must not be trained while the space is used.
+        example_inputs: a tensor, a sequence of positional inputs or a dict of keyword inputs.
+        steps: numbers of indices to choose from per group: all of them in 1 to `steps` equal steps, at most 35.
+        depth: whether residual blocks may be left out.
+        importance, ignore, batches, loss, round_to, seed: see `pruners.prune`; `ignore` may name blocks too.
+        name: of the search space.
+        tolerance: largest relative difference that a check allows.
+        progress: called as (name of a long step, done, total).
+
+    Attributes:
+        space: the search space; its labels have a digit per choice, 1 for the smallest value and "-" where it does not exist.
+        whole: the architecture that the model itself is.
+        blocks: name to residual block that may be left out.
+
+    Raises:
+        ValueError: if an argument does not fit, or nothing can be removed.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        example_inputs: Any,
+        *,
+        steps: int = 8,
+        depth: bool = True,
+        importance: str | Criterion = "l2",
+        ignore: Sequence[str] = (),
+        batches: Iterable[Any] | None = None,
+        loss: Loss | None = None,
+        round_to: int = 1,
+        seed: int = 0,
+        name: str = "pruned",
+        tolerance: float = 1e-4,
+        progress: Progress = silent,
+    ) -> None:
+        if not 1 <= steps <= len(DIGITS) or round_to < 1:
+            raise ValueError(
+                f"`steps` must be from 1 to {len(DIGITS)} and `round_to` at least 1, got {steps} and {round_to}."
+            )
+        self.model, self.tolerance = model, tolerance
+        self.args, self.kwargs = split_inputs(example_inputs)
+        self.graph = analyse(model, self.args, self.kwargs)
+        self.found = dependency_groups(self.graph)
+        blocks = removable_blocks(self.graph)
+        free = prunable(self.found, [given for given in ignore if given not in {block.name for block in blocks}])
+        self.blocks = {block.name: block for block in blocks if depth and not _ignored(block, ignore)}
+        self.cost = CostModel(self.graph, model)
+        data: Any = batches if batches is None or isinstance(batches, Sized) else list(batches)
+        how = Importance(importance, data, loss, "sum", "none", seed)
+        selection = Selection(self.graph, free, model, self.cost, how, "global", Limits(), progress)
+        scores = selection.rank({}, model).scores
+        self.scores = {group: scores[group.name].cpu() for group in free}
+        self._costs: dict[tuple[str, ...], CostModel] = {}
+        self._before = count(model, self.args, self.kwargs)
+        if not free and not self.blocks:
+            raise ValueError("nothing can be removed from this model: every group is protected; see `pruners.groups`.")
+        choices = tuple(_choices(free, list(self.blocks.values()), steps, round_to))
+        made_of = {"model": fingerprint(self.graph), "weights": _digest(model, self.scores.values())}
+        self.space = SearchSpace(name, choices, labels=_labels(choices), options=made_of)
+        self.whole = self.space.architecture({choice.name: choice.value(choice.size - 1) for choice in choices})
+
+    def costs(self, arch: Architecture) -> dict[str, int]:
+        """ "macs" on the example inputs, "params" and "weight_bytes" of an architecture, without building it."""
+        left_out = self._left_out(arch)
+        key = tuple(block.name for block in left_out)
+        if key not in self._costs:
+            gone = unneeded(self.graph.trace, {block.add: block.side for block in left_out})
+            self._costs[key] = self.cost.without(*gone)
+        counts = Removal(self.graph, self._keep(arch)).counts
+        return {name: self._costs[key].of(name)(counts) for name in ("macs", "params", "weight_bytes")}
+
+    def build(self, arch: Architecture, check: bool = True) -> PruneResult:
+        """The smaller model of an architecture, with the weights of the model.
+
+        Where blocks are left out the result is in the form of a graph, else as `prune` says.
+
+        Args:
+            arch: of `space`.
+            check: prove on the example inputs that removing equals masking, and leaving out equals bypassing.
+
+        Raises:
+            ValueError: if the architecture is of another space, or the check fails.
+        """
+        self.space.check(arch)
+        keep, left_out = self._keep(arch), self._left_out(arch)
+        removal = Removal(self.graph, keep)
+        if needs_copies(removal):
+            self.graph.trace = self.graph.trace.enlarged()
+        rewritten = rewrite(removal)
+        comparison = verify(removal, rewritten, self.found, self.model, self.tolerance) if check else None
+        bypass(rewritten, left_out)
+        smaller, form = build(removal, self.model, rewritten, self.tolerance, "graph" if left_out else None)
+        if comparison and left_out:
+            comparison = replace(comparison, reference=tuple(bypassed_outputs(removal, left_out)))
+        summary = Summary(
+            before=self._before,
+            after=count(smaller, self.args, self.kwargs),
+            targets={},
+            difference=prove(smaller, self.graph, comparison, self.tolerance) if comparison else None,
+            difference_inside=comparison.inside if comparison else None,
+            form=form,
+            groups={g.name: (g.size, removal.counts[g.axis]) for g in self.scores if g.axis in keep},
+            unknown=dict(self.graph.unknown),
+        )
+        plan = make_plan(self.graph, self.found, keep, form)
+        return PruneResult(smaller, replace(plan, blocks=tuple(block.name for block in left_out)), summary)
+
+    def _left_out(self, arch: Architecture) -> list[Block]:
+        return [block for name, block in self.blocks.items() if arch.get(name) == LEAVE_OUT]
+
+    def _keep(self, arch: Architecture) -> dict[Axis, torch.Tensor]:
+        keep = {}
+        for group, scores in self.scores.items():
+            kept = arch.get(group.name, group.size)
+            assert isinstance(kept, int)
+            if kept < group.size:
+                keep[group.axis] = keep_highest(scores, group.size - kept)
+        return keep
+
+
+def _choices(
+    groups: Sequence[Group], blocks: Sequence[Block], steps: int, round_to: int, part_of: Block | None = None
+) -> Iterator[Choice]:
+    """Choices right behind the block that they depend on, so that few conditions are open at once."""
+    when: dict[str, tuple[Value, ...]] = {} if part_of is None else {part_of.name: (KEEP,)}
+    for group in groups:
+        if inside(group, blocks) is part_of:
+            shares = (-(-group.size * step // steps) for step in range(1, steps + 1))
+            kept = {min(-(-share // round_to) * round_to, group.size) for share in shares}
+            yield Integer(group.name, tuple(sorted(kept)), when)
+    for block in blocks:
+        if around(block, blocks) is part_of:
+            yield Categorical(block.name, (LEAVE_OUT, KEEP), when)
+            yield from _choices(groups, blocks, steps, round_to, block)
+
+
+def _ignored(block: Block, ignore: Sequence[str]) -> bool:
+    """Whether a block, a module around it, or any of its tensors is among the names."""
+    parts = block.name.split(".")
+    modules = {".".join(parts[: i + 1]) for i in range(len(parts))}
+    return bool({block.name, *modules, *block.tensors} & set(ignore))
+
+
+def _labels(choices: Sequence[Choice]) -> Labels:
+    def write(values: Mapping[str, Value]) -> str:
+        return "".join(DIGITS[c.codes(values[c.name])[0]] if c.name in values else ABSENT for c in choices)
+
+    def read(label: str) -> Mapping[str, Value]:
+        fits = len(label) == len(choices) and all(
+            digit == ABSENT or digit in DIGITS[: choice.size] for digit, choice in zip(label, choices, strict=True)
+        )
+        if not fits:
+            raise ValueError(
+                f"a label must have {len(choices)} digits, one for each choice and within it, got {label!r}"
+            )
+        pairs = zip(label, choices, strict=True)
+        return {choice.name: choice.value(DIGITS.index(digit)) for digit, choice in pairs if digit != ABSENT}
+
+    return Labels(write, read)
+
+
+def _digest(model: nn.Module, scores: Iterable[torch.Tensor]) -> str:
+    """Sixteen hexadecimal digits of a model's state and of scores."""
+    digest = hashlib.sha256()
+    for tensor in (*model.state_dict().values(), *scores):
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()[:16]
