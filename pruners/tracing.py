@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -94,7 +96,7 @@ def trace(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any] | Non
         ValueError: if the example inputs do not fit the model or `torch.export` cannot trace it.
     """
     args, kwargs = tuple(args), dict(kwargs or {})
-    with evaluating(model), _quiet(), torch.no_grad():
+    with evaluating(model), _quiet(), torch.no_grad(), _named_inputs(model, kwargs):
         copies = 2 if _batch_size(args, kwargs) == 1 else 1
         larger = _repeated(args, kwargs, copies)
         program = _export_batched(model, *larger)
@@ -206,17 +208,44 @@ def _by_name(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
     """Dynamic shapes as `torch.export` wants them: by position, or by name where keywords are used."""
     if not kwargs:
         return args
-    import inspect
-
     names = list(inspect.signature(model.forward).parameters)
     return {**dict(zip(names, args, strict=False)), **kwargs}
+
+
+@contextmanager
+def _named_inputs(model: nn.Module, kwargs: Mapping[str, Any]) -> Iterator[None]:
+    """Give keyword inputs that a forward collects in `**kwargs` a name in its signature, without which the exporter confuses
+    their dynamic shapes."""
+    forward = model.forward
+    signature = inspect.signature(forward)
+    extra = [name for name in kwargs if name not in signature.parameters]
+    if not extra:
+        yield
+        return
+
+    @functools.wraps(forward)
+    def named(*args: Any, **kwargs: Any) -> Any:
+        return forward(*args, **kwargs)
+
+    known = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
+    collected = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY) for name in extra]
+    named.__signature__ = signature.replace(parameters=known + collected)  # type: ignore[attr-defined]
+    had = model.__dict__.get("forward")
+    model.__dict__["forward"] = named
+    try:
+        yield
+    finally:
+        del model.__dict__["forward"]
+        if had is not None:
+            model.__dict__["forward"] = had
 
 
 def _untraceable(error: Exception) -> str:
     return (
         f"the model cannot be traced by `torch.export`: {_first_line(error)}\n{_user_frame(error)}"
         "Ways out: replace branches on tensor values by torch.where or torch.cond; pass numbers that do not change as "
-        "attributes; prune the traceable submodules one by one."
+        "attributes; return tensors, tuples, lists or dicts (a transformers model with `use_cache=False`); prune the traceable "
+        "submodules one by one."
     )
 
 
