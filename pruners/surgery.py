@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,7 +21,7 @@ from pruners.rewrite import GraphModel, Removal, sliced
 from pruners.tracing import owner
 
 Form = Literal["module", "graph"]
-PERIOD = 65_521  # of the noise in large tensors; a prime, so that no dimension divides it
+SHAKEN = 65_536  # entries of a tensor that get noise, at most
 
 
 def build(
@@ -81,21 +82,24 @@ def agrees(module: nn.Module, graph_model: GraphModel, removal: Removal, toleran
 
 @contextmanager
 def _shaken(model: nn.Module) -> Iterator[None]:
-    """Add noise to every parameter, and take it back."""
-    saved = {name: p.detach().clone() for name, p in model.named_parameters()}
-    noise = torch.randn(PERIOD, generator=torch.Generator().manual_seed(0))
+    """Add noise to entries of every parameter, in large ones to some in every row and column, and take it back."""
+    noise = torch.randn(SHAKEN, generator=torch.Generator().manual_seed(0))
+    saved = []
     with torch.no_grad():
         for p in model.parameters():
-            flat = p.view(-1)
-            spread = float(flat[:PERIOD].std()) if p.numel() > 1 else 0.0
-            for part in flat.split(PERIOD):
-                part.add_(noise[: len(part)].to(p), alpha=0.1 * (spread or 1.0))
+            step = max(1, -(-p.numel() // SHAKEN))
+            while math.gcd(step, p.numel()) > 1:  # so that no dimension divides it
+                step += 1
+            entries = p.as_strided((-(-p.numel() // step),), (step,))
+            saved.append((entries, entries.clone()))
+            spread = float(entries.std()) if len(entries) > 1 else 0.0
+            entries.add_(noise[: len(entries)].to(p), alpha=0.1 * (spread or 1.0))
     try:
         yield
     finally:
         with torch.no_grad():
-            for name, p in model.named_parameters():
-                p.copy_(saved[name])
+            for entries, values in saved:
+                entries.copy_(values)
 
 
 def _smaller_tensors(removal: Removal, model: nn.Module, graph_model: GraphModel) -> dict[int, Any]:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from pruners import PruneResult, groups, load, prune
 from pruners.prune import WEIGHTS
+from pruners.surgery import SHAKEN, _shaken
 from tests.pruners.networks import build
 
 
@@ -385,3 +386,17 @@ def test_a_model_that_does_not_run_in_the_check_s_type_is_named() -> None:
         prune(Single(), torch.randn(2, 4), {"params": 0.7}, check_dtype=torch.float64)
     with pytest.raises(ValueError, match="must be a floating-point type"):
         prune(Single(), torch.randn(2, 4), {"params": 0.7}, check_dtype=torch.int64)
+
+
+def test_a_model_in_channels_last_is_cut_as_it_is() -> None:
+    model = build("residual")[0].to(memory_format=torch.channels_last)
+    assert prune(model, torch.randn(2, 3, 8, 8), {"macs": 0.6}).summary.form == "module"
+
+
+def test_noise_reaches_every_row_and_column_and_goes_again() -> None:
+    model = nn.Linear(768, 513)
+    before = model.weight.detach().clone()
+    with _shaken(model):
+        changed = model.weight != before
+        assert changed.any(0).all() and changed.any(1).all() and changed.sum() <= SHAKEN
+    assert torch.equal(model.weight, before)
