@@ -34,10 +34,9 @@ from torch import Tensor, nn
 from estimators import compare_latency, count
 from examples.cifar_resnet import BasicBlock, CifarResNet, pretrained
 from nas.batches import batches
-from nas.data import ImageData, load_data
+from nas.data import ImageData, load_data, with_normalisation
 from nas.evaluation import module_accuracy
 from nas.files import write_json
-from nas.pruning import with_normalisation
 from nas.record import environment
 from nas.seeding import stream
 from nas.training import Alone, TrainingConfig, fit

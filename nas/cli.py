@@ -13,7 +13,7 @@ from rich.markup import escape
 
 from nas import cli_pruning, page, terminal
 from nas import profile as profiling
-from nas.arguments import names, numbers, options, shape
+from nas.arguments import floats, names, numbers, options, shape
 from nas.config import configure, read_config
 from nas.export import export
 from nas.format import front_table
@@ -43,7 +43,10 @@ Limits = Annotated[
 @app.command("search")
 def search_command(
     space: Annotated[
-        str, typer.Option(help="Search space (see `nas spaces`), or module:function.")
+        str,
+        typer.Option(
+            help="Search space (see `nas spaces`), module:function, or pruned:module:function of a trained model."
+        ),
     ] = "resnet20-pooling",
     data: Annotated[
         str, typer.Option(help="`digits`, an image folder, a folder of parquet, torchvision:NAME or datasets:NAME.")
@@ -54,7 +57,8 @@ def search_command(
     supernets: Annotated[
         int | None,
         typer.Option(
-            help="Supernets that share the architectures; 0 trains every trial alone. [default: 4 for mixture, else 1]"
+            help="Supernets that share the architectures; 0 trains every trial alone. "
+            "[default: 4 for mixture, 0 for a trained model, else 1]"
         ),
     ] = None,
     objectives: Annotated[
@@ -69,7 +73,10 @@ def search_command(
     trials: Annotated[int | None, typer.Option(help="Most trials.")] = None,
     seconds: Annotated[float | None, typer.Option(help="Most seconds of evaluating trials.")] = None,
     batch_size: Annotated[int, typer.Option(help="Images per step.")] = 128,
-    learning_rate: Annotated[float, typer.Option(help="Learning rate of SGD at the start.")] = 0.1,
+    learning_rate: Annotated[
+        float | None,
+        typer.Option(help="Learning rate of SGD at the start. [default: 0.01 for a trained model, else 0.1]"),
+    ] = None,
     weight_decay: Annotated[float, typer.Option(help="Weight decay of SGD.")] = 0.0,
     temperature: Annotated[float, typer.Option(help="Final temperature of the mixture.")] = 100.0,
     ranking: Annotated[str, typer.Option(help="Which supernet ranks an architecture: best or assigned.")] = "best",
@@ -79,6 +86,10 @@ def search_command(
         float, typer.Option(help="Part of the training images that ranks architectures.")
     ] = 0.5,
     image_size: Annotated[int | None, typer.Option(help="Resize images to this many pixels a side.")] = None,
+    mean: Annotated[
+        str | None, typer.Option(help="What images are normalised by, such as 0.5,0.5,0.5. [default: the data's own]")
+    ] = None,
+    std: Annotated[str | None, typer.Option(help="See --mean.")] = None,
     option: Annotated[
         list[str] | None,
         typer.Option(help="Option of the space as name=value, such as operators=[max,conv]. Can be repeated."),
@@ -127,6 +138,8 @@ def search_command(
             test_limit=test_limit,
             validation_fraction=validation_fraction,
             image_size=image_size,
+            mean=None if mean is None else floats(mean, "--mean"),
+            std=None if std is None else floats(std, "--std"),
             export=names(formats),
             seed=seed,
             device=device,

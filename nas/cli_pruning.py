@@ -13,10 +13,10 @@ import typer
 import pruners
 from nas import terminal
 from nas.arguments import floats, names, options, shape
-from nas.data import ImageData, load_data
+from nas.data import ImageData, load_data, with_normalisation
 from nas.distillation import Distillation
 from nas.format import percent, si
-from nas.pruning import load_model, parse_targets, prune_model, with_normalisation
+from nas.pruning import load_model, parse_targets, prune_model
 
 HELD_OUT = 0.1  # of the training images: they are not trained on
 

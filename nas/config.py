@@ -17,6 +17,9 @@ from search_spaces.naming import unknown_name
 
 FORMATS = ("safetensors", "onnx", "pt2")
 RANKERS = {"mixture": 4, "one-shot": 1}
+PRUNED = (
+    "pruned"  # the space of a trained model given as an object, and what its name starts with where it is given by name
+)
 Model = TypeVar("Model", bound=BaseModel)
 
 
@@ -34,13 +37,21 @@ class SpaceConfig(Part):
 
 
 class DataConfig(Part):
-    """What `nas.data.load_data` is called with."""
+    """What `nas.data.load_data` is called with, and what the images are normalised by if not by their own statistics."""
 
     source: str
     limit: int | None = Field(default=None, gt=0)
     test_limit: int | None = Field(default=None, gt=0)
     validation_fraction: float = Field(default=0.5, gt=0, lt=1)
     image_size: int | None = Field(default=None, gt=0)
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+
+    @model_validator(mode="after")
+    def _normalised_by_both(self) -> DataConfig:
+        if (self.mean is None) != (self.std is None):
+            raise ValueError("`mean` and `std` go together; give both, or neither")
+        return self
 
 
 class SupernetConfig(Part):
@@ -141,7 +152,7 @@ def configure(
     epochs: int = 100,
     alone_epochs: int | None = None,
     batch_size: int = 128,
-    learning_rate: float = 0.1,
+    learning_rate: float | None = None,
     weight_decay: float = 0.0,
     temperature: float = 100.0,
     ranking: Literal["best", "assigned"] = "best",
@@ -153,6 +164,8 @@ def configure(
     test_limit: int | None = None,
     validation_fraction: float = 0.5,
     image_size: int | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
     export: Sequence[str] = ("safetensors",),
     seed: int = 0,
     device: str = "auto",
@@ -165,11 +178,12 @@ def configure(
         strategy: `mixture` and `one-shot` rank every architecture; the others propose some of them.
         objectives: what the front is made of, such as accuracy and macs.
         space_options: keyword arguments of the space's factory.
-        supernets: how many share the architectures; 0 trains every trial alone. Default: 4 for `mixture`, else 1.
+        supernets: how many share the architectures; 0 trains every trial alone. Default: 4 for `mixture`, 0 for the space of a
+            trained model, else 1.
         epochs: of supernet training.
         alone_epochs: of training a network alone; as `epochs` by default.
         batch_size: of both trainings.
-        learning_rate: of both trainings, at their start.
+        learning_rate: of both trainings, at their start. Default: 0.01 for the space of a trained model, else 0.1.
         weight_decay: of both trainings.
         temperature: the mixture's final temperature.
         ranking: `best` or `assigned` supernet.
@@ -181,6 +195,7 @@ def configure(
         test_limit: test images to use.
         validation_fraction: part of the training images that ranks architectures.
         image_size: resize images to this many pixels a side.
+        mean, std: of each channel, what images are normalised by; the data's own by default.
         export: formats of the exported front.
         seed: decides everything random.
         device: `auto`, `cpu` or `cuda`.
@@ -188,6 +203,11 @@ def configure(
     Raises:
         ValueError: a setting is out of its range; the message names it.
     """
+    trained = space.partition(":")[0] == PRUNED
+    if learning_rate is None:
+        learning_rate = 0.01 if trained else 0.1
+    if supernets is None:
+        supernets = RANKERS.get(strategy, 0 if trained else 1)
     training = {"batch_size": batch_size, "learning_rate": learning_rate, "weight_decay": weight_decay}
     return parse_config(
         {
@@ -198,11 +218,13 @@ def configure(
                 "test_limit": test_limit,
                 "validation_fraction": validation_fraction,
                 "image_size": image_size,
+                "mean": mean,
+                "std": std,
             },
             "strategy": strategy,
             "objectives": list(objectives),
             "supernets": {
-                "count": RANKERS.get(strategy, 1) if supernets is None else supernets,
+                "count": supernets,
                 "training": {"epochs": epochs, **training},
                 "mixture": {"temperature": temperature},
             },

@@ -9,7 +9,7 @@ import difflib
 import hashlib
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -92,6 +92,17 @@ class ImageData:
             digest.update(split.labels.numpy().astype("<i8").data)
             digest.update(split.images.contiguous().numpy().data)
         return digest.hexdigest()[:16]
+
+
+def with_normalisation(data: ImageData, mean: Sequence[float], std: Sequence[float]) -> ImageData:
+    """The same images, normalised as the model was trained on, rather than by their own statistics."""
+    channels = data.input_shape[0]
+    for name, values in (("mean", mean), ("std", std)):
+        if len(values) != channels or (name == "std" and min(values) <= 0):
+            raise ValueError(
+                f"`{name}` must be {channels} numbers{' above 0' if name == 'std' else ''}, got {list(values)}"
+            )
+    return replace(data, mean=tuple(mean), std=tuple(std))
 
 
 def load_data(

@@ -26,6 +26,7 @@ from nas.config import FORMATS
 from nas.data import ImageData
 from nas.evaluation import calibrate_
 from nas.files import put_tensors, replacing, write_json
+from nas.pruned import PrunedNetwork, recalibrated
 from nas.retrain import build, weights_path
 from nas.scoring import head, make_learner
 from nas.spaces import build_space
@@ -46,8 +47,8 @@ def export(
 ) -> Path:
     """Write one subnet of a study.
 
-    Its weights are those of the network trained alone; where none was, those of the best supernet, with batch normalisation
-    calibrated on training images.
+    Its weights are those of the network trained alone; where none was, those of the best supernet or of the trained model that the
+    space is made of, with batch normalisation calibrated on training images.
 
     Args:
         study: a finished or unfinished run.
@@ -71,11 +72,11 @@ def export(
     arch = study.find(arch) if isinstance(arch, str) else arch
     data = data or study.data()
     alone = weights_path(study, arch).exists()
-    module = build(study, arch) if alone else from_supernet(study, arch, data)
+    module = build(study, arch) if alone else _untrained(study, arch, data)
     images = normalize(data.test.images[:IMAGES], data.mean, data.std)
     with replacing(folder) as temporary:
         temporary.mkdir()
-        write_json(temporary / "architecture.json", _describe(study, arch, data, "alone" if alone else "supernet"))
+        write_json(temporary / "architecture.json", _describe(study, arch, data, "alone" if alone else _source(study)))
         put_tensors(temporary / "model.safetensors", module.state_dict())
         _check("model.safetensors", module, load(temporary, study.space), images, exact=True)
         if "onnx" in formats:
@@ -140,6 +141,17 @@ def from_supernet(study: Study, arch: Architecture, data: ImageData) -> nn.Modul
     module = study.space.net.build(locals)
     module.load_state_dict(calibrated.state_dict(), strict=False)
     return module.eval()
+
+
+def _untrained(study: Study, arch: Architecture, data: ImageData) -> nn.Module:
+    if isinstance(study.space.net, PrunedNetwork):
+        return recalibrated(study.space, arch, data, study.config.ranking, study.config.seed)
+    return from_supernet(study, arch, data)
+
+
+def _source(study: Study) -> str:
+    """Where the weights of a network that was not trained alone come from."""
+    return "trained model" if isinstance(study.space.net, PrunedNetwork) else "supernet"
 
 
 def _best_supernet(study: Study, arch: Architecture) -> int:

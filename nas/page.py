@@ -13,6 +13,7 @@ import pandas as pd
 from nas.format import Table, front_table, percent, si
 from nas.labels import drawable
 from nas.pick import choose
+from nas.pruned import PrunedNetwork
 from nas.rank import both_accuracies, kendall, same_order
 from nas.study import Study
 from search_spaces import SPACES
@@ -153,11 +154,11 @@ def _front(study: Study, ranked: pd.DataFrame, front: pd.DataFrame) -> str:
     knee = choose(study, "knee")["label"].iloc[0]
     notes = []
     if "accuracy alone" in shown.columns:
-        notes.append(
-            "Accuracy alone: the network trained from scratch on training and validation images, on test images."
-        )
+        start = "further, from the weights that are left," if _pruned(study) else "from scratch"
+        notes.append(f"Accuracy alone: the network trained {start} on training and validation images, on test images.")
     if f"accuracy {searched(study)}" in shown.columns:
         source = "its weights in the supernet" if study.config.supernets.count else "trained on training images"
+        source = "the weights that are left, batch statistics gathered again" if _pruned(study) else source
         notes.append(f"Accuracy {searched(study)}: {source}, on validation images, as the search saw it.")
     if "latency" in shown.columns:
         notes.append("Latency: one image at a time, median and quartiles, on the hardware named below.")
@@ -246,7 +247,7 @@ def _asked(study: Study) -> str:
         "budget": _pairs({name: value for name, value in config.budget.model_dump().items() if value is not None}),
     }
     recipe = f"batches of {training.batch_size}, learning rate {training.learning_rate:g}"
-    if "accuracy" in config.objectives:
+    if "accuracy" in config.objectives and not _pruned(study):
         who = config.supernets.count or "each trial alone"
         rows["supernets"] = f"{who}, {training.epochs} epochs, {recipe}"
     if alone.which != "none":
@@ -283,6 +284,11 @@ def _pairs(values: Mapping[str, Any]) -> str:
 
 def _and(words: Sequence[str]) -> str:
     return " and ".join(part for part in (", ".join(words[:-1]), words[-1]) if part)
+
+
+def _pruned(study: Study) -> bool:
+    """Whether the space is made of a trained model."""
+    return isinstance(study.space.network, PrunedNetwork)
 
 
 def _size(study: Study) -> str:

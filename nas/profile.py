@@ -11,7 +11,8 @@ from torch import nn
 from estimators.counters import count_with
 from estimators.counting import Profile, count
 from nas.format import si
-from nas.spaces import build_space, import_function
+from nas.functions import import_function
+from nas.spaces import build_space
 from search_spaces import SPACES, SearchSpace
 
 

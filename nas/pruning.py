@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import pickle
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +19,10 @@ from nas.device import resolve_device
 from nas.distillation import Distillation
 from nas.evaluation import module_accuracy
 from nas.files import replacing, write_json
+from nas.functions import import_function
 from nas.progress import Progress, silent
 from nas.record import environment
 from nas.recovery import Repair, parse_recovery
-from nas.spaces import import_function
 from pruners import PruneResult, prune
 
 
@@ -211,14 +210,3 @@ def prune_model(
 def read_summary(folder: Path) -> dict[str, Any]:
     """What `prune_model` wrote about a pruned model."""
     return json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-
-
-def with_normalisation(data: ImageData, mean: Sequence[float], std: Sequence[float]) -> ImageData:
-    """The same images, normalised as the model was trained on, rather than by their own statistics."""
-    channels = data.input_shape[0]
-    for name, values in (("mean", mean), ("std", std)):
-        if len(values) != channels or (name == "std" and min(values) <= 0):
-            raise ValueError(
-                f"`{name}` must be {channels} numbers{' above 0' if name == 'std' else ''}, got {list(values)}"
-            )
-    return replace(data, mean=tuple(mean), std=tuple(std))

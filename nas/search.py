@@ -17,6 +17,7 @@ from nas.export import export
 from nas.files import write_json
 from nas.objectives import losses
 from nas.progress import Progress, silent
+from nas.pruned import PrunedCostScorer, PrunedNetwork, PrunedScorer, uniform
 from nas.report import write_report, write_tables
 from nas.retrain import build, retrain
 from nas.scoring import AloneScorer, CostScorer, Figures, LatencyScorer, Scorer, SupernetScorer, make_learner
@@ -88,10 +89,10 @@ def run(
     data = data or load_run_data(config)
     options = options_for(config.space.name, config.space.options, data) if space is None else dict(space.options)
     space = space or build_space(config.space.name, options)
-    _check_fit(space, data)
+    _check_fit(space, data, config)
     study = Study.create(folder, config, space, data, options)
     with study.locked(), study.session():
-        scorers: list[Scorer] = [CostScorer(space)]
+        scorers: list[Scorer] = [_cost_scorer(space)]
         if "latency_ms" in config.objectives:
             scorers.append(LatencyScorer(space, device))
         if "accuracy" in config.objectives:
@@ -109,17 +110,19 @@ def propose(study: Study, scorers: Sequence[Scorer], progress: Progress) -> None
     """Ask the strategy, score, tell, until the budget is spent or nothing is left to propose.
 
     The journal is a memory of scores: a search that goes on asks the strategy from the start, and only what the journal does not
-    know is scored. So the strategy ends in the same state, and no trial is lost or doubled.
+    know is scored. So the strategy ends in the same state, and no trial is lost or doubled. Of a trained model the strategy is told
+    of the uniformly pruned ones first.
     """
     config, space = study.config, study.space
     known = {study.architecture(trial).key: trial for trial in study.journal.trials(SEARCH)}
     strategy = make_strategy(config.proposer, space, stream(config.seed, "strategy"))
     expected = min(config.budget.trials or space.raw_size, space.raw_size)
     together = ASK[config.proposer] if config.supernets.count else 1
+    start = uniform(space.net) if isinstance(space.net, PrunedNetwork) else []
     told, spent = 0, 0.0
     progress("ranking", 0, expected)
     while told < expected and spent < (config.budget.seconds or float("inf")):
-        archs = strategy.ask(min(together, expected - told))
+        archs = start[told : told + 1] or strategy.ask(min(together, expected - told))
         if not archs:
             break
 
@@ -154,9 +157,15 @@ def _score(archs: Sequence[Architecture], scorers: Sequence[Scorer], progress: P
     return [{**figures, "seconds": seconds} for figures in merged]
 
 
+def _cost_scorer(space: SearchSpace) -> Scorer:
+    return PrunedCostScorer(space.net) if isinstance(space.net, PrunedNetwork) else CostScorer(space)
+
+
 def _accuracy_scorer(study: Study, data: ImageData, device: torch.device, progress: Progress) -> Scorer:
     config, space = study.config, study.space
     shared = config.supernets
+    if isinstance(space.net, PrunedNetwork):
+        return PrunedScorer(space, data, config.ranking, config.seed, device)
     if shared.count == 0:
         return AloneScorer(space, data, config, device)
     learner = make_learner(config, space, data, device)
@@ -203,7 +212,12 @@ def _measure_front(study: Study, device: torch.device) -> None:
     )
 
 
-def _check_fit(space: SearchSpace, data: ImageData) -> None:
+def _check_fit(space: SearchSpace, data: ImageData, config: RunConfig) -> None:
+    if isinstance(space.net, PrunedNetwork) and (config.supernets.count or "activations" in config.objectives):
+        raise ValueError(
+            f"{space.name!r} is a trained model: search it with random, evolution, nsga2 or exhaustive, `supernets` 0, and without the "
+            f"objective activations; got {config.strategy}, {config.supernets.count} and {', '.join(config.objectives)}"
+        )
     if space.net.input_shape != data.input_shape or space.net.num_classes != data.num_classes:
         raise ValueError(
             f"space {space.name!r} takes images of {space.net.input_shape} and {space.net.num_classes} classes, but "

@@ -1,15 +1,13 @@
-"""Search spaces by name: built-in, or `module:function`."""
+"""Search spaces by name: built-in, `module:function`, or the smaller models inside a trained one, `pruned:module:function`."""
 
 from __future__ import annotations
 
-import importlib
 import inspect
-import sys
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from nas.data import ImageData
+from nas.functions import import_function
+from nas.pruned import PREFIX, known_options, pruned_space
 from search_spaces import SPACES, SearchSpace, make_space
 
 
@@ -17,12 +15,15 @@ def build_space(name: str, options: dict[str, Any]) -> SearchSpace:
     """The search space of that name.
 
     Args:
-        name: a built-in space, or `module:function` of a factory that returns a SearchSpace.
-        options: keyword arguments of the factory.
+        name: a built-in space, `module:function` of a factory that returns a SearchSpace, or `pruned:module:function` of one
+            that returns a trained model.
+        options: keyword arguments of the factory; of a trained model see `nas.pruned.pruned_space`.
 
     Raises:
         ValueError: no such space, function or option.
     """
+    if name.startswith(PREFIX):
+        return pruned_space(name, **known_options(name, options))
     if ":" not in name:
         return make_space(name, **options)
     space = import_function(name)(**options)
@@ -33,6 +34,8 @@ def build_space(name: str, options: dict[str, Any]) -> SearchSpace:
 
 def options_for(name: str, options: dict[str, Any], data: ImageData) -> dict[str, Any]:
     """`options` with the image shape and classes of `data` added where the space's factory asks for them and none are given."""
+    if name.startswith(PREFIX):
+        return {"input": "x".join(map(str, (1, *data.input_shape))), **options}
     factory = import_function(name) if ":" in name else SPACES.get(name)
     if factory is None:
         return options
@@ -42,24 +45,3 @@ def options_for(name: str, options: dict[str, Any], data: ImageData) -> dict[str
     offered = {"in_channels": channels, "num_classes": data.num_classes, "image_size": height}
     asked = inspect.signature(factory).parameters
     return {**{name: value for name, value in offered.items() if name in asked}, **options}
-
-
-def import_function(name: str) -> Callable[..., Any]:
-    """The function behind `module:function`; modules in the current folder are found too.
-
-    Raises:
-        ValueError: the module cannot be imported, or has no such function.
-    """
-    module_name, _, function_name = name.partition(":")
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.insert(0, here)
-    try:
-        function = getattr(importlib.import_module(module_name), function_name)
-    except (ImportError, ValueError) as error:
-        raise ValueError(f"cannot import {module_name!r} of {name!r}: {error}") from error
-    except AttributeError:
-        raise ValueError(f"module {module_name!r} has no function {function_name!r}") from None
-    if not callable(function):
-        raise ValueError(f"{name!r} must be a function, got {type(function).__name__}")
-    return function

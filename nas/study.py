@@ -28,7 +28,7 @@ from optuna.trial import FrozenTrial
 
 from nas import pareto
 from nas.config import RunConfig, differences, dump_config, read_config
-from nas.data import ImageData, load_data
+from nas.data import ImageData, load_data, with_normalisation
 from nas.files import sweep, write_json, write_text
 from nas.journal import Journal, repair
 from nas.objectives import OBJECTIVES, Objective, losses, parse_objectives
@@ -272,7 +272,9 @@ class Study:
 def load_run_data(config: RunConfig) -> ImageData:
     """The data of a configuration."""
     settings = config.data.model_dump()
-    return load_data(settings.pop("source"), seed=config.seed, **settings)
+    mean, std = settings.pop("mean"), settings.pop("std")
+    data = load_data(settings.pop("source"), seed=config.seed, **settings)
+    return with_normalisation(data, mean, std) if mean and std else data
 
 
 def _record(folder: Path) -> dict[str, Any]:

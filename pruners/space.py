@@ -101,7 +101,13 @@ class PrunableSpace:
         choices = tuple(_choices(free, list(self.blocks.values()), steps, round_to))
         made_of = {"model": fingerprint(self.graph), "weights": _digest(model, self.scores.values())}
         self.space = SearchSpace(name, choices, labels=_labels(choices), options=made_of)
-        self.whole = self.space.architecture({choice.name: choice.value(choice.size - 1) for choice in choices})
+        self.steps, self.round_to = steps, round_to
+        self.whole = self.uniform(steps)
+
+    def uniform(self, step: int) -> Architecture:
+        """The architecture in which every block stays and every group keeps the same share of its indices, `step` / `steps`."""
+        kept = {group.name: _kept(group, step, self.steps, self.round_to) for group in self.scores}
+        return self.space.architecture({**dict.fromkeys(self.blocks, KEEP), **kept})
 
     def costs(self, arch: Architecture) -> dict[str, int]:
         """ "macs" on the example inputs, "params" and "weight_bytes" of an architecture, without building it."""
@@ -169,13 +175,18 @@ def _choices(
     when: dict[str, tuple[Value, ...]] = {} if part_of is None else {part_of.name: (KEEP,)}
     for group in groups:
         if inside(group, blocks) is part_of:
-            shares = (-(-group.size * step // steps) for step in range(1, steps + 1))
-            kept = {min(-(-share // round_to) * round_to, group.size) for share in shares}
+            kept = {_kept(group, step, steps, round_to) for step in range(1, steps + 1)}
             yield Integer(group.name, tuple(sorted(kept)), when)
     for block in blocks:
         if around(block, blocks) is part_of:
             yield Categorical(block.name, (LEAVE_OUT, KEEP), when)
             yield from _choices(groups, blocks, steps, round_to, block)
+
+
+def _kept(group: Group, step: int, steps: int, round_to: int) -> int:
+    """So many steps of a group's indices, rounded up to what is aligned."""
+    share = -(-group.size * step // steps)
+    return min(-(-share // round_to) * round_to, group.size)
 
 
 def _ignored(block: Block, ignore: Sequence[str]) -> bool:

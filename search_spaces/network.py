@@ -65,7 +65,7 @@ class Network:
         """The local choice of each block under the given column values."""
         return tuple(block.read(*(columns[name] for name in block.columns)) for block in self.blocks)
 
-    def build(self, locals: Sequence[Local], seed: int = 0) -> nn.Sequential:
+    def build(self, locals: Sequence[Local], seed: int = 0) -> nn.Module:
         """A network of its own, initialised from `seed`, with the submodules named after the blocks."""
         parts = list(zip(self.blocks, locals, self.input_shapes(locals), strict=True))
         with seeded(seed):

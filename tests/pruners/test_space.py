@@ -185,6 +185,14 @@ def test_kept_numbers_are_aligned_and_end_with_all() -> None:
     assert values == {"stem.weight:0": [4, 8], "inner.weight:0": [4, 8, 12]}
 
 
+def test_uniform_architectures_keep_one_share_of_every_group() -> None:
+    space, _, _ = made("cifar")
+    half = space.uniform(2)
+    assert all(half[name] == "keep" for name in space.blocks)
+    assert all(half[group.name] * 2 == group.size for group in space.scores)
+    assert space.uniform(4) == space.whole
+
+
 def test_spaces_of_other_weights_have_other_fingerprints() -> None:
     model, example = build("residual")
     same = PrunableSpace(model, example, steps=4).space.fingerprint

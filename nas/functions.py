@@ -1,0 +1,30 @@
+"""Functions by name."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+
+def import_function(name: str) -> Callable[..., Any]:
+    """The function behind `module:function`; modules in the current folder are found too.
+
+    Raises:
+        ValueError: the module cannot be imported, or has no such function.
+    """
+    module_name, _, function_name = name.partition(":")
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        function = getattr(importlib.import_module(module_name), function_name)
+    except (ImportError, ValueError) as error:
+        raise ValueError(f"cannot import {module_name!r} of {name!r}: {error}") from error
+    except AttributeError:
+        raise ValueError(f"module {module_name!r} has no function {function_name!r}") from None
+    if not callable(function):
+        raise ValueError(f"{name!r} must be a function, got {type(function).__name__}")
+    return function

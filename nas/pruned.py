@@ -1,0 +1,159 @@
+"""A trained model as a search space for `nas search`: `pruned:module:function`, and what scores its architectures."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from nas.arguments import shape
+from nas.batches import batches
+from nas.config import PRUNED, RankingConfig
+from nas.data import ImageData
+from nas.evaluation import module_accuracy
+from nas.progress import Progress
+from nas.pruning import load_model
+from nas.scoring import Figures, head
+from nas.seeding import stream
+from pruners import PrunableSpace, recalibrate_
+from pruners.tracing import evaluating
+from search_spaces import Architecture, SearchSpace
+from search_spaces.choices import Value
+from search_spaces.network import Local, Network
+
+PREFIX = f"{PRUNED}:"
+BATCH = 100
+
+
+@dataclass(frozen=True, eq=False)
+class PrunedNetwork(Network):
+    """The smaller models inside a trained one, where other spaces have a chain of blocks.
+
+    Args:
+        source: what builds them, each with its part of the trained weights.
+    """
+
+    source: PrunableSpace
+
+    def locals(self, columns: Mapping[str, Value]) -> tuple[Local, ...]:
+        """The choices that exist, with their values."""
+        return tuple((name, value) for name, value in columns.items() if value is not None)
+
+    def build(self, locals: Sequence[Hashable], seed: int = 0) -> nn.Module:
+        """The smaller model of these choices, proved against the masked one; nothing about it is random."""
+        return self.source.build(self.source.space.architecture(dict(locals))).model  # type: ignore[arg-type]
+
+
+def searchable(prunable: PrunableSpace) -> SearchSpace:
+    """The space of a prunable image classifier, with what `nas.search` needs to build its networks.
+
+    Raises:
+        ValueError: the model does not take one tensor of images, or does not return logits (images, classes).
+    """
+    model, args = prunable.model, prunable.args
+    with evaluating(model), torch.no_grad():
+        logits = model(*args, **prunable.kwargs)
+    images = args[0] if len(args) == 1 and not prunable.kwargs else None
+    if (
+        not isinstance(images, torch.Tensor)
+        or images.dim() != 4
+        or not isinstance(logits, torch.Tensor)
+        or logits.dim() != 2
+    ):
+        raise ValueError("a model to search must take one batch of images (N, C, H, W) and return logits (N, classes)")
+    if not prunable.graph.trace.batched:
+        raise ValueError("a model to search must take batches of any size, got one that is traced for one size only")
+    return replace(prunable.space, network=PrunedNetwork((), tuple(images.shape[1:]), logits.shape[1], prunable))
+
+
+def uniform(network: PrunedNetwork) -> list[Architecture]:
+    """Where a search starts: the trained model, and the same share of every group for each smaller step."""
+    return list(dict.fromkeys(network.source.uniform(step) for step in range(network.source.steps, 0, -1)))
+
+
+def pruned_space(
+    name: str,
+    *,
+    input: str,
+    weights: str | None = None,
+    arguments: Mapping[str, Any] | None = None,
+    steps: int = 8,
+    depth: bool = True,
+    importance: str = "l2",
+    ignore: Sequence[str] = (),
+    round_to: int = 1,
+) -> SearchSpace:
+    """The search space of the trained model that a function returns.
+
+    Args:
+        name: `pruned:module:function`.
+        input: shape of an example input, batch first, such as 1x3x32x32.
+        weights: a weights file, see `nas.pruning.load_model`.
+        arguments: keyword arguments of the function.
+        steps, depth, importance, ignore, round_to: see `pruners.PrunableSpace`; the criterion must do without data.
+
+    Raises:
+        ValueError: an argument does not fit; the message says which.
+    """
+    sizes = shape(input)
+    assert sizes is not None
+    model = load_model(name.removeprefix(PREFIX), arguments or {}, None if weights is None else Path(weights))
+    example = torch.randn(*sizes, generator=torch.Generator().manual_seed(0))
+    return searchable(
+        PrunableSpace(
+            model, example, steps=steps, depth=depth, importance=importance, ignore=ignore, round_to=round_to, name=name
+        )
+    )
+
+
+def known_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of `pruned_space`, once none is unknown."""
+    known = [option for option in inspect.signature(pruned_space).parameters if option != "name"]
+    unknown = [option for option in options if option not in known]
+    if unknown or "input" not in options:
+        raise ValueError(
+            f"options of {name!r} must be among {', '.join(known)}, with `input`; got {', '.join(options)}"
+        )
+    return dict(options)
+
+
+class PrunedCostScorer:
+    """Costs of the smaller model, without building it."""
+
+    def __init__(self, network: PrunedNetwork) -> None:
+        self.network = network
+
+    def __call__(self, archs: Sequence[Architecture], progress: Progress) -> list[Figures]:
+        return [dict(self.network.source.costs(arch)) for arch in archs]
+
+
+class PrunedScorer:
+    """Accuracy on the validation part of the smaller model as it is, its batch statistics gathered again on training images."""
+
+    def __init__(
+        self, space: SearchSpace, data: ImageData, config: RankingConfig, seed: int, device: torch.device
+    ) -> None:
+        self.space, self.data, self.config, self.seed, self.device = space, data, config, seed, device
+
+    def __call__(self, archs: Sequence[Architecture], progress: Progress) -> list[Figures]:
+        figures: list[Figures] = []
+        for done, arch in enumerate(archs):
+            progress("ranking", done, len(archs))
+            module = recalibrated(self.space, arch, self.data, self.config, self.seed).to(self.device)
+            figures.append({"accuracy": module_accuracy(module, self.data, self.data.validation)})
+        return figures
+
+
+def recalibrated(
+    space: SearchSpace, arch: Architecture, data: ImageData, config: RankingConfig, seed: int
+) -> nn.Module:
+    """The smaller model of an architecture, its batch statistics gathered again on training images; on the CPU."""
+    module = space.net.build(space.locals(arch))
+    images = head(data.train, config.calibration_images)
+    recalibrate_(module, batches(images, data, min(BATCH, len(images)), rng=stream(seed, "calibration")))
+    return module
