@@ -94,7 +94,6 @@ class PrunableSpace:
         selection = Selection(self.graph, free, model, self.cost, how, "global", Limits(), progress)
         scores = selection.rank({}, model).scores
         self.scores = {group: scores[group.name].cpu() for group in free}
-        self._costs: dict[tuple[str, ...], CostModel] = {}
         self._before = count(model, self.args, self.kwargs)
         if not free and not self.blocks:
             raise ValueError("nothing can be removed from this model: every group is protected; see `pruners.groups`.")
@@ -111,13 +110,10 @@ class PrunableSpace:
 
     def costs(self, arch: Architecture) -> dict[str, int]:
         """ "macs" on the example inputs, "params" and "weight_bytes" of an architecture, without building it."""
-        left_out = self._left_out(arch)
-        key = tuple(block.name for block in left_out)
-        if key not in self._costs:
-            gone = unneeded(self.graph.trace, {block.add: block.side for block in left_out})
-            self._costs[key] = self.cost.without(*gone)
+        gone = unneeded(self.graph.trace, {block.add: block.side for block in self._left_out(arch)})
+        cost = self.cost.without(*gone)
         counts = Removal(self.graph, self._keep(arch)).counts
-        return {name: self._costs[key].of(name)(counts) for name in ("macs", "params", "weight_bytes")}
+        return {name: cost.of(name)(counts) for name in ("macs", "params", "weight_bytes")}
 
     def build(self, arch: Architecture, check: bool = True) -> PruneResult:
         """The smaller model of an architecture, with the weights of the model.
