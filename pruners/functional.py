@@ -16,7 +16,6 @@ from torch.export import ExportedProgram
 from torch.fx import Node
 
 aten = torch.ops.aten
-VIEWS = {"reshape", "flatten", "unflatten", "reshape_as", "chunk", "contiguous", "to"}  # composite ones with a rule
 PUT_BACK = {aten.slice.Tensor: aten.slice_scatter.default, aten.select.int: aten.select_scatter.default}
 FRESH = {
     *(f"conv{kind}{n}d" for kind in ("", "_transpose") for n in (1, 2, 3)),
@@ -25,10 +24,22 @@ FRESH = {
 
 
 def functional(program: ExportedProgram) -> ExportedProgram:
-    """The same program with no in-place operators and no wrapped regions; the given one may be changed."""
+    """The same program with no in-place operators and no wrapped regions; the given one may be changed.
+
+    Operators that torch composes of others are taken apart if they have no rule.
+    """
+    from pruners.rules import rule  # which imports what this is part of
+
     place = {node: i for i, node in enumerate(program.graph.nodes)}
-    done = all(_replaced(node, place) for node in list(place) if node.op not in ("placeholder", "output"))
-    return program if done else program.run_decompositions({})
+    compound = {
+        node.target
+        for node in place
+        if _is_composite(node.target) and rule(node) is None and _returns_tensors(node.target)
+    }
+    if not compound and all(_replaced(node, place) for node in list(place) if node.op not in ("placeholder", "output")):
+        return program
+    known = torch.export.default_decompositions()
+    return program.run_decompositions({target: known[target] for target in compound if target in known})
 
 
 def _replaced(node: Node, place: dict[Node, int]) -> bool:
@@ -38,7 +49,7 @@ def _replaced(node: Node, place: dict[Node, int]) -> bool:
     if not isinstance(node.target, OpOverload):
         return True
     if not node.target._schema.is_mutable:
-        return not (_is_view(node.target) and _is_composite(node.target) and _name(node.target) not in VIEWS)
+        return True
     counterpart, (base, slices) = _counterpart(node.target), _written(node)
     if counterpart is None or base is None or not _alone(base, node, slices, place):
         return False
@@ -93,8 +104,14 @@ def _is_view(target: OpOverload) -> bool:
     return any(result.alias_info is not None for result in target._schema.returns)
 
 
-def _is_composite(target: OpOverload) -> bool:
-    return torch._C._dispatch_has_kernel_for_dispatch_key(target.name(), "CompositeImplicitAutograd")
+def _returns_tensors(target: OpOverload) -> bool:
+    return any("Tensor" in str(result.type) for result in target._schema.returns)
+
+
+def _is_composite(target: Any) -> bool:
+    return isinstance(target, OpOverload) and torch._C._dispatch_has_kernel_for_dispatch_key(
+        target.name(), "CompositeImplicitAutograd"
+    )
 
 
 def _name(target: OpOverload) -> str:

@@ -340,7 +340,7 @@ MENDS: Mapping[str, Mend] = {
     **dict.fromkeys(
         ("expand", "zeros", "ones", "full", "empty", "new_zeros", "new_ones", "new_full", "new_empty"), _sizes
     ),
-    **dict.fromkeys(("split", "split_with_sizes", "chunk"), _split),
+    **dict.fromkeys(("split", "split_with_sizes", "chunk", "unsafe_split", "unsafe_chunk"), _split),
     **dict.fromkeys(("pad", "constant_pad_nd"), _pad),
     **dict.fromkeys((f"conv{kind}{n}d" for kind in ("", "_transpose") for n in (1, 2, 3)), _groups),
     **dict.fromkeys(("convolution", "channel_shuffle", "native_channel_shuffle"), _groups),

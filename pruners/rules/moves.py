@@ -196,6 +196,15 @@ def index(walk: Walk, node: Node, a: Arguments) -> Dims:
     return [*rest[:first], *picked, *rest[first:]] if first else [*picked, *rest]
 
 
+def index_select(walk: Walk, node: Node, a: Arguments) -> Dims:
+    x = list(walk.dims(a["self"]))
+    d = a["dim"] % len(x)
+    freeze(x[d], "addressed by data")
+    x[d] = (walk.dims(a["index"]) or [Axis(1)])[0]
+    freeze(x[d], "addresses of data")
+    return x
+
+
 def index_put(walk: Walk, node: Node, a: Arguments) -> Dims:
     x = walk.dims(a["self"])
     where = [d for d, i in enumerate(a["indices"]) if i is not None]
@@ -239,12 +248,12 @@ def _times(sizes: Any) -> int:
 
 MOVES: dict[str, Rule] = {
     **dict.fromkeys(("view", "_unsafe_view", "reshape", "flatten", "unflatten", "reshape_as"), view),
-    **dict.fromkeys(("split", "split_with_sizes", "chunk"), split),
+    **dict.fromkeys(("split", "split_with_sizes", "chunk", "unsafe_split", "unsafe_chunk"), split),
     **dict.fromkeys(("pad", "constant_pad_nd"), pad),
     **dict.fromkeys(("transpose", "t"), transpose),
     "permute": permute, "unsqueeze": unsqueeze, "squeeze": squeeze, "expand": expand, "repeat": repeat,
     "repeat_interleave": repeat_interleave, "cat": cat, "stack": stack, "glu": gated_half, "unbind": unbind,
     "select": select, "slice": take_slice, "slice_scatter": slice_scatter, "select_scatter": select_scatter,
-    "index": index, "index_put": index_put, "embedding": embedding,
+    "index": index, "index_select": index_select, "index_put": index_put, "embedding": embedding,
     "view_as_real": complex_as_pairs, "view_as_complex": pairs_as_complex,
 }  # fmt: skip

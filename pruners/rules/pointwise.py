@@ -41,7 +41,7 @@ COPIES: dict[str, Rule] = {
         ("clone", "alias", "detach", "contiguous", "dropout", "feature_dropout", "alpha_dropout", "to", "_to_copy",
          "real", "imag", "conj", "resolve_conj", "zeros_like", "ones_like", "full_like", "empty_like", "lift_fresh_copy",
          "fill", "type_as"), like),
-    **dict.fromkeys(("arange", "linspace", "eye", "gather", "scatter", "histc", "one_hot", "bincount", "tril", "triu"),
+    **dict.fromkeys(("arange", "linspace", "eye", "scalar_tensor", "gather", "scatter", "histc", "one_hot", "bincount", "tril", "triu"),
                     by_position),
     **dict.fromkeys(("zeros", "ones", "full", "empty", "new_zeros", "new_ones", "new_full", "new_empty"), filled),
 }  # fmt: skip
@@ -49,6 +49,6 @@ COPIES: dict[str, Rule] = {
 POINTWISE: dict[str, Rule] = dict.fromkeys(
     ("copy", "where", "masked_fill", "addcmul", "addcdiv", "gelu", "silu", "mish", "hardswish", "hardsigmoid", "hardtanh", "relu6",
      "leaky_relu", "elu", "selu", "celu", "softplus", "softsign", "prelu_", "clamp", "lerp", "__and__", "__or__",
-     "floor_divide", "polar", "complex"),
+     "floor_divide", "log_sigmoid", "polar", "complex"),
     elementwise,
 )  # fmt: skip

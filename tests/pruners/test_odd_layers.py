@@ -60,6 +60,10 @@ LAYERS: dict[str, tuple[Callable[[], Callable[[Tensor], Tensor]], int]] = {
     "stepped": (lambda: lambda x: x[..., ::2], 4),
     "rolled": (lambda: lambda x: x.roll(1, -1), 8),
     "reflected": (lambda: lambda x: F.pad(x, (1, 1), mode="reflect"), 10),
+    "composed": (lambda: lambda x: torch.multiply(x, F.logsigmoid(x)).tile(1, 1, 2).float_power(2).float(), 16),
+    "chosen": (lambda: lambda x: x.index_select(1, torch.tensor([2, 0])), 8),
+    "cut unsafely": (lambda: lambda x: torch.cat(torch.unsafe_chunk(x, 2, -1)[::-1], -1), 8),
+    "views": (lambda: lambda x: x.movedim(1, 2).swapaxes(1, 2).flatten(1).view_as(x) @ x.mT @ x, 8),
     "one left out": (lambda: lambda x: torch.cat([x[..., :3], x[..., 4:]], -1), 7),
 }
 
@@ -71,3 +75,11 @@ def test_an_odd_layer_gives_a_right_model(name: str) -> None:
     model = Around(make(), width).eval()
     result = prune(model, torch.randn(2, 4, 6), {"params": 0.8}, importance="random")
     assert result.summary.difference < 1e-4 and result.summary.difference_inside < 1e-4
+
+
+@pytest.mark.parametrize("name", ["composed", "views", "cut unsafely"])
+def test_composite_operators_are_taken_apart(name: str) -> None:
+    torch.manual_seed(0)
+    make, width = LAYERS[name]
+    summary = prune(Around(make(), width).eval(), torch.randn(2, 4, 6), {"params": 0.6}, importance="random").summary
+    assert not summary.unknown and any(group.startswith("first.weight:0") for group in summary.groups)
