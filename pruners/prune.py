@@ -17,6 +17,7 @@ from torch.utils import _pytree as pytree
 from estimators import count as count_cost
 from pruners.allocation import Limits, check_reachable
 from pruners.check import needs_copies
+from pruners.configuration import configure
 from pruners.costs import CostModel
 from pruners.criteria import Loss
 from pruners.groups import AxisGraph, Group, dependency_groups, tie_axes
@@ -48,6 +49,8 @@ class Summary:
         form: "module" if the result is a cut copy of the module, "graph" if it is the rewritten exported graph.
         groups: group name to (indices before, indices after), for groups that lost any.
         unknown: operators without a rule; what they touch was left alone.
+        configuration: None if the model has no Hugging Face configuration; True if the smaller model's describes it, so that
+            `save_pretrained` and `from_pretrained` give it back; False if none can, so that only `PruneResult.save` saves it.
     """
 
     before: Mapping[str, float]
@@ -58,6 +61,7 @@ class Summary:
     form: str
     groups: Mapping[str, tuple[int, int]]
     unknown: Mapping[str, int]
+    configuration: bool | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
@@ -212,6 +216,7 @@ def prune(
         form=form,
         groups={g.name: (g.size, removal.counts[g.axis]) for g in found if g.axis in removal.counts},
         unknown=dict(graph.unknown),
+        configuration=configure(smaller, model, removal),
     )
     return PruneResult(smaller, plan, summary)
 
@@ -240,6 +245,7 @@ def load(folder: str | Path, model: nn.Module) -> nn.Module:
     removal = replay(plan, model)
     smaller, _ = build(removal, model, smaller_graph(plan, removal), tolerance=1e-4, form=plan.form)  # type: ignore[arg-type]
     _load_weights(smaller, Path(folder) / WEIGHTS)
+    configure(smaller, model, removal)
     return smaller
 
 

@@ -14,6 +14,7 @@ from pruners.allocation import Limits
 from pruners.axes import Axis
 from pruners.blocks import Block, around, bypass, bypassed_outputs, inside, removable_blocks, unneeded
 from pruners.check import needs_copies
+from pruners.configuration import configure
 from pruners.costs import CostModel
 from pruners.criteria import Loss
 from pruners.groups import Group, dependency_groups
@@ -147,6 +148,7 @@ class PrunableSpace:
             form=form,
             groups={g.name: (g.size, removal.counts[g.axis]) for g in self.scores if g.axis in keep},
             unknown=dict(self.graph.unknown),
+            configuration=configure(smaller, self.model, removal),
         )
         plan = make_plan(self.graph, self.found, keep, form)
         return PruneResult(smaller, replace(plan, blocks=tuple(block.name for block in left_out)), summary)

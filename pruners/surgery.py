@@ -55,7 +55,7 @@ def build(
 def cut_module(removal: Removal, model: nn.Module, graph_model: GraphModel) -> nn.Module:
     """A copy of a module with the graph's tensors and mended attributes; its forward may or may not run."""
     module = copy.deepcopy(model, _smaller_tensors(removal, model, graph_model)).eval()
-    pairs = _size_changes(removal)
+    pairs = size_changes(removal)
     for name, part in module.named_modules():
         _mend_layer(part)
         _mend_attributes(part, pairs.get(name, {}))
@@ -64,7 +64,7 @@ def cut_module(removal: Removal, model: nn.Module, graph_model: GraphModel) -> n
     return module
 
 
-def agrees(module: nn.Module, graph_model: GraphModel, removal: Removal, tolerance: float) -> bool:
+def agrees(module: nn.Module, other: nn.Module, removal: Removal, tolerance: float) -> bool:
     """Whether two forms of a smaller model, which share their tensors, return the same, also with noise added to the weights.
 
     The noise brings to light what zeros hide: a head that starts at zero makes any two models agree.
@@ -72,11 +72,11 @@ def agrees(module: nn.Module, graph_model: GraphModel, removal: Removal, toleran
 
     def same() -> bool:
         trace = removal.graph.trace
-        return difference(run_example(module, trace), run_example(graph_model, trace)) <= tolerance
+        return difference(run_example(module, trace), run_example(other, trace)) <= tolerance
 
     if not same():
         return False
-    with _shaken(graph_model):
+    with _shaken(other):
         return same()
 
 
@@ -115,7 +115,7 @@ def _smaller_tensors(removal: Removal, model: nn.Module, graph_model: GraphModel
     return found
 
 
-def _size_changes(removal: Removal) -> dict[str, dict[int, set[int]]]:
+def size_changes(removal: Removal) -> dict[str, dict[int, set[int]]]:
     """For each module, the sizes that its own operators work with and what they become."""
     changes: dict[str, dict[int, set[int]]] = defaultdict(lambda: defaultdict(set))
     for node in removal.graph.trace.nodes:
