@@ -17,6 +17,11 @@ from torch.fx import Node
 
 aten = torch.ops.aten
 PUT_BACK = {aten.slice.Tensor: aten.slice_scatter.default, aten.select.int: aten.select_scatter.default}
+FILLED = {
+    aten.empty.memory_format: aten.zeros.default,
+    aten.new_empty.default: aten.new_zeros.default,
+    aten.empty_like.default: aten.zeros_like.default,
+}
 FRESH = {
     *(f"conv{kind}{n}d" for kind in ("", "_transpose") for n in (1, 2, 3)),
     *("linear", "matmul", "batch_norm", "layer_norm", "group_norm", "instance_norm", "silu", "relu6"),
@@ -30,6 +35,10 @@ def functional(program: ExportedProgram) -> ExportedProgram:
     """
     from pruners.rules import rule  # which imports what this is part of
 
+    for node in program.graph.nodes:
+        if node.target in FILLED:  # what memory happens to hold is different every time, also where it is not used
+            node.target = FILLED[node.target]
+            node.kwargs = {name: value for name, value in node.kwargs.items() if name != "memory_format"}
     place = {node: i for i, node in enumerate(program.graph.nodes)}
     compound = {
         node.target
