@@ -12,7 +12,7 @@ Methods, all to the same macs by one counter, and trained alike in the end:
 
 `--channels inner` holds the first three to the channels inside blocks as well, `all` lets them take any. Test accuracy (%) with
 weights as they were (`cut`), after BN recalibration (`recalibrated`), after least squares instead (`least_squares`), and after one
-epoch on the 45,000 training images (`trained`, from least squares where there is such, else from recalibration), at its last
+epoch on all 50,000 training images (`trained`, from least squares where there is such, else from recalibration), at its last
 step. 1,000 unlabelled training images serve criteria, curves, recalibration and least squares. Nothing is chosen on test images.
 """
 
@@ -21,6 +21,7 @@ from __future__ import annotations
 import argparse
 import copy
 import csv
+import json
 import shlex
 import sys
 import time
@@ -162,6 +163,13 @@ def measure(
     return row
 
 
+def write_header(path: Path) -> None:
+    """Versions and hardware, and every command that added rows."""
+    command = shlex.join(["python", "-m", "benchmarks.prune_resnet56", *sys.argv[1:]])
+    before = json.loads(path.read_text())["commands"] if path.exists() else []
+    write_json(path, {"commands": list(dict.fromkeys([*before, command])), **environment()})
+
+
 def main() -> None:
     """Measure what is not measured yet."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -195,10 +203,7 @@ def main() -> None:
             writer = csv.DictWriter(file, COLUMNS)
             writer.writeheader()
             writer.writerows(rows)
-        write_json(
-            options.out / "prune_resnet56.json",
-            {"command": shlex.join(["python", "-m", "benchmarks.prune_resnet56", *sys.argv[1:]]), **environment()},
-        )
+        write_header(options.out / "prune_resnet56.json")
         print({k: v for k, v in rows[-1].items() if v}, flush=True)
 
 

@@ -1,0 +1,257 @@
+"""How well supernets order the 36 pooling placements of ResNet-20, beside what one would do without them; run again to go on.
+
+    python -m benchmarks.pooling_ranking --data ../shared/data/cifar10 --out results/pooling_ranking_cifar10
+
+`alone.csv` gets a line per finished network: each placement trained from scratch on all training images (training and validation
+part), with its test accuracy after the last epoch. `scores.csv` gets a line per placement for every method, all with the same
+number of training steps on the training part:
+    single         one supernet, paths drawn uniformly
+    mixture-M      balanced mixture of M supernets
+    split          one supernet that splits by gradients into 6 at half of the epochs and into 36 at three quarters
+    halving        placements trained alone, the better half of them longer, by validation accuracy
+    macs           more is better; free
+`ranking.csv` compares each with training alone: Kendall's tau, Spearman's rho, the true rank and test accuracy of the pick, steps and
+seconds; `front.csv` holds, for each method, the accuracy alone of the placements on its front of score against macs. Methods and
+their settings were fixed before any score was compared with training alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import math
+import shlex
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+from scipy.stats import kendalltau, spearmanr
+
+from estimators.cost import CostModel
+from nas.config import RankingConfig
+from nas.data import ImageData, Split, load_data
+from nas.device import resolve_device
+from nas.evaluation import module_accuracy
+from nas.files import write_json
+from nas.mixture import Mixture, MixtureConfig
+from nas.record import environment
+from nas.scoring import SupernetScorer
+from nas.seeding import stream, torch_seed
+from nas.splitting import Splitting
+from nas.supernet import SinglePath
+from nas.training import Alone, TrainingConfig, fit
+from search_spaces import Architecture, make_space
+
+METHODS = ("single", "mixture-2", "mixture-4", "mixture-8", "split", "halving", "macs")
+SPACE = make_space("resnet20-pooling")
+ARCHS = tuple(SPACE.enumerate())
+
+
+def train_alone(
+    arch: Architecture, seed: int, data: ImageData, config: TrainingConfig, device: torch.device
+) -> dict[str, object]:
+    """One placement from scratch, measured on test images after the last epoch."""
+    module = SPACE.net.build(SPACE.locals(arch), torch_seed(seed, "alone", arch.key))
+    started = time.perf_counter()
+    fit(Alone(module, config, device), data, data.training, config, seed=seed, device=device)
+    return {"accuracy": module_accuracy(module, data, data.test), "seconds": round(time.perf_counter() - started, 1)}
+
+
+def by_supernet(method: str, seed: int, data: ImageData, config: TrainingConfig, device: torch.device) -> list[float]:
+    """Validation accuracy of every placement from trained supernets."""
+    if method == "split":
+        half, late = config.epochs // 2, config.epochs * 3 // 4
+        learner = Splitting(SPACE, data, {half: 6, late: len(ARCHS)}, config, seed=seed, device=device)
+    elif method == "single":
+        learner = SinglePath(SPACE, config, seed=seed, device=device)
+    else:
+        count = int(method.removeprefix("mixture-"))
+        learner = Mixture(SPACE, data, count, config, MixtureConfig(), seed=seed, device=device)
+    fit(learner, data, data.train, config, seed=seed, device=device, name=method)
+    scorer = SupernetScorer(learner, SPACE, data, RankingConfig(), config.epochs)
+    if isinstance(learner, Splitting):
+        scorer.assigned = {arch.key: int(home) for arch, home in zip(ARCHS, learner.home, strict=True)}
+    return [figures["accuracy"] for figures in scorer(ARCHS, lambda *_: None)]
+
+
+def by_halving(seed: int, data: ImageData, config: TrainingConfig, device: torch.device) -> list[float]:
+    """Successive halving: the same steps in every rung, half of the placements in each; a rung's place comes before accuracy.
+
+    Reference: Jamieson, Talwalkar, "Non-stochastic Best Arm Identification and Hyperparameter Optimization", AISTATS 2016,
+    arXiv:1502.07943.
+    """
+    per_epoch = len(data.train) // config.batch_size
+    rungs = math.ceil(math.log2(len(ARCHS)))
+    steps = per_epoch * config.epochs / rungs
+    modules = {arch: SPACE.net.build(SPACE.locals(arch), torch_seed(seed, "alone", arch.key)) for arch in ARCHS}
+    scores = dict.fromkeys(ARCHS, 0.0)
+    left = list(ARCHS)
+    for rung in range(rungs):
+        epochs = math.ceil(steps / len(left) / per_epoch)
+        images = round(steps / len(left) / epochs) * config.batch_size
+        budget = config.model_copy(update={"epochs": epochs})
+        for arch in left:
+            order = torch.from_numpy(stream(seed, "part", rung).permutation(len(data.train))[:images])
+            part = Split(data.train.images[order], data.train.labels[order])
+            fit(Alone(modules[arch], budget, device), data, part, budget, seed=seed + rung, device=device)
+            scores[arch] = rung + module_accuracy(modules[arch], data, data.validation)
+        left = sorted(left, key=scores.__getitem__, reverse=True)[: math.ceil(len(left) / 2)]
+    return [scores[arch] for arch in ARCHS]
+
+
+def compare(alone: pd.DataFrame, scores: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The table of methods and the fronts, against the mean accuracy alone of each placement."""
+    truth = alone.groupby("architecture")["accuracy"].mean()
+    rank = truth.rank(ascending=False).astype(int)
+    macs = alone.groupby("architecture")["macs"].first()
+    rows, fronts = [], []
+    for (method, seed), part in scores.groupby(["method", "seed"], sort=False):
+        score = part.set_index("architecture")["score"].reindex(truth.index)
+        pick = score.idxmax()
+        rows.append(
+            {
+                "method": method, "seed": seed,
+                "kendall_tau": round(float(kendalltau(score, truth).statistic), 3),
+                "spearman_rho": round(float(spearmanr(score, truth).statistic), 3),
+                "pick": pick, "true_rank": rank[pick], "accuracy_alone": round(truth[pick], 4),
+                "steps": part["steps"].iloc[0], "seconds": part["seconds"].iloc[0],
+            }
+        )  # fmt: skip
+        best = -math.inf
+        for name in macs.sort_values().index:
+            if score[name] > best:
+                best = score[name]
+                fronts.append({"method": method, "seed": seed, "architecture": name, "macs": macs[name],
+                               "score": best, "accuracy_alone": round(truth[name], 4)})  # fmt: skip
+    return pd.DataFrame(rows), pd.DataFrame(fronts)
+
+
+def draw(alone: pd.DataFrame, scores: pd.DataFrame, table: pd.DataFrame) -> Figure:
+    """Score against accuracy alone, one panel a method (its first seed)."""
+    truth = alone.groupby("architecture")["accuracy"].agg(["mean", "min", "max"])
+    firsts = table.drop_duplicates("method")
+    figure = Figure((3 * len(firsts), 3.2), layout="constrained")
+    for axes, row in zip(figure.subplots(1, len(firsts), squeeze=False)[0], firsts.itertuples(), strict=True):
+        part = scores[(scores["method"] == row.method) & (scores["seed"] == row.seed)].set_index("architecture")[
+            "score"
+        ]
+        axes.scatter(part.reindex(truth.index), 100 * truth["mean"], s=14, color="#1368aa")
+        axes.scatter([part[row.pick]], [100 * truth["mean"][row.pick]], s=40, facecolors="none", edgecolors="#d95f02")
+        axes.set_title(f"{row.method}: tau {row.kendall_tau:.2f}", fontsize=9)
+        axes.set_xlabel("score")
+    figure.axes[0].set_ylabel("test accuracy trained alone (%)")
+    return figure
+
+
+def append(path: Path, rows: Sequence[dict[str, object]]) -> None:
+    """Add rows to a table, with a header where it is new."""
+    new = not path.exists()
+    with path.open("a", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        if new:
+            writer.writeheader()
+        writer.writerows(rows)
+
+
+def main() -> None:
+    """Train what is not trained yet, and compare what there is."""
+    options = parse()
+    options.out.mkdir(parents=True, exist_ok=True)
+    device = resolve_device(options.device)
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    data = load_data(options.data, seed=0, limit=options.limit, validation_fraction=0.5)
+    shared = {"batch_size": options.batch_size, "learning_rate": options.learning_rate}
+    macs = CostModel(SPACE).batch(SPACE.encode(ARCHS))["macs"]
+    files = {name: options.out / f"{name}.csv" for name in ("alone", "scores", "ranking", "front")}
+    settings = {key: str(value) if isinstance(value, Path) else value for key, value in vars(options).items()}
+    header = {
+        "command": shlex.join(["python", "-m", "benchmarks.pooling_ranking", *sys.argv[1:]]),
+        "settings": settings,
+    }
+    write_json(options.out / f"run_{'_'.join(options.parts)}.json", {**header, **environment()})
+
+    with torch.autocast("cpu", torch.bfloat16, enabled=options.bfloat16, cache_enabled=False):
+        if "alone" in options.parts:
+            config = TrainingConfig(epochs=options.alone_epochs, **shared)
+            known = set(map(tuple, _read(files["alone"], ["architecture", "seed"])))
+            for seed in range(options.seeds):
+                for arch, cost in zip(ARCHS, macs, strict=True):
+                    if (SPACE.label(arch), seed) not in known:
+                        found = train_alone(arch, seed, data, config, device)
+                        append(
+                            files["alone"],
+                            [{"architecture": SPACE.label(arch), "seed": seed, "macs": int(cost), **found}],
+                        )
+        if "methods" in options.parts:
+            config = TrainingConfig(epochs=options.epochs, **shared)
+            known = set(map(tuple, _read(files["scores"], ["method", "seed"])))
+            for seed in range(options.supernet_seeds):
+                for method in options.methods:
+                    if (method, seed) in known or (method == "macs" and seed):
+                        continue
+                    started = time.perf_counter()
+                    if method == "macs":
+                        scores = macs.tolist()
+                    elif method == "halving":
+                        scores = by_halving(seed, data, config, device)
+                    else:
+                        scores = by_supernet(method, seed, data, config, device)
+                    same = {
+                        "steps": 0 if method == "macs" else len(data.train) // config.batch_size * config.epochs,
+                        "seconds": round(time.perf_counter() - started, 1),
+                    }
+                    labels = map(SPACE.label, ARCHS)
+                    append(
+                        files["scores"],
+                        [{"method": method, "seed": seed, "architecture": label, "score": score, **same}
+                         for label, score in zip(labels, scores, strict=True)],
+                    )  # fmt: skip
+    report(files, options.out)
+
+
+def report(files: dict[str, Path], out: Path) -> None:
+    """Compare the methods once every placement was trained alone."""
+    if not (files["alone"].exists() and files["scores"].exists()):
+        return
+    alone, scores = pd.read_csv(files["alone"]), pd.read_csv(files["scores"])
+    if alone["architecture"].nunique() < len(ARCHS):
+        print(f"{alone['architecture'].nunique()} of {len(ARCHS)} placements are trained alone; run again to go on")
+        return
+    ranking, front = compare(alone, scores)
+    ranking.to_csv(files["ranking"], index=False)
+    front.to_csv(files["front"], index=False)
+    draw(alone, scores, ranking).savefig(out / "ranking.png", dpi=150)
+    print(ranking.to_string(index=False))
+
+
+def _read(path: Path, columns: list[str]) -> np.ndarray:
+    return pd.read_csv(path)[columns].to_numpy() if path.exists() else np.empty((0, len(columns)))
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", required=True, help="CIFAR-10, as for `nas search --data`")
+    parser.add_argument("--out", type=Path, required=True, help="folder to write, or to go on with")
+    parser.add_argument("--parts", nargs="+", default=["alone", "methods"], choices=["alone", "methods"])
+    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
+    parser.add_argument("--seeds", type=int, default=3, help="times that each placement is trained alone")
+    parser.add_argument("--supernet-seeds", type=int, default=1, help="times that each method is run")
+    parser.add_argument("--epochs", type=int, default=100, help="of each method, on the training part")
+    parser.add_argument("--alone-epochs", type=int, default=100, help="of training alone, on all training images")
+    parser.add_argument("--limit", type=int, help="training and validation images to use")
+    parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--learning-rate", type=float, default=0.1)
+    parser.add_argument("--bfloat16", action="store_true", help="train and rank in bf16 autocast on the CPU too")
+    parser.add_argument("--threads", type=int, help="of torch")
+    parser.add_argument("--device", default="auto")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,172 @@
+"""A supernet that is split as it trains: all architectures begin in one set of weights and end in few, or each in its own.
+
+What architectures have in common is learned once, by all of them; where they pull shared weights in different directions, they part.
+
+Reference: Zhao et al., "Few-Shot Neural Architecture Search", ICML 2021, arXiv:2006.06863 (sub-supernets that start from the weights
+of one); Hu et al., "Generalizing Few-Shot NAS with Gradient Matching", ICLR 2022, arXiv:2203.15207 (parting by gradients).
+Differs: whole architectures are grouped, by the average cosine of their gradients, and not the values of one choice; the largest group
+is halved until there are enough; the learning rate goes on falling through the splits instead of starting again; every round
+trains each architecture once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
+
+import numpy as np
+import torch
+from scipy.cluster.hierarchy import fcluster, linkage
+from scipy.spatial.distance import squareform
+from torch import Tensor
+
+from nas.batches import batches
+from nas.data import ImageData
+from nas.device import memory_format, precision
+from nas.mixture import MOST_ARCHITECTURES
+from nas.seeding import stream
+from nas.supernet import Member
+from nas.training import Batch, Row, TrainingConfig, below, cross_entropy, under
+from search_spaces import SearchSpace
+from search_spaces.network import Local
+
+GRADIENT_BATCHES = 4
+
+
+class Splitting:
+    """The learner of supernets that grow in number; one step trains the one supernet that an architecture belongs to.
+
+    Attributes:
+        archs: every architecture of the space.
+        home: the supernet of each architecture, shape (architectures,).
+        members: the supernets of now.
+
+    Args:
+        space: its architectures are enumerated, at most 100,000.
+        data: gradients are compared on its training part.
+        splits: epoch -> number of supernets from then on; rising, at most as many as architectures.
+        config: the optimisers' settings.
+        seed: initialises the weights and draws architectures and batches.
+        device: where they train.
+
+    Raises:
+        ValueError: too many architectures, or splits that do not rise.
+    """
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        data: ImageData,
+        splits: Mapping[int, int],
+        config: TrainingConfig,
+        *,
+        seed: int,
+        device: torch.device,
+    ) -> None:
+        if space.raw_size > MOST_ARCHITECTURES:
+            raise ValueError(
+                f"splitting needs a list of all architectures, at most {MOST_ARCHITECTURES}, but {space.name!r} has "
+                f"{space.raw_size}; use another sampler, or a smaller space"
+            )
+        self.archs = list(space.enumerate())
+        counts = [1, *(splits[epoch] for epoch in sorted(splits)), len(self.archs) + 1]
+        if (
+            any(later <= earlier for earlier, later in zip(counts, counts[1:], strict=False))
+            or min(splits, default=1) < 1
+        ):
+            raise ValueError(
+                f"`splits` must name epochs of 1 or more with rising numbers of supernets, 2 to {len(self.archs)}; got {dict(splits)}"
+            )
+        self.space, self.data, self.splits, self.config = space, data, dict(splits), config
+        self.seed, self.device = seed, device
+        self.locals = [space.locals(arch) for arch in self.archs]
+        self.home = np.zeros(len(self.archs), dtype=int)
+        self.members = [self._member(0)]
+
+    def begin(self, epoch: int) -> None:
+        if epoch in self.splits and len(self.members) < self.splits[epoch]:
+            self._split(self.splits[epoch], stream(self.seed, "gradients", epoch))
+        self.order = rounds(len(self.archs), stream(self.seed, "paths", epoch))
+
+    def step(self, images: Tensor, labels: Tensor, learning_rate: float) -> None:
+        row = next(self.order)
+        self.members[self.home[row]].step(images, labels, self.locals[row], learning_rate)
+
+    def end(self) -> list[Row]:
+        return [member.row(number) for number, member in enumerate(self.members)]
+
+    def tensors(self) -> dict[str, Tensor]:
+        tensors = {"home": torch.from_numpy(self.home)}
+        for number, member in enumerate(self.members):
+            tensors |= under(f"supernet{number}", member.tensors())
+        return tensors
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        self.home = tensors["home"].numpy().copy()
+        self.members = [self._member(number) for number in range(self.home.max() + 1)]
+        for number, member in enumerate(self.members):
+            member.restore(below(f"supernet{number}", tensors))
+
+    def _member(self, number: int) -> Member:
+        return Member(self.space, self.config, self.device, self.seed, number)
+
+    def _split(self, count: int, rng: np.random.Generator) -> None:
+        """Part architectures until there are `count` supernets, each with the weights and momenta of the one it comes from."""
+        channels_last = memory_format(self.device) == torch.channels_last
+        sample = batches(
+            self.data.train,
+            self.data,
+            min(self.config.batch_size, len(self.data.train)),
+            rng=rng,
+            device=self.device,
+            channels_last=channels_last,
+        )
+        seen = list(islice(sample, GRADIENT_BATCHES))
+        alike = np.zeros((len(self.archs), len(self.archs)))
+        for number, member in enumerate(self.members):
+            rows = np.flatnonzero(self.home == number)
+            if len(rows) > 1:
+                alike[np.ix_(rows, rows)] = similarity(member, [self.locals[row] for row in rows], seen)
+        while len(self.members) < count:
+            largest = int(np.bincount(self.home).argmax())
+            rows = np.flatnonzero(self.home == largest)
+            self.home[rows[halves(alike[np.ix_(rows, rows)])]] = len(self.members)
+            child = self._member(len(self.members))
+            child.restore({name: tensor.clone() for name, tensor in self.members[largest].tensors().items()})
+            self.members.append(child)
+
+
+def rounds(count: int, rng: np.random.Generator) -> Iterator[int]:
+    """Endless numbers below `count`, every one once before any comes again."""
+    while True:
+        yield from rng.permutation(count).tolist()
+
+
+def similarity(member: Member, locals: Sequence[Sequence[Local]], sample: Sequence[Batch]) -> np.ndarray:
+    """Cosine of the gradients that each two of N architectures give the shared weights, averaged over batches, shape (N, N)."""
+    weights = [parameter for parameter in member.supernet.parameters() if parameter.requires_grad]
+    member.supernet.train()
+    total = np.zeros((len(locals), len(locals)))
+    for images, labels in sample:
+        gradients = []
+        for path in locals:
+            with precision(labels.device):
+                loss = cross_entropy(member.supernet(images, path), labels, member.config)
+            parts = torch.autograd.grad(loss, weights, allow_unused=True, materialize_grads=True)
+            gradients.append(torch.cat([part.flatten().float() for part in parts]).cpu())
+        unit = torch.nn.functional.normalize(torch.stack(gradients), dim=1)
+        total += (unit @ unit.T).double().numpy()
+    return total / len(sample)
+
+
+def halves(alike: np.ndarray) -> np.ndarray:
+    """Which of N items leave, so that those who stay and those who leave are most alike among themselves, shape (N,) of bool.
+
+    Average linkage of the distance 1 - cosine, cut into two clusters.
+    """
+    distance = np.clip(1 - (alike + alike.T) / 2, 0, None)
+    np.fill_diagonal(distance, 0)
+    clusters = fcluster(linkage(squareform(distance, checks=False), "average"), 2, "maxclust")
+    if clusters.max() == 1:  # no two are closer than others
+        clusters[len(clusters) // 2 :] = 2
+    return clusters == 2

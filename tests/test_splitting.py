@@ -1,0 +1,89 @@
+"""Supernets that split: who parts from whom, what the parts begin with, and that a stopped run ends alike."""
+
+from __future__ import annotations
+
+from collections import Counter
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from nas.data import ImageData
+from nas.splitting import Splitting, halves, rounds
+from nas.training import TrainingConfig, fit
+from search_spaces import SearchSpace, make_space
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def space() -> SearchSpace:
+    return make_space("resnet20-pooling", in_channels=1, image_size=8)
+
+
+def splitting(space: SearchSpace, data: ImageData, splits: dict[int, int], epochs: int = 3) -> Splitting:
+    return Splitting(space, data, splits, TrainingConfig(epochs=epochs, batch_size=64), seed=0, device=CPU)
+
+
+def test_two_groups_that_agree_within_are_parted() -> None:
+    alike = np.full((6, 6), -0.5)
+    for group in ([0, 2, 4], [1, 3, 5]):
+        alike[np.ix_(group, group)] = 0.9
+    leaving = halves(alike)
+    assert set(np.flatnonzero(leaving)) in ({0, 2, 4}, {1, 3, 5})
+
+
+def test_items_that_are_all_alike_are_parted_too() -> None:
+    leaving = halves(np.ones((5, 5)))
+    assert 0 < leaving.sum() < 5
+
+
+def test_every_round_takes_each_once() -> None:
+    drawn = list(islice(rounds(7, np.random.default_rng(0)), 21))
+    assert set(Counter(drawn).values()) == {3} and len(set(drawn[:7])) == 7
+
+
+def test_parts_begin_with_the_weights_they_come_from_and_then_go_their_own_way(
+    space: SearchSpace, digits: ImageData
+) -> None:
+    learner = splitting(space, digits, {1: 5})
+    learner.begin(0)
+    images, labels = torch.randn(16, 1, 8, 8), torch.randint(0, digits.num_classes, (16,))
+    learner.step(images, labels, 0.1)
+    learner.begin(1)
+    assert len(learner.members) == 5 and set(learner.home) == set(range(5))
+    states = [member.tensors() for member in learner.members]
+    assert all(torch.equal(states[0][name], state[name]) for state in states for name in states[0])
+
+    before = [{name: tensor.clone() for name, tensor in state.items()} for state in states]
+    learner.order = iter([7])
+    learner.step(images, labels, 0.1)
+    for number, member in enumerate(learner.members):
+        same = all(torch.equal(before[number][name], tensor) for name, tensor in member.tensors().items())
+        assert same == (number != learner.home[7])
+
+
+def test_a_stopped_run_ends_with_the_same_weights(space: SearchSpace, digits: ImageData, tmp_path: Path) -> None:
+    def run(learner: Splitting, path: Path | None, stop: int | None = None) -> None:
+        def on_epoch(epoch: int) -> None:
+            if epoch == stop:
+                raise KeyboardInterrupt
+
+        fit(learner, digits, digits.train, learner.config, seed=0, device=CPU, path=path, on_epoch=on_epoch)
+
+    whole, first, second = (splitting(space, digits, {1: 2, 2: len(list(space.enumerate()))}) for _ in range(3))
+    run(whole, None)
+    with pytest.raises(KeyboardInterrupt):
+        run(first, tmp_path / "state", stop=1)
+    run(second, tmp_path / "state")
+    assert np.array_equal(whole.home, second.home) and len(second.members) == 36
+    ours, theirs = whole.tensors(), second.tensors()
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+@pytest.mark.parametrize("splits", [{0: 2}, {1: 1}, {1: 4, 2: 4}, {1: 37}])
+def test_splits_must_rise(space: SearchSpace, digits: ImageData, splits: dict[int, int]) -> None:
+    with pytest.raises(ValueError, match="rising numbers of supernets, 2 to 36"):
+        splitting(space, digits, splits)
