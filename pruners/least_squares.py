@@ -38,7 +38,8 @@ def least_squares_(
     channels that stay: after the batch norm that follows, where there is one, whose mean takes up the shift; after the
     addition of a shortcut, whose error is thereby part of the aim; and after a ReLU, in that a value which the full
     model cuts off may lie anywhere beyond the cut. That last aim is met by solving again for the nearest allowed
-    values. All samples are held in memory at once.
+    values. Batch norms are given the statistics of the repaired model, with scale and shift to match, so that training
+    on data like `batches` starts from what it computes. All samples are held in memory at once.
 
     Args:
         smaller: the pruned model, changed in place.
@@ -132,6 +133,8 @@ class _Repair(Runner):
             self.pending.add(node)
             self._solve(node, self.layers[node])
             self.pending.remove(node)
+        if node.target is aten.batch_norm.default:
+            self._adjust(node)
         return super().run_node(node)
 
     def _solve(self, node: Node, after: Followers) -> None:
@@ -162,6 +165,26 @@ class _Repair(Runner):
         elif after.norm is not None:
             self.fetch_attr(arguments(after.norm)["running_mean"].target)[change] -= moved
         self.solved += 1
+
+    def _adjust(self, norm: Node) -> None:
+        """Give a batch norm the statistics of its inputs, and scale and shift by which it computes the same as before.
+
+        Then training, which normalises by the statistics of its batches, starts from what the repaired model computes.
+        """
+        a = arguments(norm)
+        if not all(isinstance(a[name], Node) and len(a[name].users) == 1 for name in ("weight", "bias")):
+            return
+        channels = self.env[a["input"]].transpose(0, 1).flatten(1)
+        slope, shift = self._affine(norm, len(channels))
+        variance, mean = torch.var_mean(channels, 1)
+        used = variance > 0  # a constant channel has no spread to be scaled by
+        for name, new in (
+            ("weight", slope * (variance + a["eps"]).sqrt()),
+            ("bias", shift + slope * mean),
+            ("running_mean", mean),
+            ("running_var", variance),
+        ):
+            self.fetch_attr(str(a[name].target))[used] = new[used]
 
     def _early(self, node: Node | None) -> Tensor | None:
         """A value that the order of execution may reach only later; None if it hangs on a layer being solved."""

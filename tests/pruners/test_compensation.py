@@ -74,6 +74,19 @@ def test_repair_brings_the_outputs_closer(name: str) -> None:
     assert apart(result.model, model, data(64)) < 0.5 * apart(broken, model, data(64))
 
 
+@pytest.mark.parametrize("name", ["residual", "dense"])
+def test_statistics_are_those_of_the_repaired_model(name: str) -> None:
+    """Normalised by the batch, as in training, it computes the same as in evaluation."""
+    model, example = build(name)
+    result = prune(model, example, {"macs": 0.6})
+    x = torch.cat(data(64))
+    least_squares_(result.model, model, result.plan, [x])
+    with torch.no_grad():
+        repaired = result.model(x)
+        recalibrate_(result.model, [x])
+        assert difference([result.model(x)], [repaired]) < 1e-3
+
+
 def test_with_nothing_lost_nothing_changes() -> None:
     """A channel that is silent anyway goes: least squares finds the weights that were there."""
     model, example = build("residual")
