@@ -7,7 +7,8 @@ Evaluation, on subnets of one NAS-Bench-Macro supernet, calibrated on as many im
 what sharing saves in arithmetic, and the ratio of seconds, one by one over shared; a prediction that differs on a single image is an
 error. Three sets of subnets: 200 random ones; 100 children, ten of each of 10 random parents, one edit away; and the whole space: its
 6,561 strings are 3,969 distinct networks, which count once on both sides. Where a set has more than --sample subnets, the time one
-by one is that of as many of them, drawn anew in each repeat, scaled up.
+by one is that of as many of them, drawn anew in each repeat, scaled up. Seconds can save more than macs: prefixes share the early
+blocks, whose depthwise convolutions of large images take longer than their macs suggest.
 
     python -m benchmarks.supernet_step --images 250 --repeats 5 --out results/supernet_step_cpu_202611
 """
