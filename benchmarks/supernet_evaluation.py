@@ -27,7 +27,7 @@ from nas.device import resolve_device
 from nas.evaluation import predict
 from nas.files import write_json
 from nas.record import environment
-from search_spaces import SearchSpace, Supernet, make_space
+from search_spaces import Architecture, SearchSpace, Supernet, make_space
 from search_spaces.network import Local
 
 
@@ -53,7 +53,8 @@ def measure(bn: str, data: ImageData, arguments: argparse.Namespace, device: tor
     """Time both ways in turns for one kind of normalisation; raise if a single prediction differs."""
     space = make_space("resnet20-pooling", bn=bn)
     supernet = Supernet(space.net).to(device).eval()
-    locals = [space.locals(arch) for arch in space.enumerate()]
+    archs = list(space.enumerate())
+    locals = [space.locals(arch) for arch in archs]
     calibration = data.train if bn == "affine" else None
 
     def run(paths: Sequence[Sequence[Local]]) -> np.ndarray:
@@ -71,7 +72,7 @@ def measure(bn: str, data: ImageData, arguments: argparse.Namespace, device: tor
         if not np.array_equal(together, apart):
             raise AssertionError("shared prefixes changed a prediction")
     ratios = [b / a for a, b in zip(shared, single, strict=True)]
-    limit = macs_ratio(space)
+    limit = macs_ratio(space, archs)
     print(
         f"bn={bn}: macs allow {limit:.2f}x, measured {statistics.median(ratios):.2f}x "
         f"({min(ratios):.2f} to {max(ratios):.2f}, {len(ratios)} repeats), same prediction for every image"
@@ -88,9 +89,8 @@ def measure(bn: str, data: ImageData, arguments: argparse.Namespace, device: tor
     }
 
 
-def macs_ratio(space: SearchSpace) -> float:
-    """Macs of all architectures one by one, over those of their distinct prefixes."""
-    archs = list(space.enumerate())
+def macs_ratio(space: SearchSpace, archs: Sequence[Architecture]) -> float:
+    """Macs of the architectures one by one, over those of their distinct prefixes."""
     model = CostModel(space)
     single = int(model.batch(space.encode(archs))["macs"].sum())
     prefixes = {}

@@ -35,6 +35,18 @@ class Statistics(NamedTuple):
 
 
 @dataclass
+class Link:
+    """A shared block, its normalisations with running statistics, and those of them that run, by local choice and input shape."""
+
+    block: nn.Module
+    norms: list[BatchNorm]
+    running: dict[tuple[Local, torch.Size], list[BatchNorm]] = field(default_factory=dict)
+
+    def norms_of(self, local: Local, x: Tensor) -> list[BatchNorm]:
+        return self.running.get((local, x.shape[1:]), self.norms)
+
+
+@dataclass
 class Node:
     """One block of a prefix: its local choice, the rows of the architectures that end here, and what follows."""
 
@@ -89,11 +101,12 @@ def predict(
         Predicted classes, shape (len(locals), N).
     """
     device = next(supernet.parameters()).device
-    blocks = list(supernet.blocks.values())
+    links = [Link(block, _tracking(block)) for block in supernet.blocks.values()]
+    norms = [norm for link in links for norm in link.norms]
     roots = trie(locals)
     was_training = supernet.training
-    kept = [_statistics(block) for block in blocks]
-    calibrated = calibration is not None and any(kept)
+    kept, momenta = _statistics(norms), [norm.momentum for norm in norms]
+    calibrated = calibration is not None and bool(norms)
     gathering = list(_even(data, calibration, batch_size, device)) if calibration is not None and calibrated else []
     total = len(gathering) + -(-len(split) // batch_size)
     predictions = np.empty((len(locals), len(split)), dtype=np.int16)
@@ -102,17 +115,23 @@ def predict(
     try:
         with torch.inference_mode(), precision(device):
             supernet.train()
+            for norm in norms:
+                norm.momentum = None
             for images, _ in gathering:
-                _calibrate(blocks, roots, images)
+                _calibrate(links, roots, images)
                 progress(name, done := done + 1, total)
             supernet.eval()
             for images, at in _even(data, split, batch_size, device):
-                for row, logits in _walk(blocks, roots, images, calibrated):
-                    predictions[row, at : at + len(images)] = logits.argmax(1).cpu().numpy()
+                # One copy from the device for all subnets, which leaves the device busy while the trie is walked.
+                found = torch.empty(len(locals), len(images), dtype=torch.int16, device=device)
+                for row, logits in _walk(links, roots, images, calibrated):
+                    found[row] = logits.argmax(1)
+                predictions[:, at : at + len(images)] = found.cpu().numpy()
                 progress(name, done := done + 1, total)
     finally:
-        for block, statistics in zip(blocks, kept, strict=True):
-            _use(block, statistics)
+        _use(norms, kept)
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
         supernet.train(was_training)
     return predictions
 
@@ -156,34 +175,33 @@ def calibrate_(module: nn.Module, data: ImageData, split: Split, *, batch_size: 
 
 
 def _walk(
-    blocks: list[nn.Module], nodes: list[Node], x: Tensor, calibrated: bool, depth: int = 0
+    links: list[Link], nodes: list[Node], x: Tensor, calibrated: bool, depth: int = 0
 ) -> Iterator[tuple[int, Tensor]]:
     """Every architecture's row and logits, depth first."""
-    block = blocks[depth]
+    link = links[depth]
     for node in nodes:
         if calibrated:
-            _use(block, node.statistics)
-        out = block(x, node.local)
+            _use(link.norms_of(node.local, x), node.statistics)
+        out = link.block(x, node.local)
         for row in node.rows:
             yield row, out
         if node.children:
-            yield from _walk(blocks, node.children, out, calibrated, depth + 1)
+            yield from _walk(links, node.children, out, calibrated, depth + 1)
 
 
-def _calibrate(blocks: list[nn.Module], nodes: list[Node], x: Tensor, depth: int = 0) -> None:
+def _calibrate(links: list[Link], nodes: list[Node], x: Tensor, depth: int = 0) -> None:
     """Add one batch to the cumulative means of every node's statistics."""
-    block = blocks[depth]
+    link = links[depth]
     for node in nodes:
-        _use(block, node.statistics or [Statistics(*map(torch.zeros_like, old)) for old in _statistics(block)])
-        momenta = [norm.momentum for norm in _norms(block)]
-        for norm in _norms(block):
-            norm.momentum = None
-        out = block(x, node.local)
-        node.statistics = _statistics(block)
-        for norm, momentum in zip(_norms(block), momenta, strict=True):
-            norm.momentum = momentum
+        norms = link.norms_of(node.local, x)
+        _use(norms, node.statistics or [Statistics(*map(torch.zeros_like, old)) for old in _statistics(norms)])
+        out = link.block(x, node.local)
+        if norms is link.norms:
+            norms = [norm for norm in norms if cast(Tensor, norm.num_batches_tracked) > 0]
+            link.running[node.local, x.shape[1:]] = norms
+        node.statistics = _statistics(norms)
         if node.children:
-            _calibrate(blocks, node.children, out, depth + 1)
+            _calibrate(links, node.children, out, depth + 1)
 
 
 def _norms(block: nn.Module) -> list[BatchNorm]:
@@ -194,13 +212,12 @@ def _tracking(block: nn.Module) -> list[BatchNorm]:
     return [norm for norm in _norms(block) if norm.running_mean is not None]
 
 
-def _statistics(block: nn.Module) -> list[Statistics]:
-    norms = _tracking(block)
+def _statistics(norms: Sequence[BatchNorm]) -> list[Statistics]:
     return [Statistics(*cast(Buffers, (n.running_mean, n.running_var, n.num_batches_tracked))) for n in norms]
 
 
-def _use(block: nn.Module, statistics: Sequence[Statistics]) -> None:
-    for norm, (mean, variance, count) in zip(_tracking(block), statistics, strict=True):
+def _use(norms: Sequence[BatchNorm], statistics: Sequence[Statistics]) -> None:
+    for norm, (mean, variance, count) in zip(norms, statistics, strict=True):
         norm.running_mean, norm.running_var, norm.num_batches_tracked = mean, variance, count
 
 

@@ -9,6 +9,7 @@ from inspect import Parameter, signature
 from search_spaces.architecture import Architecture
 from search_spaces.choices import Categorical, Choice, Integer, Subset
 from search_spaces.naming import unknown_name
+from search_spaces.nas_bench_macro import nas_bench_macro
 from search_spaces.network import Block, Network, Supernet
 from search_spaces.resnet import pooling_space
 from search_spaces.space import Constraint, Labels, SearchSpace
@@ -27,6 +28,7 @@ __all__ = [
     "Subset",
     "Supernet",
     "make_space",
+    "nas_bench_macro",
     "pooling_space",
 ]
 
@@ -34,6 +36,7 @@ SPACES: dict[str, Callable[..., SearchSpace]] = {
     "resnet20-pooling": partial(pooling_space, 20),
     "resnet18-pooling": partial(pooling_space, 18),
     "resnet50-pooling": partial(pooling_space, 50),
+    "nas-bench-macro": nas_bench_macro,
 }
 
 

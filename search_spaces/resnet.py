@@ -6,8 +6,8 @@ Its label counts the layers at each resolution, stem included: `4-3-3` is the us
 Reference: Roshtkhari, Toews, Pedersoli, "Balanced Mixture of SuperNets for Learning the CNN Pooling Architecture", AutoML-Conf 2023,
 arXiv:2306.11982.
 Differs: ResNet-50 has C(16, 3) = 560 placements, as in the paper's lookup table (its enumerating code visits 455 of them). Any of the
-operators can be used in any of the networks, or be searched beside the placement; the paper pools ResNet-20 by maximum and
-strides the other two.
+operators of `search_spaces.pooling` can be used in any of the networks, or be searched beside the placement; the paper pools
+ResNet-20 by maximum and strides the other two.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from search_spaces.choices import Categorical, Choice, Subset, Value
-from search_spaces.network import Block, Local, Network, Shape
-from search_spaces.pooling import check_image_size, check_operators, pool, stride
+from search_spaces.network import Block, Local, Network, Shape, check_sizes
+from search_spaces.pooling import check_image_size, check_operators, make_pooling, stride
 from search_spaces.space import Labels, SearchSpace
 
 Norm = Callable[[int], nn.Module]
@@ -71,17 +71,20 @@ class ResidualBlock(nn.Module):
         self.norms = nn.ModuleList([norms.first(widths[0]), *(norms.other(width) for width in widths[1:])])
         self.shortcut = nn.Sequential(conv(c_in, c_out, 1), norms.other(c_out)) if c_in != c_out else nn.Sequential()
         self.strided = 1 if bottleneck else 0
-        self.place_(downsample)
+        self.pooling: nn.Module | None = None
+        self.stride_(stride(downsample))
+        if downsample is not None and self.step == 1:
+            self.pooling = make_pooling(downsample, c_in)
 
-    def place_(self, downsample: str | None) -> None:
-        """Set the downsampling operator of this block."""
-        self.downsample = downsample
-        self.step = stride(downsample)
-        cast(nn.Conv2d, self.convs[self.strided]).stride = (self.step, self.step)
+    def stride_(self, step: int) -> None:
+        """Set the stride of this block's convolutions."""
+        self.step = step
+        cast(nn.Conv2d, self.convs[self.strided]).stride = (step, step)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, c_in, H, W) -> (N, c_out, H', W')."""
-        x = pool(x, self.downsample)
+        if self.pooling is not None:
+            x = self.pooling(x)
         out = x
         for at, (layer, norm) in enumerate(zip(self.convs, self.norms, strict=True)):
             out = norm(layer(F.relu(out) if at else out))
@@ -89,19 +92,25 @@ class ResidualBlock(nn.Module):
 
 
 class SharedResidualBlock(nn.Module):
-    """A residual block whose weights serve every downsampling operator."""
+    """A residual block whose weights serve every downsampling operator, with an operator of each kind in front that has one."""
 
-    def __init__(self, c_in: int, c_out: int, bottleneck: bool, norms: Norms) -> None:
+    def __init__(self, c_in: int, c_out: int, bottleneck: bool, norms: Norms, operators: Sequence[str]) -> None:
         super().__init__()
         self.body = ResidualBlock(c_in, c_out, bottleneck, norms)
+        poolings = (operator for operator in operators if stride(operator) == 1)
+        self.poolings = nn.ModuleDict({operator: make_pooling(operator, c_in) for operator in poolings})
 
     def forward(self, x: Tensor, local: Local) -> Tensor:
-        self.body.place_(local)  # type: ignore[arg-type]
+        if local in self.poolings:  # type: ignore[operator]
+            x = self.poolings[local](x)  # type: ignore[index]
+        self.body.stride_(stride(local))  # type: ignore[arg-type]
         return self.body(x)
 
     def extract(self, local: Local, in_shape: Shape) -> nn.Module:
         block = copy.deepcopy(self.body)
-        block.place_(local)  # type: ignore[arg-type]
+        block.stride_(stride(local))  # type: ignore[arg-type]
+        if local in self.poolings:  # type: ignore[operator]
+            block.pooling = copy.deepcopy(self.poolings[local])  # type: ignore[index]
         return block
 
 
@@ -161,7 +170,8 @@ def pooling_space(
         in_channels: channels of the images.
         num_classes: logits.
         image_size: height and width of the images, in pixels.
-        operators: any of `max`, `avg`, `conv`; several make the operator a choice of its own. Default: max pooling for ResNet-20,
+        operators: any of `search_spaces.pooling.POOLINGS` (`conv` strides the block's own convolution); several make the operator
+            a choice of its own. A supernet holds the weights of each operator once per block. Default: max pooling for ResNet-20,
             strided convolution for the others.
         bn: `paper` normalises a supernet by batch statistics, without scale and shift, in training and evaluation; networks
             trained alone have ordinary BN, except that the first one of each block has no scale and shift. `affine` is
@@ -177,13 +187,7 @@ def pooling_space(
         raise ValueError(f"`bn` must be one of {', '.join(ALONE_NORMS)}; got {bn!r}")
     if stem not in ("small", "large"):
         raise ValueError(f"`stem` must be small or large; got {stem!r}")
-    for name, number, least in (
-        ("in_channels", in_channels, 1),
-        ("num_classes", num_classes, 2),
-        ("image_size", image_size, 1),
-    ):
-        if not isinstance(number, int) or number < least:
-            raise ValueError(f"`{name}` must be an integer of at least {least}; got {number!r}")
+    check_sizes(in_channels, num_classes, image_size)
     plan = PLANS[depth]
     operators = (
         plan.operators if operators is None else (operators,) if isinstance(operators, str) else tuple(operators)
@@ -244,7 +248,7 @@ def _residual(
         columns=(f"pools[{position}]", "operator") if searched else (f"pools[{position}]",),
         read=read,
         alone=lambda local, shape: ResidualBlock(c_in, c_out, bottleneck, alone, local),  # type: ignore[arg-type]
-        shared=lambda: SharedResidualBlock(c_in, c_out, bottleneck, shared),
+        shared=lambda: SharedResidualBlock(c_in, c_out, bottleneck, shared, operators),
     )
 
 

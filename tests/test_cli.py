@@ -117,6 +117,7 @@ def test_spaces_are_listed() -> None:
         "resnet20-pooling": 36,
         "resnet18-pooling": 56,
         "resnet50-pooling": 560,
+        "nas-bench-macro": 3969,
     }
 
 

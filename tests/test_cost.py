@@ -22,6 +22,8 @@ OPTIONS: list[tuple[str, Mapping[str, object]]] = [
     ("resnet20-pooling", {"operators": ("conv",), "bn": "affine"}),
     ("resnet18-pooling", {"operators": ("avg", "conv"), "stem": "large", "image_size": 64}),
     ("resnet50-pooling", {"operators": ("max", "conv"), "bn": "affine", "num_classes": 100}),
+    ("resnet20-pooling", {"operators": ("conv", "gated", "tree", "ggem", "adapool"), "image_size": 15}),
+    ("nas-bench-macro", {"in_channels": 1, "num_classes": 5, "image_size": 13}),
 ]
 
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor, nn
 
 from nas.batches import normalize
 from nas.data import ImageData, Split
 from nas.evaluation import accuracy, calibrate_, module_accuracy, predict, trie
-from search_spaces import SearchSpace, Supernet, make_space
+from search_spaces import Block, Network, SearchSpace, Supernet, make_space
+from search_spaces.network import Local
 
 
 def make(bn: str, operators: tuple[str, ...] = ("max", "conv")) -> tuple[SearchSpace, Supernet]:
@@ -72,6 +76,41 @@ def test_the_supernet_is_left_as_it_was(digits: ImageData, training: bool) -> No
     for name, value in supernet.state_dict().items():
         assert torch.equal(value, before[name]), name
     assert all(m.momentum == 0.1 for m in supernet.modules() if isinstance(m, torch.nn.BatchNorm2d))
+
+
+class Widths(nn.Module):
+    """One channel or, from 2 on, two, further from zero each time."""
+
+    def forward(self, x: Tensor, local: Local) -> Tensor:
+        width = cast(int, local)
+        return 3 * width + x.repeat(1, min(width, 2), 1, 1)
+
+
+class NormByWidth(nn.Module):
+    """Normalises 1 and 2 channels by different modules, though its local choice is always None."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norms = nn.ModuleList([nn.BatchNorm2d(1), nn.BatchNorm2d(2)])
+
+    def forward(self, x: Tensor, local: Local) -> Tensor:
+        return self.norms[x.shape[1] - 1](x).flatten(1)[:, 26:36] * torch.tensor([1.0, -1.0]).repeat(5)
+
+
+def test_normalisations_that_run_may_depend_on_what_comes_in(digits: ImageData) -> None:
+    blocks = (
+        Block("widths", ("width",), lambda width: width, lambda local, shape: nn.Identity(), Widths),
+        Block("norm", (), lambda: None, lambda local, shape: nn.Identity(), NormByWidth),
+    )
+    supernet = Supernet(Network(blocks, (1, 8, 8), 10))
+    paths = [(1, None), (2, None), (3, None)]
+    before = {name: value.clone() for name, value in supernet.state_dict().items()}
+    shared = predict(supernet, paths, digits, digits.validation, calibration=digits.train)
+    assert all(torch.equal(value, before[name]) for name, value in supernet.state_dict().items())
+    single = [predict(supernet, [path], digits, digits.validation, calibration=digits.train)[0] for path in paths]
+    np.testing.assert_array_equal(shared, single)
+    uncalibrated = predict(supernet, paths, digits, digits.validation)
+    assert not any(np.array_equal(a, b) for a, b in zip(shared, uncalibrated, strict=True))
 
 
 def test_the_trie_holds_each_prefix_once() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 import numpy as np
@@ -12,8 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from estimators import CostModel, count
 from search_spaces import Architecture, SearchSpace, Supernet, make_space, pooling_space
-from search_spaces.resnet import ALONE_NORMS, ResidualBlock
+from search_spaces.pooling import POOLINGS
+from search_spaces.resnet import ALONE_NORMS, ResidualBlock, SharedResidualBlock
 from tests.conformance import check_space
 
 LAYERS = {20: 10, 18: 9, 50: 17}
@@ -27,6 +30,11 @@ def _state(module: nn.Module) -> Mapping[str, Tensor]:
     return {name: tensor.clone() for name, tensor in module.state_dict().items()}
 
 
+def _name_in_subnet(name: str) -> str:
+    """`block3.body.convs...` is `block3.convs...`, and `block3.poolings.gated.gate` is `block3.pooling.gate`."""
+    return re.sub(r"\.poolings\.\w+", ".pooling", name.replace(".body", "", 1))
+
+
 def _assert_slice(space: SearchSpace, supernet: Supernet, arch: Architecture) -> None:
     """In evaluation and training, the subnet gives the supernet's bits and changes its statistics alike."""
     chosen, images = space.locals(arch), _images(space)
@@ -38,7 +46,7 @@ def _assert_slice(space: SearchSpace, supernet: Supernet, arch: Architecture) ->
         expected = supernet(images, chosen)
         assert torch.equal(subnet(images), expected)
         assert expected.shape == (3, space.net.num_classes) and expected.isfinite().all()
-        ours = {name.replace(".body", "", 1): tensor for name, tensor in supernet.blocks.state_dict().items()}
+        ours = {_name_in_subnet(name): tensor for name, tensor in supernet.blocks.state_dict().items()}
         assert all(torch.equal(tensor, ours[name]) for name, tensor in subnet.state_dict().items())
         if not training:
             assert all(torch.equal(tensor, before[name]) for name, tensor in supernet.state_dict().items())
@@ -118,12 +126,51 @@ def test_pooling_spaces_keep_the_contract_of_spaces(depth: int, operators: tuple
 
 
 @pytest.mark.parametrize("bn", ["paper", "affine"])
-@pytest.mark.parametrize("operator", ["max", "avg", "conv"])
+@pytest.mark.parametrize("operator", POOLINGS)
 def test_every_subnet_of_resnet20_is_a_slice(bn: str, operator: str) -> None:
     space = make_space("resnet20-pooling", image_size=8, operators=(operator,), bn=bn)
     supernet = _stirred(space)
-    for arch in space.enumerate():
+    for arch in list(space.enumerate())[:: 1 if operator in ("max", "avg", "conv") else 5]:
         _assert_slice(space, supernet, arch)
+
+
+@settings(max_examples=10, deadline=None)
+@given(
+    operators=st.lists(st.sampled_from(list(POOLINGS)), min_size=1, max_size=4, unique=True), seed=st.integers(0, 99)
+)
+def test_a_subnet_takes_the_weights_of_its_own_operator_only(operators: list[str], seed: int) -> None:
+    space = make_space("resnet20-pooling", image_size=9, operators=operators)
+    supernet = Supernet(space.net, seed)
+    pooled = [p for name, p in supernet.named_parameters() if ".poolings." in name]
+    with torch.no_grad():
+        for parameter in pooled:
+            parameter += 0.5
+    arch = space.sample(np.random.default_rng(seed))
+    chosen, images = space.locals(arch), _images(space)
+    subnet = supernet.eval().extract(chosen)
+    assert torch.equal(subnet(images), supernet(images, chosen))
+    alone = space.net.build(chosen)
+    assert set(dict(subnet.named_parameters())) <= set(dict(alone.named_parameters()))
+    assert {n for n, _ in subnet.named_parameters() if ".pooling." in n} == {
+        n for n, _ in alone.named_parameters() if ".pooling." in n
+    }
+    counted = count(alone, space.net.input_shape).total
+    assert CostModel(space).cost(arch) == counted
+    with torch.no_grad():
+        for parameter in pooled:
+            parameter += 0.5
+    moved = not torch.allclose(subnet(images), supernet(images, chosen))
+    assert moved == any(".pooling." in name for name, _ in subnet.named_parameters())
+
+
+def test_operators_without_weights_share_their_supernets_weights_with_any_other_choice_of_them() -> None:
+    states = [
+        Supernet(make_space("resnet20-pooling", operators=operators).net, 3).state_dict()
+        for operators in (("max",), ("conv",), ("max", "avg", "conv", "softpool"))
+    ]
+    for state in states[1:]:
+        assert list(state) == list(states[0])
+        assert all(torch.equal(a, b) for a, b in zip(state.values(), states[0].values(), strict=True))
 
 
 @pytest.mark.parametrize("bn", ["paper", "affine"])
@@ -191,14 +238,13 @@ def test_a_strided_identity_shortcut_keeps_every_other_pixel(bottleneck: bool) -
 @pytest.mark.parametrize("bottleneck", [False, True])
 @pytest.mark.parametrize("c_out", [8, 16])
 def test_operators_that_pool_act_on_the_input_of_the_block(bottleneck: bool, c_out: int) -> None:
-    block, x = ResidualBlock(8, c_out, bottleneck, ALONE_NORMS["paper"]).eval(), torch.randn(2, 8, 9, 9)
-    plain = {"max": block(F.max_pool2d(x, 2)), "avg": block(F.avg_pool2d(x, 2))}
+    block = SharedResidualBlock(8, c_out, bottleneck, ALONE_NORMS["paper"], ("max", "avg", "conv")).eval()
+    x = torch.randn(2, 8, 9, 9)
+    plain = {"max": block(F.max_pool2d(x, 2), None), "avg": block(F.avg_pool2d(x, 2), None)}
     for operator, expected in plain.items():
-        block.place_(operator)
-        assert torch.equal(block(x), expected) and expected.shape == (2, c_out, 4, 4)
-    block.place_("conv")
-    assert block(x).shape == (2, c_out, 5, 5)
-    strided = [layer.stride[0] for layer in block.convs]
+        assert torch.equal(block(x, operator), expected) and expected.shape == (2, c_out, 4, 4)
+    assert block(x, "conv").shape == (2, c_out, 5, 5)
+    strided = [layer.stride[0] for layer in block.body.convs]
     assert strided == ([1, 2, 1] if bottleneck else [2, 1])
 
 
@@ -263,7 +309,11 @@ def test_the_seed_alone_decides_the_weights_and_no_generator_is_touched(monkeypa
         (20, {"image_size": 3}, "`image_size` must be at least 4 for 2 poolings, got 3; use larger images"),
         (18, {"image_size": 7}, "`image_size` must be at least 8 for 3 poolings, got 7; use larger images"),
         (50, {"image_size": 31, "stem": "large"}, "`image_size` must be at least 32 for 3 poolings, got 31"),
-        (20, {"operators": ("median",)}, "`operators` must be among max, avg, conv; got 'median'"),
+        (
+            20,
+            {"operators": ("median",)},
+            "`operators` must be among max, avg, conv, mixed, gated, tree, softpool, adapool, gem, ggem; got 'median'",
+        ),
         (20, {"operators": ("max", "max")}, "`operators` needs at least one operator and none twice"),
         (20, {"operators": ()}, "`operators` needs at least one operator and none twice"),
     ],

@@ -1,24 +1,10 @@
-"""Operators that halve the resolution, and how a convolution block hosts one.
-
-`max` and `avg` pool the block's input with a 2x2 window. `conv` gives the block's own convolution a stride of 2. None of them has
-weights, so every placement uses the same ones.
-"""
+"""What a space of pooling placements asks of its operators and its images."""
 
 from __future__ import annotations
 
-import torch.nn.functional as F
-from torch import Tensor
+from collections.abc import Sequence
 
-OPERATORS = ("max", "avg", "conv")
-
-
-def pool(x: Tensor, operator: str | None) -> Tensor:
-    """Halve height and width (rounded down) of `x` (N, C, H, W) if the operator pools the input; else return `x` itself."""
-    if operator == "max":
-        return F.max_pool2d(x, 2)
-    if operator == "avg":
-        return F.avg_pool2d(x, 2)
-    return x
+from search_spaces.pooling.operators import POOLINGS
 
 
 def stride(operator: str | None) -> int:
@@ -26,11 +12,11 @@ def stride(operator: str | None) -> int:
     return 2 if operator == "conv" else 1
 
 
-def check_operators(operators: tuple[str, ...]) -> None:
+def check_operators(operators: Sequence[str]) -> None:
     """Raise ValueError unless `operators` are known and all different."""
     for operator in operators:
-        if operator not in OPERATORS:
-            raise ValueError(f"`operators` must be among {', '.join(OPERATORS)}; got {operator!r}")
+        if operator not in POOLINGS:
+            raise ValueError(f"`operators` must be among {', '.join(POOLINGS)}; got {operator!r}")
     if not operators or len(set(operators)) != len(operators):
         raise ValueError(f"`operators` needs at least one operator and none twice; got {operators}")
 

@@ -1,0 +1,219 @@
+"""What a supernet costs beside networks of its own: one step of training, and evaluating many subnets with shared prefixes.
+
+Training: a step on one subnet of a supernet and a step of the same network built alone, in turns in one process; the ratio of each
+repeat, and their median. At most 1.05 is asked for.
+
+Evaluation, on subnets of one NAS-Bench-Macro supernet, calibrated on as many images as are predicted: the ratio of macs, which is
+what sharing saves in arithmetic, and the ratio of seconds, one by one over shared; a prediction that differs on a single image is an
+error. Three sets of subnets: 200 random ones; 100 children, ten of each of 10 random parents, one edit away; and the whole space: its
+6,561 strings are 3,969 distinct networks, which count once on both sides. Where a set has more than --sample subnets, the time one
+by one is that of as many of them, drawn anew in each repeat, scaled up. Seconds can save more than macs: prefixes share the early
+blocks, whose depthwise convolutions of large images take longer than their macs suggest.
+
+    python -m benchmarks.supernet_step --images 250 --repeats 5 --out results/supernet_step_cpu_202611
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from benchmarks.supernet_evaluation import images, macs_ratio
+from nas.data import ImageData
+from nas.device import memory_format, resolve_device
+from nas.evaluation import predict
+from nas.files import write_json
+from nas.record import environment
+from nas.supernet import Member
+from nas.training import Alone, TrainingConfig
+from search_spaces import Architecture, SearchSpace, Supernet, make_space
+from search_spaces.network import Local
+
+LIMIT = 1.05
+RATE = 0.01
+STEPS: list[tuple[str, dict[str, object], str]] = [
+    ("nas-bench-macro", {}, "11111111"),
+    ("nas-bench-macro", {}, "22212220"),
+    ("resnet20-pooling", {"bn": "affine"}, "4-3-3"),
+    ("resnet20-pooling", {"bn": "affine", "operators": ["max", "gated"]}, "4-3-3/gated"),
+]
+SETS = ("random", "children", "all")
+
+
+def main() -> None:
+    arguments = parse()
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    device = resolve_device(arguments.device)
+    result: dict[str, object] = {
+        "command": shlex.join(["python", "-m", "benchmarks.supernet_step", *sys.argv[1:]]),
+        "settings": {name: value for name, value in vars(arguments).items() if name != "out"},
+        **environment(),
+    }
+    for part in arguments.parts:
+        result |= PARTS[part](arguments, device)
+    if arguments.out:
+        write_json(arguments.out / "supernet_step.json", result)
+
+
+# --- a step of training ---
+
+
+def training(arguments: argparse.Namespace, device: torch.device) -> dict[str, object]:
+    """Time steps of several subnets."""
+    return {"training": [step(*case, arguments, device) for case in STEPS]}
+
+
+def step(
+    name: str, options: dict[str, object], label: str, arguments: argparse.Namespace, device: torch.device
+) -> dict[str, object]:
+    """Time steps on one subnet and on the same network alone, in turns."""
+    space = make_space(name, **options)
+    locals = space.locals(space.parse(label))
+    config = TrainingConfig(epochs=1, batch_size=arguments.train_batch_size, weight_decay=5e-4)
+    member = Member(space, config, device, seed=0)
+    alone = Alone(member.supernet.extract(locals), config, device)
+    alone.begin(0)
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randn(config.batch_size, *space.net.input_shape, generator=generator)
+    pixels = pixels.to(device, memory_format=memory_format(device))
+    classes = torch.randint(space.net.num_classes, (config.batch_size,), generator=generator).to(device)
+
+    def milliseconds(run: Callable[[], None]) -> float:
+        started = now(device)
+        for _ in range(arguments.steps):
+            run()
+        return 1e3 * (now(device) - started) / arguments.steps
+
+    def both() -> tuple[float, float]:
+        shared = milliseconds(lambda: member.step(pixels, classes, locals, RATE))
+        return shared, milliseconds(lambda: alone.step(pixels, classes, RATE))
+
+    both()
+    times = [both() for _ in range(arguments.repeats)]
+    ratios = [shared / single for shared, single in times]
+    median = statistics.median(ratios)
+    print(
+        f"step on {label} of {name}: {median:.3f}x the network alone ({min(ratios):.3f} to {max(ratios):.3f}, {len(ratios)} repeats of "
+        f"{arguments.steps} steps of {statistics.median(single for _, single in times):.1f} ms), at most {LIMIT} asked",
+        flush=True,
+    )
+    return {
+        "space": name,
+        "options": options,
+        "architecture": label,
+        "time_ratio_median": median,
+        "time_ratios": ratios,
+        "ms_supernet": [shared for shared, _ in times],
+        "ms_alone": [single for _, single in times],
+    }
+
+
+# --- evaluation with shared prefixes ---
+
+
+def evaluation(arguments: argparse.Namespace, device: torch.device) -> dict[str, object]:
+    """Time the three sets of subnets."""
+    data, source = images(arguments.images)
+    space = make_space("nas-bench-macro")
+    supernet = Supernet(space.net).to(device, memory_format=memory_format(device))  # type: ignore[call-overload]
+    rng = np.random.default_rng(0)
+    parents = [space.sample(rng) for _ in range(10)]
+    sets = {
+        "random": [space.sample(rng) for _ in range(200)],
+        "children": [space.mutate(parents[at % 10], rng) for at in range(100)],
+        "all": list(space.enumerate()),
+    }
+    rows = [compare(name, sets[name], space, supernet, data, arguments, device) for name in arguments.sets]
+    return {"images": source, "evaluation": rows}
+
+
+def compare(
+    name: str,
+    archs: Sequence[Architecture],
+    space: SearchSpace,
+    supernet: Supernet,
+    data: ImageData,
+    arguments: argparse.Namespace,
+    device: torch.device,
+) -> dict[str, object]:
+    """Time one set both ways in turns; raise if a prediction differs."""
+    paths = [space.locals(arch) for arch in archs]
+    rng = np.random.default_rng(1)
+    taken = min(arguments.sample, len(paths))
+
+    def run(chosen: Sequence[Sequence[Local]]) -> np.ndarray:
+        return predict(supernet, chosen, data, data.validation, batch_size=arguments.batch_size, calibration=data.train)
+
+    run(paths[:2])
+    shared, single = [], []
+    for _ in range(arguments.repeats):
+        started = now(device)
+        together = run(paths)
+        shared.append(now(device) - started)
+        rows = rng.permutation(len(paths))[:taken]
+        started = now(device)
+        apart = np.concatenate([run([paths[row]]) for row in rows])
+        single.append((now(device) - started) * len(paths) / taken)
+        if not np.array_equal(together[rows], apart):
+            raise AssertionError("shared prefixes changed a prediction")
+    limit = macs_ratio(space, archs)
+    ratios = [b / a for a, b in zip(shared, single, strict=True)]
+    median = statistics.median(ratios)
+    estimated = f", one by one estimated from {taken}" if taken < len(paths) else ""
+    print(
+        f"{name}: {len(paths)} subnets, {len(set(paths))} distinct: macs allow {limit:.2f}x, measured {median:.2f}x "
+        f"({min(ratios):.2f} to {max(ratios):.2f}, {len(ratios)} repeats{estimated}), {100 * median / limit:.0f} % of the limit, "
+        "same prediction for every image",
+        flush=True,
+    )
+    return {
+        "set": name,
+        "subnets": len(paths),
+        "distinct": len(set(paths)),
+        "macs_ratio": limit,
+        "time_ratio_median": median,
+        "time_ratios": ratios,
+        "part_of_limit": median / limit,
+        "seconds_shared": shared,
+        "seconds_one_by_one": single,
+        "timed_one_by_one": taken,
+        "predictions_equal": True,
+    }
+
+
+def now(device: torch.device) -> float:
+    """Seconds, when the device has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="what to measure")
+    parser.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS), help="subnets to evaluate")
+    parser.add_argument("--steps", type=int, default=10, help="training steps timed at a time")
+    parser.add_argument("--train-batch-size", type=int, default=128, help="images in a training step")
+    parser.add_argument("--images", type=int, default=250, help="images to predict, and as many to calibrate on")
+    parser.add_argument("--batch-size", type=int, default=250, help="images at a time in evaluation")
+    parser.add_argument("--sample", type=int, default=200, help="subnets timed one by one at most")
+    parser.add_argument("--repeats", type=int, default=5, help="times that both ways are run")
+    parser.add_argument("--threads", type=int, help="torch threads (default: torch's own choice)")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--out", type=Path, help="folder for the result")
+    return parser.parse_args()
+
+
+PARTS = {"training": training, "evaluation": evaluation}
+
+if __name__ == "__main__":
+    main()
