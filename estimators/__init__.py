@@ -3,8 +3,11 @@
 from estimators.cost import METRICS, CostModel, block_cost
 from estimators.counters import COUNTERS, Count, compare, count_with
 from estimators.counting import Cost, Profile, count
+from estimators.energy import Device, Energy, GroupedLayer, best_group_size, energy, group_sizes, read_device
 from estimators.latency import Latency, compare_latency, measure_latency
 from estimators.latency_transfer import KnownDevice, LatencyPredictor, choose_samples, fit_latency
+from estimators.memory import PeakMemory, allocated_peak, peak_memory
+from estimators.patches import PatchCost, choose_patches, patched_cost, run_patched
 
 __all__ = [
     "COUNTERS",
@@ -12,16 +15,30 @@ __all__ = [
     "Cost",
     "CostModel",
     "Count",
+    "Device",
+    "Energy",
+    "GroupedLayer",
     "KnownDevice",
     "Latency",
     "LatencyPredictor",
+    "PatchCost",
+    "PeakMemory",
     "Profile",
+    "allocated_peak",
+    "best_group_size",
     "block_cost",
+    "choose_patches",
     "choose_samples",
     "compare",
     "compare_latency",
     "count",
     "count_with",
+    "energy",
     "fit_latency",
+    "group_sizes",
     "measure_latency",
+    "patched_cost",
+    "peak_memory",
+    "read_device",
+    "run_patched",
 ]
