@@ -3,7 +3,7 @@
 from estimators.cost import METRICS, CostModel, block_cost
 from estimators.counters import COUNTERS, Count, compare, count_with
 from estimators.counting import Cost, Profile, count
-from estimators.energy import Device, Energy, GroupedLayer, best_group_size, energy, group_sizes, read_device
+from estimators.energy import Device, Energy, GroupedLayer, best_group_size, estimate_energy, group_sizes, read_device
 from estimators.latency import Latency, compare_latency, measure_latency
 from estimators.latency_table import LatencyTable, load_table, measure_table
 from estimators.latency_transfer import KnownDevice, LatencyPredictor, choose_samples, fit_latency
@@ -39,7 +39,7 @@ __all__ = [
     "compound",
     "count",
     "count_with",
-    "energy",
+    "estimate_energy",
     "fit_latency",
     "group_sizes",
     "load_table",

@@ -111,7 +111,7 @@ def read_device(path: str | Path) -> Device:
     return Device(str(data["name"]), **values)
 
 
-def energy(module: nn.Module, inputs: Inputs, device: Device) -> Energy:
+def estimate_energy(module: nn.Module, inputs: Inputs, device: Device) -> Energy:
     """Energy and roofline of one forward pass in evaluation mode.
 
     Args:

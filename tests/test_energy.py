@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from estimators import Device, GroupedLayer, best_group_size, count, energy, group_sizes, read_device
+from estimators import Device, GroupedLayer, best_group_size, count, estimate_energy, group_sizes, read_device
 from estimators.energy import balanced_group_size
 
 GOOD = """
@@ -25,7 +25,7 @@ DEVICE = Device("phone", 2e9, 1e9, 1e-12, 1e-10, 4)
 
 
 def test_one_layer_by_hand() -> None:
-    found = energy(nn.Conv2d(8, 16, 3, padding=1, bias=False), (8, 10, 10), DEVICE)
+    found = estimate_energy(nn.Conv2d(8, 16, 3, padding=1, bias=False), (8, 10, 10), DEVICE)
     (layer,) = found.layers
     assert (layer.macs, layer.words) == (100 * 9 * 8 * 16, 8 * 100 + 9 * 8 * 16 + 16 * 100)
     assert found.joules == pytest.approx(layer.macs * 1e-12 + 4 * layer.words * 1e-10)
@@ -43,7 +43,7 @@ def test_a_network_adds_up_and_names_its_layers() -> None:
         nn.Flatten(),
         nn.Linear(128, 5),
     )
-    found = energy(network, (3, 8, 8), DEVICE)
+    found = estimate_energy(network, (3, 8, 8), DEVICE)
     assert [layer.name for layer in found.layers] == ["convolution of 0", "convolution of 3", "addmm of 5"]
     assert sum(layer.macs for layer in found.layers) == count(network, (3, 8, 8)).total.macs
     assert found.joules == pytest.approx(sum(layer.joules for layer in found.layers))

@@ -101,17 +101,24 @@ def test_resnet_rs() -> None:
         resnet_rs(1, depth_and_side)
 
 
-def problem(max_macs: float, max_params: float, effectiveness: float) -> Problem:
+def problem(max_macs: float, max_params: float, effectiveness: float, weights: tuple[float, ...]) -> Problem:
     return Problem(
-        ((8, 16, 24), (8, 16, 32), (16, 32, 64)), ((1, 2), (1, 3), (1, 2, 4)), 32, max_macs, max_params, effectiveness,
-        weights=(1.0, 1.0, 8.0),
+        ((8, 12, 16), (8, 24), (16, 32), (32, 64)), ((1, 2), (1, 3), (1, 3), (1, 2)), 32, max_macs, max_params, effectiveness,
+        weights=weights,
     )  # fmt: skip
 
 
-@settings(max_examples=40, deadline=None)
-@given(max_macs=st.floats(1e5, 2e7), max_params=st.floats(2e3, 2e5), effectiveness=st.floats(0.02, 0.3))
-def test_the_program_is_solved_exactly(max_macs: float, max_params: float, effectiveness: float) -> None:
-    asked = problem(max_macs, max_params, effectiveness)
+@settings(max_examples=100, deadline=None)
+@given(
+    max_macs=st.floats(2e5, 2e6),
+    max_params=st.floats(2e3, 1.5e5),
+    effectiveness=st.floats(0.02, 0.1),
+    weights=st.sampled_from([(1.0, 1.0, 1.0, 8.0), (0.0, 5.0, 0.0, 8.0), (5.0, 0.0, 1.0, 1.0)]),
+)
+def test_the_program_is_solved_exactly(
+    max_macs: float, max_params: float, effectiveness: float, weights: tuple[float, ...]
+) -> None:
+    asked = problem(max_macs, max_params, effectiveness, weights)
     everything = [
         evaluate(asked, widths, depths) for widths in product(*asked.widths) for depths in product(*asked.depths)
     ]
