@@ -3,7 +3,13 @@
 from estimators.cost import METRICS, CostModel, block_cost
 from estimators.counters import COUNTERS, Count, compare, count_with
 from estimators.counting import Cost, Profile, count
+from estimators.energy import Device, Energy, GroupedLayer, best_group_size, estimate_energy, group_sizes, read_device
 from estimators.latency import Latency, compare_latency, measure_latency
+from estimators.latency_table import LatencyTable, load_table, measure_table
+from estimators.latency_transfer import KnownDevice, LatencyPredictor, choose_samples, fit_latency
+from estimators.memory import PeakMemory, allocated_peak, peak_memory
+from estimators.patches import PatchCost, choose_patches, patched_cost, run_patched
+from estimators.scaling import Multipliers, Stages, compound, scaled, scaled_to
 
 __all__ = [
     "COUNTERS",
@@ -11,12 +17,38 @@ __all__ = [
     "Cost",
     "CostModel",
     "Count",
+    "Device",
+    "Energy",
+    "GroupedLayer",
+    "KnownDevice",
     "Latency",
+    "LatencyPredictor",
+    "LatencyTable",
+    "Multipliers",
+    "PatchCost",
+    "PeakMemory",
     "Profile",
+    "Stages",
+    "allocated_peak",
+    "best_group_size",
     "block_cost",
+    "choose_patches",
+    "choose_samples",
     "compare",
     "compare_latency",
+    "compound",
     "count",
     "count_with",
+    "estimate_energy",
+    "fit_latency",
+    "group_sizes",
+    "load_table",
     "measure_latency",
+    "measure_table",
+    "patched_cost",
+    "peak_memory",
+    "read_device",
+    "run_patched",
+    "scaled",
+    "scaled_to",
 ]

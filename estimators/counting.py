@@ -14,12 +14,12 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from numbers import Integral
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +30,7 @@ from estimators.operators import activations_of, counts_nothing, has_formula, ma
 
 META = torch.device("meta")
 Inputs = Sequence[int] | Tensor | tuple[Any, ...] | Mapping[str, Any]
+AnyTally = TypeVar("AnyTally", bound="Tally")
 
 
 @dataclass(frozen=True)
@@ -92,14 +93,7 @@ def count(module: nn.Module, inputs: Inputs) -> Profile:
         >>> count(nn.Conv2d(3, 8, 3), (3, 32, 32)).total.macs
         194400
     """
-    args, kwargs = _arguments(inputs)
-    try:
-        tally = _run(module, args, kwargs, META)
-    except Exception:
-        try:
-            tally = _run(module, args, kwargs, device_of(module))
-        except Exception as error:
-            raise ValueError(_explained(module, args, kwargs, error)) from error
+    tally = run_with(Tally, module, inputs)
     modules = {
         name: Cost(tally.macs[name], _params(part), tally.activations[name], _weight_bytes(part))
         for name, part in module.named_modules()
@@ -146,13 +140,15 @@ class Tally(TorchDispatchMode):
         out = func(*args, **kwargs)
         macs = macs_of(operator, args, kwargs, out)
         if macs is not None:
-            self._add(str(operator).removeprefix("aten."), macs, activations_of(operator, args, kwargs, out))
+            self.add(operator, macs, args, kwargs, out)
         elif not counts_nothing(func):
             self.unsupported[str(operator)] += 1
         return out
 
-    def _add(self, operator: str, macs: int, activations: int) -> None:
-        self.operators[operator] += macs
+    def add(self, operator: Any, macs: int, args: Any, kwargs: Any, out: Any) -> None:
+        """One call of an operator that multiplies and accumulates."""
+        activations = activations_of(operator, args, kwargs, out)
+        self.operators[str(operator).removeprefix("aten.")] += macs
         for name in set().union(*self.running):
             self.macs[name] += macs
             self.activations[name] += activations
@@ -178,8 +174,22 @@ def device_of(module: nn.Module) -> torch.device:
     return next((tensor.device for tensor in [*module.parameters(), *module.buffers()]), torch.device("cpu"))
 
 
-def _run(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], device: torch.device) -> Tally:
-    own, tally = standing_in(module, device), Tally()
+def run_with(make: Callable[[], AnyTally], module: nn.Module, inputs: Inputs) -> AnyTally:
+    """Let a new tally watch one forward pass, as `count` describes; its errors are those of `count`."""
+    given = _arguments(inputs)
+    try:
+        return _run(make(), module, *given, META)
+    except Exception:
+        try:
+            return _run(make(), module, *given, device_of(module))
+        except Exception as error:
+            raise ValueError(_explained(module, *given, error)) from error
+
+
+def _run(
+    tally: AnyTally, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], device: torch.device
+) -> AnyTally:
+    own = standing_in(module, device)
     tally.watch(own)
     given = tree_map(lambda value: _moved(value, device), (args, kwargs))
     with torch.no_grad(), _without_fused_layers(), tally:
@@ -198,6 +208,12 @@ def _without_fused_layers() -> Iterator[None]:
     finally:
         torch.backends.mha.set_fastpath_enabled(before[0])
         torch.backends.mkldnn.enabled = before[1]
+
+
+def example(inputs: Inputs, device: torch.device) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Positional and keyword arguments on `device`: the module's own inputs, or zeros of one sample's shape with a batch of 1."""
+    args, kwargs = _arguments(inputs)
+    return tree_map(lambda value: _moved(value, device), (args, kwargs))
 
 
 def _arguments(inputs: Inputs) -> tuple[tuple[Any, ...], dict[str, Any]]:

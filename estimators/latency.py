@@ -17,6 +17,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from estimators.runtimes import Run, prepare
+
 Name = TypeVar("Name")
 TURN = 5
 WINDOW = 5
@@ -35,6 +37,7 @@ class Latency:
         threads: torch's threads within operators.
         device: where, with the name of a GPU.
         torch_version: which torch.
+        runtime: eager, compile (`torch.compile`) or onnxruntime.
     """
 
     median_ms: float
@@ -47,6 +50,7 @@ class Latency:
     threads: int
     device: str
     torch_version: str
+    runtime: str = "eager"
 
     def __post_init__(self) -> None:
         if not (self.runs >= TURN and self.p25_ms <= self.median_ms <= self.p75_ms):
@@ -60,7 +64,7 @@ class Latency:
         warning = "" if self.steady else ", not steady after warm-up"
         return (
             f"{self.median_ms:.3g} ms (middle half {self.p25_ms:.3g} to {self.p75_ms:.3g}, {self.runs} runs{warning}, "
-            f"batch {self.batch_size}, {threads}, {self.device}, torch {self.torch_version})"
+            f"batch {self.batch_size}, {threads}, {self.device}, torch {self.torch_version}, {self.runtime})"
         )
 
 
@@ -74,6 +78,7 @@ def measure_latency(
     warmup_s: float = 2.0,
     runs: int = 30,
     max_seconds: float = 10.0,
+    runtime: str = "eager",
 ) -> Latency:
     """Latency of one network; arguments and errors are those of `compare_latency`."""
     found = compare_latency(
@@ -85,6 +90,7 @@ def measure_latency(
         warmup_s=warmup_s,
         runs=runs,
         max_seconds=max_seconds,
+        runtime=runtime,
     )
     return found[type(module).__name__]
 
@@ -99,6 +105,7 @@ def compare_latency(
     warmup_s: float = 2.0,
     runs: int = 30,
     max_seconds: float = 10.0,
+    runtime: str = "eager",
 ) -> dict[Name, Latency]:
     """Latency of several networks that take turns, in evaluation mode and without gradients.
 
@@ -114,10 +121,11 @@ def compare_latency(
             differ by at most 5 %, and never before ten runs.
         runs: timed runs of each network, rounded up to whole turns.
         max_seconds: most seconds of timed runs, for each network on average; fewer runs are made then, but at least five.
+        runtime: eager, compile or onnxruntime; see `estimators.runtimes`. Compiling and exporting are not timed.
 
     Raises:
         ValueError: a number that is not positive, no modules, a CUDA device where there is none, or a module that does not run on
-            such a batch.
+            such a batch or in such a runtime.
     """
     used = torch.get_num_threads() if threads is None else threads
     _check_positive(batch_size=batch_size, threads=used, warmup_s=warmup_s, runs=runs, max_seconds=max_seconds)
@@ -128,9 +136,11 @@ def compare_latency(
         raise ValueError(f"`device` must be one that torch can use, got {str(device)!r} without CUDA; use 'cpu'")
     images = torch.randn(batch_size, *input_shape, generator=torch.Generator().manual_seed(0)).to(device)
     placed = {name: _placed(module, device) for name, module in modules.items()}
-    with _threads(used), _evaluating(placed.values()), torch.inference_mode():
-        warmups = {name: _warm_up(name, module, images, warmup_s) for name, module in placed.items()}
-        times = _take_turns(placed, images, runs, max_seconds * len(placed))
+    with _threads(used), _evaluating(placed.values()):
+        runs_of = {name: prepare(module, images, runtime, used) for name, module in placed.items()}
+        with torch.inference_mode():
+            warmups = {name: _warm_up(name, run, images, warmup_s) for name, run in runs_of.items()}
+            times = _take_turns(runs_of, images, runs, max_seconds * len(placed))
     return {
         name: Latency(
             *_quartiles(times[name]),
@@ -141,14 +151,13 @@ def compare_latency(
             threads=used,
             device=_described(device),
             torch_version=str(torch.__version__),
+            runtime=runtime,
         )
         for name in placed
     }
 
 
-def _take_turns(
-    modules: Mapping[Name, nn.Module], images: Tensor, runs: int, seconds: float
-) -> dict[Name, list[float]]:
+def _take_turns(modules: Mapping[Name, Run], images: Tensor, runs: int, seconds: float) -> dict[Name, list[float]]:
     """Milliseconds of each run of each network."""
     times: dict[Name, list[float]] = {name: [] for name in modules}
     order = list(modules)
@@ -163,7 +172,7 @@ def _take_turns(
     return times
 
 
-def _warm_up(name: object, module: nn.Module, images: Tensor, seconds: float) -> tuple[int, bool]:
+def _warm_up(name: object, module: Run, images: Tensor, seconds: float) -> tuple[int, bool]:
     """Run until the times are steady or `seconds` are over; how often it ran, and whether they are."""
     try:
         times = [_once(module, images)]
@@ -185,7 +194,7 @@ def _warm_up(name: object, module: nn.Module, images: Tensor, seconds: float) ->
             return len(times), False
 
 
-def _once(module: nn.Module, images: Tensor) -> float:
+def _once(module: Run, images: Tensor) -> float:
     """Milliseconds of one forward pass."""
     _wait(images.device)
     started = time.perf_counter()

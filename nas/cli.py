@@ -216,17 +216,22 @@ def profile(
     input: Annotated[
         str | None, typer.Option(help="Input shape, such as 1x3x224x224; the batch is counted as 1.")
     ] = None,
-    counter: Annotated[str, typer.Option(help="torch, fvcore or thop.")] = "torch",
+    counter: Annotated[
+        str, typer.Option(help="torch, fvcore or thop; several with commas stand side by side.")
+    ] = "torch",
+    by: Annotated[str, typer.Option(help="Rows of the table: module or operator.")] = "module",
     option: Annotated[
         list[str] | None, typer.Option(help="Option of the space or argument of the function, name=value.")
     ] = None,
     json: Json = False,
 ) -> None:
-    """Count macs, params and activations, by module.
+    """Count macs, params and activations, by module or by operator; operators that nobody knows are named.
 
     Example: `nas profile resnet20-pooling --arch 4-3-3`
     """
-    found = profiling.profile(target, arch=arch, input_shape=shape(input), counter=counter, options=options(option))
+    found = profiling.profile(
+        target, arch=arch, input_shape=shape(input), counter=counter, by=by, options=options(option)
+    )
     if json:
         terminal.show_json(found.totals)
         return

@@ -8,12 +8,15 @@ from typing import Any
 
 from torch import nn
 
-from estimators.counters import count_with
+from estimators.counters import Count, compare, count_with
 from estimators.counting import Profile, count
 from nas.format import si
 from nas.functions import import_function
 from nas.spaces import build_space
 from search_spaces import SPACES, SearchSpace
+from search_spaces.naming import unknown_name
+
+ROWS = ("module", "operator")
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,7 @@ def profile(
     arch: str | None = None,
     input_shape: tuple[int, ...] | None = None,
     counter: str = "torch",
+    by: str = "module",
     options: Mapping[str, Any] | None = None,
 ) -> Profiled:
     """Count one network, for one sample.
@@ -48,7 +52,8 @@ def profile(
         target: a search space, or `module:function` of a function that returns a space or a module.
         arch: which architecture of the space.
         input_shape: batch first; needed for a module, and not for a space, which knows it. The batch is counted as 1.
-        counter: torch, fvcore or thop.
+        counter: torch, fvcore or thop, or several with commas between them, which are put side by side.
+        by: module or operator; counters other than torch's know operators only.
         options: keyword arguments of the space's factory or of the function.
 
     Raises:
@@ -71,8 +76,12 @@ def profile(
         if input_shape is None:
             raise ValueError(f"{target!r} is a module: give the shape of its input with --input, such as 1x3x224x224")
         module, name, shape = made, target, input_shape[1:]
+    if by not in ROWS:
+        raise unknown_name("kind of row", by, ROWS)
+    if "," in counter:
+        return _side_by_side(name, compare(module, shape, [each.strip() for each in counter.split(",")]))
     if counter == "torch":
-        return _ours(name, count(module, shape))
+        return _ours(name, count(module, shape), by)
     counted = count_with(counter, module, shape)
     totals = {"name": name, "counter": counter, "macs": counted.macs, "params": counted.params}
     rows = [[operator, si(macs)] for operator, macs in sorted(counted.operators.items(), key=lambda item: -item[1])]
@@ -82,7 +91,28 @@ def profile(
     )
 
 
-def _ours(name: str, found: Profile) -> Profiled:
+def _side_by_side(name: str, found: Mapping[str, Count]) -> Profiled:
+    figures = {
+        "macs": lambda each: each.macs,
+        "convolutions and linear": lambda each: each.conv_linear_macs,
+        "params": lambda each: each.params,
+    }
+    rows = [[figure, *(f"{read(each):,}" for each in found.values())] for figure, read in figures.items()]
+    totals = {
+        counter: {
+            "macs": each.macs,
+            "conv_linear_macs": each.conv_linear_macs,
+            "params": each.params,
+            "operators": dict(each.operators),
+            "unsupported": dict(each.unsupported),
+        }
+        for counter, each in found.items()
+    }
+    notes = [f"{counter}: {note}" for counter, each in found.items() for note in _notes(each.unsupported)]
+    return Profiled(name, {"name": name, "counters": totals}, ["", *found], rows, notes)
+
+
+def _ours(name: str, found: Profile, by: str) -> Profiled:
     total = found.total
     totals = {
         "name": name,
@@ -95,12 +125,16 @@ def _ours(name: str, found: Profile) -> Profiled:
         "operators": dict(found.operators),
         "unsupported": dict(found.unsupported),
     }
+    title = f"{name}: {si(total.macs)} macs, {si(total.params)} params, {si(total.activations)} activations"
+    if by == "operator":
+        shares = sorted(found.operators.items(), key=lambda item: -item[1])
+        operators = [[operator, si(macs), f"{macs / max(total.macs, 1):.1%}"] for operator, macs in shares]
+        return Profiled(title, totals, ["operator", "macs", "share"], operators, _notes(found.unsupported))
     rows = [
         [part or "(all)", si(cost.macs), f"{cost.macs / max(total.macs, 1):.1%}", si(cost.params), si(cost.activations)]
         for part, cost in found.modules.items()
         if cost.macs or cost.params
     ]
-    title = f"{name}: {si(total.macs)} macs, {si(total.params)} params, {si(total.activations)} activations"
     return Profiled(
         title, totals, ["module", "macs", "share", "params", "activations"], rows, _notes(found.unsupported)
     )

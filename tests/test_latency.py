@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable, Iterator
 from itertools import count as naturals
 
@@ -10,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from estimators import Latency, compare_latency, latency, measure_latency
+from estimators import Latency, compare_latency, latency, measure_latency, runtimes
 
 GOOD = {
     "median_ms": 2.0,
@@ -141,7 +142,7 @@ def test_a_real_network() -> None:
 
 def test_no_figure_without_its_spread() -> None:
     text = str(Latency(**GOOD))
-    assert text == "2 ms (middle half 1.5 to 3, 30 runs, batch 4, 2 threads, cpu, torch 2.6.0)"
+    assert text == "2 ms (middle half 1.5 to 3, 30 runs, batch 4, 2 threads, cpu, torch 2.6.0, eager)"
     assert f"{Latency(**GOOD | {'threads': 1})}" == text.replace("2 threads", "1 thread")
     for wrong in ({"runs": 1}, {"p25_ms": 2.5}, {"p75_ms": float("nan")}, {"median_ms": float("nan")}):
         with pytest.raises(ValueError, match="median of at least 5 runs between their quartiles"):
@@ -160,6 +161,31 @@ def test_nothing_to_measure_or_nowhere() -> None:
     if not torch.cuda.is_available():
         with pytest.raises(ValueError, match="'cuda' without CUDA; use 'cpu'"):
             measure_latency(nn.Linear(3, 4), (3,), device="cuda")
+
+
+def test_onnx_runtime_runs_the_same_network() -> None:
+    module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU()).eval()
+    images = torch.randn(2, 3, 8, 8)
+    (computed,) = runtimes.prepare(module, images, "onnxruntime", 1)(images)
+    torch.testing.assert_close(torch.from_numpy(computed), module(images), rtol=1e-5, atol=1e-5)
+    found = measure_latency(module, (3, 8, 8), runs=5, warmup_s=0.1, runtime="onnxruntime")
+    assert found.median_ms > 0
+    assert str(found).endswith(", onnxruntime)")
+
+
+@pytest.mark.slow
+def test_a_compiled_network() -> None:
+    found = measure_latency(nn.Linear(3, 4), (3,), runs=5, warmup_s=0.1, runtime="compile")
+    assert found.runtime == "compile"
+    assert found.median_ms > 0
+
+
+def test_runtimes_that_are_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match="no runtime is named 'onnx'; did you mean onnxruntime"):
+        measure_latency(nn.Linear(3, 4), (3,), runtime="onnx")
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(ValueError, match=r"onnxruntime needs a package that is missing .*nas-toolkit\[onnx\]"):
+        measure_latency(nn.Linear(3, 4), (3,), runtime="onnxruntime")
 
 
 @pytest.mark.gpu

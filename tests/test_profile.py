@@ -1,0 +1,46 @@
+"""`nas profile` by operator and with several counters; unknown operators are named."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from nas.profile import profile
+
+
+class Fourier(nn.Sequential):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.fft.fft2(super().forward(x)).real
+
+
+def fourier() -> nn.Module:
+    return Fourier(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Flatten(2), nn.Linear(36, 5))
+
+
+TARGET = f"{__name__}:fourier"
+
+
+def test_by_operator_unknown_ones_are_named() -> None:
+    found = profile(TARGET, input_shape=(1, 3, 8, 8), by="operator")
+    assert found.columns == ["operator", "macs", "share"]
+    assert [row[0] for row in found.rows] == ["convolution", "addmm"]
+    assert found.notes == ["not counted: aten._fft_r2c (1 times)"] or "fft" in found.notes[0]
+    assert profile(TARGET, input_shape=(1, 3, 8, 8)).columns[0] == "module"
+
+
+def test_counters_side_by_side() -> None:
+    found = profile(TARGET, input_shape=(1, 3, 8, 8), counter="torch, fvcore,thop")
+    assert found.columns == ["", "torch", "fvcore", "thop"]
+    figures = {row[0]: row[1:] for row in found.rows}
+    assert len(set(figures["convolutions and linear"])) == 1
+    assert len(set(figures["macs"])) > 1
+    assert set(found.totals["counters"]) == {"torch", "fvcore", "thop"}
+    assert any(note.startswith("torch: not counted: aten._fft") for note in found.notes)
+
+
+def test_unknown_rows_and_counters() -> None:
+    with pytest.raises(ValueError, match="no kind of row is named 'modul'; did you mean module"):
+        profile(TARGET, input_shape=(1, 3, 8, 8), by="modul")
+    with pytest.raises(ValueError, match="no counter is named 'thop2'; did you mean thop"):
+        profile(TARGET, input_shape=(1, 3, 8, 8), counter="torch,thop2")

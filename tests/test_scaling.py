@@ -1,0 +1,173 @@
+"""Scaling rules: published multipliers and networks, budgets kept on what is built, and the exact program against brute force."""
+
+from __future__ import annotations
+
+import math
+from itertools import product
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from estimators.deepmad import Problem, evaluate, solve
+from estimators.scaling import (
+    RESNET_RS_BLOCKS,
+    TINYNET_VARIANTS,
+    Multipliers,
+    Stages,
+    compound,
+    resnet_rs,
+    scaled,
+    scaled_to,
+    tinynet,
+    tinynet_to,
+)
+
+B0 = Stages((1, 2, 2, 3, 3, 4, 1), (16, 24, 40, 80, 112, 192, 320), 224)
+
+
+def macs(network: Stages) -> float:
+    """Of stages of 3x3 convolutions that halve the side, with a stem and a head that do not scale."""
+    side, before, total = network.side / 2, 32, 3 * 32 * 9 * (network.side / 2) ** 2
+    for depth, width in zip(network.depths, network.widths, strict=True):
+        side /= 2
+        total += 9 * width * (before + (depth - 1) * width) * side**2
+        before = width
+    return total + before * 1280 * side**2
+
+
+@pytest.mark.parametrize(
+    ("scale", "expected"), [(2, (1.07177, 1.31951, 1.03526, 1.51572)), (8, (1.23114, 2.29740, 1.10957, 3.48220))]
+)
+def test_recommended_multipliers(scale: float, expected: tuple[float, ...]) -> None:
+    by = compound(scale)
+    assert (by.depth, by.width, by.resolution, by.activations) == pytest.approx(expected, abs=1e-5)
+
+
+@given(scale=st.floats(0.01, 100), alpha=st.floats(0, 1))
+def test_macs_are_scaled_as_asked_and_activations_as_derived(scale: float, alpha: float) -> None:
+    by = compound(scale, alpha)
+    assert by.macs == pytest.approx(scale, rel=1e-9)
+    assert by.activations == pytest.approx(scale ** (1 - alpha / 2), rel=1e-9)
+
+
+def test_rounding() -> None:
+    by = Multipliers(1.4, 1.3, 1.1)
+    assert scaled(Stages((1, 2, 3), (16, 24, 40), 224), by) == Stages((1, 3, 4), (24, 32, 56), 248)
+    grouped = [scaled(Stages((1,), (48,), 224, group), by) for group in (1, 3, 8, 16)]
+    assert [(each.group_width, each.widths[0] % each.group_width) for each in grouped] == [
+        (1, 0),
+        (4, 0),
+        (8, 0),
+        (24, 0),
+    ]
+    assert scaled(Stages((1,), (8,), 32), Multipliers(0.1, 0.01, 0.01)) == Stages((1,), (8,), 4)
+
+
+def test_tinynets_as_published() -> None:
+    assert [int(224 * side) for _, _, side, _ in TINYNET_VARIANTS.values()] == [192, 188, 184, 152, 106]
+    depth = TINYNET_VARIANTS["D"][1]
+    assert [max(1, round(depth * repeats)) for repeats in (2, 3, 4)] == [1, 2, 3]
+    for width, depth, side, published in TINYNET_VARIANTS.values():
+        by = tinynet(published / 387e6)
+        assert (by.depth, by.resolution) == pytest.approx((depth, side))
+        assert by.macs == pytest.approx(published / 387e6)
+        assert by.width > width * 0.98  # the ideal width is too large
+
+
+@settings(max_examples=25, deadline=None)
+@given(ratio=st.floats(0.35, 1))
+def test_a_budget_is_kept_and_used(ratio: float) -> None:
+    budget = ratio * macs(B0)
+    for network in (scaled_to(B0, budget, macs), tinynet_to(B0, budget, macs)):
+        assert 0.6 * budget < macs(network) <= budget
+    assert 3 * budget * 0.75 < macs(scaled_to(B0, 3 * budget, macs)) <= 3 * budget
+
+
+def test_resnet_rs() -> None:
+    assert {depth: 3 * sum(blocks) + 2 for depth, blocks in RESNET_RS_BLOCKS.items()} == {
+        50: 50, 101: 101, 152: 152, 200: 200, 270: 272, 350: 350, 420: 419
+    }  # fmt: skip
+
+    def depth_and_side(network: Stages) -> float:
+        return sum(network.depths) * sum(network.widths) * network.side**2
+
+    smallest = Stages((3, 4, 6, 3), (256, 512, 1024, 2048), 160)
+    assert resnet_rs(depth_and_side(smallest), depth_and_side) == smallest
+    assert resnet_rs(1e15, depth_and_side).depths == (4, 44, 87, 4)
+    wider = resnet_rs(2 * depth_and_side(smallest), depth_and_side, long_training=False)
+    assert wider.depths == smallest.depths and wider.side == 160 and wider.widths[0] > 256
+    with pytest.raises(ValueError, match="the cost of ResNet-RS-50 at 160, got 1"):
+        resnet_rs(1, depth_and_side)
+
+
+def problem(max_macs: float, max_params: float, effectiveness: float, weights: tuple[float, ...]) -> Problem:
+    return Problem(
+        ((8, 12, 16), (8, 24), (16, 32), (32, 64)), ((1, 2), (1, 3), (1, 3), (1, 2)), 32, max_macs, max_params, effectiveness,
+        weights=weights,
+    )  # fmt: skip
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    max_macs=st.floats(2e5, 2e6),
+    max_params=st.floats(2e3, 1.5e5),
+    effectiveness=st.floats(0.02, 0.1),
+    weights=st.sampled_from([(1.0, 1.0, 1.0, 8.0), (0.0, 5.0, 0.0, 8.0), (5.0, 0.0, 1.0, 1.0)]),
+)
+def test_the_program_is_solved_exactly(
+    max_macs: float, max_params: float, effectiveness: float, weights: tuple[float, ...]
+) -> None:
+    asked = problem(max_macs, max_params, effectiveness, weights)
+    everything = [
+        evaluate(asked, widths, depths) for widths in product(*asked.widths) for depths in product(*asked.depths)
+    ]
+    allowed = [found for found in everything if found is not None]
+    if not allowed:
+        with pytest.raises(ValueError, match="no network meets at most .*; allow more, or offer smaller"):
+            solve(asked)
+        return
+    best = solve(asked)
+    assert best.score == max(found.score for found in allowed)
+    assert best == evaluate(asked, best.widths, best.depths)
+    assert best.macs <= max_macs and best.params <= max_params and best.effectiveness <= effectiveness
+    assert list(best.widths) == sorted(best.widths)
+
+
+def test_figures_by_hand() -> None:
+    """Three 3x3 layers with 16 input channels: effectiveness 3 / 144; each has entropy log(144) / 2."""
+    asked = Problem(((16,),), ((3,),), 2, 1e9, 1e9, 1.0, channels=16, weights=(1.0,))
+    found = solve(asked)
+    assert found.effectiveness == pytest.approx(3 / 144)
+    assert found.score == pytest.approx(math.log(16) * 3 * 2.484907 - 10, abs=1e-5)
+    assert (found.macs, found.params) == (3 * 144 * 16, 3 * 144 * 16)
+    deeper = solve(Problem(((16,),), ((6,),), 2, 1e9, 1e9, 1.0, channels=16, weights=(1.0,)))
+    assert deeper.effectiveness == pytest.approx(2 * found.effectiveness)
+
+
+def test_without_the_effectiveness_limit_networks_become_deep_and_thin() -> None:
+    def solved(limit: float) -> list[int]:
+        found = solve(
+            Problem(((8, 16, 32, 64),) * 2, (tuple(range(1, 30)),) * 2, 32, 4e6, 1e9, limit, weights=(1.0, 8.0))
+        )
+        return [sum(found.depths), sum(found.widths)]
+
+    free, limited = solved(10.0), solved(0.04)
+    assert free[0] > limited[0] and free[1] < limited[1]
+
+
+def test_bad_input() -> None:
+    with pytest.raises(ValueError, match="the scale must be positive, got 0; 2 doubles the macs"):
+        compound(0)
+    with pytest.raises(ValueError, match="`alpha` must be 0 to 1, got 2"):
+        compound(2, 2)
+    with pytest.raises(ValueError, match="`ratio` must be at most 1, the rule shrinks, got 2"):
+        tinynet(2)
+    with pytest.raises(ValueError, match="`budget` must be at least .* smallest network, got 1"):
+        scaled_to(B0, 1, macs)
+    with pytest.raises(ValueError, match="a weight for each stage, got 1, 1 and 5"):
+        Problem(((8,),), ((1,),), 32, 1e9, 1e9)
+    with pytest.raises(ValueError, match="`depths` must offer positive numbers for each stage"):
+        Problem(((8,),), ((0,),), 32, 1e9, 1e9, weights=(1.0,))
+    with pytest.raises(ValueError, match="`weights` must not be negative"):
+        Problem(((8,),), ((1,),), 32, 1e9, 1e9, weights=(-1.0,))
