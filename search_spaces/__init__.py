@@ -8,6 +8,10 @@ from inspect import Parameter, signature
 
 from search_spaces.architecture import Architecture
 from search_spaces.choices import Categorical, Choice, Integer, Subset
+from search_spaces.elastic import ElasticBatchNorm2d, ElasticConv2d, ElasticLinear
+from search_spaces.elastic_block import elastic_block
+from search_spaces.extremes import largest, smallest
+from search_spaces.grouping import Grouping
 from search_spaces.naming import unknown_name
 from search_spaces.network import Block, Network, Supernet
 from search_spaces.resnet import pooling_space
@@ -20,14 +24,21 @@ __all__ = [
     "Categorical",
     "Choice",
     "Constraint",
+    "ElasticBatchNorm2d",
+    "ElasticConv2d",
+    "ElasticLinear",
+    "Grouping",
     "Integer",
     "Labels",
     "Network",
     "SearchSpace",
     "Subset",
     "Supernet",
+    "elastic_block",
+    "largest",
     "make_space",
     "pooling_space",
+    "smallest",
 ]
 
 SPACES: dict[str, Callable[..., SearchSpace]] = {

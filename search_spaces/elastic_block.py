@@ -1,0 +1,109 @@
+"""A block written once, with elastic layers, that serves as shared block, as its own subnets and as blocks trained alone."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from search_spaces.elastic import Elastic, ElasticLinear, initialise_
+from search_spaces.network import Block, Local, Shape
+
+
+def elastic_block(
+    name: str,
+    columns: tuple[str, ...],
+    make: Callable[[], nn.Module],
+    read: Callable[..., Local] = lambda *values: values,
+) -> Block:
+    """A block of a network from a module in its largest form.
+
+    Args:
+        name: name of the block's module in every network built from it.
+        columns: the columns that the block reads.
+        make: a module, freshly initialised, whose `forward` takes the input alone. Its elastic layers are sliced, all else in
+            it is as it is. Unless its local choice is always `()`, it has a method `choose_(local, in_shape)` that sets its layers
+            and itself to a local choice on inputs of `in_shape` (without the batch).
+        read: values of the columns -> local choice, by default the tuple of the values; None leaves the block out.
+    """
+    return Block(
+        name,
+        columns,
+        read,
+        alone=lambda local, shape: _alone(make(), local, shape),
+        shared=lambda: Shared(make()),
+    )
+
+
+class Shared(nn.Module):
+    """A block whose weights serve every local choice; `None` passes the input on.
+
+    Args:
+        body: the module in its largest form, see `elastic_block`.
+    """
+
+    def __init__(self, body: nn.Module) -> None:
+        super().__init__()
+        self.body = body
+
+    def forward(self, x: Tensor, local: Local) -> Tensor:
+        if local is None:
+            return x
+        _choose(self.body, local, tuple(x.shape[1:]))
+        return self.body(x)
+
+    def extract(self, local: Local, in_shape: Shape) -> nn.Module:
+        """A copy of the body with plain layers in place of the elastic ones, and without those that `local` does not use."""
+        if local is None:
+            return nn.Identity()
+        _choose(self.body, local, in_shape)
+        body = copy.deepcopy(self.body)
+        _cut_(body, in_shape)
+        return body
+
+
+def _alone(body: nn.Module, local: Local, in_shape: Shape) -> nn.Module:
+    """A block of its own: its form under `local`, newly initialised at its own size."""
+    if local is None:
+        return nn.Identity()
+    _choose(body, local, in_shape)
+    for layer in _cut_(body, in_shape):
+        initialise_(layer)
+    return body
+
+
+def _choose(body: nn.Module, local: Local, in_shape: Shape) -> None:
+    if local != ():
+        cast(Any, body).choose_(local, in_shape)
+
+
+def _cut_(body: nn.Module, in_shape: Shape) -> list[nn.Module]:
+    """Put plain layers, which it returns, in place of elastic ones, and remove those that the chosen form does not call."""
+    widths = _input_widths(body, in_shape)
+    cut: list[nn.Module] = []
+    for name, layer in [(name, layer) for name, layer in body.named_modules() if isinstance(layer, Elastic)]:
+        if name in widths:
+            cut.append(layer.extract(widths[name]))
+            body.set_submodule(name, cut[-1])
+        else:
+            parent, _, leaf = name.rpartition(".")
+            delattr(body.get_submodule(parent), leaf)
+    return cut
+
+
+def _input_widths(body: nn.Module, in_shape: Shape) -> dict[str, int]:
+    """The input width of each elastic layer that the chosen form calls, by name, found on the meta device."""
+    probe = copy.deepcopy(body).to("meta").eval()
+    widths: dict[str, int] = {}
+    for name, layer in probe.named_modules():
+        if isinstance(layer, Elastic):
+            channels = -1 if isinstance(layer, ElasticLinear) else 1
+            layer.register_forward_pre_hook(
+                lambda _, args, name=name, at=channels: widths.update({name: args[0].shape[at]})
+            )
+    with torch.device("meta"), torch.no_grad():
+        probe(torch.empty(2, *in_shape))
+    return widths
