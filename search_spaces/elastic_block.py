@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import lru_cache, partial
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from search_spaces.elastic import Elastic, ElasticLinear, initialise_
+from search_spaces.elastic import Elastic, ElasticBatchNorm2d, ElasticLinear, initialise_
 from search_spaces.network import Block, Local, Shape
+
+REMEMBERED = 2**16
+Widths = Callable[[Local, Shape], Mapping[str, int]]
 
 
 def elastic_block(
@@ -29,12 +33,13 @@ def elastic_block(
             and itself to a local choice on inputs of `in_shape` (without the batch).
         read: values of the columns -> local choice, by default the tuple of the values; None leaves the block out.
     """
+    widths = lru_cache(maxsize=REMEMBERED)(partial(_input_widths, make))
     return Block(
         name,
         columns,
         read,
-        alone=lambda local, shape: _alone(make(), local, shape),
-        shared=lambda: Shared(make()),
+        alone=lambda local, shape: _alone(make, widths, local, shape),
+        shared=lambda: Shared(make(), widths),
     )
 
 
@@ -43,11 +48,12 @@ class Shared(nn.Module):
 
     Args:
         body: the module in its largest form, see `elastic_block`.
+        widths: the input width of each elastic layer that a local choice calls on inputs of a shape.
     """
 
-    def __init__(self, body: nn.Module) -> None:
+    def __init__(self, body: nn.Module, widths: Widths) -> None:
         super().__init__()
-        self.body = body
+        self.body, self.widths = body, widths
 
     def forward(self, x: Tensor, local: Local) -> Tensor:
         if local is None:
@@ -61,16 +67,17 @@ class Shared(nn.Module):
             return nn.Identity()
         _choose(self.body, local, in_shape)
         body = copy.deepcopy(self.body)
-        _cut_(body, in_shape)
+        _cut_(body, self.widths(local, in_shape))
         return body
 
 
-def _alone(body: nn.Module, local: Local, in_shape: Shape) -> nn.Module:
+def _alone(make: Callable[[], nn.Module], widths: Widths, local: Local, in_shape: Shape) -> nn.Module:
     """A block of its own: its form under `local`, newly initialised at its own size."""
     if local is None:
         return nn.Identity()
+    body = make()
     _choose(body, local, in_shape)
-    for layer in _cut_(body, in_shape):
+    for layer in _cut_(body, widths(local, in_shape)):
         initialise_(layer)
     return body
 
@@ -80,9 +87,8 @@ def _choose(body: nn.Module, local: Local, in_shape: Shape) -> None:
         cast(Any, body).choose_(local, in_shape)
 
 
-def _cut_(body: nn.Module, in_shape: Shape) -> list[nn.Module]:
+def _cut_(body: nn.Module, widths: Mapping[str, int]) -> list[nn.Module]:
     """Put plain layers, which it returns, in place of elastic ones, and remove those that the chosen form does not call."""
-    widths = _input_widths(body, in_shape)
     cut: list[nn.Module] = []
     for name, layer in [(name, layer) for name, layer in body.named_modules() if isinstance(layer, Elastic)]:
         if name in widths:
@@ -94,16 +100,24 @@ def _cut_(body: nn.Module, in_shape: Shape) -> list[nn.Module]:
     return cut
 
 
-def _input_widths(body: nn.Module, in_shape: Shape) -> dict[str, int]:
-    """The input width of each elastic layer that the chosen form calls, by name, found on the meta device."""
-    probe = copy.deepcopy(body).to("meta").eval()
+def _input_widths(make: Callable[[], nn.Module], local: Local, in_shape: Shape) -> Mapping[str, int]:
+    """The input width of each elastic layer that `local` calls, by name, found on the meta device."""
     widths: dict[str, int] = {}
-    for name, layer in probe.named_modules():
-        if isinstance(layer, Elastic):
-            channels = -1 if isinstance(layer, ElasticLinear) else 1
-            layer.register_forward_pre_hook(
-                lambda _, args, name=name, at=channels: widths.update({name: args[0].shape[at]})
-            )
+
+    def note(layer: nn.Module, inputs: tuple[Tensor], name: str) -> None:
+        widths[name] = inputs[0].shape[-1 if isinstance(layer, ElasticLinear) else 1]
+
     with torch.device("meta"), torch.no_grad():
-        probe(torch.empty(2, *in_shape))
+        body = make().eval()
+        _choose(body, local, in_shape)
+        for name, layer in body.named_modules():
+            if isinstance(layer, Elastic):
+                layer.register_forward_pre_hook(partial(note, name=name))
+            if isinstance(layer, ElasticBatchNorm2d):
+                layer.forward = _same  # type: ignore[method-assign]  # slow on this device, and only shapes matter
+        body(torch.empty(2, *in_shape))
     return widths
+
+
+def _same(x: Tensor) -> Tensor:
+    return x

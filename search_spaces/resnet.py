@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from search_spaces.choices import Categorical, Choice, Subset, Value
 from search_spaces.network import Block, Local, Network, Shape
+from search_spaces.options import check_images
 from search_spaces.pooling import check_image_size, check_operators, pool, stride
 from search_spaces.space import Labels, SearchSpace
 
@@ -177,13 +178,7 @@ def pooling_space(
         raise ValueError(f"`bn` must be one of {', '.join(ALONE_NORMS)}; got {bn!r}")
     if stem not in ("small", "large"):
         raise ValueError(f"`stem` must be small or large; got {stem!r}")
-    for name, number, least in (
-        ("in_channels", in_channels, 1),
-        ("num_classes", num_classes, 2),
-        ("image_size", image_size, 1),
-    ):
-        if not isinstance(number, int) or number < least:
-            raise ValueError(f"`{name}` must be an integer of at least {least}; got {number!r}")
+    check_images(in_channels, num_classes, image_size)
     plan = PLANS[depth]
     operators = (
         plan.operators if operators is None else (operators,) if isinstance(operators, str) else tuple(operators)
