@@ -10,6 +10,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from search_spaces.choices import Value
 from search_spaces.elastic import Elastic, ElasticBatchNorm2d, ElasticLinear, initialise_
 from search_spaces.network import Block, Local, Shape
 
@@ -21,7 +22,7 @@ def elastic_block(
     name: str,
     columns: tuple[str, ...],
     make: Callable[[], nn.Module],
-    read: Callable[..., Local] = lambda *values: values,
+    read: Callable[..., Local] | None = None,
 ) -> Block:
     """A block of a network from a module in its largest form.
 
@@ -31,16 +32,21 @@ def elastic_block(
         make: a module, freshly initialised, whose `forward` takes the input alone. Its elastic layers are sliced, all else in
             it is as it is. Unless its local choice is always `()`, it has a method `choose_(local, in_shape)` that sets its layers
             and itself to a local choice on inputs of `in_shape` (without the batch).
-        read: values of the columns -> local choice, by default the tuple of the values; None leaves the block out.
+        read: values of the columns -> local choice, where None leaves the block out. Default: the tuple of the values, and None
+            where one of them is of a choice that does not exist.
     """
     widths = lru_cache(maxsize=REMEMBERED)(partial(_input_widths, make))
     return Block(
         name,
         columns,
-        read,
+        read or _present,
         alone=lambda local, shape: _alone(make, widths, local, shape),
         shared=lambda: Shared(make(), widths),
     )
+
+
+def _present(*values: Value) -> Local:
+    return None if None in values else values
 
 
 class Shared(nn.Module):

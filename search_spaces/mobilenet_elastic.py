@@ -94,7 +94,7 @@ def mobilenet_elastic(
     stem = ("large" if image_size >= 96 else "small") if stem is None else stem
     if stem not in ("small", "large"):
         raise ValueError(f"`stem` must be small or large; got {stem!r}")
-    sides = (image_size,)
+    sides: tuple[int, ...] = (image_size,)
     if "resolution" in on:
         sides = integers("resolutions", resolutions or (image_size * 3 // 4, image_size * 7 // 8, image_size), 1)
     check_image_size(min(sides), 5 if stem == "large" else 3)

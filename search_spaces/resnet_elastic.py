@@ -123,7 +123,7 @@ def resnet_elastic(
     kernel_sizes = integers("kernels", kernels or (3, 5), 1, odd=True)
     found_operators = (operators,) if isinstance(operators, str) else tuple(operators or OPERATORS)
     check_operators(found_operators)
-    sides = (image_size,)
+    sides: tuple[int, ...] = (image_size,)
     if "resolution" in on:
         sides = integers("resolutions", resolutions or (image_size * 3 // 4, image_size * 7 // 8, image_size), 1)
     check_image_size(min(sides), len(family.widths) - 1, 4 if stem == "large" else 1)

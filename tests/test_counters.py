@@ -35,10 +35,17 @@ def small() -> nn.Sequential:
     )
 
 
-@pytest.mark.parametrize("operator", ["max", "avg", "conv"])
-@pytest.mark.parametrize("name", SPACES)
-def test_all_agree_on_convolutions_and_linear_layers(name: str, operator: str) -> None:
-    space = make_space(name, operators=(operator,), num_classes=7)
+POOLING = [(name, {"operators": (op,)}) for name in SPACES if "pooling" in name for op in ("max", "avg", "conv")]
+ELASTIC: list[tuple[str, dict[str, object]]] = [
+    *((name, {"image_size": 32}) for name in SPACES if "pooling" not in name),
+    ("resnet-elastic", {"choices": "width,depth,groups,kernel,pooling,resolution"}),
+    ("mobilenet-elastic", {"choices": "se,resolution", "image_size": 32}),
+]
+
+
+@pytest.mark.parametrize(("name", "options"), POOLING + ELASTIC, ids=str)
+def test_all_agree_on_convolutions_and_linear_layers(name: str, options: dict[str, object]) -> None:
+    space = make_space(name, num_classes=7, **options)
     arch = space.sample(np.random.default_rng(0))
     counts = compare(space.net.build(space.locals(arch)), space.net.input_shape)
     assert list(counts) == list(COUNTERS)
