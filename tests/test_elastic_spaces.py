@@ -114,6 +114,7 @@ def test_labels_and_arrays_read_back(space: SearchSpace) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize("name", SPACES)
 def test_costs_of_a_thousand_architectures(name: str) -> None:
     space, rng = make_space(SPACES[name][0], **SPACES[name][1]), np.random.default_rng(4)
@@ -121,6 +122,7 @@ def test_costs_of_a_thousand_architectures(name: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize("name", SPACES)
 def test_a_hundred_subnets_are_slices_to_the_last_bit(name: str) -> None:
     space, rng = make_space(SPACES[name][0], **SPACES[name][1]), np.random.default_rng(5)
