@@ -23,12 +23,13 @@ def pairs(texts: list[str] | None, flag: str) -> dict[str, str]:
     return found
 
 
-def options(texts: list[str] | None) -> dict[str, Any]:
-    """Keyword arguments from `--option name=value`, where the value is YAML, such as 3 or [max,conv]."""
+def options(texts: list[str] | None, choices: str | None = None) -> dict[str, Any]:
+    """Keyword arguments from `--option name=value`, where the value is YAML, such as 3 or [max,conv], and from `--choices`."""
     try:
-        return {name: yaml.safe_load(value) for name, value in pairs(texts, "--option").items()}
+        found = {name: yaml.safe_load(value) for name, value in pairs(texts, "--option").items()}
     except yaml.YAMLError as error:
         raise ValueError(f"the value of an `--option` must be YAML, such as 3 or [max,conv]: {error}") from error
+    return found if choices is None else {**found, "choices": names(choices)}
 
 
 def numbers(texts: list[str] | None, flag: str) -> dict[str, float]:

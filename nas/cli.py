@@ -94,6 +94,12 @@ def search_command(
         list[str] | None,
         typer.Option(help="Option of the space as name=value, such as operators=[max,conv]. Can be repeated."),
     ] = None,
+    choices: Annotated[
+        str | None,
+        typer.Option(
+            help="What an elastic space varies, such as width,depth,groups,pooling: short for --option choices."
+        ),
+    ] = None,
     formats: Annotated[str, typer.Option("--export", help="Comma-separated: safetensors, onnx, pt2.")] = "safetensors",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     seed: Annotated[int, typer.Option(help="Decides everything random.")] = 0,
@@ -121,7 +127,7 @@ def search_command(
             data,
             strategy=strategy,
             objectives=names(objectives),
-            space_options=options(option),
+            space_options=options(option, choices),
             supernets=supernets,
             epochs=epochs,
             alone_epochs=alone_epochs,
@@ -223,6 +229,9 @@ def profile(
     option: Annotated[
         list[str] | None, typer.Option(help="Option of the space or argument of the function, name=value.")
     ] = None,
+    choices: Annotated[
+        str | None, typer.Option(help="What an elastic space varies, short for --option choices.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Count macs, params and activations, by module or by operator; operators that nobody knows are named.
@@ -230,7 +239,7 @@ def profile(
     Example: `nas profile resnet20-pooling --arch 4-3-3`
     """
     found = profiling.profile(
-        target, arch=arch, input_shape=shape(input), counter=counter, by=by, options=options(option)
+        target, arch=arch, input_shape=shape(input), counter=counter, by=by, options=options(option, choices)
     )
     if json:
         terminal.show_json(found.totals)

@@ -12,6 +12,7 @@ exports/       the front's subnets
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import re
 import shlex
@@ -38,6 +39,12 @@ from search_spaces import Architecture, SearchSpace
 
 SEARCH, ALONE = "search", "alone"
 COSTS = ("macs", "params", "activations", "weight_bytes")
+
+
+def folder_name(label: str) -> str:
+    """A label without characters that file systems dislike; a long one is cut short and told apart by its digest."""
+    name = re.sub(r"[^A-Za-z0-9.-]+", "_", label).strip("_")
+    return name if len(name) <= 100 else f"{name[:80]}-{hashlib.sha256(label.encode()).hexdigest()[:12]}"
 
 
 class Study:
@@ -244,7 +251,7 @@ class Study:
 
     def place(self, group: str, arch: Architecture) -> Path:
         """Where the files of an architecture stand: a folder named after its label."""
-        return self.folder / group / re.sub(r"[^A-Za-z0-9.-]+", "_", self.space.label(arch)).strip("_")
+        return self.folder / group / folder_name(self.space.label(arch))
 
     # --- inside ---
 

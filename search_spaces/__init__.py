@@ -7,11 +7,18 @@ from functools import partial
 from inspect import Parameter, signature
 
 from search_spaces.architecture import Architecture
+from search_spaces.channel_bench import channel_bench_macro_resnet
 from search_spaces.choices import Categorical, Choice, Integer, Subset
+from search_spaces.elastic import ElasticBatchNorm2d, ElasticConv2d, ElasticLinear
+from search_spaces.elastic_block import elastic_block
+from search_spaces.extremes import largest, smallest
+from search_spaces.grouping import Grouping
+from search_spaces.mobilenet_elastic import mobilenet_elastic
 from search_spaces.naming import unknown_name
 from search_spaces.nas_bench_macro import nas_bench_macro
 from search_spaces.network import Block, Network, Supernet
 from search_spaces.resnet import pooling_space
+from search_spaces.resnet_elastic import resnet_elastic
 from search_spaces.space import Constraint, Labels, SearchSpace
 
 __all__ = [
@@ -21,15 +28,25 @@ __all__ = [
     "Categorical",
     "Choice",
     "Constraint",
+    "ElasticBatchNorm2d",
+    "ElasticConv2d",
+    "ElasticLinear",
+    "Grouping",
     "Integer",
     "Labels",
     "Network",
     "SearchSpace",
     "Subset",
     "Supernet",
+    "channel_bench_macro_resnet",
+    "elastic_block",
+    "largest",
     "make_space",
+    "mobilenet_elastic",
     "nas_bench_macro",
     "pooling_space",
+    "resnet_elastic",
+    "smallest",
 ]
 
 SPACES: dict[str, Callable[..., SearchSpace]] = {
@@ -37,6 +54,9 @@ SPACES: dict[str, Callable[..., SearchSpace]] = {
     "resnet18-pooling": partial(pooling_space, 18),
     "resnet50-pooling": partial(pooling_space, 50),
     "nas-bench-macro": nas_bench_macro,
+    "resnet-elastic": resnet_elastic,
+    "mobilenet-elastic": mobilenet_elastic,
+    "channel-bench-macro-resnet": channel_bench_macro_resnet,
 }
 
 

@@ -18,7 +18,8 @@ from functools import partial
 from torch import Tensor, nn
 
 from search_spaces.choices import Categorical, Value
-from search_spaces.network import Block, Local, Network, Shape, check_sizes
+from search_spaces.network import Block, Local, Network, Shape
+from search_spaces.options import check_images
 from search_spaces.resnet import SharedFixed
 from search_spaces.space import Labels, SearchSpace
 
@@ -74,7 +75,7 @@ def nas_bench_macro(*, in_channels: int = 3, num_classes: int = 10, image_size: 
     Raises:
         ValueError: an option that is not a positive integer, or a single class.
     """
-    check_sizes(in_channels, num_classes, image_size)
+    check_images(in_channels, num_classes, image_size)
     widths = [width for width, blocks in STAGES.items() for _ in range(blocks)]
     names = tuple(f"block{at}" for at in range(1, len(widths) + 1))
     blocks = [_fixed("stem", lambda: nn.Sequential(*conv_norm(in_channels, STEM, 3), nn.ReLU()))]

@@ -115,17 +115,6 @@ def output_shape(block: Block, local: Local, in_shape: Shape) -> Shape:
         return tuple(block.alone(local, in_shape).eval()(torch.empty(1, *in_shape)).shape[1:])
 
 
-def check_sizes(in_channels: int, num_classes: int, image_size: int) -> None:
-    """Raise ValueError unless images have at least one channel and one pixel, and there are two classes or more."""
-    for name, number, least in (
-        ("in_channels", in_channels, 1),
-        ("num_classes", num_classes, 2),
-        ("image_size", image_size, 1),
-    ):
-        if not isinstance(number, int) or number < least:
-            raise ValueError(f"`{name}` must be an integer of at least {least}; got {number!r}")
-
-
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
     """Initialise weights (made on the CPU) from `seed` and leave torch's own generators, those of GPUs too, as they were."""

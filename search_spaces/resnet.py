@@ -21,7 +21,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from search_spaces.choices import Categorical, Choice, Subset, Value
-from search_spaces.network import Block, Local, Network, Shape, check_sizes
+from search_spaces.network import Block, Local, Network, Shape
+from search_spaces.options import check_images
 from search_spaces.pooling import check_image_size, check_operators, make_pooling, stride
 from search_spaces.space import Labels, SearchSpace
 
@@ -187,7 +188,7 @@ def pooling_space(
         raise ValueError(f"`bn` must be one of {', '.join(ALONE_NORMS)}; got {bn!r}")
     if stem not in ("small", "large"):
         raise ValueError(f"`stem` must be small or large; got {stem!r}")
-    check_sizes(in_channels, num_classes, image_size)
+    check_images(in_channels, num_classes, image_size)
     plan = PLANS[depth]
     operators = (
         plan.operators if operators is None else (operators,) if isinstance(operators, str) else tuple(operators)

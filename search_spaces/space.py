@@ -194,8 +194,7 @@ class SearchSpace:
 
     def check(self, arch: Architecture) -> None:
         """Raise ValueError unless `arch` is an architecture of this space."""
-        if arch.space != self.name:
-            raise ValueError(f"expected an architecture of {self.name!r}, got one of {arch.space!r}")
+        self._check_name(arch)
         if self.architecture(arch) != arch:
             raise ValueError(f"{arch} is not in canonical form; make it with `SearchSpace.architecture`")
 
@@ -276,7 +275,8 @@ class SearchSpace:
         return self.network
 
     def locals(self, arch: Architecture) -> tuple[Local, ...]:
-        """What `arch` says to each block of the network, in order."""
+        """What `arch` says to each block of the network, in order; ValueError if it is of another space."""
+        self._check_name(arch)
         return self.net.locals(self.column_values(arch))
 
     @cached_property
@@ -291,6 +291,10 @@ class SearchSpace:
         return hashlib.sha256(json.dumps(described, sort_keys=True, default=str).encode()).hexdigest()[:12]
 
     # --- the machinery ---
+
+    def _check_name(self, arch: Architecture) -> None:
+        if arch.space != self.name:
+            raise ValueError(f"expected an architecture of {self.name!r}, got one of {arch.space!r}")
 
     @cached_property
     def _choice_names(self) -> dict[str, None]:

@@ -14,6 +14,7 @@ import pytest
 
 import nas
 from nas import Study
+from nas.profile import profile
 
 ROOT = Path(__file__).parents[1]
 QUICK = "--supernets 1 --strategy random --trials 3 --epochs 1 --retrain none --batch-size 64 --limit 200 --test-limit 50".split()
@@ -111,6 +112,23 @@ def test_profile_counts(tmp_path: Path) -> None:
     assert module[0]["macs"] == 32
 
 
+def test_choices_are_short_for_the_option_of_the_space() -> None:
+    arch = json.dumps({"pools": [2, 4], "operator": "avg"})
+    short = lines(run("profile", "resnet-elastic", "--arch", arch, "--choices", "pooling", "--json"))[0]
+    assert short == profile("resnet-elastic", arch=arch, options={"choices": ["pooling"]}).totals
+    done = run("search", "--space", "resnet-elastic", "--choices", "width,dept", *QUICK)
+    assert done.returncode == 2 and "no choice of `choices` is named 'dept'; did you mean depth" in done.stderr
+
+
+def test_a_search_of_widths_depths_groups_and_pooling(tmp_path: Path) -> None:
+    args = ["--space", "resnet-elastic", "--choices", "width,depth,groups,pooling", "--option", "depths=[1]"]
+    done = run("search", *args, *QUICK, "--out", tmp_path / "run", "--json")
+    rows = lines(done)
+    assert rows and all(row["macs"] > 0 for row in rows)
+    exported = lines(run("export", tmp_path / "run", "--pick", "knee", "--json"))[0]
+    assert nas.load(exported["folder"]) is not None
+
+
 def test_spaces_are_listed() -> None:
     rows = lines(run("spaces", "--json"))
     assert {row["space"]: row["architectures"] for row in rows} == {
@@ -118,6 +136,9 @@ def test_spaces_are_listed() -> None:
         "resnet18-pooling": 56,
         "resnet50-pooling": 560,
         "nas-bench-macro": 3969,
+        "resnet-elastic": (3 * (3 + 9 + 27)) ** 3,
+        "mobilenet-elastic": 7371**5,
+        "channel-bench-macro-resnet": 4**7,
     }
 
 

@@ -35,13 +35,15 @@ def small() -> nn.Sequential:
     )
 
 
-@pytest.mark.parametrize(
-    ("name", "options"),
-    [
-        *((name, {}) for name in SPACES),
-        *((name, {"operators": (o,)}) for name in SPACES if name.endswith("-pooling") for o in ("max", "avg", "conv")),
-    ],
-)
+POOLING = [(name, {"operators": (op,)}) for name in SPACES if "pooling" in name for op in ("max", "avg", "conv")]
+ELASTIC: list[tuple[str, dict[str, object]]] = [
+    *((name, {"image_size": 32}) for name in SPACES if "pooling" not in name),
+    ("resnet-elastic", {"choices": "width,depth,groups,kernel,pooling,resolution"}),
+    ("mobilenet-elastic", {"choices": "se,resolution", "image_size": 32}),
+]
+
+
+@pytest.mark.parametrize(("name", "options"), POOLING + ELASTIC, ids=str)
 def test_all_agree_on_convolutions_and_linear_layers(name: str, options: dict[str, object]) -> None:
     space = make_space(name, num_classes=7, **options)
     arch = space.sample(np.random.default_rng(0))

@@ -1,0 +1,40 @@
+"""The smallest and the largest architecture of a space.
+
+Spaces list the values of a choice from the cheapest to the dearest wherever they have such an order: widths, depths, kernels, group
+sizes; a placement of pooling is dearer the later it pools.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from search_spaces.architecture import Architecture
+from search_spaces.choices import Choice, Value
+from search_spaces.numbering import Values, exists
+from search_spaces.space import SearchSpace
+
+
+def smallest(space: SearchSpace) -> Architecture:
+    """The architecture in which every choice has its first value.
+
+    Raises:
+        ValueError: it breaks a constraint of the space.
+    """
+    return _extreme(space, lambda choice: choice.value(0))
+
+
+def largest(space: SearchSpace) -> Architecture:
+    """The architecture in which every choice has its last value.
+
+    Raises:
+        ValueError: it breaks a constraint of the space.
+    """
+    return _extreme(space, lambda choice: choice.value(choice.size - 1))
+
+
+def _extreme(space: SearchSpace, pick: Callable[[Choice], Value]) -> Architecture:
+    values: Values = {}
+    for choice in space.choices:
+        if exists(choice, values):
+            values[choice.name] = pick(choice)
+    return space.architecture(values)
