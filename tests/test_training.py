@@ -11,7 +11,7 @@ from torch import nn
 
 from nas import checkpoint
 from nas.data import ImageData, Split
-from nas.training import Alone, NotFinite, TrainingConfig, cosine, fit
+from nas.training import Alone, NotFinite, TrainingConfig, fit, learning_rate
 
 CPU = torch.device("cpu")
 
@@ -24,8 +24,8 @@ def network() -> nn.Module:
 def train(data: ImageData, config: TrainingConfig, path: Path | None = None, stop_after: int | None = None, **settings):
     learner = Alone(network(), config, CPU)
 
-    def stop(epoch: int) -> None:
-        if epoch == stop_after:
+    def stop(history: list) -> None:
+        if history[-1]["epoch"] == stop_after:
             raise KeyboardInterrupt
 
     history = fit(learner, data, data.train, config, seed=0, device=CPU, path=path, on_epoch=stop, **settings)
@@ -97,10 +97,10 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_epoch(digits: I
 
 def test_the_learning_rate_follows_half_a_cosine() -> None:
     config = TrainingConfig(epochs=10, learning_rate=0.1, final_learning_rate=0.02)
-    assert cosine(config, 0) == pytest.approx(0.1)
-    assert cosine(config, 5) == pytest.approx(0.06)
-    assert cosine(config, 10) == pytest.approx(0.02)
-    assert cosine(config, 2.5) == pytest.approx(0.02 + 0.08 * (1 + math.cos(math.pi / 4)) / 2)
+    assert learning_rate(config, 0) == pytest.approx(0.1)
+    assert learning_rate(config, 5) == pytest.approx(0.06)
+    assert learning_rate(config, 10) == pytest.approx(0.02)
+    assert learning_rate(config, 2.5) == pytest.approx(0.02 + 0.08 * (1 + math.cos(math.pi / 4)) / 2)
 
 
 def test_parameters_without_a_part_in_the_step_keep_their_bits(digits: ImageData) -> None:
