@@ -3,7 +3,7 @@
 run.yaml       the full configuration
 record.json    commands, versions, hardware, seed, commit, and what the space and the data were
 journal.log    an Optuna journal: study `search` holds the trials, study `alone` the networks trained alone
-supernets/     checkpoint of the shared weights
+supernets/     checkpoint of the shared weights, and history.csv with the losses of each epoch
 alone/         weights of each network trained alone
 exports/       the front's subnets
 *.csv, plots/, report.html

@@ -9,11 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nas.data import ImageData
+from nas.extremes import extremes
 from nas.mixture import MOST_ARCHITECTURES, Mixture, MixtureConfig, balance, kl_from_uniform, replay, softmax
-from nas.samplers import Uniform
+from nas.samplers import Sandwich, Uniform
 from nas.team import Team
 from nas.training import TrainingConfig, fit
-from nas.updates import Labels
+from nas.updates import InPlace, Labels
 from search_spaces import SearchSpace, make_space
 from tests.elastic_toy import elastic_space
 
@@ -145,6 +146,14 @@ def test_stopping_and_going_on_ends_with_the_same_weights_and_averages(
     for a, b in zip(whole.members, resumed.members, strict=True):
         for name, value in a.supernet.state_dict().items():
             assert torch.equal(value, b.supernet.state_dict()[name]), name
+
+
+def test_a_sandwich_is_shared_among_the_supernets_and_one_largest_teaches_them_all(digits: ImageData) -> None:
+    space = elastic_space()
+    config = TrainingConfig(epochs=1, batch_size=50)
+    team = Team(space, config, Sandwich(space, *extremes(space)), InPlace(config), seed=0, device=CPU, supernets=2)
+    history = fit(Mixture(team, digits, MixtureConfig(), CPU), digits, digits.train, config, seed=0, device=CPU)
+    assert [row["supernet"] for row in history] == [0, 1] and all(np.isfinite(row["loss"]) for row in history)
 
 
 def test_a_space_too_large_to_list_keeps_averages_by_value(digits: ImageData) -> None:

@@ -129,6 +129,15 @@ def test_two_subnets_of_one_step_move_what_either_uses() -> None:
     assert not either.all() and not changed[~either].any() and changed[either].float().mean() > 0.8
 
 
+def test_a_smaller_subnet_lies_within_a_larger_one() -> None:
+    supernet = Supernet(SPACE.net)
+    sizes = [{"depth": 1, "width1": 2, "kernel1": 1}, {"depth": 1, "width1": 4, "kernel1": 3}, dict(LARGE)]
+    masks = [inside(SPACE, supernet, SPACE.architecture(size)) for size in sizes]
+    for small, large in zip(masks, masks[1:], strict=False):
+        assert all((large[name] | ~mask).all() for name, mask in small.items())
+        assert sum(int(mask.sum()) for mask in small.values()) < sum(int(mask.sum()) for mask in large.values())
+
+
 def test_the_part_that_a_block_uses_is_found() -> None:
     block = SPACE.net.blocks[1]
     found = used(block, (4, 1), (CHANNELS, 4, 4))

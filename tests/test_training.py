@@ -103,6 +103,21 @@ def test_the_learning_rate_follows_half_a_cosine() -> None:
     assert learning_rate(config, 2.5) == pytest.approx(0.02 + 0.08 * (1 + math.cos(math.pi / 4)) / 2)
 
 
+def test_the_exponential_schedule_never_leaves_its_floor_once_it_is_there() -> None:
+    config = TrainingConfig(epochs=90, learning_rate=0.4, schedule="exponential")
+    rates = [learning_rate(config, epoch / 10) for epoch in range(901)]
+    assert rates[0] == 0.4 and rates == sorted(rates, reverse=True)
+    assert rates[599] > 0.02 and rates[601:] == [pytest.approx(0.02)] * 300
+    assert rates[150] / rates[50] == pytest.approx(rates[450] / rates[350])
+
+
+def test_one_cycle_rises_for_three_tenths_and_then_falls_to_the_end() -> None:
+    config = TrainingConfig(epochs=10, learning_rate=0.5, final_learning_rate=0.001, schedule="one-cycle")
+    rates = [learning_rate(config, epoch / 10) for epoch in range(101)]
+    assert rates[0] == pytest.approx(0.02) and rates[30] == pytest.approx(0.5) and rates[-1] == pytest.approx(0.001)
+    assert rates[:31] == sorted(rates[:31]) and rates[30:] == sorted(rates[30:], reverse=True)
+
+
 def test_parameters_without_a_part_in_the_step_keep_their_bits(digits: ImageData) -> None:
     used, unused = nn.Linear(64, 10), nn.Linear(64, 10)
     module = nn.ModuleList([used, unused])
