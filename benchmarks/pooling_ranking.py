@@ -38,12 +38,12 @@ from nas.data import ImageData, Split, load_data
 from nas.device import resolve_device
 from nas.evaluation import module_accuracy
 from nas.files import write_json
-from nas.mixture import Mixture, MixtureConfig
+from nas.learners import make_learner
+from nas.progress import silent
 from nas.record import environment
 from nas.scoring import SupernetScorer
 from nas.seeding import stream, torch_seed
-from nas.splitting import Splitting
-from nas.supernet import SinglePath
+from nas.settings import SupernetConfig
 from nas.training import Alone, TrainingConfig, fit
 from search_spaces import Architecture, make_space
 
@@ -64,19 +64,12 @@ def train_alone(
 
 def by_supernet(method: str, seed: int, data: ImageData, config: TrainingConfig, device: torch.device) -> list[float]:
     """Validation accuracy of every placement from trained supernets."""
-    if method == "split":
-        half, late = config.epochs // 2, config.epochs * 3 // 4
-        learner = Splitting(SPACE, data, {half: 6, late: len(ARCHS)}, config, seed=seed, device=device)
-    elif method == "single":
-        learner = SinglePath(SPACE, config, seed=seed, device=device)
-    else:
-        count = int(method.removeprefix("mixture-"))
-        learner = Mixture(SPACE, data, count, config, MixtureConfig(), seed=seed, device=device)
+    count = int(method.removeprefix("mixture-")) if method.startswith("mixture") else 1
+    shared = SupernetConfig(count=count, training=config, sampler="split" if method == "split" else "uniform")
+    learner = make_learner(shared, SPACE, data, seed=seed, device=device, mixture=count > 1)
     fit(learner, data, data.train, config, seed=seed, device=device, name=method)
-    scorer = SupernetScorer(learner, SPACE, data, RankingConfig(), config.epochs)
-    if isinstance(learner, Splitting):
-        scorer.assigned = {arch.key: int(home) for arch, home in zip(ARCHS, learner.home, strict=True)}
-    return [figures["accuracy"] for figures in scorer(ARCHS, lambda *_: None)]
+    scorer = SupernetScorer(learner, SPACE, data, RankingConfig())
+    return [figures["accuracy"] for figures in scorer(ARCHS, silent)]
 
 
 def by_halving(seed: int, data: ImageData, config: TrainingConfig, device: torch.device) -> list[float]:

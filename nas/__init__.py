@@ -6,5 +6,6 @@ from nas.export import export, load
 from nas.pick import choose
 from nas.search import run, search
 from nas.study import Study
+from nas.train import train
 
-__all__ = ["Study", "choose", "configure", "export", "load", "load_data", "run", "search"]
+__all__ = ["Study", "choose", "configure", "export", "load", "load_data", "run", "search", "train"]

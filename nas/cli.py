@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from nas import cli_pruning, page, terminal
+from nas import cli_pruning, cli_training, page, terminal
 from nas import profile as profiling
 from nas.arguments import floats, names, numbers, options, shape
 from nas.config import configure, read_config
@@ -21,6 +21,7 @@ from nas.pick import choose
 from nas.report import write_report, write_tables
 from nas.search import default_folder, run
 from nas.study import Study
+from nas.train import adopt
 from nas.training import NotFinite
 from search_spaces import SPACES, make_space
 
@@ -43,14 +44,19 @@ Limits = Annotated[
 @app.command("search")
 def search_command(
     space: Annotated[
-        str,
+        str | None,
         typer.Option(
-            help="Search space (see `nas spaces`), module:function, or pruned:module:function of a trained model."
+            help="Search space (see `nas spaces`), module:function, or pruned:module:function of a trained model. "
+            "[default: the supernet's, else resnet20-pooling]"
         ),
-    ] = "resnet20-pooling",
+    ] = None,
     data: Annotated[
-        str, typer.Option(help="`digits`, an image folder, a folder of parquet, torchvision:NAME or datasets:NAME.")
-    ] = "digits",
+        str | None,
+        typer.Option(
+            help="`digits`, an image folder, a folder of parquet, torchvision:NAME or datasets:NAME. "
+            "[default: the supernet's, else digits]"
+        ),
+    ] = None,
     strategy: Annotated[
         str, typer.Option(help="mixture, one-shot, exhaustive, random, evolution or nsga2.")
     ] = "mixture",
@@ -61,6 +67,16 @@ def search_command(
             "[default: 4 for mixture, 0 for a trained model, else 1]"
         ),
     ] = None,
+    supernet: Annotated[
+        Path | None,
+        typer.Option(help="Run folder of `nas train` whose supernets are used; its training settings hold here too."),
+    ] = None,
+    sampler: cli_training.Sampler = "uniform",
+    subnets: cli_training.Subnets = None,
+    teacher: cli_training.Teacher = None,
+    schedule: cli_training.Schedule = "cosine",
+    accumulate: cli_training.Accumulate = 1,
+    ema: cli_training.Ema = 0.0,
     objectives: Annotated[
         str, typer.Option(help="Comma-separated: accuracy, macs, params, activations, weight_bytes, latency_ms.")
     ] = ("accuracy,macs"),
@@ -123,8 +139,8 @@ def search_command(
         folder = out or default_folder(settings)
     else:
         settings = configure(
-            space,
-            data,
+            space or "resnet20-pooling",
+            data or "digits",
             strategy=strategy,
             objectives=names(objectives),
             space_options=options(option, choices),
@@ -135,6 +151,13 @@ def search_command(
             learning_rate=learning_rate,
             weight_decay=weight_decay,
             temperature=temperature,
+            sampler=sampler,
+            subnets=subnets,
+            teacher=teacher,
+            schedule=schedule,  # type: ignore[arg-type]
+            accumulate=accumulate,
+            ema=ema,
+            supernet=None if supernet is None else str(supernet),
             ranking=ranking,  # type: ignore[arg-type]
             trials=trials,
             seconds=seconds,
@@ -150,6 +173,7 @@ def search_command(
             seed=seed,
             device=device,
         )
+        settings = adopt(settings, space=space is None, data=data is None)
         folder = out or default_folder(settings)
     try:
         with terminal.bars() as progress:
@@ -281,6 +305,7 @@ def report(folder: Folder, json: Json = False) -> None:
             print(path)
 
 
+app.command("train")(cli_training.train_command)
 app.command("prune")(cli_pruning.prune)
 app.command("groups")(cli_pruning.groups)
 

@@ -9,8 +9,8 @@ from typing import Any, Literal, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from nas.mixture import MixtureConfig
 from nas.objectives import parse_objectives
+from nas.settings import SupernetConfig
 from nas.strategies import STRATEGIES
 from nas.training import TrainingConfig
 from search_spaces.naming import unknown_name
@@ -52,14 +52,6 @@ class DataConfig(Part):
         if (self.mean is None) != (self.std is None):
             raise ValueError("`mean` and `std` go together; give both, or neither")
         return self
-
-
-class SupernetConfig(Part):
-    """How the shared weights are trained. With `count` 0 there are none, and each trial is a network trained alone."""
-
-    count: int = Field(default=1, ge=0)
-    training: TrainingConfig = TrainingConfig(epochs=100)
-    mixture: MixtureConfig = MixtureConfig()
 
 
 class RankingConfig(Part):
@@ -155,6 +147,13 @@ def configure(
     learning_rate: float | None = None,
     weight_decay: float = 0.0,
     temperature: float = 100.0,
+    sampler: str = "uniform",
+    subnets: int | None = None,
+    teacher: str | None = None,
+    schedule: Literal["cosine", "one-cycle", "exponential"] = "cosine",
+    accumulate: int = 1,
+    ema: float = 0.0,
+    supernet: str | None = None,
     ranking: Literal["best", "assigned"] = "best",
     trials: int | None = None,
     seconds: float | None = None,
@@ -186,6 +185,13 @@ def configure(
         learning_rate: of both trainings, at their start. Default: 0.01 for the space of a trained model, else 0.1.
         weight_decay: of both trainings.
         temperature: the mixture's final temperature.
+        sampler: which architectures a step of supernet training takes, one of `nas.settings.SAMPLERS`.
+        subnets: drawn at random per step; the sampler's own number by default.
+        teacher: what supernets learn from beside the labels: `largest`, `module:function` or a folder of `nas export`.
+        schedule: of the learning rate in supernet training.
+        accumulate: batches per step of the optimiser in supernet training.
+        ema: decay of the moving average of supernet weights; 0 for none.
+        supernet: run folder whose trained supernets are used, in place of training some; see `nas.train`.
         ranking: `best` or `assigned` supernet.
         trials: most trials.
         seconds: most seconds of evaluating trials.
@@ -225,8 +231,14 @@ def configure(
             "objectives": list(objectives),
             "supernets": {
                 "count": supernets,
-                "training": {"epochs": epochs, **training},
+                "training": {"epochs": epochs, "schedule": schedule, **training},
                 "mixture": {"temperature": temperature},
+                "sampler": sampler,
+                "subnets": subnets,
+                "teacher": teacher,
+                "accumulate": accumulate,
+                "ema": ema,
+                "source": supernet,
             },
             "ranking": {"supernet": ranking},
             "budget": {"trials": trials, "seconds": seconds},

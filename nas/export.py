@@ -21,16 +21,16 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from nas.batches import normalize
-from nas.checkpoint import load as load_checkpoint
 from nas.config import FORMATS
 from nas.data import ImageData
 from nas.evaluation import calibrate_
 from nas.files import put_tensors, replacing, write_json
 from nas.pruned import PrunedNetwork, recalibrated
 from nas.retrain import build, weights_path
-from nas.scoring import head, make_learner
+from nas.scoring import head
 from nas.spaces import build_space
 from nas.study import Study
+from nas.train import load_supernets
 from search_spaces import Architecture, SearchSpace
 from search_spaces.naming import unknown_name
 
@@ -127,14 +127,11 @@ def from_supernet(study: Study, arch: Architecture, data: ImageData) -> nn.Modul
     Raises:
         ValueError: the run has no trained supernet, or the architecture was not ranked.
     """
-    path = study.folder / "supernets" / "checkpoint.safetensors"
-    found = load_checkpoint(path)
-    if found is None:
+    learner = load_supernets(study, data)
+    if learner is None:
         raise ValueError(
             f"{study.space.label(arch)} was not trained alone, and the run has no supernet to take weights from"
         )
-    learner = make_learner(study.config, study.space, data, torch.device("cpu"))
-    learner.restore(found.tensors)
     supernet = learner.members[_best_supernet(study, arch)].supernet
     locals = study.space.locals(arch)
     calibrated = calibrate_(supernet.extract(locals), data, head(data.train, study.config.ranking.calibration_images))

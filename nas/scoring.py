@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -13,10 +13,11 @@ from estimators.latency import measure_latency
 from nas.config import RankingConfig, RunConfig
 from nas.data import ImageData, Split
 from nas.evaluation import accuracy, module_accuracy, predict
+from nas.learners import Supernets
 from nas.mixture import Mixture
 from nas.progress import Progress
 from nas.seeding import torch_seed
-from nas.supernet import SinglePath
+from nas.splitting import Splitting
 from nas.training import Alone, fit
 from search_spaces import Architecture, SearchSpace
 
@@ -59,25 +60,25 @@ class LatencyScorer:
 class SupernetScorer:
     """Accuracy on the validation part, from one or several trained supernets."""
 
-    def __init__(
-        self, learner: SinglePath | Mixture, space: SearchSpace, data: ImageData, config: RankingConfig, epochs: int
-    ) -> None:
+    def __init__(self, learner: Supernets, space: SearchSpace, data: ImageData, config: RankingConfig) -> None:
         self.supernets = [member.supernet for member in learner.members]
         self.space, self.data, self.config = space, data, config
         self.calibration = head(data.train, config.calibration_images)
-        self.assigned: Mapping[str, int] = {}
-        if isinstance(learner, Mixture) and config.supernet == "assigned":
-            chances, _ = learner.assignment(epochs)
-            self.assigned = {arch.key: int(row.argmax()) for arch, row in zip(learner.archs, chances, strict=True)}
+        self.learner: Mixture | Splitting | None = None
+        if isinstance(learner, Splitting) or (isinstance(learner, Mixture) and config.supernet == "assigned"):
+            self.learner = learner
 
-    def choose(self, arch: Architecture) -> list[int]:
-        """The supernets that are asked about an architecture."""
-        return [self.assigned[arch.key]] if self.assigned else list(range(len(self.supernets)))
+    def choose(self, archs: Sequence[Architecture]) -> list[list[int]]:
+        """The supernets that are asked about each architecture."""
+        if self.learner is None:
+            return [list(range(len(self.supernets)))] * len(archs)
+        return [[number] for number in self.learner.assign(archs)]
 
     def __call__(self, archs: Sequence[Architecture], progress: Progress) -> list[Figures]:
         table = np.full((len(archs), len(self.supernets)), np.nan)
+        asked = self.choose(archs)
         for number, supernet in enumerate(self.supernets):
-            rows = [row for row, arch in enumerate(archs) if number in self.choose(arch)]
+            rows = [row for row, numbers in enumerate(asked) if number in numbers]
             if not rows:
                 continue
 
@@ -98,7 +99,7 @@ class SupernetScorer:
 
     def _figures(self, row: np.ndarray) -> Figures:
         figures: Figures = {"accuracy": float(np.nanmax(row))}
-        if len(row) > 1:
+        if len(row) > 1 and not isinstance(self.learner, Splitting):
             figures |= {f"accuracy_supernet{n}": float(value) for n, value in enumerate(row) if not np.isnan(value)}
         return figures
 
@@ -129,14 +130,6 @@ class AloneScorer:
             )
             figures.append({"accuracy": module_accuracy(module, self.data, self.data.validation)})
         return figures
-
-
-def make_learner(config: RunConfig, space: SearchSpace, data: ImageData, device: torch.device) -> SinglePath | Mixture:
-    """The untrained supernets of a run."""
-    shared = config.supernets
-    if config.strategy == "mixture" or shared.count > 1:
-        return Mixture(space, data, shared.count, shared.training, shared.mixture, seed=config.seed, device=device)
-    return SinglePath(space, shared.training, seed=config.seed, device=device)
 
 
 def head(split: Split, most: int) -> Split:

@@ -12,7 +12,6 @@ import torch
 from estimators.latency import compare_latency
 from nas.config import RunConfig, configure
 from nas.data import ImageData
-from nas.device import resolve_device
 from nas.export import export
 from nas.files import write_json
 from nas.objectives import losses
@@ -20,12 +19,11 @@ from nas.progress import Progress, silent
 from nas.pruned import PrunedCostScorer, PrunedNetwork, PrunedScorer, uniform
 from nas.report import write_report, write_tables
 from nas.retrain import build, retrain
-from nas.scoring import AloneScorer, CostScorer, Figures, LatencyScorer, Scorer, SupernetScorer, make_learner
+from nas.scoring import AloneScorer, CostScorer, Figures, LatencyScorer, Scorer, SupernetScorer
 from nas.seeding import stream
-from nas.spaces import build_space, options_for
 from nas.strategies import make_strategy
-from nas.study import SEARCH, Study, load_run_data
-from nas.training import fit
+from nas.study import SEARCH, Study
+from nas.train import adopt, open_run, train_supernets
 from search_spaces import Architecture, SearchSpace
 
 ASK = {"exhaustive": 256, "random": 64, "nsga2": 20, "evolution": 10}
@@ -60,6 +58,7 @@ def search(
     config = configure(
         space if isinstance(space, str) else space.name, data if isinstance(data, str) else data.name, **settings
     )
+    config = adopt(config)
     return run(
         config,
         default_folder(config) if out is None else Path(out),
@@ -85,12 +84,8 @@ def run(
     progress: Progress = silent,
 ) -> Study:
     """Carry out a configuration in a run folder, or go on with it; see `search`."""
-    device = resolve_device(config.device)
-    data = data or load_run_data(config)
-    options = options_for(config.space.name, config.space.options, data) if space is None else dict(space.options)
-    space = space or build_space(config.space.name, options)
-    _check_fit(space, data, config)
-    study = Study.create(folder, config, space, data, options)
+    study, data, device = open_run(config, folder, space=space, data=data)
+    space = study.space
     with study.locked(), study.session():
         scorers: list[Scorer] = [_cost_scorer(space)]
         if "latency_ms" in config.objectives:
@@ -168,19 +163,8 @@ def _accuracy_scorer(study: Study, data: ImageData, device: torch.device, progre
         return PrunedScorer(space, data, config.ranking, config.seed, device)
     if shared.count == 0:
         return AloneScorer(space, data, config, device)
-    learner = make_learner(config, space, data, device)
-    fit(
-        learner,
-        data,
-        data.train,
-        shared.training,
-        seed=config.seed,
-        device=device,
-        path=study.folder / "supernets" / "checkpoint.safetensors",
-        name="supernets",
-        progress=progress,
-    )
-    return SupernetScorer(learner, space, data, config.ranking, shared.training.epochs)
+    learner = train_supernets(study, data, device, progress)
+    return SupernetScorer(learner, space, data, config.ranking)
 
 
 def _export_front(study: Study, data: ImageData, progress: Progress) -> None:
@@ -210,16 +194,3 @@ def _measure_front(study: Study, device: torch.device) -> None:
             for key, latency in measured.items()
         },
     )
-
-
-def _check_fit(space: SearchSpace, data: ImageData, config: RunConfig) -> None:
-    if isinstance(space.net, PrunedNetwork) and (config.supernets.count or "activations" in config.objectives):
-        raise ValueError(
-            f"{space.name!r} is a trained model: search it with random, evolution, nsga2 or exhaustive, `supernets` 0, and without the "
-            f"objective activations; got {config.strategy}, {config.supernets.count} and {', '.join(config.objectives)}"
-        )
-    if space.net.input_shape != data.input_shape or space.net.num_classes != data.num_classes:
-        raise ValueError(
-            f"space {space.name!r} takes images of {space.net.input_shape} and {space.net.num_classes} classes, but "
-            f"{data.name!r} has {data.input_shape} and {data.num_classes}; make the space with the data's numbers"
-        )

@@ -11,11 +11,13 @@ trains each architecture once.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.spatial.distance import squareform
 from torch import Tensor
@@ -23,14 +25,16 @@ from torch import Tensor
 from nas.batches import batches
 from nas.data import ImageData
 from nas.device import memory_format, precision
-from nas.mixture import MOST_ARCHITECTURES
+from nas.samplers import Draw
 from nas.seeding import stream
-from nas.supernet import Member
-from nas.training import Batch, Row, TrainingConfig, below, cross_entropy, under
-from search_spaces import SearchSpace
+from nas.team import Team
+from nas.training import Batch, Row
+from search_spaces import Architecture, SearchSpace, Supernet
 from search_spaces.network import Local
 
 GRADIENT_BATCHES = 4
+MOST_ARCHITECTURES = 1_000
+MOST_SUPERNETS = 64
 
 
 class Splitting:
@@ -42,98 +46,95 @@ class Splitting:
         members: the supernets of now.
 
     Args:
-        space: its architectures are enumerated, at most 100,000.
+        team: of one supernet; its sampler is not asked. The space is enumerated, at most 1,000 architectures.
         data: gradients are compared on its training part.
         splits: epoch -> number of supernets from then on; rising, at most as many as architectures.
-        config: the optimisers' settings.
-        seed: initialises the weights and draws architectures and batches.
         device: where they train.
 
     Raises:
         ValueError: too many architectures, or splits that do not rise.
     """
 
-    def __init__(
-        self,
-        space: SearchSpace,
-        data: ImageData,
-        splits: Mapping[int, int],
-        config: TrainingConfig,
-        *,
-        seed: int,
-        device: torch.device,
-    ) -> None:
-        if space.raw_size > MOST_ARCHITECTURES:
-            raise ValueError(
-                f"splitting needs a list of all architectures, at most {MOST_ARCHITECTURES}, but {space.name!r} has "
-                f"{space.raw_size}; use another sampler, or a smaller space"
-            )
-        self.archs = list(space.enumerate())
+    def __init__(self, team: Team, data: ImageData, splits: Mapping[int, int], device: torch.device) -> None:
+        self.archs = listed(team.space)
         counts = [1, *(splits[epoch] for epoch in sorted(splits)), len(self.archs) + 1]
-        if (
-            any(later <= earlier for earlier, later in zip(counts, counts[1:], strict=False))
-            or min(splits, default=1) < 1
-        ):
+        rising = all(earlier < later for earlier, later in zip(counts, counts[1:], strict=False))
+        if not rising or min(splits, default=1) < 1:
             raise ValueError(
                 f"`splits` must name epochs of 1 or more with rising numbers of supernets, 2 to {len(self.archs)}; got {dict(splits)}"
             )
-        self.space, self.data, self.splits, self.config = space, data, dict(splits), config
-        self.seed, self.device = seed, device
-        self.locals = [space.locals(arch) for arch in self.archs]
+        self.team, self.members = team, team.members
+        self.data, self.splits, self.device = data, dict(splits), device
+        self.rows = {arch.key: row for row, arch in enumerate(self.archs)}
         self.home = np.zeros(len(self.archs), dtype=int)
-        self.members = [self._member(0)]
 
     def begin(self, epoch: int) -> None:
         if epoch in self.splits and len(self.members) < self.splits[epoch]:
-            self._split(self.splits[epoch], stream(self.seed, "gradients", epoch))
-        self.order = rounds(len(self.archs), stream(self.seed, "paths", epoch))
+            self._split(self.splits[epoch], stream(self.team.seed, "gradients", epoch))
+        self.order = rounds(len(self.archs), stream(self.team.seed, "paths", epoch))
+        self.team.begin(epoch)
 
     def step(self, images: Tensor, labels: Tensor, learning_rate: float) -> None:
         row = next(self.order)
-        self.members[self.home[row]].step(images, labels, self.locals[row], learning_rate)
+        self.team.step([int(self.home[row])], [Draw(self.archs[row])], (images, labels), learning_rate)
 
     def end(self) -> list[Row]:
-        return [member.row(number) for number, member in enumerate(self.members)]
+        return self.team.end()
+
+    def assign(self, archs: Sequence[Architecture]) -> list[int]:
+        """The supernet of each architecture."""
+        return [int(self.home[self.rows[arch.key]]) for arch in archs]
 
     def tensors(self) -> dict[str, Tensor]:
-        tensors = {"home": torch.from_numpy(self.home)}
-        for number, member in enumerate(self.members):
-            tensors |= under(f"supernet{number}", member.tensors())
-        return tensors
+        return {"home": torch.from_numpy(self.home), **self.team.tensors()}
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
         self.home = tensors["home"].numpy().copy()
-        self.members = [self._member(number) for number in range(self.home.max() + 1)]
-        for number, member in enumerate(self.members):
-            member.restore(below(f"supernet{number}", tensors))
-
-    def _member(self, number: int) -> Member:
-        return Member(self.space, self.config, self.device, self.seed, number)
+        while len(self.members) <= self.home.max():
+            self.members.append(self.team.member(len(self.members)))
+        self.team.restore(tensors)
 
     def _split(self, count: int, rng: np.random.Generator) -> None:
         """Part architectures until there are `count` supernets, each with the weights and momenta of the one it comes from."""
-        channels_last = memory_format(self.device) == torch.channels_last
         sample = batches(
             self.data.train,
             self.data,
-            min(self.config.batch_size, len(self.data.train)),
+            min(self.team.config.batch_size, len(self.data.train)),
             rng=rng,
             device=self.device,
-            channels_last=channels_last,
+            channels_last=memory_format(self.device) == torch.channels_last,
         )
         seen = list(islice(sample, GRADIENT_BATCHES))
         alike = np.zeros((len(self.archs), len(self.archs)))
         for number, member in enumerate(self.members):
             rows = np.flatnonzero(self.home == number)
             if len(rows) > 1:
-                alike[np.ix_(rows, rows)] = similarity(member, [self.locals[row] for row in rows], seen)
+                paths = [self.team.space.locals(self.archs[row]) for row in rows]
+                alike[np.ix_(rows, rows)] = similarity(member.supernet, paths, seen)
         while len(self.members) < count:
             largest = int(np.bincount(self.home).argmax())
             rows = np.flatnonzero(self.home == largest)
             self.home[rows[halves(alike[np.ix_(rows, rows)])]] = len(self.members)
-            child = self._member(len(self.members))
+            child = self.team.member(len(self.members))
             child.restore({name: tensor.clone() for name, tensor in self.members[largest].tensors().items()})
             self.members.append(child)
+
+
+def usual_splits(architectures: int, epochs: int) -> dict[int, int]:
+    """Into about the root of the number of architectures at half of the epochs, into one each (at most 64) at three quarters."""
+    last = min(architectures, MOST_SUPERNETS)
+    first = min(round(math.sqrt(architectures)), last - 1)
+    return {epoch: count for epoch, count in ((epochs // 2, first), (epochs * 3 // 4, last)) if epoch > 0 and count > 1}
+
+
+def listed(space: SearchSpace) -> list[Architecture]:
+    """Every architecture; ValueError where there are too many to list."""
+    if space.raw_size > MOST_ARCHITECTURES:
+        raise ValueError(
+            f"sampler split needs a list of all architectures, at most {MOST_ARCHITECTURES}, but {space.name!r} has "
+            f"{space.raw_size}; use another sampler, or a smaller space"
+        )
+    return list(space.enumerate())
 
 
 def rounds(count: int, rng: np.random.Generator) -> Iterator[int]:
@@ -142,19 +143,19 @@ def rounds(count: int, rng: np.random.Generator) -> Iterator[int]:
         yield from rng.permutation(count).tolist()
 
 
-def similarity(member: Member, locals: Sequence[Sequence[Local]], sample: Sequence[Batch]) -> np.ndarray:
+def similarity(supernet: Supernet, locals: Sequence[Sequence[Local]], sample: Sequence[Batch]) -> np.ndarray:
     """Cosine of the gradients that each two of N architectures give the shared weights, averaged over batches, shape (N, N)."""
-    weights = [parameter for parameter in member.supernet.parameters() if parameter.requires_grad]
-    member.supernet.train()
+    weights = [parameter for parameter in supernet.parameters() if parameter.requires_grad]
+    supernet.train()
     total = np.zeros((len(locals), len(locals)))
     for images, labels in sample:
         gradients = []
         for path in locals:
             with precision(labels.device):
-                loss = cross_entropy(member.supernet(images, path), labels, member.config)
+                loss = F.cross_entropy(supernet(images, path).float(), labels)
             parts = torch.autograd.grad(loss, weights, allow_unused=True, materialize_grads=True)
             gradients.append(torch.cat([part.flatten().float() for part in parts]).cpu())
-        unit = torch.nn.functional.normalize(torch.stack(gradients), dim=1)
+        unit = F.normalize(torch.stack(gradients), dim=1)
         total += (unit @ unit.T).double().numpy()
     return total / len(sample)
 

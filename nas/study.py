@@ -3,7 +3,7 @@
 run.yaml       the full configuration
 record.json    commands, versions, hardware, seed, commit, and what the space and the data were
 journal.log    an Optuna journal: study `search` holds the trials, study `alone` the networks trained alone
-supernets/     checkpoint of the shared weights
+supernets/     checkpoint of the shared weights, and history.csv with the losses of each epoch
 alone/         weights of each network trained alone
 exports/       the front's subnets
 *.csv, plots/, report.html
@@ -63,7 +63,13 @@ class Study:
 
     @classmethod
     def create(
-        cls, folder: Path, config: RunConfig, space: SearchSpace, data: ImageData, options: Mapping[str, Any]
+        cls,
+        folder: Path,
+        config: RunConfig,
+        space: SearchSpace,
+        data: ImageData,
+        options: Mapping[str, Any],
+        adjustable: Sequence[str] = (),
     ) -> Study:
         """Start a run folder, or go on with one that was started with the same configuration, space and data.
 
@@ -73,6 +79,7 @@ class Study:
             space: the search space.
             data: its images.
             options: what the space's factory was called with, so that `open` can build the space without the data.
+            adjustable: settings that may differ from those that the run was started with; `run.yaml` keeps the latest.
 
         Raises:
             ValueError: the folder holds another run, or files that are no run's.
@@ -89,7 +96,8 @@ class Study:
             },
         }
         if (folder / "run.yaml").exists():
-            study._check_same(config, ours)
+            study._check_same(config, ours, adjustable)
+            write_text(folder / "run.yaml", dump_config(config))
             return study
         if folder.exists() and any(not entry.name.startswith(".") for entry in folder.iterdir()):
             raise ValueError(f"{folder} is not empty and holds no run; give another folder, or empty it")
@@ -113,7 +121,7 @@ class Study:
         if not (folder / "run.yaml").exists():
             raise ValueError(f"{folder} is not a run folder: it has no run.yaml; give the --out of `nas search`")
         config = read_config(folder / "run.yaml")
-        recorded = _record(folder)["space"]
+        recorded = read_record(folder)["space"]
         space = space or build_space(config.space.name, recorded["options"])
         if space.fingerprint != recorded["fingerprint"]:
             raise ValueError(
@@ -156,7 +164,7 @@ class Study:
     @property
     def record(self) -> dict[str, Any]:
         """What `record.json` says: commands, versions, hardware, seed, commit, space and data."""
-        return _record(self.folder)
+        return read_record(self.folder)
 
     @property
     def journal_path(self) -> Path:
@@ -264,9 +272,10 @@ class Study:
             **_notes(trial),
         }
 
-    def _check_same(self, config: RunConfig, ours: Mapping[str, Any]) -> None:
+    def _check_same(self, config: RunConfig, ours: Mapping[str, Any], adjustable: Sequence[str]) -> None:
         theirs = self.record
-        different = differences(read_config(self.folder / "run.yaml"), config)
+        found = differences(read_config(self.folder / "run.yaml"), config)
+        different = [text for text in found if text.partition(":")[0] not in adjustable]
         if different:
             raise ValueError(f"{self.folder} holds another run ({'; '.join(different)}); give another folder")
         for part in ("space", "data"):
@@ -284,7 +293,12 @@ def load_run_data(config: RunConfig) -> ImageData:
     return with_normalisation(data, mean, std) if mean and std else data
 
 
-def _record(folder: Path) -> dict[str, Any]:
+def read_record(folder: Path) -> dict[str, Any]:
+    """What `record.json` of a run folder says.
+
+    Raises:
+        ValueError: it is missing or damaged.
+    """
     try:
         return json.loads((folder / "record.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

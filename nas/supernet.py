@@ -1,16 +1,20 @@
-"""Training one supernet, a path at a time."""
+"""One supernet in training."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.dropout import _DropoutNd
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from nas.device import memory_format
-from nas.seeding import stream, torch_seed
-from nas.training import Row, TrainingConfig, below, cross_entropy, descend, momenta, restore_momenta_, sgd, under
+from nas.seeding import torch_seed
+from nas.slices import Slices, step_
+from nas.training import Row, TrainingConfig, below, momenta, restore_momenta_, sgd, under
 from search_spaces import SearchSpace, Supernet
 from search_spaces.network import Local
 
@@ -18,74 +22,93 @@ from search_spaces.network import Local
 class Member:
     """A supernet with its optimiser.
 
+    A step moves only the part of the parameters that its subnets use: the rest keeps its bits, momentum and weight decay included.
+
     Args:
         space: the search space.
         config: the optimiser's settings.
         device: where it trains.
         seed: initialises the weights.
         number: its place among the supernets trained together; part of the seed.
+        ema: decay of the moving average of the weights; 0 keeps none.
     """
 
     def __init__(
-        self, space: SearchSpace, config: TrainingConfig, device: torch.device, seed: int, number: int = 0
+        self,
+        space: SearchSpace,
+        config: TrainingConfig,
+        device: torch.device,
+        seed: int,
+        number: int = 0,
+        ema: float = 0.0,
     ) -> None:
         supernet = Supernet(space.net, torch_seed(seed, "supernet", number))
         self.supernet = supernet.to(device, memory_format=memory_format(device))  # type: ignore[call-overload]
-        self.config = config
         self.optimizer = sgd(self.supernet, config)
-        self.losses: list[float] = []
+        self.slices = Slices(self.supernet)
+        self.moves_unused = bool(config.momentum or config.weight_decay)
+        self.trained: list[Sequence[Local]] = []
+        self.batches = 0
+        self.steps = 0
+        self.losses: dict[str, list[float]] = {}
         self.accuracies: list[float] = []
+        self.ema = ema
+        self.averaged: dict[str, Tensor] = {}
+        self.average_anew()
 
-    def step(self, images: Tensor, labels: Tensor, locals: Sequence[Local], learning_rate: float) -> None:
-        """One step on the subnet of `locals`."""
-        self.supernet.train()
+    def update(self, learning_rate: float) -> None:
+        """One step of the optimiser down the gradients that have added up."""
+        self.optimizer.param_groups[0]["lr"] = learning_rate
+        step_(self.optimizer, self.slices.partial(self.trained) if self.moves_unused else {})
+        self.optimizer.zero_grad(set_to_none=True)
+        self.trained, self.batches = [], 0
+        self.steps += 1
+        if self.ema:
+            now = [parameter.detach() for parameter in self.supernet.parameters()]
+            get_ema_multi_avg_fn(self.ema)(list(self.averaged.values()), now, self.steps)
 
-        def loss() -> Tensor:
-            return cross_entropy(self.supernet(images, locals), labels, self.config)
+    def average_anew(self) -> None:
+        """Let the moving average of the weights start at what they are now."""
+        if self.ema:
+            self.averaged = {name: value.detach().clone() for name, value in self.supernet.named_parameters()}
 
-        self.losses.append(descend(self.optimizer, loss, labels.device, learning_rate))
+    def use_average_(self) -> None:
+        """Put the moving average of the weights in their place, where one is kept."""
+        self.supernet.load_state_dict(self.averaged, strict=False)
 
     def row(self, number: int) -> Row:
         """Means over the epoch that ends, for the history; a supernet that was not drawn has no loss."""
-        row: Row = {"supernet": number, "steps": len(self.losses)}
-        if self.losses:
-            row["loss"] = float(np.mean(self.losses))
+        every = [loss for losses in self.losses.values() for loss in losses]
+        row: Row = {"supernet": number, "steps": self.steps}
+        if every:
+            row["loss"] = float(np.mean(every))
         if self.accuracies:
             row["accuracy"] = float(np.mean(self.accuracies))
-        self.losses, self.accuracies = [], []
+        self.losses, self.accuracies, self.steps = {}, [], 0
         return row
 
     def tensors(self) -> dict[str, Tensor]:
-        return {**under("weights", self.supernet.state_dict()), **under("momenta", momenta(self.optimizer))}
+        return {
+            **under("weights", self.supernet.state_dict()),
+            **under("momenta", momenta(self.optimizer)),
+            **under("averaged", self.averaged),
+        }
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
         self.supernet.load_state_dict(below("weights", tensors))
         restore_momenta_(self.optimizer, below("momenta", tensors))
+        for name, value in below("averaged", tensors).items():
+            self.averaged[name].copy_(value)
 
 
-class SinglePath:
-    """Single path one-shot: every step trains one uniformly drawn subnet of one supernet.
-
-    Reference: Guo et al., "Single Path One-Shot Neural Architecture Search with Uniform Sampling", ECCV 2020, arXiv:1904.00420.
-    """
-
-    def __init__(self, space: SearchSpace, config: TrainingConfig, *, seed: int, device: torch.device) -> None:
-        self.space = space
-        self.seed = seed
-        self.members = [Member(space, config, device, seed)]
-
-    def begin(self, epoch: int) -> None:
-        self.rng = stream(self.seed, "paths", epoch)
-
-    def step(self, images: Tensor, labels: Tensor, learning_rate: float) -> None:
-        arch = self.space.sample(self.rng)
-        self.members[0].step(images, labels, self.space.locals(arch), learning_rate)
-
-    def end(self) -> list[Row]:
-        return [self.members[0].row(0)]
-
-    def tensors(self) -> dict[str, Tensor]:
-        return under("supernet0", self.members[0].tensors())
-
-    def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        self.members[0].restore(below("supernet0", tensors))
+@contextmanager
+def without_dropout(module: nn.Module, off: bool = True) -> Iterator[None]:
+    """Switch dropout off for a while."""
+    layers = [layer for layer in module.modules() if isinstance(layer, _DropoutNd) and layer.training] if off else []
+    for layer in layers:
+        layer.eval()
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.train()

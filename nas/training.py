@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -22,13 +22,15 @@ from nas.seeding import stream
 
 Batch = tuple[Tensor, Tensor]
 Row = dict[str, float]
+FLOOR = 0.05
+WARM_UP = 0.3
 
 
 class TrainingConfig(BaseModel):
     """How long and how to train with SGD.
 
-    The learning rate falls from `learning_rate` to `final_learning_rate` along half a cosine, step by step. A batch size above the
-    number of images means one batch of all of them.
+    The learning rate follows its `schedule` from `learning_rate` to `final_learning_rate`, step by step, see `learning_rate`. A batch
+    size above the number of images means one batch of all of them.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -37,6 +39,7 @@ class TrainingConfig(BaseModel):
     batch_size: int = Field(default=128, gt=1)
     learning_rate: float = Field(default=0.1, gt=0)
     final_learning_rate: float = Field(default=1e-3, ge=0)
+    schedule: Literal["cosine", "one-cycle", "exponential"] = "cosine"
     momentum: float = Field(default=0.9, ge=0, lt=1)
     weight_decay: float = Field(default=0.0, ge=0)
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
@@ -82,9 +85,11 @@ def fit(
     path: Path | None = None,
     name: str = "training",
     progress: Progress = silent,
-    on_epoch: Callable[[int], None] | None = None,
+    on_epoch: Callable[[list[Row]], None] | None = None,
 ) -> list[Row]:
     """Train on `split` and return the history: the learner's rows with `epoch`, `learning_rate` and `seconds` of the epoch.
+
+    `on_epoch` is given the history so far after each epoch, once that is in the checkpoint.
 
     With a checkpoint `path`, a second call goes on after the last finished epoch and ends with the same weights as a call that was
     never stopped, because each epoch draws from a random stream of its own.
@@ -102,18 +107,23 @@ def fit(
     progress(name, done, config.epochs)
     for epoch in range(done, config.epochs):
         started = time.perf_counter()
-        learner.begin(epoch)
         rate = config.learning_rate
-        for step, (images, labels) in enumerate(_epoch(data, split, size, config, seed, epoch, device)):
-            rate = cosine(config, epoch + step / steps)
-            learner.step(images, labels, rate)
-            progress(name, epoch + (step + 1) / steps, config.epochs)
+        try:
+            learner.begin(epoch)
+            for step, (images, labels) in enumerate(_epoch(data, split, size, config, seed, epoch, device)):
+                rate = learning_rate(config, epoch + step / steps)
+                learner.step(images, labels, rate)
+                progress(name, epoch + (step + 1) / steps, config.epochs)
+            rows = learner.end()
+        except NotFinite as error:
+            kept = "" if path is None or not epoch else f"; {path} keeps the state after {epoch} epochs to go on from"
+            raise NotFinite(f"{error}{kept}") from None
         extra = {"epoch": epoch, "learning_rate": rate, "seconds": round(time.perf_counter() - started, 3)}
-        history += [{**extra, **row} for row in learner.end()]
+        history += [{**extra, **row} for row in rows]
         if path is not None:
             checkpoint.save(path, learner.tensors(), {"epochs": epoch + 1, "history": history})
         if on_epoch:
-            on_epoch(epoch)
+            on_epoch(history)
     return history
 
 
@@ -133,10 +143,29 @@ def _epoch(
     )
 
 
-def cosine(config: TrainingConfig, epoch: float) -> float:
-    """Learning rate at a (fractional) epoch."""
-    low, high = config.final_learning_rate, config.learning_rate
-    return low + (high - low) * (1 + math.cos(math.pi * epoch / config.epochs)) / 2
+def learning_rate(config: TrainingConfig, epoch: float) -> float:
+    """Learning rate at a (fractional) epoch.
+
+    `cosine` falls along half a cosine. `one-cycle` rises from a 25th of `learning_rate` for 30 % of the epochs, and then falls, both
+    along half a cosine. `exponential` falls to a floor of 5 % in two thirds of the epochs and stays there, whatever
+    `final_learning_rate` is, so that small subnets keep learning.
+
+    Reference: for `one-cycle`, Smith, Topin, "Super-Convergence", 2018, arXiv:1708.07120; for the floor, Yu et al., "BigNAS",
+    ECCV 2020, arXiv:2003.11142.
+    Differs: the momentum has no cycle; the exponential's pace follows the number of epochs.
+    """
+    low, high, done = config.final_learning_rate, config.learning_rate, epoch / config.epochs
+    if config.schedule == "exponential":
+        return high * max(FLOOR, FLOOR ** (1.5 * done))
+    if config.schedule == "one-cycle":
+        if done < WARM_UP:
+            return _between(high / 25, high, done / WARM_UP)
+        return _between(high, low, (done - WARM_UP) / (1 - WARM_UP))
+    return _between(high, low, done)
+
+
+def _between(start: float, end: float, done: float) -> float:
+    return end + (start - end) * (1 + math.cos(math.pi * done)) / 2
 
 
 def sgd(module: nn.Module, config: TrainingConfig) -> torch.optim.SGD:

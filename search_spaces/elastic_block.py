@@ -30,8 +30,9 @@ def elastic_block(
         name: name of the block's module in every network built from it.
         columns: the columns that the block reads.
         make: a module, freshly initialised, whose `forward` takes the input alone. Its elastic layers are sliced, of the
-            modules in an `nn.ModuleDict` only those stay that are called, and all else in it is as it is. Unless its local choice is always `()`, it has a method `choose_(local, in_shape)` that sets its layers
-            and itself to a local choice on inputs of `in_shape` (without the batch).
+            modules in an `nn.ModuleDict` only those stay that are called, and all else in it is as it is. Unless its local
+            choice is always `()`, it has a method `choose_(local, in_shape)` that sets its layers and itself to a local choice
+            on inputs of `in_shape` (without the batch).
         read: values of the columns -> local choice, where None leaves the block out. Default: the tuple of the values, and None
             where one of them is of a choice that does not exist.
     """

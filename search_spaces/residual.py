@@ -89,7 +89,7 @@ class ElasticResidual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, width, H', W')."""
-        if self.downsample in self.poolings:
+        if self.downsample is not None and self.downsample in self.poolings:
             x = self.poolings[self.downsample](x)
         out = x
         for at, (layer, norm) in enumerate(zip(self.convs, self.norms, strict=True)):

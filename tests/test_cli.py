@@ -40,7 +40,7 @@ def lines(done: subprocess.CompletedProcess[str]) -> list[dict]:
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
-@pytest.mark.parametrize("command", ["search", "front", "export", "profile", "spaces", "report"])
+@pytest.mark.parametrize("command", ["search", "train", "front", "export", "profile", "spaces", "report"])
 def test_help_shows_an_example(command: str) -> None:
     done = run(command, "--help")
     assert done.returncode == 0

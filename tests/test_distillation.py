@@ -26,8 +26,8 @@ def network(seed: int, norm: bool = True) -> nn.Module:
 def distilled(data: ImageData, weight: float, path: Path | None = None, stop_after: int | None = None) -> nn.Module:
     learner = Distilled(network(0), network(1), CONFIG, Distillation(weight), CPU)
 
-    def stop(epoch: int) -> None:
-        if epoch == stop_after:
+    def stop(history: list) -> None:
+        if history[-1]["epoch"] == stop_after:
             raise KeyboardInterrupt
 
     fit(learner, data, data.train, CONFIG, seed=0, device=CPU, path=path, on_epoch=stop)

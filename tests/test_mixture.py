@@ -9,11 +9,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nas.data import ImageData
-from nas.mixture import Mixture, MixtureConfig, balance, kl_from_uniform, replay, softmax
+from nas.extremes import extremes
+from nas.mixture import MOST_ARCHITECTURES, Mixture, MixtureConfig, balance, kl_from_uniform, replay, softmax
+from nas.samplers import Sandwich, Uniform
+from nas.team import Team
 from nas.training import TrainingConfig, fit
-from search_spaces import SearchSpace, Subset, make_space
+from nas.updates import InPlace, Labels
+from search_spaces import SearchSpace, make_space
+from tests.elastic_toy import elastic_space
 
 THRESHOLD = 1e-4
+CPU = torch.device("cpu")
 T = np.log(3)
 
 
@@ -24,7 +30,8 @@ def space() -> SearchSpace:
 
 def mixture(space: SearchSpace, data: ImageData, supernets: int = 3, epochs: int = 1, **settings: float) -> Mixture:
     config = TrainingConfig(epochs=epochs, batch_size=64)
-    return Mixture(space, data, supernets, config, MixtureConfig(**settings), seed=0, device=torch.device("cpu"))
+    team = Team(space, config, Uniform(space), Labels(config), seed=0, device=CPU, supernets=supernets)
+    return Mixture(team, data, MixtureConfig(**settings), CPU)
 
 
 def test_equal_averages_are_uniform_and_need_no_balancing() -> None:
@@ -80,10 +87,31 @@ def test_a_step_changes_one_supernet_and_one_average(space: SearchSpace, digits:
         if any(not torch.equal(value, before[number][name]) for name, value in member.supernet.state_dict().items())
     ]
     assert len(changed) == 1
-    rows, columns = np.nonzero(learner.averages != 1)
-    assert len(rows) == 1 and columns.tolist() == changed
-    accuracy = learner.members[changed[0]].accuracies[0]
-    assert learner.averages[rows[0], columns[0]] == pytest.approx(0.9 + 0.1 * accuracy)
+    rows = learner.end()
+    at, columns = np.nonzero(learner.averages != 1)
+    assert len(at) == 1 and columns.tolist() == changed
+    assert learner.averages[at[0], columns[0]] == pytest.approx(0.9 + 0.1 * rows[changed[0]]["accuracy"])
+
+
+def test_an_accuracy_reaches_the_averages_one_step_late(space: SearchSpace, digits: ImageData) -> None:
+    learner = mixture(space, digits)
+    learner.begin(0)
+    known = []
+    for _ in range(3):
+        learner.step(torch.randn(64, 1, 8, 8), torch.randint(10, (64,)), 0.1)
+        known.append(sum(len(member.accuracies) for member in learner.members))
+    assert known == [0, 0, 1]
+
+
+def test_every_architecture_of_a_step_goes_to_a_supernet_of_its_own(space: SearchSpace, digits: ImageData) -> None:
+    config = TrainingConfig(epochs=1, batch_size=64)
+    team = Team(space, config, Uniform(space, 12), Labels(config), seed=0, device=CPU, supernets=2)
+    learner = Mixture(team, digits, MixtureConfig(), CPU)
+    learner.begin(0)
+    learner.step(torch.randn(64, 1, 8, 8), torch.randint(10, (64,)), 0.1)
+    assert all(member.steps == 1 for member in learner.members)
+    learner.end()
+    assert (learner.averages != 1).any(axis=1).sum() > 6
 
 
 def test_the_temperature_rises_from_one(space: SearchSpace, digits: ImageData) -> None:
@@ -103,8 +131,8 @@ def test_stopping_and_going_on_ends_with_the_same_weights_and_averages(
     def train(path=None, stop_after: int | None = None) -> Mixture:
         learner = mixture(space, digits, epochs=3)
 
-        def stop(epoch: int) -> None:
-            if epoch == stop_after:
+        def stop(history: list) -> None:
+            if history[-1]["epoch"] == stop_after:
                 raise KeyboardInterrupt
 
         fit(learner, digits, digits.train, config, seed=0, device=torch.device("cpu"), path=path, on_epoch=stop)
@@ -120,7 +148,29 @@ def test_stopping_and_going_on_ends_with_the_same_weights_and_averages(
             assert torch.equal(value, b.supernet.state_dict()[name]), name
 
 
-def test_too_many_architectures_are_refused(digits: ImageData) -> None:
-    space = SearchSpace("large", (Subset("items", tuple(range(100)), 50),))
-    with pytest.raises(ValueError, match="at most 100000.*use strategy one-shot"):
-        mixture(space, digits)
+def test_a_sandwich_is_shared_among_the_supernets_and_one_largest_teaches_them_all(digits: ImageData) -> None:
+    space = elastic_space()
+    config = TrainingConfig(epochs=1, batch_size=50)
+    team = Team(space, config, Sandwich(space, *extremes(space)), InPlace(config), seed=0, device=CPU, supernets=2)
+    history = fit(Mixture(team, digits, MixtureConfig(), CPU), digits, digits.train, config, seed=0, device=CPU)
+    assert [row["supernet"] for row in history] == [0, 1] and all(np.isfinite(row["loss"]) for row in history)
+
+
+def test_a_space_too_large_to_list_keeps_averages_by_value(digits: ImageData) -> None:
+    space = elastic_space(blocks=12)
+    assert space.raw_size > MOST_ARCHITECTURES
+    learner = mixture(space, digits, supernets=2)
+    learner.begin(0)
+    learner.step(torch.randn(64, 1, 8, 8), torch.randint(10, (64,)), 0.1)
+    rows = learner.end()
+    assert learner.averages.shape == (sum(len(column.values) for column in space.columns), 2)
+    moved = np.argwhere(learner.averages != 1)
+    drawn = next(number for number, row in enumerate(rows) if row["steps"])
+    assert {number for _, number in moved} == {drawn}
+    # one row per choice: each column's value of the one architecture that was drawn
+    offsets = np.cumsum([0, *(len(column.values) for column in space.columns)])
+    columns = np.searchsorted(offsets, moved[:, 0], side="right") - 1
+    assert len(set(columns.tolist())) == len(columns)
+    chances, _ = learner.assignment(0)
+    np.testing.assert_allclose(chances.mean(0), 0.5, atol=0.02)
+    assert set(learner.assign(learner.archs[:5])) <= {0, 1}

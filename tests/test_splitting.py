@@ -10,9 +10,13 @@ import numpy as np
 import pytest
 import torch
 
+from nas import search
 from nas.data import ImageData
-from nas.splitting import Splitting, halves, rounds
-from nas.training import TrainingConfig, fit
+from nas.samplers import Uniform
+from nas.splitting import Splitting, halves, rounds, usual_splits
+from nas.team import Team
+from nas.training import Row, TrainingConfig, fit
+from nas.updates import Labels
 from search_spaces import SearchSpace, make_space
 
 CPU = torch.device("cpu")
@@ -24,7 +28,9 @@ def space() -> SearchSpace:
 
 
 def splitting(space: SearchSpace, data: ImageData, splits: dict[int, int], epochs: int = 3) -> Splitting:
-    return Splitting(space, data, splits, TrainingConfig(epochs=epochs, batch_size=64), seed=0, device=CPU)
+    config = TrainingConfig(epochs=epochs, batch_size=64)
+    team = Team(space, config, Uniform(space), Labels(config), seed=0, device=CPU)
+    return Splitting(team, data, splits, CPU)
 
 
 def test_two_groups_that_agree_within_are_parted() -> None:
@@ -67,11 +73,11 @@ def test_parts_begin_with_the_weights_they_come_from_and_then_go_their_own_way(
 
 def test_a_stopped_run_ends_with_the_same_weights(space: SearchSpace, digits: ImageData, tmp_path: Path) -> None:
     def run(learner: Splitting, path: Path | None, stop: int | None = None) -> None:
-        def on_epoch(epoch: int) -> None:
-            if epoch == stop:
+        def on_epoch(history: list[Row]) -> None:
+            if history[-1]["epoch"] == stop:
                 raise KeyboardInterrupt
 
-        fit(learner, digits, digits.train, learner.config, seed=0, device=CPU, path=path, on_epoch=on_epoch)
+        fit(learner, digits, digits.train, learner.team.config, seed=0, device=CPU, path=path, on_epoch=on_epoch)
 
     whole, first, second = (splitting(space, digits, {1: 2, 2: len(list(space.enumerate()))}) for _ in range(3))
     run(whole, None)
@@ -87,3 +93,21 @@ def test_a_stopped_run_ends_with_the_same_weights(space: SearchSpace, digits: Im
 def test_splits_must_rise(space: SearchSpace, digits: ImageData, splits: dict[int, int]) -> None:
     with pytest.raises(ValueError, match="rising numbers of supernets, 2 to 36"):
         splitting(space, digits, splits)
+
+
+def test_the_usual_splits_end_with_a_supernet_for_each_architecture() -> None:
+    assert usual_splits(36, 60) == {30: 6, 45: 36}
+    assert usual_splits(1000, 8) == {4: 32, 6: 64}
+    assert usual_splits(36, 1) == {}
+
+
+def test_a_search_ranks_each_architecture_by_its_own_supernet(tmp_path: Path) -> None:
+    shared = {"strategy": "one-shot", "sampler": "split", "retrain": "none", "out": tmp_path / "run", "test_limit": 50}
+    study = search("resnet20-pooling", "digits", epochs=4, batch_size=64, limit=200, **shared)
+    assert len(study.trials) == 36 and study.trials["accuracy"].between(0, 1).all()
+    assert not [name for name in study.trials.columns if name.startswith("accuracy_supernet")]
+
+
+def test_it_makes_its_supernets_itself(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="makes supernets as it needs them; use strategy one-shot"):
+        search("resnet20-pooling", "digits", sampler="split", epochs=2, limit=100, out=tmp_path / "run")

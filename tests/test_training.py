@@ -11,7 +11,7 @@ from torch import nn
 
 from nas import checkpoint
 from nas.data import ImageData, Split
-from nas.training import Alone, NotFinite, TrainingConfig, cosine, fit
+from nas.training import Alone, NotFinite, TrainingConfig, fit, learning_rate
 
 CPU = torch.device("cpu")
 
@@ -24,8 +24,8 @@ def network() -> nn.Module:
 def train(data: ImageData, config: TrainingConfig, path: Path | None = None, stop_after: int | None = None, **settings):
     learner = Alone(network(), config, CPU)
 
-    def stop(epoch: int) -> None:
-        if epoch == stop_after:
+    def stop(history: list) -> None:
+        if history[-1]["epoch"] == stop_after:
             raise KeyboardInterrupt
 
     history = fit(learner, data, data.train, config, seed=0, device=CPU, path=path, on_epoch=stop, **settings)
@@ -97,10 +97,25 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_epoch(digits: I
 
 def test_the_learning_rate_follows_half_a_cosine() -> None:
     config = TrainingConfig(epochs=10, learning_rate=0.1, final_learning_rate=0.02)
-    assert cosine(config, 0) == pytest.approx(0.1)
-    assert cosine(config, 5) == pytest.approx(0.06)
-    assert cosine(config, 10) == pytest.approx(0.02)
-    assert cosine(config, 2.5) == pytest.approx(0.02 + 0.08 * (1 + math.cos(math.pi / 4)) / 2)
+    assert learning_rate(config, 0) == pytest.approx(0.1)
+    assert learning_rate(config, 5) == pytest.approx(0.06)
+    assert learning_rate(config, 10) == pytest.approx(0.02)
+    assert learning_rate(config, 2.5) == pytest.approx(0.02 + 0.08 * (1 + math.cos(math.pi / 4)) / 2)
+
+
+def test_the_exponential_schedule_never_leaves_its_floor_once_it_is_there() -> None:
+    config = TrainingConfig(epochs=90, learning_rate=0.4, schedule="exponential")
+    rates = [learning_rate(config, epoch / 10) for epoch in range(901)]
+    assert rates[0] == 0.4 and rates == sorted(rates, reverse=True)
+    assert rates[599] > 0.02 and rates[601:] == [pytest.approx(0.02)] * 300
+    assert rates[150] / rates[50] == pytest.approx(rates[450] / rates[350])
+
+
+def test_one_cycle_rises_for_three_tenths_and_then_falls_to_the_end() -> None:
+    config = TrainingConfig(epochs=10, learning_rate=0.5, final_learning_rate=0.001, schedule="one-cycle")
+    rates = [learning_rate(config, epoch / 10) for epoch in range(101)]
+    assert rates[0] == pytest.approx(0.02) and rates[30] == pytest.approx(0.5) and rates[-1] == pytest.approx(0.001)
+    assert rates[:31] == sorted(rates[:31]) and rates[30:] == sorted(rates[30:], reverse=True)
 
 
 def test_parameters_without_a_part_in_the_step_keep_their_bits(digits: ImageData) -> None:

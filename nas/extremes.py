@@ -1,0 +1,43 @@
+"""The smallest and the largest architecture of a space, for ways of training that start from them."""
+
+from __future__ import annotations
+
+from estimators.cost import CostModel
+from nas.seeding import stream
+from search_spaces import Architecture, SearchSpace
+from search_spaces.numbering import Values, exists
+
+LOOKED_AT = 64
+
+
+def extremes(space: SearchSpace) -> tuple[Architecture, Architecture]:
+    """The architecture of the first value of every choice, and that of the last value.
+
+    Raises:
+        ValueError: a constraint forbids one of them, or they are not the cheapest and the dearest: among them and 64 architectures
+            drawn at random, another one has fewer or more macs, so the space has no order of size.
+    """
+    try:
+        small, large = _corner(space, last=False), _corner(space, last=True)
+    except ValueError as error:
+        raise ValueError(
+            f"the first or the last values of {space.name!r} make no architecture, so it has no order of size ({error}); use a sampler "
+            "that needs none, such as uniform or fair"
+        ) from error
+    rng = stream(0, "extremes")
+    codes = space.encode([small, large, *(space.sample(rng) for _ in range(LOOKED_AT))])
+    macs = CostModel(space).batch(codes)["macs"]
+    if macs[0] == macs[1] or macs[0] > macs.min() or macs[1] < macs.max():
+        raise ValueError(
+            f"space {space.name!r} has no order of size: its first and last values have {macs[0]} and {macs[1]} macs, others "
+            f"{macs[2:].min()} to {macs[2:].max()}; use a sampler that needs none, such as uniform or fair"
+        )
+    return small, large
+
+
+def _corner(space: SearchSpace, *, last: bool) -> Architecture:
+    values: Values = {}
+    for choice in space.choices:
+        if exists(choice, values):
+            values[choice.name] = choice.value(choice.size - 1 if last else 0)
+    return space.architecture(values)

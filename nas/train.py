@@ -1,0 +1,216 @@
+"""Training supernets in a run folder, and using those of another."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from nas import checkpoint
+from nas.config import RANKERS, RunConfig, configure, parse_config, read_config
+from nas.data import ImageData
+from nas.device import resolve_device
+from nas.files import replacing, write_text
+from nas.learners import Supernets, make_learner
+from nas.progress import Progress, silent
+from nas.pruned import PrunedNetwork
+from nas.settings import SupernetConfig
+from nas.spaces import build_space, options_for
+from nas.study import Study, load_run_data, read_record
+from nas.training import Row, fit
+from search_spaces import SearchSpace
+
+ADJUSTABLE = (
+    "supernets.training.learning_rate",
+    "supernets.training.final_learning_rate",
+    "alone.training.learning_rate",
+)
+OnEpoch = Callable[[list[Row]], None]
+
+
+def train(
+    space: str | SearchSpace,
+    data: str | ImageData,
+    *,
+    out: str | Path | None = None,
+    progress: Progress = silent,
+    on_epoch: OnEpoch | None = None,
+    **settings: Any,
+) -> Study:
+    """Train the supernets of a space, to be used by `nas.search(..., supernet=FOLDER)`.
+
+    Calling it again with the same arguments goes on where it was stopped. The learning rate alone may differ then, as one that made
+    the loss infinite has to.
+
+    Args:
+        space: a built-in space's name, `module:function`, or a SearchSpace.
+        data: what `nas.data.load_data` takes, or images already loaded.
+        out: the run folder. Default: `runs/<space>-<data>-train-<sampler>-seed<seed>`.
+        progress: told about long steps.
+        on_epoch: given the history so far after each epoch.
+        settings: see `nas.config.configure`: supernets (1 by default), sampler, teacher, epochs, seed and so on.
+
+    Returns:
+        The study. Its folder holds `supernets/checkpoint.safetensors`, and `supernets/history.csv` with a row per epoch and supernet.
+
+    Raises:
+        ValueError: a setting, the data or the folder do not fit; the message says what does.
+        NotFinite: the loss is NaN or infinite; the checkpoint of the last good epoch stays.
+    """
+    supernets = settings.pop("supernets", 1)
+    if supernets < 1:
+        raise ValueError(f"`supernets` must be at least 1 to be trained, got {supernets}")
+    config = configure(
+        space if isinstance(space, str) else space.name,
+        data if isinstance(data, str) else data.name,
+        strategy="mixture" if supernets > 1 else "one-shot",
+        supernets=supernets,
+        **settings,
+    )
+    study, images, device = open_run(
+        config,
+        training_folder(config) if out is None else Path(out),
+        space=None if isinstance(space, str) else space,
+        data=None if isinstance(data, str) else data,
+        adjustable=ADJUSTABLE,
+    )
+    with study.locked(), study.session():
+        train_supernets(study, images, device, progress, on_epoch)
+    return study
+
+
+def training_folder(config: RunConfig) -> Path:
+    """`runs/<space>-<data>-train-<sampler>-seed<seed>`."""
+    source = Path(config.data.source).name.replace(":", "-").replace("/", "-")
+    space = config.space.name.replace(":", "-")
+    return Path("runs") / f"{space}-{source}-train-{config.supernets.sampler}-seed{config.seed}"
+
+
+def open_run(
+    config: RunConfig,
+    folder: Path,
+    *,
+    space: SearchSpace | None = None,
+    data: ImageData | None = None,
+    adjustable: Sequence[str] = (),
+) -> tuple[Study, ImageData, torch.device]:
+    """Start a run folder or go on with it: the study, its images and its device.
+
+    Raises:
+        ValueError: the space, the data or the folder do not fit.
+    """
+    device = resolve_device(config.device)
+    data = data or load_run_data(config)
+    options = options_for(config.space.name, config.space.options, data) if space is None else dict(space.options)
+    space = space or build_space(config.space.name, options)
+    _check_fit(space, data, config)
+    if config.supernets.source is not None:
+        _check_source(Path(config.supernets.source), space, data, config.supernets)
+    return Study.create(folder, config, space, data, options, adjustable), data, device
+
+
+def train_supernets(
+    study: Study, data: ImageData, device: torch.device, progress: Progress, on_epoch: OnEpoch | None = None
+) -> Supernets:
+    """The trained supernets of a run, from its checkpoint as far as that goes, or from the run that they are taken from."""
+    config = study.config
+    path = _checkpoint(study.folder)
+    if config.supernets.source is not None and not path.exists():
+        with replacing(path) as temporary:
+            shutil.copyfile(_checkpoint(Path(config.supernets.source)), temporary)
+
+    def record(history: list[Row]) -> None:
+        write_text(study.folder / "supernets" / "history.csv", pd.DataFrame(history).to_csv(index=False))
+        if on_epoch:
+            on_epoch(history)
+
+    learner = _learner(study, data, device, config.supernets)
+    fit(
+        learner,
+        data,
+        data.train,
+        config.supernets.training,
+        seed=config.seed,
+        device=device,
+        path=path,
+        name="supernets",
+        progress=progress,
+        on_epoch=record,
+    )
+    learner.team.use_averages_()
+    return learner
+
+
+def load_supernets(study: Study, data: ImageData) -> Supernets | None:
+    """The trained supernets of a run on the CPU; None if it has none."""
+    found = checkpoint.load(_checkpoint(study.folder))
+    if found is None:
+        return None
+    untaught = study.config.supernets.model_copy(update={"teacher": None})
+    learner = _learner(study, data, torch.device("cpu"), untaught)
+    learner.restore(found.tensors)
+    learner.team.use_averages_()
+    return learner
+
+
+def adopt(config: RunConfig, *, space: bool = False, data: bool = False) -> RunConfig:
+    """A configuration with the supernets of its `supernets.source`, if it has one, and with that run's space or data where asked.
+
+    Raises:
+        FileNotFoundError: the source is no run folder.
+    """
+    source = config.supernets.source
+    if source is None:
+        return config
+    theirs = read_config(Path(source) / "run.yaml")
+    supernets = theirs.supernets.model_copy(update={"source": source})
+    strategy = config.strategy
+    if strategy in RANKERS:
+        strategy = "mixture" if supernets.count > 1 or theirs.strategy == "mixture" else "one-shot"
+    update: dict[str, Any] = {"supernets": supernets, "strategy": strategy}
+    update |= {"space": theirs.space} if space else {}
+    update |= {"data": theirs.data} if data else {}
+    return parse_config(config.model_copy(update=update).model_dump())
+
+
+def _learner(study: Study, data: ImageData, device: torch.device, shared: SupernetConfig) -> Supernets:
+    seed, mixture = study.config.seed, study.config.strategy == "mixture"
+    return make_learner(shared, study.space, data, seed=seed, device=device, mixture=mixture)
+
+
+def _checkpoint(folder: Path) -> Path:
+    return folder / "supernets" / "checkpoint.safetensors"
+
+
+def _check_source(folder: Path, space: SearchSpace, data: ImageData, shared: SupernetConfig) -> None:
+    theirs = read_record(folder)
+    for part, ours, name in (("space", space.fingerprint, space.name), ("data", data.fingerprint, data.name)):
+        if theirs[part]["fingerprint"] != ours:
+            raise ValueError(
+                f"the supernets in {folder} were trained for another {part}, {theirs[part]['name']!r} as it was then and not {name!r} "
+                f"as it is now; use the same {part}, options and seed"
+            )
+    found = checkpoint.load(_checkpoint(folder))
+    epochs = 0 if found is None else found.state["epochs"]
+    if epochs < shared.training.epochs:
+        raise ValueError(
+            f"the supernets in {folder} must be trained to the end, got {epochs} of {shared.training.epochs} epochs; go on with "
+            "`nas train` first"
+        )
+
+
+def _check_fit(space: SearchSpace, data: ImageData, config: RunConfig) -> None:
+    if isinstance(space.net, PrunedNetwork) and (config.supernets.count or "activations" in config.objectives):
+        raise ValueError(
+            f"{space.name!r} is a trained model: search it with random, evolution, nsga2 or exhaustive, `supernets` 0, and without the "
+            f"objective activations; got {config.strategy}, {config.supernets.count} and {', '.join(config.objectives)}"
+        )
+    if space.net.input_shape != data.input_shape or space.net.num_classes != data.num_classes:
+        raise ValueError(
+            f"space {space.name!r} takes images of {space.net.input_shape} and {space.net.num_classes} classes, but "
+            f"{data.name!r} has {data.input_shape} and {data.num_classes}; make the space with the data's numbers"
+        )
