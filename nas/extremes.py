@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from estimators.cost import CostModel
 from nas.seeding import stream
-from search_spaces import Architecture, SearchSpace
-from search_spaces.numbering import Values, exists
+from search_spaces import Architecture, SearchSpace, largest, smallest
 
 LOOKED_AT = 64
 
@@ -18,7 +17,7 @@ def extremes(space: SearchSpace) -> tuple[Architecture, Architecture]:
             drawn at random, another one has fewer or more macs, so the space has no order of size.
     """
     try:
-        small, large = _corner(space, last=False), _corner(space, last=True)
+        small, large = smallest(space), largest(space)
     except ValueError as error:
         raise ValueError(
             f"the first or the last values of {space.name!r} make no architecture, so it has no order of size ({error}); use a sampler "
@@ -33,11 +32,3 @@ def extremes(space: SearchSpace) -> tuple[Architecture, Architecture]:
             f"{macs[2:].min()} to {macs[2:].max()}; use a sampler that needs none, such as uniform or fair"
         )
     return small, large
-
-
-def _corner(space: SearchSpace, *, last: bool) -> Architecture:
-    values: Values = {}
-    for choice in space.choices:
-        if exists(choice, values):
-            values[choice.name] = choice.value(choice.size - 1 if last else 0)
-    return space.architecture(values)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple
 
 import numpy as np
 
 from nas.samplers import Draw, Sampler, alike, restricted, values_of
-from search_spaces import Architecture, Integer, SearchSpace, Supernet
+from search_spaces import Architecture, Integer, SearchSpace
 from search_spaces.choices import Choice, Value
 
 PHASES = (("kernel",), ("depth",), ("width", "expan", "channel"))
@@ -24,13 +24,6 @@ class Stage(NamedTuple):
     subnets: int
     open: dict[str, int]
     sorts: bool
-
-
-@runtime_checkable
-class Sortable(Protocol):
-    """A module that can sort its inner channels by importance without changing what it computes in its largest form."""
-
-    def sort_channels_(self) -> None: ...
 
 
 class Progressive(Sampler):
@@ -101,13 +94,6 @@ class Progressive(Sampler):
             return values_of(choice)[-stage.open.get(choice.name, choice.size) :]
 
         return alike(restricted(self.space, rng, opened) for _ in range(stage.subnets))
-
-
-def sort_channels_(supernet: Supernet) -> None:
-    """Sort the channels of every block that can, so that narrow subnets consist of the most important ones."""
-    for module in supernet.modules():
-        if isinstance(module, Sortable):
-            module.sort_channels_()
 
 
 def _matching(space: SearchSpace, words: Sequence[str]) -> list[Integer]:

@@ -13,11 +13,12 @@ from torch import Tensor
 from nas.device import precision
 from nas.samplers import Draw, Sampler
 from nas.seeding import stream
-from nas.shrinking import Progressive, sort_channels_
+from nas.shrinking import Progressive
 from nas.supernet import Member, without_dropout
 from nas.training import NotFinite, Row, TrainingConfig, below, cross_entropy, under
 from nas.updates import Rule, Step
 from search_spaces import Architecture, SearchSpace
+from search_spaces.sorting import sort_supernet_
 
 
 class Watched(NamedTuple):
@@ -87,7 +88,7 @@ class Team:
             member.supernet.train()
         if isinstance(self.sampler, Progressive) and self.sampler.sorts(epoch):
             for member in self.members:
-                sort_channels_(member.supernet)
+                sort_supernet_(member.supernet)
                 member.optimizer.state.clear()
                 member.average_anew()
         self.rule.begin(epoch, [member.supernet for member in self.members])

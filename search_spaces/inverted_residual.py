@@ -106,6 +106,11 @@ class ElasticInvertedResidual(nn.Module):
         out = self.project_norm(self.project(out))
         return out + x if self.residual else out
 
+    def zero_residuals_(self) -> None:
+        """Where the input is added, let the convolutions contribute nothing at first: the scale of the last normalisation is zero."""
+        if self.residual:
+            nn.init.zeros_(self.project_norm.weight)
+
     def sort_channels_(self) -> None:
         """Sort the channels inside by what the projection makes of them, and those inside the squeeze-excitation."""
         if self.expand is None or self.expand_norm is None:

@@ -97,6 +97,10 @@ class ElasticResidual(nn.Module):
         kept = x[..., :: self.step, :: self.step] if self.step > 1 else x
         return F.relu(out + (kept if x.shape[1] == self.width else self.shortcut(kept)))
 
+    def zero_residuals_(self) -> None:
+        """Let the body contribute nothing at first: the scale of its last normalisation is zero."""
+        nn.init.zeros_(self.norms[-1].weight)  # type: ignore[arg-type]
+
     def sort_channels_(self) -> None:
         """Sort the channels inside, between each convolution and the next if that is dense."""
         for before, norm, after in zip(self.convs, self.norms, list(self.convs)[1:], strict=False):

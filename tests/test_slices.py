@@ -55,8 +55,9 @@ def inside(space: SearchSpace, supernet: Supernet, arch: Architecture) -> dict[s
     masks = {}
     for name, parameter in counted.named_parameters():
         mask = torch.zeros(parameter.numel(), dtype=torch.bool)
-        if name.removeprefix("blocks.") in cut:
-            mask[cut[name.removeprefix("blocks.")].detach().long().flatten()] = True
+        plain = name.removeprefix("blocks.").replace(".body.", ".", 1)
+        if plain in cut:
+            mask[cut[plain].detach().long().flatten()] = True
         masks[name] = mask.view(parameter.shape)
     return masks
 
