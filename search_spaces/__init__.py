@@ -7,6 +7,7 @@ from functools import partial
 from inspect import Parameter, signature
 
 from search_spaces.architecture import Architecture
+from search_spaces.cells import nas_bench_201
 from search_spaces.choices import Categorical, Choice, Integer, Subset
 from search_spaces.naming import unknown_name
 from search_spaces.network import Block, Network, Supernet
@@ -27,6 +28,7 @@ __all__ = [
     "Subset",
     "Supernet",
     "make_space",
+    "nas_bench_201",
     "pooling_space",
 ]
 
@@ -34,6 +36,7 @@ SPACES: dict[str, Callable[..., SearchSpace]] = {
     "resnet20-pooling": partial(pooling_space, 20),
     "resnet18-pooling": partial(pooling_space, 18),
     "resnet50-pooling": partial(pooling_space, 50),
+    "nas-bench-201": nas_bench_201,
 }
 
 
