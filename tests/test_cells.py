@@ -181,7 +181,7 @@ def test_costs_of_the_smallest_and_the_largest_network(one: str, macs: int, para
 # --- networks ---
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(seed=st.integers(0, 10**6), side=st.integers(4, 11), channels=st.integers(1, 5), cells=st.integers(1, 2))
 def test_every_subnet_is_a_slice(seed: int, side: int, channels: int, cells: int) -> None:
     """In evaluation and training, the subnet gives the supernet's bits and changes its statistics alike."""
