@@ -34,7 +34,7 @@ from search_spaces import Architecture, SearchSpace
 from search_spaces.naming import unknown_name
 
 Floats = NDArray[np.float64]
-MEMBERS = 20
+MEMBERS = 10
 
 
 @dataclass(frozen=True)

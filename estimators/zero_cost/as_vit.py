@@ -34,7 +34,7 @@ def length_distortion(model: nn.Module, inputs: object, plane: Tensor, angles: i
     tangent = torch.stack([-theta.sin(), theta.cos()], dim=1) @ plane.T
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # torch's own use of torch.jit.script
-        _, moved = torch.func.jvp(
+        moved = torch.func.jvp(
             lambda x: flat(run(model, put(inputs, x))), (circle.view(-1, *shape),), (tangent.view(-1, *shape),)
-        )
+        )[1]
     return moved.norm(dim=1).sum().item()

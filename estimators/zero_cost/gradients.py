@@ -8,7 +8,7 @@ them as scores of architectures.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, nn
 
@@ -55,7 +55,7 @@ def fisher(model: nn.Module, batch: Batch, loss: Loss) -> float:
 def fisher_fan_in(model: nn.Module, batch: Batch, loss: Loss) -> float:
     """`fisher` with each channel counted once for every weight that makes it, as in the reference's release."""
     return sum(
-        per_channel.sum().item() * layer.weight[0].numel()  # type: ignore[index, operator]
+        per_channel.sum().item() * cast(Tensor, layer.weight)[0].numel()
         for layer, per_channel in _fisher(model, batch, loss)
     )
 
