@@ -7,6 +7,7 @@ from functools import partial
 from inspect import Parameter, signature
 
 from search_spaces.architecture import Architecture
+from search_spaces.cells import nas_bench_201
 from search_spaces.channel_bench import channel_bench_macro_resnet
 from search_spaces.choices import Categorical, Choice, Integer, Subset
 from search_spaces.elastic import ElasticBatchNorm2d, ElasticConv2d, ElasticLinear
@@ -43,6 +44,7 @@ __all__ = [
     "largest",
     "make_space",
     "mobilenet_elastic",
+    "nas_bench_201",
     "nas_bench_macro",
     "pooling_space",
     "resnet_elastic",
@@ -57,6 +59,7 @@ SPACES: dict[str, Callable[..., SearchSpace]] = {
     "resnet-elastic": resnet_elastic,
     "mobilenet-elastic": mobilenet_elastic,
     "channel-bench-macro-resnet": channel_bench_macro_resnet,
+    "nas-bench-201": nas_bench_201,
 }
 
 

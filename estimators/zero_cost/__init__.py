@@ -1,0 +1,86 @@
+"""What an architecture may be worth before it is trained: scores of a network with random weights on one batch.
+
+None of them is an accuracy, and each is right on some spaces and wrong on others: compare with macs and params on yours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import nn
+
+from estimators.zero_cost.as_vit import as_vit
+from estimators.zero_cost.entropy import deepmad, max_entropy
+from estimators.zero_cost.gradients import fisher, fisher_fan_in, grad_norm, grasp, l2_norm, snip
+from estimators.zero_cost.gradsign import gradsign, ntk_condition
+from estimators.zero_cost.separation import jacob_cov, naswot
+from estimators.zero_cost.synflow import synflow
+from estimators.zero_cost.working import Batch, Loss, single, working_copy
+from estimators.zero_cost.zen import zen
+from search_spaces.naming import unknown_name
+
+__all__ = ["ZERO_COST", "Batch", "Loss", "Score", "score"]
+
+
+@dataclass(frozen=True)
+class Score:
+    """One score.
+
+    Attributes:
+        name: what tables call it.
+        unit: what it counts in.
+        higher_is_better: its direction.
+        function: gives the score of a working copy, which it may change, on a batch.
+    """
+
+    name: str
+    unit: str
+    higher_is_better: bool
+    function: Callable[..., float]
+
+
+ZERO_COST: dict[str, Score] = {
+    known.name: known
+    for known in (
+        Score("grad_norm", "loss per unit of weight", True, grad_norm),
+        Score("snip", "loss", True, snip),
+        Score("grasp", "squared loss per squared unit of weight", True, grasp),
+        Score("fisher", "squared loss", True, fisher),
+        Score("fisher_fan_in", "squared loss", True, fisher_fan_in),
+        Score("synflow", "units of the outputs", True, synflow),
+        Score("jacob_cov", "nats", True, jacob_cov),
+        Score("naswot", "nats", True, naswot),
+        Score("zen", "nats", True, zen),
+        Score("gradsign", "signs", True, gradsign),
+        Score("ntk_condition", "ratio", False, ntk_condition),
+        Score("max_entropy", "nats", True, max_entropy),
+        Score("deepmad", "nats", True, deepmad),
+        Score("as_vit", "units of the outputs per radian", True, as_vit),
+        Score("l2_norm", "units of weight", True, l2_norm),
+    )
+}
+
+
+def score(name: str, model: nn.Module, batch: Batch, loss: Loss, *, seed: int = 0, **options: float) -> float:
+    """One score of a model on one batch, in float32 on the model's device (synflow in float64).
+
+    Args:
+        name: one of `ZERO_COST`.
+        model: left as it was: weights, gradients, buffers, modes and random generators.
+        batch: (inputs, targets), samples along the first dimension; inputs may be a tensor, a tuple of positional arguments or a
+            dictionary of keyword arguments.
+        loss: (outputs, targets) -> scalar, also for a batch of one sample.
+        seed: of dropout, and of the scores that draw weights or inputs.
+        options: settings of the score's function, such as `repeats` of zen.
+
+    Returns:
+        The score in its own direction. NaN or infinite where the network is degenerate: leave NaN out of rankings.
+
+    Raises:
+        ValueError: no score of that name, or the model lacks what the score looks at.
+    """
+    if name not in ZERO_COST:
+        raise unknown_name("zero-cost score", name, ZERO_COST)
+    with working_copy(model, seed) as own:
+        return float(ZERO_COST[name].function(own, single(batch), loss, **options))
