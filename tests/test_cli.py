@@ -136,6 +136,7 @@ def test_spaces_are_listed() -> None:
         "resnet18-pooling": 56,
         "resnet50-pooling": 560,
         "nas-bench-macro": 3969,
+        "nas-bench-201": 5044,
         "resnet-elastic": (3 * (3 + 9 + 27)) ** 3,
         "mobilenet-elastic": 7371**5,
         "channel-bench-macro-resnet": 4**7,
