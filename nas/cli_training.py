@@ -67,6 +67,9 @@ def train_command(
         list[str] | None,
         typer.Option(help="Option of the space as name=value, such as operators=[max,conv]. Can be repeated."),
     ] = None,
+    choices: Annotated[
+        str | None, typer.Option(help="What an elastic space varies, short for --option choices.")
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     seed: Annotated[int, typer.Option(help="Decides everything random.")] = 0,
     out: Annotated[
@@ -117,7 +120,7 @@ def train_command(
                 image_size=image_size,
                 mean=None if mean is None else floats(mean, "--mean"),
                 std=None if std is None else floats(std, "--std"),
-                space_options=options(option),
+                space_options=options(option, choices),
                 device=device,
                 seed=seed,
             )
