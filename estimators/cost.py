@@ -8,11 +8,13 @@ those of `estimators.counting`: macs, params, activations and weight bytes of th
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import astuple
 from functools import lru_cache
 
 import numpy as np
 import torch
+from torch import nn
 
 from estimators.counting import Cost, count
 from search_spaces import Architecture, Block, SearchSpace
@@ -198,9 +200,16 @@ class _Table:
             self.row_of = np.concatenate([self.row_of, np.full(new, -1)])
 
 
-@lru_cache(maxsize=REMEMBERED)
 def block_cost(block: Block, local: Local, shape: Shape) -> Cost:
-    """The cost of a stand-alone block on inputs of `shape` (without the batch), counted on the meta device and remembered."""
+    """The cost of a stand-alone block on inputs of `shape` (without the batch), counted on the meta device and remembered.
+
+    Blocks that are made by the same function are counted once.
+    """
+    return _counted(block.alone, local, shape)
+
+
+@lru_cache(maxsize=REMEMBERED)
+def _counted(alone: Callable[[Local, Shape], nn.Module], local: Local, shape: Shape) -> Cost:
     with torch.device("meta"):
-        module = block.alone(local, shape)
+        module = alone(local, shape)
     return count(module, shape).total

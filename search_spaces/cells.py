@@ -143,7 +143,7 @@ def nas_bench_201(
     for stage, width in enumerate(widths, start=1):
         if stage > 1:
             blocks.append(_reduction(f"reduction{stage - 1}", width // 2, width))
-        blocks += [_cell(f"stage{stage}cell{number}", width) for number in range(1, cells + 1)]
+        blocks += _cells(stage, width, cells)
     blocks.append(_fixed("head", lambda: _head(widths[-1], num_classes)))
     return SearchSpace(
         name="nas-bench-201",
@@ -163,14 +163,19 @@ def _reduction(name: str, c_in: int, c_out: int) -> Block:
     return _fixed(name, lambda: Reduction(c_in, c_out))
 
 
-def _cell(name: str, channels: int) -> Block:
-    return Block(
-        name,
-        NAMES,
-        lambda *operations: operations,
-        lambda local, shape: Cell(channels, local),  # type: ignore[arg-type]
-        lambda: SharedCell(channels),
-    )
+def _cells(stage: int, channels: int, count: int) -> list[Block]:
+    """The cells of a stage, made by one function so that they are counted once."""
+
+    def read(*operations: Value) -> Local:
+        return operations
+
+    def alone(local: Local, shape: Shape) -> nn.Module:
+        return Cell(channels, local)  # type: ignore[arg-type]
+
+    def shared() -> SharedCell:
+        return SharedCell(channels)
+
+    return [Block(f"stage{stage}cell{number}", NAMES, read, alone, shared) for number in range(1, count + 1)]
 
 
 def _stem(c_in: int, c_out: int) -> nn.Sequential:

@@ -42,7 +42,8 @@ class Block:
         columns: the columns that the block reads.
         read: values of those columns -> local choice; equal locals mean equal blocks.
         alone: (local, input shape without the batch) -> a freshly initialised block of its own. It is also built on the meta device,
-            to count it, so it must not look at the values of its weights.
+            to count it, so it must not look at the values of its weights. Blocks that share
+            this function are counted once.
         shared: a freshly initialised `SharedBlock`.
     """
 
@@ -108,11 +109,18 @@ class Supernet(nn.Module):
         return subnet.train(self.training)
 
 
-@lru_cache(maxsize=2**16)
 def output_shape(block: Block, local: Local, in_shape: Shape) -> Shape:
-    """The shape (without the batch) that leaves a block, measured on the meta device and remembered."""
+    """The shape (without the batch) that leaves a block, measured on the meta device and remembered.
+
+    Blocks that are made by the same function are measured once.
+    """
+    return _measured(block.alone, local, in_shape)
+
+
+@lru_cache(maxsize=2**16)
+def _measured(alone: Callable[[Local, Shape], nn.Module], local: Local, in_shape: Shape) -> Shape:
     with torch.device("meta"), torch.no_grad():
-        return tuple(block.alone(local, in_shape).eval()(torch.empty(1, *in_shape)).shape[1:])
+        return tuple(alone(local, in_shape).eval()(torch.empty(1, *in_shape)).shape[1:])
 
 
 @contextmanager

@@ -177,8 +177,9 @@ def test_blocks_too_wide_for_a_table_cost_the_same(monkeypatch: pytest.MonkeyPat
     assert all(np.array_equal(found[name], expected[name]) for name in METRICS)
 
 
-def test_each_block_is_counted_once_per_local_choice_and_input_shape(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_kind_of_block_is_counted_once_per_local_choice_and_input_shape(monkeypatch: pytest.MonkeyPatch) -> None:
     space, seen = elastic_space(), []
+    estimators.cost._counted.cache_clear()
 
     def noted(module: nn.Module, shape: Shape) -> object:
         assert all(parameter.is_meta for parameter in module.parameters())
@@ -188,7 +189,7 @@ def test_each_block_is_counted_once_per_local_choice_and_input_shape(monkeypatch
     monkeypatch.setattr(estimators.cost, "count", noted)
     archs = list(space.enumerate())
     expected = {
-        (block.name, local, shape)
+        (block.alone, local, shape)
         for arch in archs
         for block, local, shape in zip(
             space.net.blocks, space.locals(arch), space.net.input_shapes(space.locals(arch)), strict=True
