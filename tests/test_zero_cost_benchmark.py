@@ -41,7 +41,8 @@ def test_rankings_are_compared_without_nan() -> None:
     assert found == {"spearman": 1.0, "kendall": 1.0, "ranked": 3, "nan": 1}
 
 
-def test_a_comparison_holds_every_score_baseline_and_aggregate() -> None:
+def test_a_comparison_holds_every_score_baseline_and_aggregate(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(zero_cost, "LOOKED_AT", 5)
     space, rng = make_space("nas-bench-201"), np.random.default_rng(0)
     cells = pd.DataFrame({"cellstr": [space.label(space.sample(rng)) for _ in range(40)]})
     for name in zero_cost.SAMPLES:
@@ -52,4 +53,5 @@ def test_a_comparison_holds_every_score_baseline_and_aggregate() -> None:
     assert {*zero_cost.SAMPLES, "macs", "params", "layers", "aggregate without labels"} < set(found)
     assert found["synflow"]["spearman"] == 1 and found["jacob_cov"]["nan"] == 1  # type: ignore[index]
     assert found["aggregate without labels"]["cpu_seconds"] == 2.5  # type: ignore[index]
+    assert found["aggregate without labels"]["ranked"] == 35  # type: ignore[index]
     assert found["labels, all columns"]["spearman_mean"] > 0.3  # type: ignore[index]
