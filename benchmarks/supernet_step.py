@@ -32,8 +32,10 @@ from nas.device import memory_format, resolve_device
 from nas.evaluation import predict
 from nas.files import write_json
 from nas.record import environment
-from nas.supernet import Member
+from nas.samplers import Draw, Uniform
+from nas.team import Team
 from nas.training import Alone, TrainingConfig
+from nas.updates import Labels
 from search_spaces import Architecture, SearchSpace, Supernet, make_space
 from search_spaces.network import Local
 
@@ -77,11 +79,12 @@ def step(
 ) -> dict[str, object]:
     """Time steps on one subnet and on the same network alone, in turns."""
     space = make_space(name, **options)
-    locals = space.locals(space.parse(label))
+    arch = space.parse(label)
     config = TrainingConfig(epochs=1, batch_size=arguments.train_batch_size, weight_decay=5e-4)
-    member = Member(space, config, device, seed=0)
-    alone = Alone(member.supernet.extract(locals), config, device)
-    alone.begin(0)
+    team = Team(space, config, Uniform(space), Labels(config), seed=0, device=device)
+    alone = Alone(team.members[0].supernet.extract(space.locals(arch)), config, device)
+    for learner in (team, alone):
+        learner.begin(0)
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randn(config.batch_size, *space.net.input_shape, generator=generator)
     pixels = pixels.to(device, memory_format=memory_format(device))
@@ -94,7 +97,7 @@ def step(
         return 1e3 * (now(device) - started) / arguments.steps
 
     def both() -> tuple[float, float]:
-        shared = milliseconds(lambda: member.step(pixels, classes, locals, RATE))
+        shared = milliseconds(lambda: team.step([0], [Draw(arch)], (pixels, classes), RATE))
         return shared, milliseconds(lambda: alone.step(pixels, classes, RATE))
 
     both()
