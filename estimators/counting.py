@@ -13,6 +13,7 @@ literature. docs/counting.md compares this with other counters.
 from __future__ import annotations
 
 import copy
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -166,7 +167,9 @@ def standing_in(module: nn.Module, device: torch.device) -> nn.Module:
     tensors = {
         id(leaf): leaf for part in module.modules() for leaf in tree_leaves(vars(part)) if isinstance(leaf, Tensor)
     }
-    return copy.deepcopy(module, {key: moved(tensor) for key, tensor in tensors.items()}).eval()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`isinstance.treespec", FutureWarning)  # torch's, about its own graph modules
+        return copy.deepcopy(module, {key: moved(tensor) for key, tensor in tensors.items()}).eval()
 
 
 def device_of(module: nn.Module) -> torch.device:
