@@ -22,6 +22,7 @@ from estimators.scaling import (
     tinynet,
     tinynet_to,
 )
+from estimators.zero_cost.entropy import Conv, Stage, deepmad_score, most_effectiveness
 
 B0 = Stages((1, 2, 2, 3, 3, 4, 1), (16, 24, 40, 80, 112, 192, 320), 224)
 
@@ -171,3 +172,19 @@ def test_bad_input() -> None:
         Problem(((8,),), ((0,),), 32, 1e9, 1e9, weights=(1.0,))
     with pytest.raises(ValueError, match="`weights` must not be negative"):
         Problem(((8,),), ((1,),), 32, 1e9, 1e9, weights=(-1.0,))
+
+
+@given(
+    widths=st.lists(st.integers(4, 64), min_size=5, max_size=5).map(sorted),
+    depths=st.lists(st.integers(1, 6), min_size=5, max_size=5),
+)
+def test_the_program_scores_as_the_score_of_a_network_does(widths: list[int], depths: list[int]) -> None:
+    problem = Problem(tuple((w,) for w in widths), tuple((d,) for d in depths), 64, 1e12, 1e12, 1e3)
+    found = evaluate(problem, widths, depths)
+    stages = [
+        Stage(width, side, (Conv(before, 9), *[Conv(width, 9)] * (depth - 1)), depth)
+        for before, width, depth, side in zip([3, *widths], widths, depths, problem.sides, strict=False)
+    ]
+    assert found is not None
+    assert found.score == pytest.approx(deepmad_score(stages))
+    assert found.effectiveness == pytest.approx(most_effectiveness(stages))
