@@ -86,7 +86,7 @@ def by_halving(seed: int, data: ImageData, config: TrainingConfig, device: torch
     left = list(ARCHS)
     for rung in range(rungs):
         epochs = math.ceil(steps / len(left) / per_epoch)
-        images = round(steps / len(left) / epochs) * config.batch_size
+        images = max(1, round(steps / len(left) / epochs)) * config.batch_size
         budget = config.model_copy(update={"epochs": epochs})
         for arch in left:
             order = torch.from_numpy(stream(seed, "part", rung).permutation(len(data.train))[:images])
@@ -158,7 +158,7 @@ def main() -> None:
     device = resolve_device(options.device)
     if options.threads:
         torch.set_num_threads(options.threads)
-    data = load_data(options.data, seed=0, limit=options.limit, validation_fraction=0.5)
+    data = load_data(options.data, seed=0, limit=options.limit, validation_fraction=0.2)
     shared = {"batch_size": options.batch_size, "learning_rate": options.learning_rate}
     macs = CostModel(SPACE).batch(SPACE.encode(ARCHS))["macs"]
     files = {name: options.out / f"{name}.csv" for name in ("alone", "scores", "ranking", "front")}
@@ -240,7 +240,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--limit", type=int, help="training and validation images to use")
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--learning-rate", type=float, default=0.1)
-    parser.add_argument("--bfloat16", action="store_true", help="train and rank in bf16 autocast on the CPU too")
+    parser.add_argument("--bfloat16", action="store_true", help="train and rank in bf16 and channels last on a CPU too: 2 to 3 times faster where it has the instructions")
     parser.add_argument("--threads", type=int, help="of torch")
     parser.add_argument("--device", default="auto")
     return parser.parse_args()

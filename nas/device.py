@@ -29,5 +29,6 @@ def precision(device: torch.device) -> AbstractContextManager[object]:
 
 
 def memory_format(device: torch.device) -> torch.memory_format:
-    """Channels last on CUDA, whose bf16 convolutions want it."""
-    return torch.channels_last if device.type == "cuda" else torch.contiguous_format
+    """Channels last where convolutions are computed in bf16, which want it: on CUDA, and on a CPU inside bf16 autocast."""
+    half = device.type == "cuda" or torch.is_autocast_enabled(device.type)
+    return torch.channels_last if half else torch.contiguous_format
