@@ -240,7 +240,11 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--limit", type=int, help="training and validation images to use")
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--learning-rate", type=float, default=0.1)
-    parser.add_argument("--bfloat16", action="store_true", help="train and rank in bf16 and channels last on a CPU too: 2 to 3 times faster where it has the instructions")
+    parser.add_argument(
+        "--bfloat16",
+        action="store_true",
+        help="bf16 and channels last on a CPU too: 2 to 3 times faster with the instructions",
+    )
     parser.add_argument("--threads", type=int, help="of torch")
     parser.add_argument("--device", default="auto")
     return parser.parse_args()
