@@ -32,6 +32,7 @@ from torch import Tensor, nn
 from benchmarks.pooling_ranking import append
 from estimators import Device, compare_latency, count, estimate_energy
 from nas.data import ImageData, load_data
+from nas.device import half
 from nas.evaluation import module_accuracy
 from nas.files import write_json
 from nas.record import environment
@@ -209,7 +210,7 @@ def main() -> None:
         known = set()
         if files["accuracy"].exists():
             known = set(pd.read_csv(files["accuracy"])[["kind", "grouping", "seed"]].itertuples(index=False, name=None))
-        with torch.autocast("cpu", torch.bfloat16, enabled=options.bfloat16, cache_enabled=False):
+        with half(options.bfloat16):
             for seed, (_, row) in product(range(options.seeds), networks.iterrows()):
                 key = (row["kind"], row["grouping"], seed)
                 if key not in known:

@@ -35,7 +35,7 @@ from scipy.stats import kendalltau, spearmanr
 from estimators.cost import CostModel
 from nas.config import RankingConfig
 from nas.data import ImageData, Split, load_data
-from nas.device import resolve_device
+from nas.device import half, resolve_device
 from nas.evaluation import module_accuracy
 from nas.files import write_json
 from nas.learners import make_learner
@@ -169,7 +169,7 @@ def main() -> None:
     }
     write_json(options.out / f"run_{'_'.join(options.parts)}.json", {**header, **environment()})
 
-    with torch.autocast("cpu", torch.bfloat16, enabled=options.bfloat16, cache_enabled=False):
+    with half(options.bfloat16):
         if "alone" in options.parts:
             config = TrainingConfig(epochs=options.alone_epochs, **shared)
             known = set(map(tuple, _read(files["alone"], ["architecture", "seed"])))

@@ -71,6 +71,10 @@ def train_command(
         str | None, typer.Option(help="What an elastic space varies, short for --option choices.")
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    bfloat16: Annotated[
+        bool,
+        typer.Option("--bfloat16", help="Train and rank in bf16 on a CPU too: faster where it has the instructions."),
+    ] = False,
     seed: Annotated[int, typer.Option(help="Decides everything random.")] = 0,
     out: Annotated[
         Path | None, typer.Option(help="Run folder. [default: runs/SPACE-DATA-train-SAMPLER-seedSEED]")
@@ -122,6 +126,7 @@ def train_command(
                 std=None if std is None else floats(std, "--std"),
                 space_options=options(option, choices),
                 device=device,
+                bfloat16=bfloat16,
                 seed=seed,
             )
     except KeyboardInterrupt:

@@ -28,6 +28,11 @@ def precision(device: torch.device) -> AbstractContextManager[object]:
     return torch.autocast("cuda", torch.bfloat16) if device.type == "cuda" else nullcontext()
 
 
+def half(on: bool) -> AbstractContextManager[object]:
+    """bf16 autocast for what a CPU computes inside, if `on`. Casts of weights are not remembered, because training changes weights."""
+    return torch.autocast("cpu", torch.bfloat16, cache_enabled=False) if on else nullcontext()
+
+
 def memory_format(device: torch.device) -> torch.memory_format:
     """Channels last where convolutions are computed in bf16, which want it: on CUDA, and on a CPU inside bf16 autocast."""
     half = device.type == "cuda" or torch.is_autocast_enabled(device.type)

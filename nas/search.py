@@ -12,6 +12,7 @@ import torch
 from estimators.latency import compare_latency
 from nas.config import RunConfig, configure
 from nas.data import ImageData
+from nas.device import half
 from nas.export import export
 from nas.files import write_json
 from nas.objectives import losses
@@ -90,10 +91,11 @@ def run(
         scorers: list[Scorer] = [_cost_scorer(space)]
         if "latency_ms" in config.objectives:
             scorers.append(LatencyScorer(space, device))
-        if "accuracy" in config.objectives:
-            scorers.append(_accuracy_scorer(study, data, device, progress))
-        propose(study, scorers, progress)
-        retrain(study, data, device, progress)
+        with half(config.bfloat16):
+            if "accuracy" in config.objectives:
+                scorers.append(_accuracy_scorer(study, data, device, progress))
+            propose(study, scorers, progress)
+            retrain(study, data, device, progress)
         _export_front(study, data, progress)
         _measure_front(study, device)
         write_tables(study)

@@ -13,7 +13,7 @@ import torch
 from nas import checkpoint
 from nas.config import RANKERS, RunConfig, configure, parse_config, read_config
 from nas.data import ImageData
-from nas.device import resolve_device
+from nas.device import half, resolve_device
 from nas.files import replacing, write_text
 from nas.learners import Supernets, make_learner
 from nas.progress import Progress, silent
@@ -78,7 +78,7 @@ def train(
         data=None if isinstance(data, str) else data,
         adjustable=ADJUSTABLE,
     )
-    with study.locked(), study.session():
+    with study.locked(), study.session(), half(config.bfloat16):
         train_supernets(study, images, device, progress, on_epoch)
     return study
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 import yaml
 from torch import nn
 
@@ -51,6 +53,31 @@ def test_a_sandwich_is_trained_and_a_search_ranks_with_it_without_training(digit
     assert found.config.supernets.sampler == "sandwich" and found.config.supernets.source == str(study.folder)
     assert len(found.trials) == 4 and found.trials["accuracy"].between(0, 1).all()
     assert not (found.folder / "supernets" / "history.csv").exists()
+
+
+def test_bf16_trains_and_ranks_and_leaves_weights_and_latencies_in_float32(
+    digits: ImageData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    halves, measured_in = [], []
+    forward = nn.Linear.forward
+
+    def noted(self: nn.Linear, x: torch.Tensor) -> torch.Tensor:
+        halves.append(torch.is_autocast_enabled("cpu"))
+        return forward(self, x)
+
+    def measure(*args: object, **kwargs: object) -> SimpleNamespace:
+        measured_in.append(torch.is_autocast_enabled("cpu"))
+        return SimpleNamespace(median_ms=1.0)
+
+    monkeypatch.setattr(nn.Linear, "forward", noted)
+    monkeypatch.setattr("nas.scoring.measure_latency", measure)
+    settings = {"strategy": "random", "trials": 2, "retrain": "none", "objectives": ("accuracy", "latency_ms"), **QUICK}
+    study = nas.search("resnet20-pooling", digits, out=tmp_path, bfloat16=True, **settings)
+    found = checkpoint.load(checkpoint_of(study.folder))
+    assert found is not None
+    assert {t.dtype for t in found.tensors.values() if t.is_floating_point()} == {torch.float32}
+    assert measured_in == [False, False]
+    assert any(halves) and not torch.is_autocast_enabled("cpu")
 
 
 def test_the_average_of_the_weights_is_what_ranks(digits: ImageData, tmp_path: Path) -> None:
