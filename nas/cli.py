@@ -11,9 +11,11 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
+from nas import cli_options as shared
 from nas import cli_pruning, cli_training, page, terminal
 from nas import profile as profiling
 from nas.arguments import floats, names, numbers, options, shape
+from nas.cli_options import Json
 from nas.config import configure, read_config
 from nas.export import export
 from nas.format import front_table
@@ -34,7 +36,6 @@ app = typer.Typer(
 )
 
 Folder = Annotated[Path, typer.Argument(help="A run folder, the --out of `nas search`.", show_default=False)]
-Json = Annotated[bool, typer.Option("--json", help="One line of JSON per result on stdout.")]
 Limits = Annotated[
     list[str] | None,
     typer.Option("--limit", help="Bound as name=value, such as macs=60e6 or accuracy_alone=0.9. Can be repeated."),
@@ -71,12 +72,12 @@ def search_command(
         Path | None,
         typer.Option(help="Run folder of `nas train` whose supernets are used; its training settings hold here too."),
     ] = None,
-    sampler: cli_training.Sampler = "uniform",
-    subnets: cli_training.Subnets = None,
-    teacher: cli_training.Teacher = None,
-    schedule: cli_training.Schedule = "cosine",
-    accumulate: cli_training.Accumulate = 1,
-    ema: cli_training.Ema = 0.0,
+    sampler: shared.Sampler = "uniform",
+    subnets: shared.Subnets = None,
+    teacher: shared.Teacher = None,
+    schedule: shared.Schedule = "cosine",
+    accumulate: shared.Accumulate = 1,
+    ema: shared.Ema = 0.0,
     objectives: Annotated[
         str, typer.Option(help="Comma-separated: accuracy, macs, params, activations, weight_bytes, latency_ms.")
     ] = ("accuracy,macs"),
@@ -88,41 +89,26 @@ def search_command(
     seeds: Annotated[int, typer.Option(help="How often each network is trained alone.")] = 1,
     trials: Annotated[int | None, typer.Option(help="Most trials.")] = None,
     seconds: Annotated[float | None, typer.Option(help="Most seconds of evaluating trials.")] = None,
-    batch_size: Annotated[int, typer.Option(help="Images per step.")] = 128,
+    batch_size: shared.BatchSize = 128,
     learning_rate: Annotated[
         float | None,
         typer.Option(help="Learning rate of SGD at the start. [default: 0.01 for a trained model, else 0.1]"),
     ] = None,
-    weight_decay: Annotated[float, typer.Option(help="Weight decay of SGD.")] = 0.0,
-    temperature: Annotated[float, typer.Option(help="Final temperature of the mixture.")] = 100.0,
+    weight_decay: shared.WeightDecay = 0.0,
+    temperature: shared.Temperature = 100.0,
     ranking: Annotated[str, typer.Option(help="Which supernet ranks an architecture: best or assigned.")] = "best",
-    limit: Annotated[int | None, typer.Option(help="Training and validation images to use.")] = None,
-    test_limit: Annotated[int | None, typer.Option(help="Test images to use.")] = None,
-    validation_fraction: Annotated[
-        float, typer.Option(help="Part of the training images that ranks architectures.")
-    ] = 0.5,
-    image_size: Annotated[int | None, typer.Option(help="Resize images to this many pixels a side.")] = None,
-    mean: Annotated[
-        str | None, typer.Option(help="What images are normalised by, such as 0.5,0.5,0.5. [default: the data's own]")
-    ] = None,
-    std: Annotated[str | None, typer.Option(help="See --mean.")] = None,
-    option: Annotated[
-        list[str] | None,
-        typer.Option(help="Option of the space as name=value, such as operators=[max,conv]. Can be repeated."),
-    ] = None,
-    choices: Annotated[
-        str | None,
-        typer.Option(
-            help="What an elastic space varies, such as width,depth,groups,pooling: short for --option choices."
-        ),
-    ] = None,
+    limit: shared.Limit = None,
+    test_limit: shared.TestLimit = None,
+    validation_fraction: shared.ValidationFraction = 0.5,
+    image_size: shared.ImageSize = None,
+    mean: shared.Mean = None,
+    std: shared.Std = None,
+    option: shared.SpaceOptions = None,
+    choices: shared.Choices = None,
     formats: Annotated[str, typer.Option("--export", help="Comma-separated: safetensors, onnx, pt2.")] = "safetensors",
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    bfloat16: Annotated[
-        bool,
-        typer.Option("--bfloat16", help="Train and rank in bf16 on a CPU too: faster where it has the instructions."),
-    ] = False,
-    seed: Annotated[int, typer.Option(help="Decides everything random.")] = 0,
+    device: shared.Device = "auto",
+    bfloat16: shared.Bfloat16 = False,
+    seed: shared.Seed = 0,
     out: Annotated[Path | None, typer.Option(help="Run folder. [default: runs/SPACE-DATA-STRATEGY-seedSEED]")] = None,
     config: Annotated[Path | None, typer.Option(help="Run this run.yaml again; other settings are ignored.")] = None,
     resume: Annotated[Path | None, typer.Option(help="Go on with this run folder; other settings are ignored.")] = None,

@@ -11,8 +11,10 @@ import torch
 import typer
 
 import pruners
+from nas import cli_options as shared
 from nas import terminal
 from nas.arguments import floats, names, options, shape
+from nas.cli_options import Json
 from nas.data import ImageData, load_data, with_normalisation
 from nas.distillation import Distillation
 from nas.format import percent, si
@@ -24,7 +26,6 @@ Target = Annotated[str, typer.Argument(help="module:function that returns the mo
 Weights = Annotated[Path | None, typer.Option(help="Its weights: safetensors, or torch.save of a state_dict.")]
 Input = Annotated[str, typer.Option(help="Shape of an example input, batch first, such as 1x3x32x32.")]
 Options = Annotated[list[str] | None, typer.Option(help="Argument of the function, name=value. Can be repeated.")]
-Json = Annotated[bool, typer.Option("--json", help="One line of JSON per result on stdout.")]
 
 
 def prune(
@@ -84,13 +85,13 @@ def prune(
     mean: Annotated[
         str | None, typer.Option(help="What the model's images are normalised by. [default: the data's own]")
     ] = None,
-    std: Annotated[str | None, typer.Option(help="See --mean.")] = None,
+    std: shared.Std = None,
     limit: Annotated[int | None, typer.Option(help="Training images to use.")] = None,
-    test_limit: Annotated[int | None, typer.Option(help="Test images to use.")] = None,
-    image_size: Annotated[int | None, typer.Option(help="Resize images to this many pixels a side.")] = None,
+    test_limit: shared.TestLimit = None,
+    image_size: shared.ImageSize = None,
     option: Options = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda, for fine-tuning and measuring.")] = "auto",
-    seed: Annotated[int, typer.Option(help="Decides everything random.")] = 0,
+    seed: shared.Seed = 0,
     json: Json = False,
 ) -> None:
     """Remove channels, heads and other dimensions from a model until it meets its targets, and prove the result.
