@@ -158,7 +158,7 @@ def main() -> None:
     device = resolve_device(options.device)
     if options.threads:
         torch.set_num_threads(options.threads)
-    data = load_data(options.data, seed=0, limit=options.limit, validation_fraction=0.2)
+    data = load_data(options.data, seed=0, limit=options.limit, validation_fraction=0.1)
     shared = {"batch_size": options.batch_size, "learning_rate": options.learning_rate}
     macs = CostModel(SPACE).batch(SPACE.encode(ARCHS))["macs"]
     files = {name: options.out / f"{name}.csv" for name in ("alone", "scores", "ranking", "front")}
