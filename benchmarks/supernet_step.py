@@ -3,12 +3,17 @@
 Training: a step on one subnet of a supernet and a step of the same network built alone, in turns in one process; the ratio of each
 repeat, and their median. At most 1.05 is asked for.
 
+Mixture: a step of a balanced mixture of 2, 4 and 8 supernets and one of a mixture of one, on the same architecture, in turns. Each step
+trains one member and asks it about one validation batch, so the ratio is 1 if members cost nothing but memory.
+
 Evaluation, on subnets of one NAS-Bench-Macro supernet, calibrated on as many images as are predicted: the ratio of macs, which is
 what sharing saves in arithmetic, and the ratio of seconds, one by one over shared; a prediction that differs on a single image is an
 error. Three sets of subnets: 200 random ones; 100 children, ten of each of 10 random parents, one edit away; and the whole space: its
 6,561 strings are 3,969 distinct networks, which count once on both sides. Where a set has more than --sample subnets, the time one
 by one is that of as many of them, drawn anew in each repeat, scaled up. Seconds can save more than macs: prefixes share the early
 blocks, whose depthwise convolutions of large images take longer than their macs suggest.
+
+Each part writes a file of its own.
 
     python -m benchmarks.supernet_step --images 250 --repeats 5 --out results/supernet_step_cpu_202611
 """
@@ -27,12 +32,14 @@ import numpy as np
 import torch
 
 from benchmarks.supernet_evaluation import images, macs_ratio
+from nas.batches import batches
 from nas.data import ImageData
 from nas.device import memory_format, resolve_device
 from nas.evaluation import predict
 from nas.files import write_json
+from nas.mixture import Mixture, MixtureConfig
 from nas.record import environment
-from nas.samplers import Draw, Uniform
+from nas.samplers import Draw, Sampler, Uniform
 from nas.team import Team
 from nas.training import Alone, TrainingConfig
 from nas.updates import Labels
@@ -47,6 +54,7 @@ STEPS: list[tuple[str, dict[str, object], str]] = [
     ("resnet20-pooling", {"bn": "affine"}, "4-3-3"),
     ("resnet20-pooling", {"bn": "affine", "operators": ["max", "gated"]}, "4-3-3/gated"),
 ]
+MEMBERS = (1, 2, 4, 8)
 SETS = ("random", "children", "all")
 
 
@@ -55,15 +63,15 @@ def main() -> None:
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     device = resolve_device(arguments.device)
-    result: dict[str, object] = {
+    record: dict[str, object] = {
         "command": shlex.join(["python", "-m", "benchmarks.supernet_step", *sys.argv[1:]]),
         "settings": {name: value for name, value in vars(arguments).items() if name != "out"},
         **environment(),
     }
     for part in arguments.parts:
-        result |= PARTS[part](arguments, device)
-    if arguments.out:
-        write_json(arguments.out / "supernet_step.json", result)
+        result = PARTS[part](arguments, device)
+        if arguments.out:
+            write_json(arguments.out / f"{part}.json", {**record, **result})
 
 
 # --- a step of training ---
@@ -118,6 +126,54 @@ def step(
         "ms_supernet": [shared for shared, _ in times],
         "ms_alone": [single for _, single in times],
     }
+
+
+# --- a step of a mixture ---
+
+
+class Only(Sampler):
+    """The same architecture in every step."""
+
+    def __init__(self, arch: Architecture) -> None:
+        self.draws = [Draw(arch)]
+
+    def draw(self, epoch: int, rng: np.random.Generator) -> list[Draw]:
+        return self.draws
+
+
+def mixture(arguments: argparse.Namespace, device: torch.device) -> dict[str, object]:
+    """Time steps of mixtures of several sizes."""
+    space = make_space("resnet20-pooling")
+    arch = space.parse("4-3-3")
+    data, source = images(2 * arguments.train_batch_size)
+    config = TrainingConfig(epochs=1, batch_size=arguments.train_batch_size)
+    batch = next(batches(data.train, data, config.batch_size, device=device))
+
+    def learner(supernets: int) -> Mixture:
+        team = Team(space, config, Only(arch), Labels(config), seed=0, device=device, supernets=supernets)
+        made = Mixture(team, data, MixtureConfig(), device)
+        made.begin(0)
+        return made
+
+    def milliseconds(learner: Mixture) -> float:
+        started = now(device)
+        for _ in range(arguments.steps):
+            learner.step(*batch, RATE)
+        return 1e3 * (now(device) - started) / arguments.steps
+
+    learners = {supernets: learner(supernets) for supernets in MEMBERS}
+    for made in learners.values():
+        milliseconds(made)
+    times = [{supernets: milliseconds(made) for supernets, made in learners.items()} for _ in range(arguments.repeats)]
+    rows = []
+    for supernets in MEMBERS[1:]:
+        ratios = [time[supernets] / time[1] for time in times]
+        median = statistics.median(ratios)
+        print(
+            f"step of a mixture of {supernets}: {median:.3f}x a mixture of one ({min(ratios):.3f} to {max(ratios):.3f})"
+        )
+        rows.append({"supernets": supernets, "time_ratio_median": median, "time_ratios": ratios})
+    return {"images": source, "mixture": rows, "ms_of_one": [time[1] for time in times]}
 
 
 # --- evaluation with shared prefixes ---
@@ -216,7 +272,7 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-PARTS = {"training": training, "evaluation": evaluation}
+PARTS = {"training": training, "mixture": mixture, "evaluation": evaluation}
 
 if __name__ == "__main__":
     main()

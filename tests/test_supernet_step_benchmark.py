@@ -29,8 +29,11 @@ def test_a_small_run_writes_every_repeat(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr("sys.argv", ["supernet_step", *small.split(), "--out", str(tmp_path)])
     monkeypatch.setattr(supernet_step, "STEPS", supernet_step.STEPS[:1])
     supernet_step.main()
-    result = json.loads((tmp_path / "supernet_step.json").read_text())
-    (step,), (children,) = result["training"], result["evaluation"]
+    training, mixture, result = (
+        json.loads((tmp_path / f"{part}.json").read_text()) for part in ("training", "mixture", "evaluation")
+    )
+    (step,), (children,) = training["training"], result["evaluation"]
+    assert [(row["supernets"], len(row["time_ratios"])) for row in mixture["mixture"]] == [(2, 2), (4, 2), (8, 2)]
     assert len(step["time_ratios"]) == len(step["ms_alone"]) == len(children["time_ratios"]) == 2
     assert children["subnets"] == 100 and children["timed_one_by_one"] == 2 and children["predictions_equal"]
     assert 1 < children["macs_ratio"] < 10 and result["settings"]["repeats"] == 2 and "commit" in result
