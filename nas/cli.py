@@ -233,14 +233,16 @@ def profile(
     target: Annotated[
         str, typer.Argument(help="Search space, or module:function that returns a module.", show_default=False)
     ],
-    arch: Annotated[str | None, typer.Option(help="Architecture of the space, such as 4-3-3.")] = None,
+    arch: Annotated[str | None, typer.Option(help="Architecture of a space, such as 4-3-3.")] = None,
     input: Annotated[
-        str | None, typer.Option(help="Input shape, such as 1x3x224x224; the batch is counted as 1.")
+        str | None, typer.Option(help="Input shape of a module, such as 1x3x224x224; the batch is counted as 1.")
     ] = None,
     counter: Annotated[
         str, typer.Option(help="torch, fvcore or thop; several with commas stand side by side.")
     ] = "torch",
-    by: Annotated[str, typer.Option(help="Rows of the table: module or operator.")] = "module",
+    by: Annotated[
+        str | None, typer.Option(help="Rows of the table: module or operator. [default: module for the counter torch]")
+    ] = None,
     option: Annotated[
         list[str] | None, typer.Option(help="Option of the space or argument of the function, name=value.")
     ] = None,

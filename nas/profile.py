@@ -10,6 +10,7 @@ from torch import nn
 
 from estimators.counters import Count, compare, count_with
 from estimators.counting import Profile, count
+from nas.arguments import names
 from nas.format import si
 from nas.functions import import_function
 from nas.spaces import build_space
@@ -43,28 +44,38 @@ def profile(
     arch: str | None = None,
     input_shape: tuple[int, ...] | None = None,
     counter: str = "torch",
-    by: str = "module",
+    by: str | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> Profiled:
     """Count one network, for one sample.
 
     Args:
         target: a search space, or `module:function` of a function that returns a space or a module.
-        arch: which architecture of the space.
-        input_shape: batch first; needed for a module, and not for a space, which knows it. The batch is counted as 1.
+        arch: which architecture of the space; not for a module.
+        input_shape: batch first; for a module, and not for a space, which knows it. The batch is counted as 1.
         counter: torch, fvcore or thop, or several with commas between them, which are put side by side.
-        by: module or operator; counters other than torch's know operators only.
+        by: module, which is the default and for the counter torch alone, or operator.
         options: keyword arguments of the space's factory or of the function.
 
     Raises:
-        ValueError: something is unknown or missing.
+        ValueError: something is unknown, missing or would not be used.
     """
+    counters = names(counter) or [counter]
+    if by is not None and by not in ROWS:
+        raise unknown_name("kind of row", by, ROWS)
+    if by == "module" and counters != ["torch"]:
+        raise ValueError(f"rows by module are those of the counter torch, got {counter}; leave out --by or --counter")
     made = (
         build_space(target, dict(options or {}))
         if target in SPACES or ":" not in target
         else _call(target, options or {})
     )
     if isinstance(made, SearchSpace):
+        if input_shape is not None:
+            raise ValueError(
+                f"{target!r} is a search space and knows its input, {_sizes(made.net.input_shape)}: leave out --input; "
+                "`nas spaces` lists the options of spaces, such as image_size"
+            )
         if arch is None:
             raise ValueError(
                 f"{target!r} is a search space: choose an architecture with --arch, such as {_example(made)}"
@@ -73,13 +84,14 @@ def profile(
         module: nn.Module = made.net.build(made.locals(found))
         name, shape = f"{made.name} {made.label(found)}", made.net.input_shape
     else:
+        if arch is not None:
+            raise ValueError(f"{target!r} is a module, which has no architectures: leave out --arch {arch}")
         if input_shape is None:
             raise ValueError(f"{target!r} is a module: give the shape of its input with --input, such as 1x3x224x224")
         module, name, shape = made, target, input_shape[1:]
-    if by not in ROWS:
-        raise unknown_name("kind of row", by, ROWS)
-    if "," in counter:
-        return _side_by_side(name, compare(module, shape, [each.strip() for each in counter.split(",")]))
+    if len(counters) > 1:
+        return _side_by_side(name, compare(module, shape, counters))
+    counter = counters[0]
     if counter == "torch":
         return _ours(name, count(module, shape), by)
     counted = count_with(counter, module, shape)
@@ -112,7 +124,7 @@ def _side_by_side(name: str, found: Mapping[str, Count]) -> Profiled:
     return Profiled(name, {"name": name, "counters": totals}, ["", *found], rows, notes)
 
 
-def _ours(name: str, found: Profile, by: str) -> Profiled:
+def _ours(name: str, found: Profile, by: str | None) -> Profiled:
     total = found.total
     totals = {
         "name": name,
@@ -149,6 +161,10 @@ def _call(target: str, options: Mapping[str, Any]) -> SearchSpace | nn.Module:
     if not isinstance(made, (SearchSpace, nn.Module)):
         raise ValueError(f"{target!r} must return a search space or a module, got {type(made).__name__}")
     return made
+
+
+def _sizes(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape))
 
 
 def _example(space: SearchSpace) -> str:

@@ -59,7 +59,9 @@ def _lines() -> Listener:
 
 def show_table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str | None = None) -> None:
     """Print a table; the first column is left aligned, the others right."""
-    table = Table(title=title, title_justify="left", header_style="bold")
+    if title is not None:  # a line of its own: a table's title is wrapped at the width of the table
+        out.print(title, style="italic", markup=False, highlight=False, soft_wrap=True)
+    table = Table(header_style="bold")
     for number, column in enumerate(columns):
         table.add_column(column, justify="left" if number == 0 else "right", no_wrap=number == 0)
     for row in rows:

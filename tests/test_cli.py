@@ -72,6 +72,11 @@ def test_front_picks_and_limits(finished: Study) -> None:
     assert [row["label"] for row in named] == ["4-3-3"]
 
 
+def test_a_title_is_one_line_however_narrow_its_table() -> None:
+    done = run("profile", "resnet20-pooling", "--arch", "4-3-3", "--by", "operator")
+    assert done.stdout.splitlines()[0] == "resnet20-pooling 4-3-3: 40.8 M macs, 272 k params, 201 k activations"
+
+
 def test_the_table_shows_every_figure(finished: Study) -> None:
     done = run("front", finished.folder)
     assert done.returncode == 0

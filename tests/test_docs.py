@@ -55,6 +55,21 @@ def test_python_blocks_run(page: Path, code: str, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.parametrize("code", [pytest.param(c, id=p.name) for p, c in blocks("console")])
+def test_console_blocks_show_what_commands_print(code: str) -> None:
+    for shown in code.split("$ ")[1:]:
+        command, _, printed = shown.partition("\n")
+        done = subprocess.run(
+            [sys.executable, "-m", *command.split()],
+            cwd=ROOT,
+            env={**os.environ, "COLUMNS": "100"},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stdout == printed, command
+
+
 def test_links_lead_somewhere() -> None:
     for page in PAGES:
         prose = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)

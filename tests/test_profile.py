@@ -39,6 +39,21 @@ def test_counters_side_by_side() -> None:
     assert any(note.startswith("torch: not counted: aten._fft") for note in found.notes)
 
 
+def test_what_would_not_be_used_is_refused() -> None:
+    with pytest.raises(ValueError, match="knows its input, 3x32x32: leave out --input"):
+        profile("resnet20-pooling", arch="4-3-3", input_shape=(1, 3, 64, 64))
+    with pytest.raises(ValueError, match="is a module, which has no architectures: leave out --arch 4"):
+        profile(TARGET, input_shape=(1, 3, 8, 8), arch="4")
+    with pytest.raises(ValueError, match="rows by module are those of the counter torch, got thop"):
+        profile(TARGET, input_shape=(1, 3, 8, 8), counter="thop", by="module")
+
+
+def test_a_comma_too_many_is_no_counter() -> None:
+    assert profile(TARGET, input_shape=(1, 3, 8, 8), counter="torch,").totals["counter"] == "torch"
+    with pytest.raises(ValueError, match="no counter is named ''"):
+        profile(TARGET, input_shape=(1, 3, 8, 8), counter="")
+
+
 def test_unknown_rows_and_counters() -> None:
     with pytest.raises(ValueError, match="no kind of row is named 'modul'; did you mean module"):
         profile(TARGET, input_shape=(1, 3, 8, 8), by="modul")
