@@ -78,7 +78,9 @@ def aggregate(
         raise ValueError("`scores` must hold at least one score, got none")
     for name in scores:
         if name not in higher_is_better:
-            raise unknown_name("direction of a score", name, higher_is_better)
+            raise ValueError(
+                f"`higher_is_better` must tell the direction of every score, got none for {name!r}; add it"
+            )
     named = [name for group in groups or () for name in group]
     for name in named:
         if name not in scores:

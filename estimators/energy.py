@@ -93,11 +93,14 @@ def read_device(path: str | Path) -> Device:
     """A device from a YAML file with the fields of `Device`.
 
     Raises:
+        FileNotFoundError: there is no such file.
         ValueError: no YAML mapping, fields that are missing or unknown (all are named), or values that are not positive.
     """
     path = Path(path)
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise FileNotFoundError(f"no device file at {path}; docs/estimators.md shows one") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} must be a YAML file: {error}") from error
     if not isinstance(data, Mapping):

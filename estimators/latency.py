@@ -124,14 +124,17 @@ def compare_latency(
         runtime: eager, compile or onnxruntime; see `estimators.runtimes`. Compiling and exporting are not timed.
 
     Raises:
-        ValueError: a number that is not positive, no modules, a CUDA device where there is none, or a module that does not run on
+        ValueError: a number that is not positive, no modules, a device that is not there, or a module that does not run on
             such a batch or in such a runtime.
     """
     used = torch.get_num_threads() if threads is None else threads
     _check_positive(batch_size=batch_size, threads=used, warmup_s=warmup_s, runs=runs, max_seconds=max_seconds)
-    device = torch.device(device)
     if not modules:
         raise ValueError("`modules` must hold at least one network, got none")
+    try:
+        device = torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(f"`device` must be one that torch knows, got {device!r}; use 'cpu' or 'cuda'") from error
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"`device` must be one that torch can use, got {str(device)!r} without CUDA; use 'cpu'")
     images = torch.randn(batch_size, *input_shape, generator=torch.Generator().manual_seed(0)).to(device)

@@ -125,10 +125,9 @@ class Predictor:
             raise ValueError(f"`targets` must have shape ({len(x)},), one for each row of inputs; got {y.shape}")
         needs = PREDICTORS[self.kind].needs
         if len(y) < needs:
-            raise ValueError(
-                f"predictor {self.kind!r} needs at least {needs} examples, got {len(y)}; measure more, or use "
-                f"{min(PREDICTORS, key=lambda kind: PREDICTORS[kind].needs)!r}"
-            )
+            least = min(PREDICTORS, key=lambda kind: PREDICTORS[kind].needs)
+            way_out = "measure more" if self.kind == least else f"measure more, or use {least!r}"
+            raise ValueError(f"predictor {self.kind!r} needs at least {needs} examples, got {len(y)}; {way_out}")
         if not np.isfinite(y).all():
             raise ValueError(f"targets must be finite, got {y[~np.isfinite(y)][0]}; leave these examples out")
         if (y == y[0]).all():
@@ -171,9 +170,9 @@ def one_hot(space: SearchSpace, archs: Sequence[Architecture]) -> dict[str, Floa
 
 
 def normal_scores(values: ArrayLike) -> Floats:
-    """Accuracies as the quantiles of a normal distribution that their ranks stand for, for targets with a long tail."""
+    """Accuracies as the quantiles of a normal distribution that their ranks stand for, for targets with a long tail; NaN stays NaN."""
     array = np.asarray(values, dtype=np.float64)
-    return norm.ppf((rankdata(array) - 0.5) / len(array))
+    return norm.ppf((rankdata(array, nan_policy="omit") - 0.5) / max(1, int((~np.isnan(array)).sum())))
 
 
 def input_weights(
@@ -191,10 +190,14 @@ def input_weights(
         folds: parts that the examples are held out in.
 
     Raises:
-        ValueError: as `Predictor.fit`, for the examples that remain when a part is held out.
+        ValueError: fewer examples than parts, and as `Predictor.fit`, for the examples that remain when a part is held out.
     """
     x = np.column_stack([np.asarray(values, dtype=np.float64) for values in columns.values()])
     y = np.asarray(targets, dtype=np.float64)
+    if not 2 <= folds <= len(y):
+        raise ValueError(
+            f"`folds` must be 2 to the number of examples, {len(y)}, got {folds}; measure more, or use fewer"
+        )
     lost = []
     for train, held in KFold(folds, shuffle=True, random_state=seed).split(x):
         predictor = Predictor(kind, seed=seed).fit(x[train], y[train])

@@ -78,7 +78,7 @@ class Table:
         if rows.empty or not metrics:
             raise ValueError(f"a table needs rows and metrics, got {len(rows)} rows and {len(metrics)} metrics")
         self.metrics = dict(metrics)
-        archs = [space.parse(str(text)) for text in rows[key]]
+        archs = [_parse(space, key, row, str(text)) for row, text in enumerate(rows[key])]
         codes, self._archs = pd.factorize(pd.Series(archs, dtype=object))
         self._row = {arch: row for row, arch in enumerate(self._archs)}
         self._values = {name: self._mean(rows, metric.column, codes) for name, metric in metrics.items()}
@@ -162,9 +162,18 @@ class Table:
         if not np.isfinite(numbers).all():
             at = int(np.flatnonzero(~np.isfinite(numbers))[0])
             raise ValueError(
-                f"column {column!r} must hold finite numbers, got {rows[column].iloc[at]!r} in row {at}; leave that row out"
+                f"column {column!r} must hold finite numbers, got {str(rows[column].iloc[at])!r} in row {at}; leave that row out"
             )
         return np.bincount(codes, numbers) / np.bincount(codes)
+
+
+def _parse(space: SearchSpace, key: str, row: int, text: str) -> Architecture:
+    try:
+        return space.parse(text)
+    except ValueError as error:
+        raise ValueError(
+            f"column {key!r} must name architectures of {space.name!r}, got {text!r} in row {row}: {error}"
+        ) from error
 
 
 def read_table(

@@ -61,7 +61,7 @@ def test_only_the_order_of_a_score_matters(values: list[float], seed: int) -> No
     [
         ({}, {}, "`scores` must hold at least one score, got none"),
         ({"a": [1.0], "b": [1.0, 2.0]}, {}, "every score needs one value for each architecture, got {'a': 1, 'b': 2}"),
-        ({"d": [1.0]}, {}, "no direction of a score is named 'd'"),
+        ({"d": [1.0]}, {}, "must tell the direction of every score, got none for 'd'"),
         ({"a": [1.0]}, {"groups": [["b"]]}, "no score is named 'b'"),
         ({"a": [1.0]}, {"groups": [["a"], ["a"]]}, "each score may be in one group, got 'a' twice"),
         ({"a": [[1.0]]}, {}, r"`values` must have shape (n,), got (1, 1)"),
@@ -131,6 +131,9 @@ def test_one_hot_columns_tell_architectures_apart() -> None:
 def test_normal_scores_keep_the_order() -> None:
     found = normal_scores([10.0, 91.0, 90.0])
     assert found.tolist() == pytest.approx([-0.967422, 0.967422, 0.0], abs=1e-6)
+    assert normal_scores([10.0, np.nan, 91.0, 90.0]).tolist() == pytest.approx(
+        [-0.967422, np.nan, 0.967422, 0.0], abs=1e-6, nan_ok=True
+    )
 
 
 # --- bad input ---
@@ -143,6 +146,8 @@ def test_fewer_examples_than_a_predictor_needs_are_refused(kind: str) -> None:
     with pytest.raises(
         ValueError, match=f"predictor '{kind}' needs at least {needs} examples, got {needs - 1}; measure"
     ):
+        Predictor(kind).fit(x[1:], y[1:])
+    with pytest.raises(ValueError, match="measure more$" if kind == "ridge" else "measure more, or use 'ridge'$"):
         Predictor(kind).fit(x[1:], y[1:])
     assert np.isfinite(Predictor(kind).fit(x, y).predict(x).mean).all()
 
@@ -169,3 +174,5 @@ def test_inputs_and_targets_that_teach_nothing_are_refused() -> None:
         Predictor().fit(x, y).predict(x[:, 1:])
     with pytest.raises(ValueError, match="no predictor is named 'lasso'"):
         Predictor("lasso")
+    with pytest.raises(ValueError, match="`folds` must be 2 to the number of examples, 12, got 20; measure more, or"):
+        input_weights("ridge", {"a": y}, y, folds=20)

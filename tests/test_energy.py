@@ -87,6 +87,11 @@ def test_a_device_file(tmp_path: Path) -> None:
     assert read_device(path) == DEVICE
 
 
+def test_no_device_file(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="no device file at .*none.yaml; docs/estimators.md shows one"):
+        read_device(tmp_path / "none.yaml")
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -158,6 +158,8 @@ def test_settings_must_be_positive(setting: str) -> None:
 def test_nothing_to_measure_or_nowhere() -> None:
     with pytest.raises(ValueError, match="at least one network"):
         compare_latency({}, (3,))
+    with pytest.raises(ValueError, match="`device` must be one that torch knows, got 'gpu'; use 'cpu' or 'cuda'"):
+        measure_latency(nn.Linear(3, 4), (3,), device="gpu")
     if not torch.cuda.is_available():
         with pytest.raises(ValueError, match="'cuda' without CUDA; use 'cpu'"):
             measure_latency(nn.Linear(3, 4), (3,), device="cuda")

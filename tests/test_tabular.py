@@ -113,7 +113,12 @@ def test_a_users_own_table(tmp_path: Path) -> None:
         ({}, {"metrics": {"x": Metric("acc", "", True, seconds="hours")}}, "no column of the table is named 'hours'"),
         ({}, {"metrics": {}}, "a table needs rows and metrics, got 27 rows and 0 metrics"),
         ({"acc": "?"}, {}, "column 'acc' must hold finite numbers, got '?' in row 0; leave that row out"),
-        ({"arch": "009"}, {}, "choice 'p2' must be one of '0', '1', '2'; got '9'"),
+        ({"acc": float("nan")}, {}, "column 'acc' must hold finite numbers, got 'nan' in row 0"),
+        (
+            {"arch": "009"},
+            {},
+            "column 'arch' must name architectures of 'digits', got '009' in row 0: choice 'p2' must be one of '0', '1', '2'; got '9'",
+        ),
     ],
 )
 def test_bad_tables_are_refused(change: dict, options: dict, message: str) -> None:

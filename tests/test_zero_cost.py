@@ -311,5 +311,15 @@ def test_what_a_score_cannot_do_is_said() -> None:
         score("max_entropy", nn.Linear(8, 2), batch, F.cross_entropy)
     with pytest.raises(ValueError, match="`jacob_cov` needs one floating-point input, got torch.int64"):
         score("jacob_cov", Tokens(), (torch.zeros(2, 3, dtype=torch.int64), torch.zeros(2)), F.cross_entropy)
+    with pytest.raises(ValueError, match="no option of zen is named 'repeat'; did you mean repeats"):
+        score("zen", _convnet(), batch, F.cross_entropy, repeat=3)
+    with pytest.raises(ValueError, match=r"`batch` must be \(inputs, targets\), got Tensor"):
+        score("snip", _convnet(), batch[0], F.cross_entropy)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="snip of Linear cannot be computed: mat1 and mat2 shapes"):
+        score("snip", nn.Linear(8, 2), (torch.zeros(2, 3), torch.zeros(2).long()), F.cross_entropy)
+    with pytest.raises(
+        ValueError, match="snip of Bilinear cannot be computed: .* missing 1 required positional argument"
+    ):
+        score("snip", nn.Bilinear(8, 8, 2), (torch.zeros(2, 8), torch.zeros(2).long()), F.cross_entropy)
     with pytest.raises(ValueError, match="`widths` must be positive numbers"):
         effectiveness([])

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from inspect import signature
 
+import torch
 from torch import nn
 
 from estimators.zero_cost.as_vit import as_vit
@@ -78,9 +80,26 @@ def score(name: str, model: nn.Module, batch: Batch, loss: Loss, *, seed: int = 
         The score in its own direction. NaN or infinite where the network is degenerate: leave NaN out of rankings.
 
     Raises:
-        ValueError: no score of that name, or the model lacks what the score looks at.
+        ValueError: no score or option of that name, the model does not run on the batch or the loss, or it lacks what the score looks
+            at.
     """
     if name not in ZERO_COST:
         raise unknown_name("zero-cost score", name, ZERO_COST)
+    function = ZERO_COST[name].function
+    settings = list(signature(function).parameters)[3:]
+    for option in options:
+        if option not in settings:
+            raise unknown_name(f"option of {name}", option, settings)
+    if not isinstance(batch, (tuple, list)) or len(batch) != 2:
+        raise ValueError(f"`batch` must be (inputs, targets), got {type(batch).__name__}; give a pair")
     with working_copy(model, seed) as own:
-        return float(ZERO_COST[name].function(own, single(batch), loss, **options))
+        try:
+            return float(function(own, single(batch), loss, **options))
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, TypeError, IndexError) as error:
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            raise ValueError(
+                f"`batch` and `loss` must suit the model: {name} of {type(model).__name__} cannot be computed: {reason}; give "
+                "(inputs, targets), inputs of several arguments as a tuple or a dictionary, and a loss of (outputs, targets)"
+            ) from error
