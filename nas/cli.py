@@ -79,8 +79,16 @@ def search_command(
     accumulate: shared.Accumulate = 1,
     ema: shared.Ema = 0.0,
     objectives: Annotated[
-        str, typer.Option(help="Comma-separated: accuracy, macs, params, activations, weight_bytes, latency_ms.")
+        str,
+        typer.Option(
+            help="Comma-separated: accuracy, macs, params, activations, weight_bytes, latency_ms, peak_memory_bytes, energy_mj, "
+            "bound_ms."
+        ),
     ] = ("accuracy,macs"),
+    device_file: Annotated[
+        Path | None,
+        typer.Option(help="YAML file of the device that energy_mj and bound_ms are for; see docs/estimators.md."),
+    ] = None,
     epochs: Annotated[int, typer.Option(help="Epochs of supernet training.")] = 100,
     alone_epochs: Annotated[
         int | None, typer.Option(help="Epochs of training a network alone. [default: as --epochs]")
@@ -133,6 +141,7 @@ def search_command(
             data or "digits",
             strategy=strategy,
             objectives=names(objectives),
+            device_file=device_file,
             space_options=options(option, choices),
             supernets=supernets,
             epochs=epochs,
@@ -321,5 +330,5 @@ def _fail(message: str, code: int) -> None:
 
 
 def _show_front(study: Study, rows: Any) -> None:
-    columns, cells = front_table(rows, page.searched(study))
+    columns, cells = front_table(rows, page.searched(study), study.config.objectives)
     terminal.show_table(columns, cells, title=f"{study.space.name} on {study.record['data']['name']}")

@@ -33,12 +33,17 @@ def prune(
     target: Annotated[
         list[str],
         typer.Option(
-            help="What may remain of macs, params, weight_bytes or latency_ms (milliseconds, measured here on the --input): a "
-            "fraction up to 1 (macs=0.5), a larger number (params=1e6), or milliseconds (latency_ms=0.8ms). Can be repeated."
+            help="What may remain of macs, params, weight_bytes, latency_ms (milliseconds, measured here on the --input), "
+            "peak_memory_bytes, energy_mj or bound_ms: a fraction up to 1 (macs=0.5), a larger number (params=1e6), or "
+            "milliseconds (latency_ms=0.8ms). Can be repeated."
         ),
     ],
     input: Input,
     weights: Weights = None,
+    device_file: Annotated[
+        Path | None,
+        typer.Option(help="YAML file of the device that energy_mj and bound_ms are for; see docs/estimators.md."),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the plan and the smaller weights.")] = None,
     data: Annotated[str | None, typer.Option(help="Images to repair and measure on, as for `nas search`.")] = None,
     importance: Annotated[
@@ -121,6 +126,7 @@ def prune(
             distillation=Distillation(distill_weight, temperature),
             seed=seed,
             device=device,
+            device_file=device_file,
             out=out,
             command=shlex.join(["nas", *sys.argv[1:]]),
             progress=progress,

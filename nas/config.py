@@ -9,6 +9,8 @@ from typing import Any, Literal, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from estimators.energy import Device, read_device
+from nas.estimates import estimates
 from nas.objectives import parse_objectives
 from nas.settings import SupernetConfig
 from nas.strategies import STRATEGIES
@@ -88,6 +90,7 @@ class RunConfig(Part):
     data: DataConfig
     strategy: str = "mixture"
     objectives: tuple[str, ...] = ("accuracy", "macs")
+    hardware: Device | None = None
     supernets: SupernetConfig = SupernetConfig(count=4)
     ranking: RankingConfig = RankingConfig()
     budget: BudgetConfig = BudgetConfig()
@@ -128,6 +131,11 @@ class RunConfig(Part):
             raise ValueError(f"strategy one-shot trains exactly 1 supernet, got {count}; use mixture for more")
         return self
 
+    @model_validator(mode="after")
+    def _estimates_fit(self) -> RunConfig:
+        estimates(self.objectives, self.hardware)
+        return self
+
     @property
     def proposer(self) -> str:
         """The ask/tell strategy behind the name: a ranking of everything visits everything."""
@@ -140,6 +148,7 @@ def configure(
     *,
     strategy: str = "mixture",
     objectives: Sequence[str] = ("accuracy", "macs"),
+    device_file: str | Path | None = None,
     space_options: dict[str, Any] | None = None,
     supernets: int | None = None,
     epochs: int = 100,
@@ -178,6 +187,7 @@ def configure(
         data: see `nas.data.load_data`.
         strategy: `mixture` and `one-shot` rank every architecture; the others propose some of them.
         objectives: what the front is made of, such as accuracy and macs.
+        device_file: describes the device that energy_mj and bound_ms are for, see `estimators.read_device`.
         space_options: keyword arguments of the space's factory.
         supernets: how many share the architectures; 0 trains every trial alone. Default: 4 for `mixture`, 0 for the space of a
             trained model, else 1.
@@ -233,6 +243,7 @@ def configure(
             },
             "strategy": strategy,
             "objectives": list(objectives),
+            "hardware": None if device_file is None else read_device(device_file),
             "supernets": {
                 "count": supernets,
                 "training": {"epochs": epochs, "schedule": schedule, **training},

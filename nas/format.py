@@ -10,6 +10,7 @@ import pandas as pd
 
 PREFIXES = {0: "", 3: "k", 6: "M", 9: "G", 12: "T", 15: "P"}
 UNKNOWN = "–"
+ALWAYS = ("accuracy", "macs", "params", "latency_ms")
 
 
 class Table(NamedTuple):
@@ -55,17 +56,18 @@ def milliseconds(median: float | None, p25: float | None = None, p75: float | No
     return f"{median:.{decimals}f} ms{around}"
 
 
-def front_table(front: pd.DataFrame, searched: str = "supernet", extra: Sequence[str] = ()) -> Table:
+def front_table(front: pd.DataFrame, searched: str = "supernet", objectives: Sequence[str] = ()) -> Table:
     """Rows of `Study.front` for people.
 
     Args:
         front: architectures with whatever is known about them; figures that none of them has get no column.
         searched: where the accuracy that the search saw comes from; part of a column's name.
-        extra: further columns of counts to show, such as activations.
+        objectives: of the run; those that have no column otherwise, such as activations, get one.
 
     Returns:
-        Columns architecture, accuracy alone, accuracy supernet, macs, params, the extra ones, and latency with its quartiles.
+        Columns architecture, accuracy alone, accuracy supernet, macs, params, further objectives, and latency with its quartiles.
     """
+    extra = [name for name in objectives if name not in ALWAYS]
     columns, cells = ["architecture"], [[str(label) for label in front["label"]] if "label" in front else []]
     for name, show, sources in (
         ("accuracy alone", percent, ("accuracy_alone", "accuracy_alone_std")),

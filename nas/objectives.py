@@ -39,6 +39,9 @@ OBJECTIVES: dict[str, Objective] = {
     "activations": Objective("activations", "", higher_is_better=False),
     "weight_bytes": Objective("weight_bytes", "bytes", higher_is_better=False),
     "latency_ms": Objective("latency_ms", "ms", higher_is_better=False),
+    "peak_memory_bytes": Objective("peak_memory_bytes", "bytes", higher_is_better=False),
+    "energy_mj": Objective("energy_mj", "mJ", higher_is_better=False),
+    "bound_ms": Objective("bound_ms", "ms", higher_is_better=False),
 }
 
 

@@ -148,9 +148,7 @@ def _headline(study: Study, ranked: pd.DataFrame, front: pd.DataFrame) -> str:
 
 
 def _front(study: Study, ranked: pd.DataFrame, front: pd.DataFrame) -> str:
-    shown = front_table(
-        front, searched(study), [n for n in study.config.objectives if n in ("activations", "weight_bytes")]
-    )
+    shown = front_table(front, searched(study), study.config.objectives)
     knee = choose(study, "knee")["label"].iloc[0]
     notes = []
     if "accuracy alone" in shown.columns:

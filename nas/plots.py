@@ -192,7 +192,7 @@ def _axis(column: str, table: pd.DataFrame, label: str = "", unit: str = "", hig
     largest = float(table[column].abs().max())
     exponent = max(power for power in PREFIXES if power == 0 or largest >= 10**power)
     shown = PREFIXES[exponent] + {"bytes": "B"}.get(unit, unit)
-    name = column.removesuffix("_ms").replace("_", " ")
+    name = column.removesuffix("_ms").removesuffix("_mj").replace("_", " ")
     return Axis(column, 10.0**-exponent, f"{name} ({shown})" if shown else name, higher_is_better)
 
 

@@ -13,10 +13,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from estimators import read_device
 from nas.arguments import numbers, pairs
 from nas.data import ImageData
 from nas.device import resolve_device
 from nas.distillation import Distillation
+from nas.estimates import estimates
 from nas.evaluation import module_accuracy
 from nas.files import replacing, write_json
 from nas.functions import import_function
@@ -112,6 +114,7 @@ def prune_model(
     distillation: Distillation | None = None,
     seed: int = 0,
     device: str = "auto",
+    device_file: str | Path | None = None,
     out: str | Path | None = None,
     command: str | None = None,
     progress: Progress = silent,
@@ -121,7 +124,7 @@ def prune_model(
     Args:
         model: left untouched.
         input_shape: of the example input, batch first; macs are counted on it.
-        targets: see `pruners.prune`.
+        targets: see `pruners.prune`; beside those, `peak_memory_bytes`, `energy_mj` and `bound_ms`.
         data: images for criteria, repair and measurement.
         importance, allocation, aggregate, normalise, round_to, min_kept, max_ratio, steps, schedule, ignore: see `pruners.prune`.
         recover: steps of repair, in order: `calibrate`, `least-squares`, `finetune:EPOCHS`, `distill:EPOCHS`.
@@ -130,6 +133,7 @@ def prune_model(
         distillation: the unpruned model's share of the loss when distilling, and the temperature.
         seed: decides everything random.
         device: where fine-tuning and measuring run.
+        device_file: describes the device that energy_mj and bound_ms are for, see `estimators.read_device`.
         out: folder for `plan.json`, `weights.safetensors` and `summary.json`; `pruners.load` reads it back.
         command: what to write down as the command.
         progress: told about long steps.
@@ -140,6 +144,7 @@ def prune_model(
     Raises:
         ValueError: something does not fit; the message says what.
     """
+    known = estimates(targets, None if device_file is None else read_device(device_file))
     repairs = parse_recovery(recover)
     if repairs and data is None:
         raise ValueError("`recover` needs images; give `data`")
@@ -174,6 +179,7 @@ def prune_model(
         model,
         example,
         targets,
+        estimators=known,
         importance=importance,
         allocation=allocation,
         aggregate=aggregate,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -12,6 +12,7 @@ from estimators.cost import CostModel
 from estimators.latency import measure_latency
 from nas.config import RankingConfig, RunConfig
 from nas.data import ImageData, Split
+from nas.estimates import Estimate
 from nas.evaluation import accuracy, module_accuracy, predict
 from nas.learners import Supernets
 from nas.mixture import Mixture
@@ -54,6 +55,22 @@ class LatencyScorer:
             with torch.autocast("cpu", enabled=False):
                 measured = measure_latency(module, self.space.net.input_shape, device=self.device)
             figures.append({"latency_ms": measured.median_ms})
+        return figures
+
+
+class NetworkScorer:
+    """Estimates of the network that an architecture describes, for one image."""
+
+    def __init__(self, space: SearchSpace, known: Mapping[str, Estimate]) -> None:
+        self.space, self.known = space, known
+
+    def __call__(self, archs: Sequence[Architecture], progress: Progress) -> list[Figures]:
+        figures = []
+        for done, arch in enumerate(archs):
+            progress("ranking", done, len(archs))
+            module = self.space.net.build(self.space.locals(arch))
+            with torch.autocast("cpu", enabled=False):  # the network's own dtypes, whatever the run computes in
+                figures.append({name: of(module, self.space.net.input_shape) for name, of in self.known.items()})
         return figures
 
 

@@ -13,6 +13,7 @@ from estimators.latency import compare_latency
 from nas.config import RunConfig, configure
 from nas.data import ImageData
 from nas.device import half
+from nas.estimates import estimates
 from nas.export import export
 from nas.files import write_json
 from nas.objectives import losses
@@ -20,7 +21,7 @@ from nas.progress import Progress, silent
 from nas.pruned import PrunedCostScorer, PrunedNetwork, PrunedScorer, uniform
 from nas.report import write_report, write_tables
 from nas.retrain import build, retrain
-from nas.scoring import AloneScorer, CostScorer, Figures, LatencyScorer, Scorer, SupernetScorer
+from nas.scoring import AloneScorer, CostScorer, Figures, LatencyScorer, NetworkScorer, Scorer, SupernetScorer
 from nas.seeding import stream
 from nas.strategies import make_strategy
 from nas.study import SEARCH, Study
@@ -91,6 +92,8 @@ def run(
         scorers: list[Scorer] = [_cost_scorer(space)]
         if "latency_ms" in config.objectives:
             scorers.append(LatencyScorer(space, device))
+        if known := estimates(config.objectives, config.hardware):
+            scorers.append(NetworkScorer(space, known))
         with half(config.bfloat16):
             if "accuracy" in config.objectives:
                 scorers.append(_accuracy_scorer(study, data, device, progress))

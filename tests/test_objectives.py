@@ -11,7 +11,17 @@ from nas.objectives import OBJECTIVES, Objective, losses, parse_objectives
 
 
 def test_every_objective_is_known_by_its_own_name() -> None:
-    assert list(OBJECTIVES) == ["accuracy", "macs", "params", "activations", "weight_bytes", "latency_ms"]
+    costs = [
+        "macs",
+        "params",
+        "activations",
+        "weight_bytes",
+        "latency_ms",
+        "peak_memory_bytes",
+        "energy_mj",
+        "bound_ms",
+    ]
+    assert list(OBJECTIVES) == ["accuracy", *costs]
     assert all(objective.name == name for name, objective in OBJECTIVES.items())
     assert [name for name, objective in OBJECTIVES.items() if objective.higher_is_better] == ["accuracy"]
     with pytest.raises(dataclasses.FrozenInstanceError):

@@ -187,7 +187,7 @@ def test_front_table_leaves_out_what_nobody_knows() -> None:
         front_table(front.drop(columns="accuracy_alone").assign(accuracy_alone=math.nan)).columns[1]
         == "accuracy supernet"
     )
-    assert front_table(front.assign(activations=5), "validation", ["activations"]).columns[2:] == [
+    assert front_table(front.assign(activations=5), "validation", ["accuracy", "macs", "activations"]).columns[2:] == [
         "accuracy validation",
         "macs",
         "activations",
