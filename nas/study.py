@@ -38,7 +38,6 @@ from nas.spaces import build_space
 from search_spaces import Architecture, SearchSpace
 
 SEARCH, ALONE = "search", "alone"
-COSTS = ("macs", "params", "activations", "weight_bytes")
 
 
 def folder_name(label: str) -> str:
