@@ -8,6 +8,7 @@ number of training steps on the training part:
     single         one supernet, paths drawn uniformly
     mixture-M      balanced mixture of M supernets
     split          one supernet that splits by gradients into 6 at half of the epochs and into 36 at three quarters
+    even           placements trained alone, each for its share of the steps, by validation accuracy
     halving        placements trained alone, the better half of them longer, by validation accuracy
     macs           more is better; free
 `ranking.csv` compares each with training alone: Kendall's tau, Spearman's rho, the true rank and test accuracy of the pick, steps and
@@ -19,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import json
 import math
 import shlex
 import sys
@@ -47,7 +49,7 @@ from nas.settings import SupernetConfig
 from nas.training import Alone, TrainingConfig, fit
 from search_spaces import Architecture, make_space
 
-METHODS = ("single", "mixture-2", "mixture-4", "mixture-8", "split", "halving", "macs")
+METHODS = ("single", "mixture-2", "mixture-4", "mixture-8", "split", "even", "halving", "macs")
 SPACE = make_space("resnet20-pooling")
 ARCHS = tuple(SPACE.enumerate())
 
@@ -72,6 +74,25 @@ def by_supernet(method: str, seed: int, data: ImageData, config: TrainingConfig,
     return [figures["accuracy"] for figures in scorer(ARCHS, silent)]
 
 
+def by_even_shares(seed: int, data: ImageData, config: TrainingConfig, device: torch.device) -> list[float]:
+    """Every placement alone, for as many steps as there are for each, with a schedule of that length."""
+    images = len(data.train) * config.epochs // len(ARCHS)
+    scores = []
+    for arch in ARCHS:
+        module = SPACE.net.build(SPACE.locals(arch), torch_seed(seed, "alone", arch.key))
+        part = drawn(data.train, images, stream(seed, "part"))
+        share = config.model_copy(update={"epochs": 1})
+        fit(Alone(module, share, device), data, part, share, seed=seed, device=device)
+        scores.append(module_accuracy(module, data, data.validation))
+    return scores
+
+
+def drawn(split: Split, count: int, rng: np.random.Generator) -> Split:
+    """So many images of a split, at random; all where it has fewer."""
+    order = torch.from_numpy(rng.permutation(len(split))[:count])
+    return Split(split.images[order], split.labels[order])
+
+
 def by_halving(seed: int, data: ImageData, config: TrainingConfig, device: torch.device) -> list[float]:
     """Successive halving: the same steps in every rung, half of the placements in each; a rung's place comes before accuracy.
 
@@ -89,12 +110,14 @@ def by_halving(seed: int, data: ImageData, config: TrainingConfig, device: torch
         images = max(1, round(steps / len(left) / epochs)) * config.batch_size
         budget = config.model_copy(update={"epochs": epochs})
         for arch in left:
-            order = torch.from_numpy(stream(seed, "part", rung).permutation(len(data.train))[:images])
-            part = Split(data.train.images[order], data.train.labels[order])
+            part = drawn(data.train, images, stream(seed, "part", rung))
             fit(Alone(modules[arch], budget, device), data, part, budget, seed=seed + rung, device=device)
             scores[arch] = rung + module_accuracy(modules[arch], data, data.validation)
         left = sorted(left, key=scores.__getitem__, reverse=True)[: math.ceil(len(left) / 2)]
     return [scores[arch] for arch in ARCHS]
+
+
+ALONE = {"even": by_even_shares, "halving": by_halving}
 
 
 def compare(alone: pd.DataFrame, scores: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -163,11 +186,11 @@ def main() -> None:
     macs = CostModel(SPACE).batch(SPACE.encode(ARCHS))["macs"]
     files = {name: options.out / f"{name}.csv" for name in ("alone", "scores", "ranking", "front")}
     settings = {key: str(value) if isinstance(value, Path) else value for key, value in vars(options).items()}
-    header = {
-        "command": shlex.join(["python", "-m", "benchmarks.pooling_ranking", *sys.argv[1:]]),
-        "settings": settings,
-    }
-    write_json(options.out / f"run_{'_'.join(options.parts)}.json", {**header, **environment()})
+    command = shlex.join(["python", "-m", "benchmarks.pooling_ranking", *sys.argv[1:]])
+    record = options.out / f"run_{'_'.join(options.parts)}.json"
+    before = json.loads(record.read_text())["commands"] if record.exists() else []
+    commands = list(dict.fromkeys([*before, command]))
+    write_json(record, {"commands": commands, "settings": settings, **environment()})
 
     with half(options.bfloat16):
         if "alone" in options.parts:
@@ -191,8 +214,8 @@ def main() -> None:
                     started = time.perf_counter()
                     if method == "macs":
                         scores = macs.tolist()
-                    elif method == "halving":
-                        scores = by_halving(seed, data, config, device)
+                    elif method in ALONE:
+                        scores = ALONE[method](seed, data, config, device)
                     else:
                         scores = by_supernet(method, seed, data, config, device)
                     same = {
