@@ -8,9 +8,11 @@ those of `estimators.counting`: macs, params, activations and weight bytes of th
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import astuple
 from functools import lru_cache
+from operator import itemgetter
+from typing import Any
 
 import numpy as np
 import torch
@@ -92,8 +94,11 @@ class CostModel:
 
     def _walk(self, arch: Architecture) -> Cost:
         state = macs = params = activations = weight_bytes = 0
-        for table, local in zip(self._tables, self._locals(arch), strict=True):
-            step = table.steps.get((state, local)) or table.step(state, local)
+        self._check_space(arch)
+        codes = self.space.codes(arch)
+        for table in self._tables:
+            key = state, table.own(codes)
+            step = table.known.get(key) or table.learn(key, self.space.locals(arch))
             _, state, more_macs, more_params, more_activations, more_bytes = step
             macs += more_macs
             params += more_params
@@ -102,11 +107,14 @@ class CostModel:
         return Cost(macs, params, activations, weight_bytes)
 
     def _locals(self, arch: Architecture) -> tuple[Local, ...]:
+        self._check_space(arch)
+        return self.space.locals(arch)
+
+    def _check_space(self, arch: Architecture) -> None:
         if arch.space != self.space.name:
             raise ValueError(
                 f"an architecture must be of the cost model's space {self.space.name!r}, got one of {arch.space!r}"
             )
-        return self.space.locals(arch)
 
     def _sum(self, columns: np.ndarray) -> np.ndarray:
         """(columns, n) -> (n, metrics)."""
@@ -151,6 +159,9 @@ class _Table:
                 f"the columns that a block reads must have at most 2**48 combinations, got {self.width} for block {block.name!r} "
                 f"with {len(self.columns)} columns; split the block"
             )
+        self.number = space.net.blocks.index(block)
+        self.own: Callable[[Sequence[int]], Any] = itemgetter(*self.columns) if self.columns else _nothing
+        self.known: dict[tuple[int, Any], Step] = {}
         self.steps: dict[tuple[int, Local], Step] = {}
         self.row_of = np.empty(0, dtype=np.int64)
         self.states = np.empty(0, dtype=np.int64)
@@ -166,6 +177,11 @@ class _Table:
             cost = astuple(block_cost(self.block, local, shape))
             self.steps[state, local] = (len(self.steps), self.shapes_out.index(after), *cost)
         return self.steps[state, local]
+
+    def learn(self, key: tuple[int, Any], locals: Sequence[Local]) -> Step:
+        """The step of an architecture by its (input shape, codes of the columns that the block reads), to be `known` from now on."""
+        self.known[key] = self.step(key[0], locals[self.number])
+        return self.known[key]
 
     def rows(self, columns: np.ndarray, state: np.ndarray) -> np.ndarray:
         """The row of each architecture, (columns, n) and (n,) -> (n,); what is missing is filled in first."""
@@ -213,3 +229,7 @@ def _counted(alone: Callable[[Local, Shape], nn.Module], local: Local, shape: Sh
     with torch.device("meta"):
         module = alone(local, shape)
     return count(module, shape).total
+
+
+def _nothing(codes: Sequence[int]) -> tuple[()]:
+    return ()

@@ -237,7 +237,7 @@ class SearchSpace:
         """Integer codes of shape `(len(archs), len(columns))`; -1 where a choice does not exist."""
         codes = np.full((len(archs), len(self.columns)), -1, dtype=np.int32)
         for row, arch in enumerate(archs):
-            codes[row] = self._codes(arch)
+            codes[row] = self.codes(arch)
         return codes
 
     def decode(self, codes: np.ndarray) -> list[Architecture]:
@@ -259,7 +259,7 @@ class SearchSpace:
 
     def column_values(self, arch: Architecture) -> dict[str, Value]:
         """What each column of `encode` means for `arch`; None where a choice does not exist."""
-        codes = self._codes(arch)
+        codes = self.codes(arch)
         return {
             column.name: column.values[code] if code >= 0 else None
             for column, code in zip(self.columns, codes, strict=True)
@@ -326,7 +326,8 @@ class SearchSpace:
     def _make(self, values: Values) -> Architecture:
         return Architecture(self.name, tuple((c.name, values[c.name]) for c in self.choices if c.name in values))
 
-    def _codes(self, arch: Architecture) -> list[int]:
+    def codes(self, arch: Architecture) -> list[int]:
+        """The row of `encode` for one architecture of the space, which is not checked."""
         codes: list[int] = []
         for choice in self.choices:
             codes += choice.codes(arch[choice.name]) if choice.name in arch else [-1] * len(choice.columns)
