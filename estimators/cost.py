@@ -98,7 +98,7 @@ class CostModel:
         codes = self.space.codes(arch)
         for table in self._tables:
             key = state, table.own(codes)
-            step = table.known.get(key) or table.learn(key, self.space.locals(arch))
+            step = table.known.get(key) or table.learn(key, codes)
             _, state, more_macs, more_params, more_activations, more_bytes = step
             macs += more_macs
             params += more_params
@@ -159,7 +159,6 @@ class _Table:
                 f"the columns that a block reads must have at most 2**48 combinations, got {self.width} for block {block.name!r} "
                 f"with {len(self.columns)} columns; split the block"
             )
-        self.number = space.net.blocks.index(block)
         self.own: Callable[[Sequence[int]], Any] = itemgetter(*self.columns) if self.columns else _nothing
         self.known: dict[tuple[int, Any], Step] = {}
         self.steps: dict[tuple[int, Local], Step] = {}
@@ -178,9 +177,10 @@ class _Table:
             self.steps[state, local] = (len(self.steps), self.shapes_out.index(after), *cost)
         return self.steps[state, local]
 
-    def learn(self, key: tuple[int, Any], locals: Sequence[Local]) -> Step:
-        """The step of an architecture by its (input shape, codes of the columns that the block reads), to be `known` from now on."""
-        self.known[key] = self.step(key[0], locals[self.number])
+    def learn(self, key: tuple[int, Any], codes: Sequence[int]) -> Step:
+        """The step of an architecture's codes, to be `known` from now on by (input shape, those codes that the block reads)."""
+        local = self.block.read(*(values[codes[at] + 1] for at, values in zip(self.columns, self.values, strict=True)))
+        self.known[key] = self.step(key[0], local)
         return self.known[key]
 
     def rows(self, columns: np.ndarray, state: np.ndarray) -> np.ndarray:
