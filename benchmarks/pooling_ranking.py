@@ -13,7 +13,7 @@ number of training steps on the training part:
     macs           more is better; free
 `ranking.csv` compares each with training alone: Kendall's tau, Spearman's rho, the true rank and test accuracy of the pick, steps and
 seconds; `front.csv` holds, for each method, the accuracy alone of the placements on its front of score against macs. Methods and
-their settings were fixed before any score was compared with training alone.
+their settings were fixed before any score was compared with training alone, but for `even`, a control that came later.
 """
 
 from __future__ import annotations

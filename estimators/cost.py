@@ -30,6 +30,7 @@ LARGEST_TABLE = 2**20
 LARGEST_BLOCK = 2**48
 
 Step = tuple[int, int, int, int, int, int]
+LocalOf = dict[tuple[Callable[..., Local], tuple[int, ...]], dict[Any, Local]]
 
 
 class CostModel:
@@ -46,8 +47,10 @@ class CostModel:
         self.space = space
         blocks = space.net.blocks
         shapes: list[list[Shape]] = [[space.net.input_shape], *([] for _ in blocks)]
+        local_of: LocalOf = {}
         self._tables = [
-            _Table(space, block, *around) for block, *around in zip(blocks, shapes, shapes[1:], strict=False)
+            _Table(space, block, before, after, local_of)
+            for block, before, after in zip(blocks, shapes, shapes[1:], strict=False)
         ]
         self._remembered = lru_cache(maxsize=REMEMBERED)(self._walk)
 
@@ -146,9 +149,12 @@ class _Table:
         space: tells what the columns' codes mean.
         block: the block.
         shapes_in, shapes_out: shapes that enter and leave the block; the latter enter the next one.
+        local_of: the local choices met so far by their codes, for each way to read columns; blocks that read alike share them.
     """
 
-    def __init__(self, space: SearchSpace, block: Block, shapes_in: list[Shape], shapes_out: list[Shape]) -> None:
+    def __init__(
+        self, space: SearchSpace, block: Block, shapes_in: list[Shape], shapes_out: list[Shape], local_of: LocalOf
+    ) -> None:
         names = [column.name for column in space.columns]
         self.block, self.shapes_in, self.shapes_out = block, shapes_in, shapes_out
         self.columns = [names.index(name) for name in block.columns]
@@ -161,6 +167,7 @@ class _Table:
             )
         self.own: Callable[[Sequence[int]], Any] = itemgetter(*self.columns) if self.columns else _nothing
         self.known: dict[tuple[int, Any], Step] = {}
+        self.local_of = local_of.setdefault((block.read, tuple(self.columns)), {})
         self.steps: dict[tuple[int, Local], Step] = {}
         self.row_of = np.empty(0, dtype=np.int64)
         self.states = np.empty(0, dtype=np.int64)
@@ -179,8 +186,11 @@ class _Table:
 
     def learn(self, key: tuple[int, Any], codes: Sequence[int]) -> Step:
         """The step of an architecture's codes, to be `known` from now on by (input shape, those codes that the block reads)."""
-        local = self.block.read(*(values[codes[at] + 1] for at, values in zip(self.columns, self.values, strict=True)))
-        self.known[key] = self.step(key[0], local)
+        state, own = key
+        if own not in self.local_of:
+            chosen = (values[codes[at] + 1] for at, values in zip(self.columns, self.values, strict=True))
+            self.local_of[own] = self.block.read(*chosen)
+        self.known[key] = self.step(state, self.local_of[own])
         return self.known[key]
 
     def rows(self, columns: np.ndarray, state: np.ndarray) -> np.ndarray:
