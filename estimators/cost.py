@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import astuple
 from functools import lru_cache
+from itertools import groupby
 from operator import itemgetter
 from typing import Any
 
@@ -45,12 +46,12 @@ class CostModel:
 
     def __init__(self, space: SearchSpace) -> None:
         self.space = space
-        blocks = space.net.blocks
-        shapes: list[list[Shape]] = [[space.net.input_shape], *([] for _ in blocks)]
+        runs = [list(run) for _, run in groupby(space.net.blocks, key=lambda block: (block.read, block.columns))]
+        shapes: list[list[Shape]] = [[space.net.input_shape], *([] for _ in runs)]
         local_of: LocalOf = {}
         self._tables = [
-            _Table(space, block, before, after, local_of)
-            for block, before, after in zip(blocks, shapes, shapes[1:], strict=False)
+            _Table(space, run, before, after, local_of)
+            for run, before, after in zip(runs, shapes, shapes[1:], strict=False)
         ]
         self._remembered = lru_cache(maxsize=REMEMBERED)(self._walk)
 
@@ -140,56 +141,71 @@ class CostModel:
 
 
 class _Table:
-    """One block's costs and output shapes by (input shape, local choice), filled in as they are first met.
+    """The costs and output shapes of a run of blocks by (input shape, local choice), filled in as they are first met.
 
     A state is a position in `shapes_in`, the input shapes met so far. A step is (row, state that follows, the four costs); row r of
-    `states` and `costs` holds the same. A key is a state and the codes of the columns that the block reads in one number.
+    `states` and `costs` holds the same. A key is a state and the codes of the columns that the blocks read in one number.
 
     Args:
         space: tells what the columns' codes mean.
-        block: the block.
-        shapes_in, shapes_out: shapes that enter and leave the block; the latter enter the next one.
-        local_of: the local choices met so far by their codes, for each way to read columns; blocks that read alike share them.
+        blocks: blocks in a row that read the same columns alike, so they have one local choice.
+        shapes_in, shapes_out: shapes that enter the first block and leave the last one; the latter enter the next run.
+        local_of: the local choices met so far by their codes, for each way to read columns; runs that read alike share them.
     """
 
     def __init__(
-        self, space: SearchSpace, block: Block, shapes_in: list[Shape], shapes_out: list[Shape], local_of: LocalOf
+        self,
+        space: SearchSpace,
+        blocks: Sequence[Block],
+        shapes_in: list[Shape],
+        shapes_out: list[Shape],
+        local_of: LocalOf,
     ) -> None:
         names = [column.name for column in space.columns]
-        self.block, self.shapes_in, self.shapes_out = block, shapes_in, shapes_out
-        self.columns = [names.index(name) for name in block.columns]
+        self.blocks, self.shapes_in, self.shapes_out = blocks, shapes_in, shapes_out
+        self.read = blocks[0].read
+        self.columns = [names.index(name) for name in blocks[0].columns]
         self.values: list[tuple[Value, ...]] = [(None, *space.columns[at].values) for at in self.columns]
         self.width = math.prod(map(len, self.values))
         if self.width > LARGEST_BLOCK:
             raise ValueError(
-                f"the columns that a block reads must have at most 2**48 combinations, got {self.width} for block {block.name!r} "
+                f"the columns that a block reads must have at most 2**48 combinations, got {self.width} for block {blocks[0].name!r} "
                 f"with {len(self.columns)} columns; split the block"
             )
         self.own: Callable[[Sequence[int]], Any] = itemgetter(*self.columns) if self.columns else _nothing
         self.known: dict[tuple[int, Any], Step] = {}
-        self.local_of = local_of.setdefault((block.read, tuple(self.columns)), {})
+        self.local_of = local_of.setdefault((self.read, tuple(self.columns)), {})
         self.steps: dict[tuple[int, Local], Step] = {}
         self.row_of = np.empty(0, dtype=np.int64)
         self.states = np.empty(0, dtype=np.int64)
         self.costs = np.empty((0, len(METRICS)), dtype=np.int64)
 
     def step(self, state: int, local: Local) -> Step:
-        """Count the block for one (input shape, local choice), unless it has been."""
+        """Count the blocks for one (input shape, local choice), unless they have been."""
         if (state, local) not in self.steps:
-            shape = self.shapes_in[state]
-            after = output_shape(self.block, local, shape)
-            if after not in self.shapes_out:
-                self.shapes_out.append(after)
-            cost = astuple(block_cost(self.block, local, shape))
-            self.steps[state, local] = (len(self.steps), self.shapes_out.index(after), *cost)
+            shape, costs = self.shapes_in[state], []
+            for block in self.blocks:
+                costs.append(astuple(block_cost(block, local, shape)))
+                shape = output_shape(block, local, shape)
+            if shape not in self.shapes_out:
+                self.shapes_out.append(shape)
+            macs, params, activations, weight_bytes = map(sum, zip(*costs, strict=True))
+            self.steps[state, local] = (
+                len(self.steps),
+                self.shapes_out.index(shape),
+                macs,
+                params,
+                activations,
+                weight_bytes,
+            )
         return self.steps[state, local]
 
     def learn(self, key: tuple[int, Any], codes: Sequence[int]) -> Step:
-        """The step of an architecture's codes, to be `known` from now on by (input shape, those codes that the block reads)."""
+        """The step of an architecture's codes, to be `known` from now on by (input shape, those codes that the blocks read)."""
         state, own = key
         if own not in self.local_of:
             chosen = (values[codes[at] + 1] for at, values in zip(self.columns, self.values, strict=True))
-            self.local_of[own] = self.block.read(*chosen)
+            self.local_of[own] = self.read(*chosen)
         self.known[key] = self.step(state, self.local_of[own])
         return self.known[key]
 
@@ -218,7 +234,7 @@ class _Table:
         for values in reversed(self.values):
             key, code = divmod(key, len(values))
             chosen.append(values[code])
-        return self.step(key, self.block.read(*reversed(chosen)))[0]
+        return self.step(key, self.read(*reversed(chosen)))[0]
 
     def _widen(self) -> None:
         new = len(self.shapes_in) * self.width - len(self.row_of)

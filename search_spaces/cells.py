@@ -166,16 +166,17 @@ def _reduction(name: str, c_in: int, c_out: int) -> Block:
 def _cells(stage: int, channels: int, count: int) -> list[Block]:
     """The cells of a stage, made by one function so that they are counted once."""
 
-    def read(*operations: Value) -> Local:
-        return operations
-
     def alone(local: Local, shape: Shape) -> nn.Module:
         return Cell(channels, local)  # type: ignore[arg-type]
 
     def shared() -> SharedCell:
         return SharedCell(channels)
 
-    return [Block(f"stage{stage}cell{number}", NAMES, read, alone, shared) for number in range(1, count + 1)]
+    return [Block(f"stage{stage}cell{number}", NAMES, _operations, alone, shared) for number in range(1, count + 1)]
+
+
+def _operations(*values: Value) -> Local:
+    return values
 
 
 def _stem(c_in: int, c_out: int) -> nn.Sequential:
