@@ -80,7 +80,6 @@ def peak_mib() -> int:
 
 def attempt(function: Callable[[Definition], dict[str, Any]], definition: Definition, error: str) -> dict[str, Any]:
     """A row, or what went wrong under the column `error`."""
-    torch.set_num_threads(THREADS)
     try:
         return function(definition)
     except Exception as problem:
@@ -123,6 +122,7 @@ def write(folder: Path, rows: dict[str, dict[str, Any]]) -> None:
         writer.writeheader()
         writer.writerows(rows.values())
     made = environment()
+    made["hardware"]["torch_threads"] = THREADS
     made["versions"] |= {name: metadata.version(name) for name in PACKAGES if installed(name)}
     header = {
         "command": shlex.join(["python", "-m", "benchmarks.prune_zoo", *sys.argv[1:]]),
@@ -144,9 +144,9 @@ def installed(name: str) -> bool:
 def main() -> None:
     """Measure what is not measured yet."""
     options = parse()
-    torch.set_num_threads(THREADS)
     listed = definitions(options.list)
     if options.index is not None:
+        torch.set_num_threads(THREADS)
         function, error = MEASUREMENTS[options.what]
         print(json.dumps(attempt(function, listed[options.index], error)))
         return

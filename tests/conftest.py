@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,27 @@ QUICK = {"supernets": 2, "epochs": 2, "alone_epochs": 2, "batch_size": 64, "limi
 def _one_thread() -> None:
     """Test processes run side by side, one per core."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _torch_is_left_as_it_was(_one_thread: None) -> Iterator[None]:
+    """What decides the bits of later tests is the same after each."""
+    before = _settings_of_torch()
+    yield
+    assert _settings_of_torch() == before
+
+
+def _settings_of_torch() -> dict[str, object]:
+    return {
+        "threads": torch.get_num_threads(),
+        "oneDNN": torch.backends.mkldnn.enabled,
+        "fast attention": torch.backends.mha.get_fastpath_enabled(),
+        "gradients": torch.is_grad_enabled(),
+        "default dtype": torch.get_default_dtype(),
+        "precision of products": torch.get_float32_matmul_precision(),
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "autocast": torch.is_autocast_enabled("cpu"),
+    }
 
 
 @pytest.fixture(scope="session")
