@@ -8,12 +8,15 @@ number of training steps on the training part:
     single         one supernet, paths drawn uniformly
     mixture-M      balanced mixture of M supernets
     split          one supernet that splits by gradients into 6 at half of the epochs and into 36 at three quarters
+    split-early    the same at a sixth and at a third
+    fork           one supernet for a sixth of the epochs, then each placement goes on alone from a copy of it
     even           placements trained alone, each for its share of the steps, by validation accuracy
     halving        placements trained alone, the better half of them longer, by validation accuracy
     macs           more is better; free
 `ranking.csv` compares each with training alone: Kendall's tau, Spearman's rho, the true rank and test accuracy of the pick, steps and
 seconds; `front.csv` holds, for each method, the accuracy alone of the placements on its front of score against macs. Methods and
-their settings were fixed before any score was compared with training alone, but for `even`, a control that came later.
+their settings were fixed before any score was compared with training alone, but for three that came after the scores of the
+others were seen: the control `even`, and `split-early` and `fork`, whose settings were fixed before their own scores were.
 """
 
 from __future__ import annotations
@@ -46,12 +49,20 @@ from nas.record import environment
 from nas.scoring import SupernetScorer
 from nas.seeding import stream, torch_seed
 from nas.settings import SupernetConfig
+from nas.splitting import Splitting
 from nas.training import Alone, TrainingConfig, fit
 from search_spaces import Architecture, make_space
 
-METHODS = ("single", "mixture-2", "mixture-4", "mixture-8", "split", "even", "halving", "macs")
+METHODS = (
+    "single", "mixture-2", "mixture-4", "mixture-8", "split", "split-early", "fork", "even", "halving", "macs"
+)  # fmt: skip
 SPACE = make_space("resnet20-pooling")
 ARCHS = tuple(SPACE.enumerate())
+PARTS = {  # fraction of the epochs -> supernets from then on
+    "split": {1 / 2: 6, 3 / 4: 36},
+    "split-early": {1 / 6: 6, 1 / 3: 36},
+    "fork": {1 / 6: 36},
+}
 
 
 def train_alone(
@@ -67,8 +78,11 @@ def train_alone(
 def by_supernet(method: str, seed: int, data: ImageData, config: TrainingConfig, device: torch.device) -> list[float]:
     """Validation accuracy of every placement from trained supernets."""
     count = int(method.removeprefix("mixture-")) if method.startswith("mixture") else 1
-    shared = SupernetConfig(count=count, training=config, sampler="split" if method == "split" else "uniform")
+    shared = SupernetConfig(count=count, training=config, sampler="split" if method in PARTS else "uniform")
     learner = make_learner(shared, SPACE, data, seed=seed, device=device, mixture=count > 1)
+    if isinstance(learner, Splitting):
+        splits = {max(1, int(fraction * config.epochs)): parts for fraction, parts in PARTS[method].items()}
+        learner = Splitting(learner.team, data, splits, device)
     fit(learner, data, data.train, config, seed=seed, device=device, name=method)
     scorer = SupernetScorer(learner, SPACE, data, RankingConfig())
     return [figures["accuracy"] for figures in scorer(ARCHS, silent)]
