@@ -84,8 +84,9 @@ def count(module: nn.Module, inputs: Inputs) -> Profile:
 
     Args:
         module: any module that `copy.deepcopy` can copy.
-        inputs: the shape of one sample of floats, without the batch; or the module's own inputs (a tensor, a tuple of positional
-            or a mapping of keyword arguments), which are counted as they are, batch included.
+        inputs: the shape of one sample, without the batch, of floats of the module's own kind (float32, bfloat16 and so on); or the
+            module's own inputs (a tensor, a tuple of positional or a mapping of keyword arguments), which are counted as they are,
+            batch included.
 
     Raises:
         ValueError: the module does not run on these inputs.
@@ -179,7 +180,7 @@ def device_of(module: nn.Module) -> torch.device:
 
 def run_with(make: Callable[[], AnyTally], module: nn.Module, inputs: Inputs) -> AnyTally:
     """Let a new tally watch one forward pass, as `count` describes; its errors are those of `count`."""
-    given = _arguments(inputs)
+    given = _arguments(module, inputs)
     try:
         return _run(make(), module, *given, META)
     except Exception:
@@ -213,13 +214,19 @@ def _without_fused_layers() -> Iterator[None]:
         torch.backends.mkldnn.enabled = before[1]
 
 
-def example(inputs: Inputs, device: torch.device) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def dtype_of(module: nn.Module) -> torch.dtype:
+    """That of the module's first floating-point parameter or buffer; float32 for a module without any."""
+    tensors = [*module.parameters(), *module.buffers()]
+    return next((tensor.dtype for tensor in tensors if tensor.is_floating_point()), torch.float32)
+
+
+def example(module: nn.Module, inputs: Inputs, device: torch.device) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Positional and keyword arguments on `device`: the module's own inputs, or zeros of one sample's shape with a batch of 1."""
-    args, kwargs = _arguments(inputs)
+    args, kwargs = _arguments(module, inputs)
     return tree_map(lambda value: _moved(value, device), (args, kwargs))
 
 
-def _arguments(inputs: Inputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def _arguments(module: nn.Module, inputs: Inputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
     if isinstance(inputs, Tensor):
         return (inputs,), {}
     if isinstance(inputs, Mapping):
@@ -228,7 +235,7 @@ def _arguments(inputs: Inputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
         return tuple(inputs), {}
     if not all(size > 0 for size in inputs):
         raise ValueError(f"`inputs` must be a shape of positive sizes, got {tuple(inputs)}; leave the batch out")
-    return (torch.empty(1, *inputs, device=META),), {}
+    return (torch.empty(1, *inputs, dtype=dtype_of(module), device=META),), {}
 
 
 def _moved(value: Any, device: torch.device) -> Any:

@@ -17,7 +17,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from estimators.runtimes import Run, prepare
+from estimators.counting import dtype_of
+from estimators.runtimes import Run, compiling_each, prepare
 
 Name = TypeVar("Name")
 TURN = 5
@@ -113,7 +114,7 @@ def compare_latency(
 
     Args:
         modules: left as they were; copied where they are not on `device`.
-        input_shape: of one sample, without the batch.
+        input_shape: of one sample, without the batch; floats of each network's own kind.
         batch_size: samples at a time.
         device: where to run.
         threads: torch's threads for the while; its own setting by default.
@@ -137,12 +138,13 @@ def compare_latency(
         raise ValueError(f"`device` must be one that torch knows, got {device!r}; use 'cpu' or 'cuda'") from error
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"`device` must be one that torch can use, got {str(device)!r} without CUDA; use 'cpu'")
-    images = torch.randn(batch_size, *input_shape, generator=torch.Generator().manual_seed(0)).to(device)
+    noise = torch.randn(batch_size, *input_shape, generator=torch.Generator().manual_seed(0)).to(device)
     placed = {name: _placed(module, device) for name, module in modules.items()}
-    with _threads(used), _evaluating(placed.values()):
-        runs_of = {name: prepare(module, images, runtime, used) for name, module in placed.items()}
+    images = {name: noise.to(dtype_of(module)) for name, module in placed.items()}
+    with _threads(used), _evaluating(placed.values()), compiling_each():
+        runs_of = {name: prepare(module, images[name], runtime, used) for name, module in placed.items()}
         with torch.inference_mode():
-            warmups = {name: _warm_up(name, run, images, warmup_s) for name, run in runs_of.items()}
+            warmups = {name: _warm_up(name, run, images[name], warmup_s) for name, run in runs_of.items()}
             times = _take_turns(runs_of, images, runs, max_seconds * len(placed))
     return {
         name: Latency(
@@ -160,7 +162,9 @@ def compare_latency(
     }
 
 
-def _take_turns(modules: Mapping[Name, Run], images: Tensor, runs: int, seconds: float) -> dict[Name, list[float]]:
+def _take_turns(
+    modules: Mapping[Name, Run], images: Mapping[Name, Tensor], runs: int, seconds: float
+) -> dict[Name, list[float]]:
     """Milliseconds of each run of each network."""
     times: dict[Name, list[float]] = {name: [] for name in modules}
     order = list(modules)
@@ -169,8 +173,8 @@ def _take_turns(modules: Mapping[Name, Run], images: Tensor, runs: int, seconds:
         if done and time.perf_counter() > deadline:
             break
         for name in order:
-            _once(modules[name], images)
-            times[name] += [_once(modules[name], images) for _ in range(TURN)]
+            _once(modules[name], images[name])
+            times[name] += [_once(modules[name], images[name]) for _ in range(TURN)]
         order.reverse()
     return times
 

@@ -105,7 +105,7 @@ def exported(module: nn.Module, inputs: Inputs) -> ExportedProgram:
     """
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
-        args, kwargs = example(inputs, torch.device("cpu"))
+        args, kwargs = example(module, inputs, torch.device("cpu"))
         try:
             own = standing_in(module, torch.device("cpu"))
             return torch.export.export(own, args, kwargs, strict=False).run_decompositions({})
@@ -165,7 +165,7 @@ def allocated_peak(module: nn.Module, inputs: Inputs, device: torch.device | str
     """
     device = torch.device(device)
     own = standing_in(module, device)
-    args, kwargs = example(inputs, device)
+    args, kwargs = example(module, inputs, device)
     held = sum(leaf.untyped_storage().nbytes() for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor))
     with torch.no_grad():
         if device.type == "cuda":

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import io
 import logging
+import sys
 import warnings
-from collections.abc import Callable
-from contextlib import redirect_stderr, redirect_stdout
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from typing import Any
 
 import torch
+import torch._dynamo
 from torch import Tensor, nn
 
 from search_spaces.naming import unknown_name
@@ -72,6 +74,15 @@ def _onnxruntime(module: nn.Module, images: Tensor, threads: int) -> Run:
         program.model_proto.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )
     return lambda given: session.run(None, {"images": given.numpy()})
+
+
+@contextmanager
+def compiling_each() -> Iterator[None]:
+    """Let `torch.compile` compile as many networks of one class as there are; by default it runs all but the first few eagerly."""
+    with torch._dynamo.config.patch(
+        recompile_limit=sys.maxsize, accumulated_recompile_limit=sys.maxsize, fail_on_recompile_limit_hit=True
+    ):
+        yield
 
 
 RUNTIMES: dict[str, Callable[[nn.Module, Tensor, int], Run]] = {

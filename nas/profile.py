@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from torch import nn
@@ -95,12 +95,17 @@ def profile(
     if counter == "torch":
         return _ours(name, count(module, shape), by)
     counted = count_with(counter, module, shape)
-    totals = {"name": name, "counter": counter, "macs": counted.macs, "params": counted.params}
+    totals = {
+        "name": name,
+        "counter": counter,
+        "macs": counted.macs,
+        "params": counted.params,
+        "operators": dict(counted.operators),
+        "unsupported": dict(counted.unsupported),
+    }
     rows = [[operator, si(macs)] for operator, macs in sorted(counted.operators.items(), key=lambda item: -item[1])]
     title = f"{name} by {counter}: {si(counted.macs)} macs, {si(counted.params)} params"
-    return Profiled(
-        title, {**totals, "operators": dict(counted.operators)}, ["operator", "macs"], rows, _notes(counted.unsupported)
-    )
+    return Profiled(title, totals, ["operator", "macs"], rows, _notes(counted.unsupported))
 
 
 def _side_by_side(name: str, found: Mapping[str, Count]) -> Profiled:
@@ -135,6 +140,7 @@ def _ours(name: str, found: Profile, by: str | None) -> Profiled:
         "activations": total.activations,
         "weight_bytes": total.weight_bytes,
         "operators": dict(found.operators),
+        "modules": {part: asdict(cost) for part, cost in found.modules.items()},
         "unsupported": dict(found.unsupported),
     }
     title = f"{name}: {si(total.macs)} macs, {si(total.params)} params, {si(total.activations)} activations"

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from estimators import Cost, count
+from estimators import Cost, count, measure_latency, peak_memory
 
 
 class Calls(nn.Module):
@@ -302,3 +302,14 @@ def test_a_module_on_the_meta_device_can_be_counted() -> None:
     with torch.device("meta"):
         module = Nest()
     assert count(module, (4, 6, 6)).total == count(Nest(), (4, 6, 6)).total
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_a_shape_means_floats_of_the_modules_own_kind(dtype: torch.dtype) -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU())
+    single = count(network, (3, 8, 8)).total, peak_memory(network, (3, 8, 8)).peak_bytes
+    own = network.to(dtype)
+    found = count(own, (3, 8, 8)).total
+    assert (found.macs, found.activations) == (single[0].macs, single[0].activations)
+    assert peak_memory(own, (3, 8, 8)).peak_bytes == single[1] * dtype.itemsize // 4
+    assert measure_latency(own, (3, 8, 8), runs=5, warmup_s=1e-3).median_ms > 0

@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import count as naturals
 
 import pytest
 import torch
+import torch._dynamo
 from torch import Tensor, nn
 
 from estimators import Latency, compare_latency, latency, measure_latency, runtimes
@@ -180,6 +182,32 @@ def test_a_compiled_network() -> None:
     found = measure_latency(nn.Linear(3, 4), (3,), runs=5, warmup_s=0.1, runtime="compile")
     assert found.runtime == "compile"
     assert found.median_ms > 0
+
+
+class Broken(nn.Module):
+    """Two pieces to compile."""
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(3, features)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.linear(x)
+        torch._dynamo.graph_break()
+        return x.relu()
+
+
+def test_each_of_many_networks_of_one_class_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled: list[object] = []
+
+    def backend(graph: torch.fx.GraphModule, example: object) -> Callable[..., object]:
+        compiled.append(graph)
+        return graph.forward
+
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
+    networks = {features: Broken(features) for features in range(1, 13)}
+    compare_latency(networks, (3,), runtime="compile", runs=5, warmup_s=1e-3, max_seconds=1e-3)
+    assert len(compiled) == 2 * len(networks)
 
 
 def test_runtimes_that_are_not_there(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -39,6 +39,14 @@ def test_counters_side_by_side() -> None:
     assert any(note.startswith("torch: not counted: aten._fft") for note in found.notes)
 
 
+def test_totals_say_all_that_the_table_does() -> None:
+    modules = profile(TARGET, input_shape=(1, 3, 8, 8)).totals["modules"]
+    assert modules["0"]["macs"] == 3 * 9 * 8 * 36 and set(modules) == {"", "0", "1", "2", "3"}
+    for counter in ("torch", "fvcore"):
+        found = profile(TARGET, input_shape=(1, 3, 8, 8), counter=counter)
+        assert len(found.totals["unsupported"]) == len(found.notes) > 0
+
+
 def test_what_would_not_be_used_is_refused() -> None:
     with pytest.raises(ValueError, match="knows its input, 3x32x32: leave out --input"):
         profile("resnet20-pooling", arch="4-3-3", input_shape=(1, 3, 64, 64))
