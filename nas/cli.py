@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
+from estimators.zero_cost import ZERO_COST
 from nas import cli_options as shared
 from nas import cli_pruning, cli_training, page, terminal
 from nas import profile as profiling
@@ -82,12 +83,16 @@ def search_command(
         str,
         typer.Option(
             help="Comma-separated: accuracy, macs, params, activations, weight_bytes, latency_ms, peak_memory_bytes, energy_mj, "
-            "bound_ms."
+            "bound_ms; or scores of untrained networks: " + ", ".join(ZERO_COST) + "."
         ),
     ] = ("accuracy,macs"),
     device_file: Annotated[
         Path | None,
         typer.Option(help="YAML file of the device that energy_mj and bound_ms are for; see docs/estimators.md."),
+    ] = None,
+    latency_table: Annotated[
+        Path | None,
+        typer.Option(help="Saved table of block latencies that predicts latency_ms; see docs/estimators.md."),
     ] = None,
     epochs: Annotated[int, typer.Option(help="Epochs of supernet training.")] = 100,
     alone_epochs: Annotated[
@@ -142,6 +147,7 @@ def search_command(
             strategy=strategy,
             objectives=names(objectives),
             device_file=device_file,
+            latency_table=latency_table,
             space_options=options(option, choices),
             supernets=supernets,
             epochs=epochs,

@@ -91,6 +91,7 @@ class RunConfig(Part):
     strategy: str = "mixture"
     objectives: tuple[str, ...] = ("accuracy", "macs")
     hardware: Device | None = None
+    latency_table: str | None = None
     supernets: SupernetConfig = SupernetConfig(count=4)
     ranking: RankingConfig = RankingConfig()
     budget: BudgetConfig = BudgetConfig()
@@ -134,6 +135,10 @@ class RunConfig(Part):
     @model_validator(mode="after")
     def _estimates_fit(self) -> RunConfig:
         estimates(self.objectives, self.hardware)
+        if self.latency_table is not None and "latency_ms" not in self.objectives:
+            raise ValueError(
+                f"a latency table is for the objective latency_ms, got {', '.join(self.objectives)}; name it, or leave out the table"
+            )
         return self
 
     @property
@@ -149,6 +154,7 @@ def configure(
     strategy: str = "mixture",
     objectives: Sequence[str] = ("accuracy", "macs"),
     device_file: str | Path | None = None,
+    latency_table: str | Path | None = None,
     space_options: dict[str, Any] | None = None,
     supernets: int | None = None,
     epochs: int = 100,
@@ -188,6 +194,7 @@ def configure(
         strategy: `mixture` and `one-shot` rank every architecture; the others propose some of them.
         objectives: what the front is made of, such as accuracy and macs.
         device_file: describes the device that energy_mj and bound_ms are for, see `estimators.read_device`.
+        latency_table: file of `estimators.LatencyTable.save` that predicts latency_ms; without one it is measured here.
         space_options: keyword arguments of the space's factory.
         supernets: how many share the architectures; 0 trains every trial alone. Default: 4 for `mixture`, 0 for the space of a
             trained model, else 1.
@@ -244,6 +251,7 @@ def configure(
             "strategy": strategy,
             "objectives": list(objectives),
             "hardware": None if device_file is None else read_device(device_file),
+            "latency_table": None if latency_table is None else str(latency_table),
             "supernets": {
                 "count": supernets,
                 "training": {"epochs": epochs, "schedule": schedule, **training},

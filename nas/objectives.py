@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from estimators.zero_cost import ZERO_COST
 from search_spaces.naming import unknown_name
 
 
@@ -42,6 +43,7 @@ OBJECTIVES: dict[str, Objective] = {
     "peak_memory_bytes": Objective("peak_memory_bytes", "bytes", higher_is_better=False),
     "energy_mj": Objective("energy_mj", "mJ", higher_is_better=False),
     "bound_ms": Objective("bound_ms", "ms", higher_is_better=False),
+    **{name: Objective(name, known.unit, known.higher_is_better) for name, known in ZERO_COST.items()},
 }
 
 

@@ -8,7 +8,7 @@ import pandas as pd
 from pandas.api.types import is_numeric_dtype
 
 from nas import pareto
-from nas.objectives import losses
+from nas.objectives import OBJECTIVES, losses
 from nas.study import Study
 
 
@@ -54,7 +54,7 @@ def under(front: pd.DataFrame, limits: Mapping[str, float]) -> pd.DataFrame:
         if name not in front.columns or not is_numeric_dtype(front[name]):
             known = ", ".join(column for column in front.columns if is_numeric_dtype(front[column]))
             raise ValueError(f"no limit can be set on {name!r}; the columns are {known}")
-        rises = name.startswith("accuracy")
+        rises = name.startswith("accuracy") or (name in OBJECTIVES and OBJECTIVES[name].higher_is_better)
         keeps = front[name] >= limit if rises else front[name] <= limit
         if not keeps.any():
             bound, most, reach = ("least", "most", front[name].max()) if rises else ("most", "least", front[name].min())

@@ -73,6 +73,7 @@ def front(
     with matplotlib.style.context(STYLE, after_reset=True):
         figure, (axes,) = _panels(1)
         table = ranked.assign(trial=np.arange(1, len(ranked) + 1), name=_names(ranked))
+        table = table.dropna(subset=[objective.name for objective in objectives])
         x, y = _axes(table, objectives)
         members = table[table["on_front"]].sort_values([x.column, y.column], ascending=[True, not y.higher_is_better])
         where = {True: f" ({searched})", False: ""}[y.column == "accuracy"]

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 import torch
+import torch.nn.functional as F
+from torch import nn
 
 from estimators.cost import CostModel
-from estimators.latency import measure_latency
+from estimators.latency import Latency, compare_latency
+from estimators.latency_table import LatencyTable
+from estimators.zero_cost import ZERO_COST, score
+from nas.batches import batches
 from nas.config import RankingConfig, RunConfig
 from nas.data import ImageData, Split
 from nas.estimates import Estimate
@@ -17,11 +23,13 @@ from nas.evaluation import accuracy, module_accuracy, predict
 from nas.learners import Supernets
 from nas.mixture import Mixture
 from nas.progress import Progress
-from nas.seeding import torch_seed
+from nas.seeding import stream, torch_seed
 from nas.splitting import Splitting
 from nas.training import Alone, fit
 from search_spaces import Architecture, SearchSpace
 
+TAKE_TURNS = 8
+SCORED_IMAGES = 32
 Figures = dict[str, Any]
 
 
@@ -43,19 +51,65 @@ class CostScorer:
 
 
 class LatencyScorer:
-    """Median latency of one image, measured on the run's device with untrained weights, in float32 on a CPU."""
+    """Latency of one image, measured on the run's device with untrained weights, in float32 on a CPU; a few networks take turns."""
 
     def __init__(self, space: SearchSpace, device: torch.device) -> None:
         self.space, self.device = space, device
 
     def __call__(self, archs: Sequence[Architecture], progress: Progress) -> list[Figures]:
-        figures = []
-        for arch in archs:
-            module = self.space.net.build(self.space.locals(arch))
+        figures: list[Figures] = []
+        for start in range(0, len(archs), TAKE_TURNS):
+            progress("ranking", start, len(archs))
+            some = archs[start : start + TAKE_TURNS]
+            modules = {arch: self.space.net.build(self.space.locals(arch)) for arch in some}
             with torch.autocast("cpu", enabled=False):
-                measured = measure_latency(module, self.space.net.input_shape, device=self.device)
-            figures.append({"latency_ms": measured.median_ms})
+                measured = compare_latency(modules, self.space.net.input_shape, device=self.device)
+            figures += [latency_figures(measured[arch]) for arch in some]
         return figures
+
+
+def latency_figures(latency: Latency) -> dict[str, float]:
+    """The median in milliseconds, and the quartiles without which it is not given."""
+    return {"latency_ms": latency.median_ms, "latency_p25_ms": latency.p25_ms, "latency_p75_ms": latency.p75_ms}
+
+
+class TableScorer:
+    """Latency of one batch as a table of measured blocks predicts it."""
+
+    def __init__(self, space: SearchSpace, table: LatencyTable) -> None:
+        self.space, self.table = space, table
+
+    def __call__(self, archs: Sequence[Architecture], progress: Progress) -> list[Figures]:
+        return [{"latency_ms": self.table.predict(self.space, arch)} for arch in archs]
+
+
+class UntrainedScorer:
+    """Zero-cost scores of the untrained network that an architecture describes, all on the same few training images.
+
+    A network without a score, such as one whose gradients vanish, has the worst there is: minus infinity where higher is better.
+    """
+
+    def __init__(
+        self, space: SearchSpace, names: Sequence[str], data: ImageData, device: torch.device, seed: int
+    ) -> None:
+        self.space, self.names, self.device, self.seed = space, names, device, seed
+        images = min(SCORED_IMAGES, len(data.train))
+        self.batch = next(batches(data.train, data, images, rng=stream(seed, "scored"), device=device))
+
+    def __call__(self, archs: Sequence[Architecture], progress: Progress) -> list[Figures]:
+        figures = []
+        for done, arch in enumerate(archs):
+            progress("ranking", done, len(archs))
+            seed = torch_seed(self.seed, "scored", arch.key)
+            module = self.space.net.build(self.space.locals(arch), seed).to(self.device)
+            figures.append({name: self._score(name, module, seed) for name in self.names})
+        return figures
+
+    def _score(self, name: str, module: nn.Module, seed: int) -> float:
+        value = score(name, module, self.batch, F.cross_entropy, seed=seed)
+        if math.isfinite(value):
+            return value
+        return -math.inf if ZERO_COST[name].higher_is_better else math.inf
 
 
 class NetworkScorer:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from estimators.latency import compare_latency
+from estimators.latency_table import CONDITIONS, load_table
+from estimators.zero_cost import ZERO_COST
 from nas.config import RunConfig, configure
 from nas.data import ImageData
 from nas.device import half
@@ -21,7 +25,18 @@ from nas.progress import Progress, silent
 from nas.pruned import PrunedCostScorer, PrunedNetwork, PrunedScorer, uniform
 from nas.report import write_report, write_tables
 from nas.retrain import build, retrain
-from nas.scoring import AloneScorer, CostScorer, Figures, LatencyScorer, NetworkScorer, Scorer, SupernetScorer
+from nas.scoring import (
+    AloneScorer,
+    CostScorer,
+    Figures,
+    LatencyScorer,
+    NetworkScorer,
+    Scorer,
+    SupernetScorer,
+    TableScorer,
+    UntrainedScorer,
+    latency_figures,
+)
 from nas.seeding import stream
 from nas.strategies import make_strategy
 from nas.study import SEARCH, Study
@@ -30,6 +45,8 @@ from search_spaces import Architecture, SearchSpace
 
 ASK = {"exhaustive": 256, "random": 64, "nsga2": 20, "evolution": 10}
 """Trials scored together, where a supernet can share work between them."""
+WORST = 1e30
+"""What strategies are told of an architecture without a value of an objective: finite, and worse than any."""
 
 
 def search(
@@ -90,10 +107,14 @@ def run(
     space = study.space
     with study.locked(), study.session():
         scorers: list[Scorer] = [_cost_scorer(space)]
-        if "latency_ms" in config.objectives:
+        if config.latency_table is not None:
+            scorers.append(TableScorer(space, load_table(config.latency_table, space)))
+        elif "latency_ms" in config.objectives:
             scorers.append(LatencyScorer(space, device))
         if known := estimates(config.objectives, config.hardware):
             scorers.append(NetworkScorer(space, known))
+        if untrained := [name for name in config.objectives if name in ZERO_COST]:
+            scorers.append(UntrainedScorer(space, untrained, data, device, config.seed))
         with half(config.bfloat16):
             if "accuracy" in config.objectives:
                 scorers.append(_accuracy_scorer(study, data, device, progress))
@@ -137,11 +158,25 @@ def propose(study: Study, scorers: Sequence[Scorer], progress: Progress) -> None
         if new:
             known = {study.architecture(trial).key: trial for trial in study.journal.trials(SEARCH)}
         batch = [known[arch.key] for arch in archs]
-        strategy.tell(archs, losses([trial.values for trial in batch], study.objectives))
+        values = np.clip([trial.values for trial in batch], -WORST, WORST)
+        strategy.tell(archs, losses(values, study.objectives))
         told += len(archs)
         spent += sum(trial.user_attrs["seconds"] for trial in batch)
         progress("ranking", told, expected)
     progress("ranking", expected, expected)
+    _tell_missing(study)
+
+
+def _tell_missing(study: Study) -> None:
+    """Warn of architectures without a value of an objective, which no front has; an error where that is all of them."""
+    trials = study.trials
+    for objective in study.objectives:
+        missing = int(trials[objective.name].isna().sum())
+        text = f"{missing} of {len(trials)} architectures have no {objective.name}"
+        if missing == len(trials):
+            raise ValueError(f"{text}; search for another objective in another folder")
+        if missing:
+            warnings.warn(f"{text}; they are left out of the front", stacklevel=2)
 
 
 def _score(archs: Sequence[Architecture], scorers: Sequence[Scorer], progress: Progress) -> list[Figures]:
@@ -195,7 +230,7 @@ def _measure_front(study: Study, device: torch.device) -> None:
     write_json(
         study.folder / "latency.json",
         {
-            key: {"latency_ms": latency.median_ms, "latency_p25_ms": latency.p25_ms, "latency_p75_ms": latency.p75_ms}
+            key: {**latency_figures(latency), **{name: getattr(latency, name) for name in CONDITIONS}}
             for key, latency in measured.items()
         },
     )

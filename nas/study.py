@@ -14,6 +14,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import math
 import re
 import shlex
 import sys
@@ -38,6 +39,7 @@ from nas.spaces import build_space
 from search_spaces import Architecture, SearchSpace
 
 SEARCH, ALONE = "search", "alone"
+LATENCY = ["latency_ms", "latency_p25_ms", "latency_p75_ms"]
 
 
 def folder_name(label: str) -> str:
@@ -201,8 +203,8 @@ class Study:
     def trials(self) -> pd.DataFrame:
         """One row per trial, in the order of the search.
 
-        Columns: `label`, `architecture` (its key), the objectives and costs, `accuracy_supernet0`… where several supernets
-        ranked it, `seconds`. Accuracies are fractions in [0, 1].
+        Columns: `label`, `architecture` (its key), the objectives (NaN where it has no value) and costs, `accuracy_supernet0`…
+        where several supernets ranked it, `seconds`. Accuracies are fractions in [0, 1].
         """
         return pd.DataFrame([self._row(trial) for trial in self.journal.trials(SEARCH)])
 
@@ -227,7 +229,10 @@ class Study:
         if table.empty:
             return table
         names = [objective.name for objective in self.objectives]
-        table["on_front"] = pareto.non_dominated(losses(table[names].to_numpy(float), self.objectives))
+        known = table[names].notna().all(axis=1)
+        table["on_front"] = False
+        values = table.loc[known, names].to_numpy(float)
+        table.loc[known, "on_front"] = pareto.non_dominated(losses(values, self.objectives))
         alone = self.alone.groupby("architecture")["accuracy"]
         table["accuracy_alone"] = table["architecture"].map(alone.mean())
         if self.config.alone.seeds > 1:
@@ -244,11 +249,11 @@ class Study:
         latency = pd.DataFrame(self.latency).T
         if latency.empty:
             return front
-        return front.drop(columns=latency.columns, errors="ignore").join(latency, on="architecture")
+        return front.drop(columns=LATENCY, errors="ignore").join(latency[LATENCY].astype(float), on="architecture")
 
     @property
-    def latency(self) -> dict[str, dict[str, float]]:
-        """Measured latency by architecture key: median and quartiles in milliseconds, and how they were measured."""
+    def latency(self) -> dict[str, dict[str, Any]]:
+        """Measured latency by architecture key: median and quartiles in milliseconds, and the conditions of the measurement."""
         path = self.folder / "latency.json"
         return json.loads(path.read_text()) if path.exists() else {}
 
@@ -267,7 +272,7 @@ class Study:
         return {
             "label": trial.user_attrs["label"],
             "architecture": self.architecture(trial).key,
-            **dict(zip(names, trial.values, strict=True)),
+            **{name: v if math.isfinite(v) else math.nan for name, v in zip(names, trial.values, strict=True)},
             **_notes(trial),
         }
 
