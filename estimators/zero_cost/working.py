@@ -6,6 +6,7 @@ arguments, with the samples along the first dimension.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
@@ -25,6 +26,7 @@ BatchNorm = nn.modules.batchnorm._BatchNorm
 InstanceNorm = nn.modules.instancenorm._InstanceNorm
 NORMS = (BatchNorm, nn.GroupNorm, nn.LayerNorm, InstanceNorm, nn.RMSNorm)
 LAYERS = (nn.modules.conv._ConvNd, nn.Linear)
+WEIGHT = re.compile(r"weight[^.]*(\.original\d*)?$")  # `.original`, `.original0`: under a parametrisation
 
 
 @contextmanager
@@ -134,19 +136,28 @@ def run(model: nn.Module, inputs: Any) -> Any:
 
 
 def weights(model: nn.Module) -> list[nn.Parameter]:
-    """Weights of convolutions and linear layers: parameters of two or more dimensions, embeddings left out.
+    """What inputs are multiplied by: parameters of two or more dimensions that have `weight` in their own name.
+
+    That is how convolutions and linear, attention and recurrent layers call them, and elastic layers; of a parametrised weight, its
+    originals. Positions, class tokens, layer scales, embeddings and norms are left out. In a model without any such name, all
+    parameters of two or more dimensions count that are not of embeddings or norms.
 
     Raises:
         ValueError: there are none.
     """
-    embedded = {id(p) for m in model.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
-    found = [p for p in model.parameters() if p.dim() > 1 and p.is_floating_point() and id(p) not in embedded]
-    if not found:
+    others = (nn.Embedding, nn.EmbeddingBag, *NORMS)
+    left_out = {id(p) for part in model.modules() if isinstance(part, others) for p in part.parameters()}
+    matrices = {
+        name: p
+        for name, p in model.named_parameters()
+        if p.dim() > 1 and p.is_floating_point() and id(p) not in left_out
+    }
+    if not matrices:
         raise ValueError(
             f"a score needs weights of convolutions or linear layers, got none in {type(model).__name__}; "
             "give a network that has some"
         )
-    return found
+    return [p for name, p in matrices.items() if WEIGHT.search(name)] or list(matrices.values())
 
 
 def gradients(scalar: Tensor, wanted: Sequence[Tensor], *, create_graph: bool = False) -> list[Tensor]:
