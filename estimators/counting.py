@@ -203,15 +203,25 @@ def _run(
 
 @contextmanager
 def _without_fused_layers() -> Iterator[None]:
-    """torch's fast paths for transformer and recurrent layers run a whole layer as one operator, in which nothing can be counted."""
-    before = torch.backends.mha.get_fastpath_enabled(), torch.backends.mkldnn.enabled
-    torch.backends.mha.set_fastpath_enabled(False)
+    """torch's fast paths for recurrent layers, too, run a whole layer as one operator, in which nothing can be counted."""
+    before = torch.backends.mkldnn.enabled
     torch.backends.mkldnn.enabled = False  # type: ignore[assignment]
+    try:
+        with without_fused_attention():
+            yield
+    finally:
+        torch.backends.mkldnn.enabled = before
+
+
+@contextmanager
+def without_fused_attention() -> Iterator[None]:
+    """No fast path of torch's transformer layers, which runs a whole layer as one operator and hides what is in it."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
     try:
         yield
     finally:
-        torch.backends.mha.set_fastpath_enabled(before[0])
-        torch.backends.mkldnn.enabled = before[1]
+        torch.backends.mha.set_fastpath_enabled(before)
 
 
 def dtype_of(module: nn.Module) -> torch.dtype:

@@ -18,7 +18,7 @@ from estimators.zero_cost.gradients import fisher, fisher_fan_in, grad_norm, gra
 from estimators.zero_cost.gradsign import gradsign, ntk_condition
 from estimators.zero_cost.separation import jacob_cov, naswot
 from estimators.zero_cost.synflow import synflow
-from estimators.zero_cost.working import Batch, Loss, single, working_copy
+from estimators.zero_cost.working import Batch, Loss, check_batch, single, working_copy
 from estimators.zero_cost.zen import zen
 from search_spaces.naming import unknown_name
 
@@ -65,23 +65,25 @@ ZERO_COST: dict[str, Score] = {
 
 
 def score(name: str, model: nn.Module, batch: Batch, loss: Loss, *, seed: int = 0, **options: float) -> float:
-    """One score of a model on one batch, in float32 on the model's device (synflow in float64).
+    """One score of a model on one batch, in float32 on the model's device (synflow in float64), under autocast and inference mode too.
+
+    The model runs in evaluation mode, without dropout; its batch and instance norms take the statistics of the batch.
 
     Args:
         name: one of `ZERO_COST`.
         model: left as it was: weights, gradients, buffers, modes and random generators.
-        batch: (inputs, targets), samples along the first dimension; inputs may be a tensor, a tuple of positional arguments or a
-            dictionary of keyword arguments.
+        batch: (inputs, targets), at least one sample, along the first dimension of every tensor; inputs may be a tensor, a tuple of
+            positional arguments or a dictionary of keyword arguments.
         loss: (outputs, targets) -> scalar, also for a batch of one sample.
-        seed: of dropout, and of the scores that draw weights or inputs.
+        seed: of the scores that draw weights or inputs, and of models that draw numbers in evaluation mode.
         options: settings of the score's function, such as `repeats` of zen.
 
     Returns:
         The score in its own direction. NaN or infinite where the network is degenerate: leave NaN out of rankings.
 
     Raises:
-        ValueError: no score or option of that name, the model does not run on the batch or the loss, or it lacks what the score looks
-            at.
+        ValueError: no score or option of that name, a batch that is empty or whose tensors differ in length, a model that does not run
+            on the batch or the loss, or one that lacks what the score looks at.
     """
     if name not in ZERO_COST:
         raise unknown_name("zero-cost score", name, ZERO_COST)
@@ -90,8 +92,7 @@ def score(name: str, model: nn.Module, batch: Batch, loss: Loss, *, seed: int = 
     for option in options:
         if option not in settings:
             raise unknown_name(f"option of {name}", option, settings)
-    if not isinstance(batch, (tuple, list)) or len(batch) != 2:
-        raise ValueError(f"`batch` must be (inputs, targets), got {type(batch).__name__}; give a pair")
+    check_batch(batch)
     with working_copy(model, seed) as own:
         try:
             return float(function(own, single(batch), loss, **options))

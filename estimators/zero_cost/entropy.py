@@ -13,8 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate, groupby
-from typing import Any
+from itertools import accumulate
 
 import torch
 from torch import Tensor, nn
@@ -108,10 +107,12 @@ def mae_score(stages: Sequence[Stage], weights: Sequence[float] | None = None) -
 def max_entropy(model: nn.Module, batch: Batch, loss: Loss, *, max_effectiveness: float = math.inf) -> float:
     """`mae_score` of a model's convolutions; minus infinity where ρ is above DeepMAD's limit.
 
-    Convolutions that run at one resolution are a stage. Those on parallel branches count as if they ran one after another.
+    Convolutions that put out one resolution are a stage, wherever they are. Those on parallel branches count as if they ran one after
+    another. Those that put out a single pixel before a module puts out more again are left out: they weight channels, as in
+    squeeze-and-excitation.
 
     Raises:
-        ValueError: the model has no convolution.
+        ValueError: the model has no such convolution.
     """
     stages = stages_of(model, batch)
     return mae_score(stages) if most_effectiveness(stages) <= max_effectiveness else -math.inf
@@ -125,21 +126,31 @@ def deepmad(model: nn.Module, batch: Batch, loss: Loss, *, max_effectiveness: fl
 
 @torch.no_grad()
 def stages_of(model: nn.Module, batch: Batch) -> list[Stage]:
-    """The stages of a model as it runs; see `max_entropy`."""
+    """The stages of a model as it runs, in the order in which their resolutions first appear; see `max_entropy`."""
     calls: list[tuple[float, Conv, int]] = []
+    gates = dims = 0  # calls before the latest output of several pixels, and the dimensions of such an output
 
-    def keep(conv: Any, args: object, out: Tensor) -> None:
+    def keep(part: nn.Module, args: object, out: object) -> None:
+        nonlocal gates, dims
+        if not isinstance(out, Tensor):
+            return
         side = math.prod(out.shape[2:]) ** 0.5
-        calls.append((side, Conv(conv.in_channels, math.prod(conv.kernel_size), conv.groups), conv.out_channels))
+        if isinstance(part, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
+            calls.append((side, Conv(part.in_channels, math.prod(part.kernel_size), part.groups), part.out_channels))
+            dims = out.dim()
+        if side > 1 and out.dim() == dims:
+            gates = len(calls)
 
-    kinds = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-    handles = [part.register_forward_hook(keep) for part in model.modules() if isinstance(part, kinds)]
-    run(model.eval(), rows(batch, slice(1))[0])
+    handles = [part.register_forward_hook(keep) for part in model.modules()]
+    run(model, rows(batch, slice(1))[0])
     for handle in handles:
         handle.remove()
-    if not calls:
+    stages: dict[float, list[tuple[Conv, int]]] = {}
+    for at, (side, conv, channels) in enumerate(calls):
+        if side > 1 or at >= gates:
+            stages.setdefault(side, []).append((conv, channels))
+    if not stages:
         raise ValueError(
             f"the entropy of a model is that of its convolutions, got none in {type(model).__name__}; use another score"
         )
-    groups = [list(group) for _, group in groupby(calls, key=lambda call: call[0])]
-    return [Stage(group[-1][2], group[-1][0], tuple(conv for _, conv, _ in group), len(group)) for group in groups]
+    return [Stage(own[-1][1], side, tuple(conv for conv, _ in own), len(own)) for side, own in stages.items()]

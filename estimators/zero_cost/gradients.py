@@ -1,6 +1,6 @@
 """Scores from the gradient of the loss on one batch, at the weights as they are.
 
-w are the weights of convolutions and linear layers, g the gradient of the loss with respect to them; batch norms are in training mode.
+w are the weights, as `working.weights` finds them, g the gradient of the loss with respect to them.
 
 Reference: Abdelfattah, Mehrotra, Dudziak, Lane, "Zero-Cost Proxies for Lightweight NAS", ICLR 2021, arXiv:2101.08134, for all of
 them as scores of architectures.
@@ -71,7 +71,10 @@ def _fisher(model: nn.Module, batch: Batch, loss: Loss) -> list[tuple[nn.Module,
     value = loss(run(model, batch[0]), batch[1])
     for handle in handles:
         handle.remove()
-    weights(model)
+    if not calls:
+        raise ValueError(
+            f"`fisher` looks at outputs of convolutions and linear layers, got none in {type(model).__name__}; use another score"
+        )
     found = gradients(value, [out for _, out in calls])
     return [(layer, _per_channel(layer, out * g)) for (layer, out), g in zip(calls, found, strict=True)]
 

@@ -23,8 +23,8 @@ from estimators.zero_cost.working import (
 def synflow(model: nn.Module, batch: Batch, loss: Loss) -> float:
     """Σ |w · ∂R/∂w|, where R is the sum of the outputs for one input of ones.
 
-    Parameters and buffers are replaced by their absolute values, batch norms by nothing, and all is computed in float64. The batch
-    only tells the shape of an input; the loss is not looked at.
+    Parameters and floating-point buffers are replaced by their absolute values, batch norms by nothing, and all is computed in float64.
+    What holds an infinity, such as an attention mask, stays. The batch only tells the shape of an input; the loss is not looked at.
 
     Reference: Tanaka, Kunin, Yamins, Ganguli, "Pruning neural networks without any data by iteratively conserving synaptic flow",
     NeurIPS 2020, arXiv:2006.05467; as a score: Abdelfattah et al., ICLR 2021, arXiv:2101.08134.
@@ -33,7 +33,8 @@ def synflow(model: nn.Module, batch: Batch, loss: Loss) -> float:
     without(model, (BatchNorm,))
     with torch.no_grad():
         for tensor in model.state_dict().values():
-            tensor.abs_()
+            if floating(tensor) and tensor.isfinite().all():
+                tensor.abs_()
     inputs = tree_map(
         lambda leaf: torch.ones_like(leaf, dtype=torch.float64) if floating(leaf) else leaf, rows(batch, slice(1))[0]
     )

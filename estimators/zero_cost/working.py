@@ -6,8 +6,9 @@ arguments, with the samples along the first dimension.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -15,39 +16,62 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_leaves, tree_map
 
-from estimators.counting import device_of, standing_in
+from estimators.counting import device_of, standing_in, without_fused_attention
 from search_spaces.network import seeded
 
 Batch = tuple[Any, Any]
 Loss = Callable[[Any, Any], Tensor]
 
 BatchNorm = nn.modules.batchnorm._BatchNorm
-NORMS = (BatchNorm, nn.GroupNorm, nn.LayerNorm, nn.modules.instancenorm._InstanceNorm, nn.RMSNorm)
+InstanceNorm = nn.modules.instancenorm._InstanceNorm
+NORMS = (BatchNorm, nn.GroupNorm, nn.LayerNorm, InstanceNorm, nn.RMSNorm)
 LAYERS = (nn.modules.conv._ConvNd, nn.Linear)
+WEIGHT = re.compile(r"weight[^.]*(\.original\d*)?$")  # `.original`, `.original0`: under a parametrisation
 
 
 @contextmanager
 def working_copy(model: nn.Module, seed: int) -> Iterator[nn.Module]:
-    """A float32 copy in training mode whose parameters all take gradients; torch's generators are seeded for the while.
+    """A float32 copy in evaluation mode, with norms that take the statistics of the batch, whose parameters all take gradients.
 
-    The model and the generators are left as they were.
+    torch's generators are seeded for the while, and autocast and inference mode are off. All of it, and the model, are left as they
+    were.
     """
     device = device_of(model)
-    with torch.random.fork_rng([device] if device.type == "cuda" else []), seeded(seed), torch.enable_grad():
+    with (
+        torch.inference_mode(False),
+        _without_autocast(device),
+        torch.random.fork_rng([device] if device.type == "cuda" else []),
+        seeded(seed),
+        torch.enable_grad(),
+    ):
         if device.type == "cuda":
             with torch.cuda.device(device):
                 torch.cuda.manual_seed(seed)
-        own = standing_in(model, device).float().train()
+        own = standing_in(model, device).float()
         for parameter in own.parameters():
             parameter.requires_grad_(parameter.is_floating_point())
             parameter.grad = None
         for part in own.modules():
-            if getattr(part, "inplace", False):
-                part.inplace = False  # type: ignore[assignment]
-            if isinstance(part, BatchNorm):
-                part.register_forward_pre_hook(_needs_two_values)
-        with sdpa_kernel(SDPBackend.MATH):  # the fused kernels have no second and no forward derivatives
+            _prepare(part)
+        # layers in one operator hide their activations, and fused kernels have no second and no forward derivatives
+        with without_fused_attention(), sdpa_kernel(SDPBackend.MATH):
             yield own
+
+
+def _without_autocast(device: torch.device) -> AbstractContextManager[Any]:
+    known = torch.amp.is_autocast_available(device.type)
+    return torch.autocast(device.type, enabled=False) if known else nullcontext()
+
+
+def _prepare(part: nn.Module) -> None:
+    if getattr(part, "inplace", False):
+        part.inplace = False  # type: ignore[assignment]
+    if isinstance(part, (BatchNorm, InstanceNorm)):
+        part.training = True  # not train(): a norm may hold dropout
+    if isinstance(part, BatchNorm):
+        part.register_forward_pre_hook(_needs_two_values)
+    if isinstance(part, nn.RNNBase):
+        part.training, part.dropout = True, 0.0  # cuDNN has gradients of recurrent layers in training mode only
 
 
 def _needs_two_values(norm: nn.Module, args: tuple[Tensor, ...]) -> None:
@@ -56,8 +80,36 @@ def _needs_two_values(norm: nn.Module, args: tuple[Tensor, ...]) -> None:
 
 
 def single(batch: Batch) -> Batch:
-    """Floating-point tensors in float32."""
-    return tree_map(lambda leaf: leaf.float() if floating(leaf) else leaf, batch)
+    """Floating-point tensors in float32, and none that was made in inference mode."""
+
+    def plain(leaf: Any) -> Any:
+        leaf = leaf.float() if floating(leaf) else leaf
+        return leaf.clone() if isinstance(leaf, Tensor) and leaf.is_inference() else leaf
+
+    return tree_map(plain, batch)
+
+
+def check_batch(batch: Batch) -> None:
+    """Refuse what is no batch.
+
+    Raises:
+        ValueError: not a pair, or its tensors do not all hold the same number of samples, at least one. Tensors without dimensions
+            are not looked at.
+    """
+    if not isinstance(batch, (tuple, list)) or len(batch) != 2:
+        raise ValueError(f"`batch` must be (inputs, targets), got {type(batch).__name__}; give a pair")
+    inputs, targets = ([len(leaf) for leaf in _tensors(part) if leaf.dim()] for part in batch)
+    if 0 in inputs + targets:
+        raise ValueError(f"`batch` must hold at least one sample, got {_told(inputs, targets)}; give some")
+    if len({*inputs, *targets}) > 1:
+        raise ValueError(
+            f"`batch` must have its samples along the first dimension of every tensor, got {_told(inputs, targets)}; give as many "
+            "targets as inputs, and wrap a model that takes tensors which are not per sample"
+        )
+
+
+def _told(inputs: list[int], targets: list[int]) -> str:
+    return f"inputs of length {', '.join(map(str, inputs)) or 'none'} and targets of length {', '.join(map(str, targets)) or 'none'}"
 
 
 def samples(batch: Batch, most: int | None = None) -> Iterator[Batch]:
@@ -84,19 +136,28 @@ def run(model: nn.Module, inputs: Any) -> Any:
 
 
 def weights(model: nn.Module) -> list[nn.Parameter]:
-    """Weights of convolutions and linear layers: parameters of two or more dimensions, embeddings left out.
+    """What inputs are multiplied by: parameters of two or more dimensions that have `weight` in their own name.
+
+    That is how convolutions and linear, attention and recurrent layers call them, and elastic layers; of a parametrised weight, its
+    originals. Positions, class tokens, layer scales, embeddings and norms are left out. In a model without any such name, all
+    parameters of two or more dimensions count that are not of embeddings or norms.
 
     Raises:
         ValueError: there are none.
     """
-    embedded = {id(p) for m in model.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
-    found = [p for p in model.parameters() if p.dim() > 1 and p.is_floating_point() and id(p) not in embedded]
-    if not found:
+    others = (nn.Embedding, nn.EmbeddingBag, *NORMS)
+    left_out = {id(p) for part in model.modules() if isinstance(part, others) for p in part.parameters()}
+    matrices = {
+        name: p
+        for name, p in model.named_parameters()
+        if p.dim() > 1 and p.is_floating_point() and id(p) not in left_out
+    }
+    if not matrices:
         raise ValueError(
             f"a score needs weights of convolutions or linear layers, got none in {type(model).__name__}; "
             "give a network that has some"
         )
-    return found
+    return [p for name, p in matrices.items() if WEIGHT.search(name)] or list(matrices.values())
 
 
 def gradients(scalar: Tensor, wanted: Sequence[Tensor], *, create_graph: bool = False) -> list[Tensor]:

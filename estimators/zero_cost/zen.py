@@ -15,8 +15,10 @@ from estimators.zero_cost.working import Batch, BatchNorm, Loss, image_like, put
 def zen(model: nn.Module, batch: Batch, loss: Loss, *, repeats: int = 1, samples: int = 16) -> float:
     """log of the mean change of the last feature map under noise, plus what batch norms took out of it.
 
-    Weights are drawn from N(0, 1). With x and e from N(0, 1), the change of a sample is Σ |f(x) − f(x + 0.01 e)|; each batch
-    norm adds log √(mean over channels of its variance). The batch only tells the shape of an input.
+    Weights of convolutions and linear layers are drawn from N(0, 1); other parameters stay. With x and e from N(0, 1), the change of
+    a sample is Σ |f(x) − f(x + 0.01 e)|; each batch norm adds log √(mean over channels of its variance). The batch only tells the
+    shape of an input. A draw that overflows in float32, as plain networks of some 30 layers do, is computed in float64; NaN where it
+    overflows there too.
 
     Args:
         model: a working copy.
@@ -38,12 +40,17 @@ def zen(model: nn.Module, batch: Batch, loss: Loss, *, repeats: int = 1, samples
             if isinstance(part, (nn.modules.conv._ConvNd, nn.Linear)):
                 nn.init.normal_(part.weight)
         x, e = (torch.randn(shape, device=image.device) for _ in range(2))
-        found.append(expressivity(model, put(inputs, x), put(inputs, x + 0.01 * e)))
+        moved = x + 0.01 * e
+        value = expressivity(model, put(inputs, x), put(inputs, moved))
+        if not value < math.inf:
+            value = expressivity(model.double(), put(inputs, x.double()), put(inputs, moved.double()))
+            model.float()
+        found.append(value if value < math.inf else math.nan)
     return sum(found) / repeats
 
 
 def expressivity(model: nn.Module, x: Any, moved: Any) -> float:
-    """The score for given weights and inputs."""
+    """The score for given weights and inputs; infinite or NaN where features overflow."""
     norms: list[float] = []
     maps: list[Tensor] = []
 
@@ -67,4 +74,4 @@ def expressivity(model: nn.Module, x: Any, moved: Any) -> float:
     for handle in keepers + spreads:
         handle.remove()
     change = (before - after).abs().flatten(1).sum(1).mean().item()
-    return (math.log(change) if change > 0 else -math.inf) + sum(norms)
+    return (-math.inf if change == 0 else math.log(change)) + sum(norms)
