@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -307,3 +308,34 @@ def test_a_loss_that_is_not_finite_names_the_step_and_the_architecture_and_train
     history = fit(mended, digits, digits.train, config, seed=0, device=CPU, path=tmp_path / "c")
     assert [row["epoch"] for row in history] == [0, 1, 2]
     assert all(np.isfinite(row["loss"]) for row in history)
+
+
+@pytest.mark.parametrize("value", [float("nan"), 1e25])
+def test_supernets_that_the_last_step_of_an_epoch_breaks_are_not_kept(
+    value: float, digits: ImageData, tmp_path: Path
+) -> None:
+    config = TrainingConfig(epochs=2, batch_size=50)
+    steps = len(digits.train) // 50
+
+    class Breaking(OneSupernet):
+        def step(self, images: Tensor, labels: Tensor, learning_rate: float) -> None:
+            last = self.team.epoch == 1 and self.team.steps == steps - 1
+            super().step(images, labels, value if last else learning_rate)
+
+    def train(kind: type[OneSupernet]) -> list:
+        watched = Watched(*batch(), {"largest": LARGE})
+        made = kind(learner(Fixed(Draw(LARGE)), Labels(config), config, watched=watched).team)
+        return fit(made, digits, digits.train, config, seed=0, device=CPU, path=tmp_path / "c")
+
+    with pytest.raises(NotFinite, match="finite squares after an epoch.*lower `learning_rate`.*after 1 epochs"):
+        train(Breaking)
+    assert all(np.isfinite(list(row.values())).all() for row in train(OneSupernet))
+
+
+def test_a_watched_loss_that_is_not_finite_ends_the_epoch_without_a_row() -> None:
+    images, labels = batch()
+    made = learner(Uniform(SPACE), Labels(PLAIN), watched=Watched(images * 1e38, labels, {"largest": LARGE}))
+    made.begin(0)
+    made.step(images, labels, 0.1)
+    with pytest.raises(NotFinite, match="finite, got nan after epoch 1 for architecture .*depth.*lower `learning_rate`"):
+        made.end()
