@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Mapping
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -362,6 +364,25 @@ def test_architectures_of_another_space_are_refused() -> None:
     deeper = make_space("resnet-elastic", depth=56)
     with pytest.raises(ValueError, match="no choice of 'resnet-elastic' is named 'stage1.block4.inner'"):
         space.check(smallest(deeper))
+
+
+@pytest.mark.parametrize("choices", ["width", "depth", "groups", "kernel", "pooling", "width,depth", "depth,pooling"])
+def test_an_architecture_made_with_other_options_is_refused_unless_it_is_one_of_this_space_too(choices: str) -> None:
+    spaces = [make_space("resnet-elastic", depth=depth, choices=choices, image_size=8) for depth in (20, 32, 56)]
+    spaces.append(make_space("resnet-elastic", choices="kernel,pooling", operators=["max"], image_size=8))
+    rng, refused = np.random.default_rng(0), 0
+    for space, other in permutations(spaces, 2):
+        for arch in [other.sample(rng) for _ in range(10)]:
+            try:
+                space.check(arch)
+            except ValueError as error:
+                refused += 1
+                for use in (space.locals, CostModel(space).cost, space.codes):
+                    with pytest.raises(ValueError, match=re.escape(str(error))):
+                        use(arch)  # type: ignore[operator]
+            else:
+                assert space.decode(space.encode([arch])) == [arch]
+    assert refused > 40
 
 
 @pytest.mark.parametrize(
