@@ -17,7 +17,7 @@ from nas.samplers import Delayed, Draw, Groups, Sampler, Sandwich, Uniform
 from nas.settings import SupernetConfig
 from nas.team import OneSupernet, Team, Watched
 from nas.training import NotFinite, TrainingConfig, fit
-from nas.updates import InPlace, Labels, Peers, Rule, Snapshot, Step, Taught, soft_cross_entropy
+from nas.updates import InPlace, Labels, Peers, Rule, Snapshot, Step, Taught, check_teacher, soft_cross_entropy
 from search_spaces import SearchSpace, make_space
 from tests.elastic_toy import elastic_space
 from tests.test_samplers import LARGE, SMALL, SPACE
@@ -204,6 +204,29 @@ def test_a_teacher_with_other_classes_or_images_is_refused() -> None:
         Taught(PLAIN, teacher(7), Distillation(), CPU, (1, 8, 8), 10)
     with pytest.raises(ValueError, match=r"must take images of \(3, 8, 8\), but fails on them"):
         Taught(PLAIN, teacher(), Distillation(), CPU, (3, 8, 8), 10)
+
+
+class Failing(nn.Module):
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self.error = error
+
+    def forward(self, x: Tensor) -> Tensor:
+        raise self.error
+
+
+@pytest.mark.parametrize("error", [RuntimeError("r"), ValueError("v"), TypeError("t"), AssertionError("a"), KeyError("k")])
+def test_a_teacher_that_fails_in_any_way_is_refused_with_its_reason(error: Exception) -> None:
+    said = rf"must take images of \(1, 8, 8\), but fails on them: {type(error).__name__}: .*; use one made"
+    with pytest.raises(ValueError, match=said):
+        check_teacher(Failing(error), (1, 8, 8), 10)
+
+
+def test_a_teacher_that_returns_no_tensor_is_refused() -> None:
+    several = nn.Identity()
+    several.forward = lambda x: (x,)  # type: ignore[method-assign]
+    with pytest.raises(ValueError, match="must return logits as a tensor, got tuple; wrap it"):
+        check_teacher(several, (1, 8, 8), 10)
 
 
 def test_progressive_shrinking_sorts_once_and_keeps_its_teacher(digits: ImageData, tmp_path) -> None:
