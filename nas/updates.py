@@ -194,7 +194,9 @@ def check_teacher(teacher: nn.Module, shape: tuple[int, ...], num_classes: int) 
             f"the teacher must take images of {shape}, but fails on them: {type(error).__name__}: {error}; use one made for such images"
         ) from error
     if not isinstance(logits, Tensor):
-        raise ValueError(f"the teacher must return logits as a tensor, got {type(logits).__name__}; wrap it so that it does")
+        raise ValueError(
+            f"the teacher must return logits as a tensor, got {type(logits).__name__}; wrap it so that it does"
+        )
     if logits.shape != (2, num_classes):
         raise ValueError(
             f"the teacher must know the data's {num_classes} classes, got logits of shape {tuple(logits.shape[1:])}; "

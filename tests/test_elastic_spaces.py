@@ -208,7 +208,9 @@ def test_each_choice_is_switched_on_alone() -> None:
 @pytest.mark.parametrize("depth", FAMILIES)
 def test_each_choice_serves_every_family_of_resnets_at_its_defaults(depth: int, choice: str) -> None:
     space = make_space("resnet-elastic", depth=depth, choices=choice)
-    assert space.sample(np.random.default_rng(0)) and all(space.locals(arch) for arch in (smallest(space), largest(space)))
+    assert space.sample(np.random.default_rng(0)) and all(
+        space.locals(arch) for arch in (smallest(space), largest(space))
+    )
 
 
 @pytest.mark.parametrize("image_size", [8, 9, 16, 32, 95, 96, 224])

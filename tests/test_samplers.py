@@ -9,7 +9,7 @@ import pytest
 
 from estimators.cost import CostModel
 from nas.budgets import BANK, Complexity, Performance
-from nas.extremes import extremes
+from nas.extremes import cheap_and_dear, extremes
 from nas.learners import MAKERS, make_sampler
 from nas.samplers import Delayed, Draw, Fair, Groups, Sandwich, balanced, nested
 from nas.settings import SAMPLERS
@@ -70,6 +70,15 @@ def test_a_space_without_an_order_of_size_cannot_have_a_sandwich() -> None:
 
 def reversed_choices(space: SearchSpace) -> list[Categorical]:
     return [Categorical(c.name, tuple(reversed(c.values)), c.when) for c in space.choices]  # type: ignore[attr-defined]
+
+
+def test_a_space_without_an_order_of_size_has_cheap_and_dear_architectures_too() -> None:
+    backwards = SearchSpace("backwards", tuple(reversed_choices(elastic_space(3))), network=elastic_space(3).network)
+    archs = list(backwards.enumerate())
+    macs = np.sort(CostModel(backwards).batch(backwards.encode(archs))["macs"])
+    cheap, dear = (CostModel(backwards).cost(arch).macs for arch in cheap_and_dear(backwards))
+    assert cheap <= np.quantile(macs, 0.1) and dear >= np.quantile(macs, 0.9)
+    assert cheap_and_dear(SPACE) == (SMALL, LARGE)
 
 
 def test_a_fair_step_trains_every_value_of_every_choice_equally_often_up_to_one() -> None:

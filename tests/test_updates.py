@@ -20,7 +20,7 @@ from nas.training import NotFinite, TrainingConfig, fit
 from nas.updates import InPlace, Labels, Peers, Rule, Snapshot, Step, Taught, check_teacher, soft_cross_entropy
 from search_spaces import SearchSpace, make_space
 from tests.elastic_toy import elastic_space
-from tests.test_samplers import LARGE, SMALL, SPACE
+from tests.test_samplers import LARGE, SMALL, SPACE, reversed_choices
 from tests.test_slices import batch
 
 CPU = torch.device("cpu")
@@ -215,7 +215,9 @@ class Failing(nn.Module):
         raise self.error
 
 
-@pytest.mark.parametrize("error", [RuntimeError("r"), ValueError("v"), TypeError("t"), AssertionError("a"), KeyError("k")])
+@pytest.mark.parametrize(
+    "error", [RuntimeError("r"), ValueError("v"), TypeError("t"), AssertionError("a"), KeyError("k")]
+)
 def test_a_teacher_that_fails_in_any_way_is_refused_with_its_reason(error: Exception) -> None:
     said = rf"must take images of \(1, 8, 8\), but fails on them: {type(error).__name__}: .*; use one made"
     with pytest.raises(ValueError, match=said):
@@ -298,6 +300,16 @@ def test_it_learns_and_the_history_tells_the_losses_of_small_random_and_large(sa
     assert all(np.isfinite([row["loss_smallest"], row["loss_random"]]).all() for row in history)
 
 
+def test_a_space_without_an_order_of_size_is_followed_by_three_architectures_too(digits: ImageData) -> None:
+    backwards = SearchSpace("backwards", tuple(reversed_choices(SPACE)), network=SPACE.network)
+    made = make_learner(SupernetConfig(), backwards, digits, seed=0, device=CPU, mixture=False)
+    made.begin(0)
+    made.step(*batch(), 0.1)
+    (row,) = made.end()
+    assert {"loss_smallest", "loss_random", "loss_largest"} <= row.keys()
+    assert row["loss_smallest"] != row["loss_largest"]
+
+
 def test_looking_at_losses_leaves_running_statistics_alone(digits: ImageData) -> None:
     space = make_space("resnet20-pooling", in_channels=1, image_size=8, bn="affine")
     made = learner(Uniform(space), Labels(PLAIN), space=space, watched=Watched(*batch(), {}))
@@ -360,5 +372,7 @@ def test_a_watched_loss_that_is_not_finite_ends_the_epoch_without_a_row() -> Non
     made = learner(Uniform(SPACE), Labels(PLAIN), watched=Watched(images * 1e38, labels, {"largest": LARGE}))
     made.begin(0)
     made.step(images, labels, 0.1)
-    with pytest.raises(NotFinite, match="finite, got nan after epoch 1 for architecture .*depth.*lower `learning_rate`"):
+    with pytest.raises(
+        NotFinite, match="finite, got nan after epoch 1 for architecture .*depth.*lower `learning_rate`"
+    ):
         made.end()
