@@ -34,10 +34,7 @@ class Complexity(Sampler):
         space: the search space.
         seed: draws the pool of architectures.
         subnets: drawn within the budget at each step, beside the cheapest.
-        budgets: how many.
-
-    Raises:
-        ValueError: the space has fewer different architectures than budgets.
+        budgets: how many; fewer where there are not so many architectures.
     """
 
     def __init__(self, space: SearchSpace, *, seed: int, subnets: int = 3, budgets: int = 8) -> None:
@@ -45,18 +42,14 @@ class Complexity(Sampler):
         self.model = CostModel(space)
         rng = stream(seed, "budgets")
         pool = list(dict.fromkeys(space.sample(rng) for _ in range(POOL)))
-        if len(pool) < budgets:
-            raise ValueError(
-                f"`budgets` must be at most the {len(pool)} architectures of {space.name!r}, got {budgets}"
-            )
         order = np.argsort(self.model.batch(space.encode(pool))["macs"], kind="stable")
-        self.budgets = [[pool[row] for row in rows] for rows in np.array_split(order, budgets)]
+        self.budgets = [[pool[row] for row in rows] for rows in np.array_split(order, min(budgets, len(pool)))]
         self.at = 0
 
     def draw(self, epoch: int, rng: np.random.Generator) -> list[Draw]:
         self.at = int(np.clip(self.at + rng.integers(-1, 2), 0, len(self.budgets) - 1))
-        children = alike(self.child(epoch, rng) for _ in range(self.subnets))
-        return [*children, Draw(self.cheapest(), "min", weight=children[0].weight)]
+        *children, cheapest = alike([*(self.child(epoch, rng) for _ in range(self.subnets)), self.cheapest()])
+        return [*children, cheapest._replace(role="min")]
 
     def child(self, epoch: int, rng: np.random.Generator) -> Architecture:
         """An architecture within the present budget."""

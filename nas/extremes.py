@@ -23,8 +23,7 @@ def extremes(space: SearchSpace) -> tuple[Architecture, Architecture]:
             f"the first or the last values of {space.name!r} make no architecture, so it has no order of size ({error}); use a sampler "
             "that needs none, such as uniform or fair"
         ) from error
-    rng = stream(0, "extremes")
-    codes = space.encode([small, large, *(space.sample(rng) for _ in range(LOOKED_AT))])
+    codes = space.encode([small, large, *_drawn(space)])
     macs = CostModel(space).batch(codes)["macs"]
     if macs[0] == macs[1] or macs[0] > macs.min() or macs[1] < macs.max():
         raise ValueError(
@@ -32,3 +31,18 @@ def extremes(space: SearchSpace) -> tuple[Architecture, Architecture]:
             f"{macs[2:].min()} to {macs[2:].max()}; use a sampler that needs none, such as uniform or fair"
         )
     return small, large
+
+
+def cheap_and_dear(space: SearchSpace) -> tuple[Architecture, Architecture]:
+    """The extremes of a space; without an order of size, of 64 architectures drawn at random those of the fewest and most macs."""
+    try:
+        return extremes(space)
+    except ValueError:
+        archs = _drawn(space)
+        macs = CostModel(space).batch(space.encode(archs))["macs"]
+        return archs[int(macs.argmin())], archs[int(macs.argmax())]
+
+
+def _drawn(space: SearchSpace) -> list[Architecture]:
+    rng = stream(0, "extremes")
+    return [space.sample(rng) for _ in range(LOOKED_AT)]

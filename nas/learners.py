@@ -14,7 +14,7 @@ from nas.batches import batches
 from nas.budgets import Complexity, Performance
 from nas.data import ImageData
 from nas.device import memory_format
-from nas.extremes import extremes
+from nas.extremes import cheap_and_dear, extremes
 from nas.functions import import_function
 from nas.mixture import Mixture
 from nas.samplers import Delayed, Fair, Groups, Sampler, Sandwich, Uniform, nested
@@ -163,10 +163,7 @@ def load_teacher(name: str) -> nn.Module:
 
 
 def _watched(space: SearchSpace, data: ImageData, device: torch.device) -> Watched:
-    try:
-        archs = dict(zip(("smallest", "largest"), extremes(space), strict=True))
-    except ValueError:  # no order of size: a random one alone is followed
-        archs = {}
+    archs = dict(zip(("smallest", "largest"), cheap_and_dear(space), strict=True))
     images, labels = next(batches(data.validation, data, min(WATCHED, len(data.validation)), device=device))
     return Watched(images.to(memory_format=memory_format(device)), labels, archs)
 

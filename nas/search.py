@@ -41,6 +41,7 @@ from nas.seeding import stream
 from nas.strategies import make_strategy
 from nas.study import SEARCH, Study
 from nas.train import adopt, open_run, train_supernets
+from nas.training import NotFinite
 from search_spaces import Architecture, SearchSpace
 
 ASK = {"exhaustive": 256, "random": 64, "nsga2": 20, "evolution": 10}
@@ -59,7 +60,8 @@ def search(
 ) -> Study:
     """Search `space` on `data` and leave the front trained, exported and drawn in a run folder.
 
-    Calling it again with the same arguments goes on where it was stopped, and does nothing once it is finished.
+    Calling it again with the same arguments goes on where it was stopped, and does nothing once it is finished. While supernets are in
+    training the learning rate may differ then, as one that made the loss infinite has to.
 
     Args:
         space: a built-in space's name, `module:function`, or a SearchSpace.
@@ -73,6 +75,7 @@ def search(
 
     Raises:
         ValueError: a setting, the data or the folder do not fit; the message says what does.
+        NotFinite: a loss is NaN or infinite; the checkpoint of the last good epoch stays.
     """
     config = configure(
         space if isinstance(space, str) else space.name, data if isinstance(data, str) else data.name, **settings
@@ -119,7 +122,7 @@ def run(
             if "accuracy" in config.objectives:
                 scorers.append(_accuracy_scorer(study, data, device, progress))
             propose(study, scorers, progress)
-            retrain(study, data, device, progress)
+            _retrain(study, data, device, progress)
         _export_front(study, data, progress)
         _measure_front(study, device)
         write_tables(study)
@@ -205,6 +208,14 @@ def _accuracy_scorer(study: Study, data: ImageData, device: torch.device, progre
         return AloneScorer(space, data, config, device)
     learner = train_supernets(study, data, device, progress)
     return SupernetScorer(learner, space, data, config.ranking)
+
+
+def _retrain(study: Study, data: ImageData, device: torch.device, progress: Progress) -> None:
+    try:
+        retrain(study, data, device, progress)
+    except NotFinite as error:
+        saved = f", and `supernet` {study.folder} there keeps the supernets" if study.config.supernets.count else ""
+        raise NotFinite(f"{error}; a lower rate needs another folder{saved}") from None
 
 
 def _export_front(study: Study, data: ImageData, progress: Progress) -> None:

@@ -15,7 +15,7 @@ from nas.samplers import Draw, Sampler
 from nas.seeding import stream
 from nas.shrinking import Progressive
 from nas.supernet import Member, without_dropout
-from nas.training import NotFinite, Row, TrainingConfig, below, cross_entropy, under
+from nas.training import NotFinite, Row, TrainingConfig, below, check_weights, cross_entropy, under
 from nas.updates import Rule, Step
 from search_spaces import Architecture, SearchSpace
 from search_spaces.sorting import sort_supernet_
@@ -122,19 +122,22 @@ class Team:
         losses = values.tolist()
         for number, draw, loss in zip(numbers, draws, losses, strict=True):
             if not math.isfinite(loss):
-                raise NotFinite(
-                    f"the training loss must be finite, got {loss} in {place} for architecture {self.space.label(draw.arch)}; lower "
-                    f"`learning_rate` (now {self.rate:g})"
-                )
+                raise self._broken(loss, f"in {place}", draw.arch)
             self.members[number].losses.setdefault(draw.role, []).append(loss)
         self.sampler.tell(draws, losses)
 
     def end(self) -> list[Row]:
+        """Finish the epoch: rows for the history.
+
+        Raises:
+            NotFinite: a loss, also of what is watched, is NaN or infinite, or the last step left such weights.
+        """
         self.settle()
         rows = []
         for number, member in enumerate(self.members):
             if member.batches:
                 member.update(self.rate)
+            check_weights(member.optimizer)
             followed = self._follow(member, self.watched) if member.steps and self.watched else {}
             rows.append({**member.row(number), **followed})
         return rows
@@ -193,10 +196,18 @@ class Team:
         with torch.no_grad(), precision(labels.device), without_dropout(member.supernet):
             for name, arch in {**archs, "random": self.space.sample(rng)}.items():
                 logits = member.supernet(images, self.space.locals(arch))
-                row[f"loss_{name}"] = cross_entropy(logits, labels, self.config).item()
+                row[f"loss_{name}"] = loss = cross_entropy(logits, labels, self.config).item()
+                if not math.isfinite(loss):
+                    raise self._broken(loss, f"after epoch {self.epoch + 1}", arch)
             for buffer, kept in zip(member.supernet.buffers(), buffers, strict=True):
                 buffer.copy_(kept)
         return row
+
+    def _broken(self, loss: float, place: str, arch: Architecture) -> NotFinite:
+        return NotFinite(
+            f"the loss must be finite, got {loss} {place} for architecture {self.space.label(arch)}; lower `learning_rate` (now "
+            f"{self.rate:g})"
+        )
 
 
 class OneSupernet:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +43,8 @@ def train(
 ) -> Study:
     """Train the supernets of a space, to be used by `nas.search(..., supernet=FOLDER)`.
 
-    Calling it again with the same arguments goes on where it was stopped. The learning rate alone may differ then, as one that made
-    the loss infinite has to.
+    Calling it again with the same arguments goes on where it was stopped. Until the last epoch the learning rate may differ then, as
+    one that made the loss infinite has to.
 
     Args:
         space: a built-in space's name, `module:function`, or a SearchSpace.
@@ -76,7 +76,6 @@ def train(
         training_folder(config) if out is None else Path(out),
         space=None if isinstance(space, str) else space,
         data=None if isinstance(data, str) else data,
-        adjustable=ADJUSTABLE,
     )
     with study.locked(), study.session(), half(config.bfloat16):
         train_supernets(study, images, device, progress, on_epoch)
@@ -96,9 +95,10 @@ def open_run(
     *,
     space: SearchSpace | None = None,
     data: ImageData | None = None,
-    adjustable: Sequence[str] = (),
 ) -> tuple[Study, ImageData, torch.device]:
     """Start a run folder or go on with it: the study, its images and its device.
+
+    Until its supernets are trained, a run can go on at another learning rate.
 
     Raises:
         ValueError: the space, the data or the folder do not fit.
@@ -110,6 +110,7 @@ def open_run(
     _check_fit(space, data, config)
     if config.supernets.source is not None:
         _check_source(Path(config.supernets.source), space, data, config.supernets)
+    adjustable = ADJUSTABLE if _in_training(config, folder) else ()
     return Study.create(folder, config, space, data, options, adjustable), data, device
 
 
@@ -186,6 +187,19 @@ def _checkpoint(folder: Path) -> Path:
     return folder / "supernets" / "checkpoint.safetensors"
 
 
+def _in_training(config: RunConfig, folder: Path) -> bool:
+    """Whether supernets of a run's own are still to be trained, so that nothing was computed with them yet."""
+    shared = config.supernets
+    own = shared.count > 0 and shared.source is None and "accuracy" in config.objectives
+    return own and _epochs_done(folder) < shared.training.epochs
+
+
+def _epochs_done(folder: Path) -> int:
+    """Of a run's supernets."""
+    found = checkpoint.load(_checkpoint(folder))
+    return 0 if found is None else found.state["epochs"]
+
+
 def _check_source(folder: Path, space: SearchSpace, data: ImageData, shared: SupernetConfig) -> None:
     theirs = read_record(folder)
     for part, ours, name in (("space", space.fingerprint, space.name), ("data", data.fingerprint, data.name)):
@@ -194,8 +208,7 @@ def _check_source(folder: Path, space: SearchSpace, data: ImageData, shared: Sup
                 f"the supernets in {folder} were trained for another {part}, {theirs[part]['name']!r} as it was then and not {name!r} "
                 f"as it is now; use the same {part}, options and seed"
             )
-    found = checkpoint.load(_checkpoint(folder))
-    epochs = 0 if found is None else found.state["epochs"]
+    epochs = _epochs_done(folder)
     if epochs < shared.training.epochs:
         raise ValueError(
             f"the supernets in {folder} must be trained to the end, got {epochs} of {shared.training.epochs} epochs; go on with "

@@ -71,7 +71,7 @@ class Learner(Protocol):
 
 
 class NotFinite(ValueError):
-    """The loss is no longer a number."""
+    """The loss is no longer a number, or the weights have run away."""
 
 
 def fit(
@@ -95,7 +95,7 @@ def fit(
     never stopped, because each epoch draws from a random stream of its own.
 
     Raises:
-        NotFinite: the loss is NaN or infinite; the checkpoint of the last good epoch stays.
+        NotFinite: the loss is NaN or infinite, or an epoch's last step left such weights; the checkpoint of the last good epoch stays.
     """
     history: list[Row] = []
     done = 0
@@ -196,6 +196,21 @@ def descend(
     return value
 
 
+def check_weights(optimizer: torch.optim.Optimizer) -> None:
+    """Raise NotFinite unless all weights and momenta have finite squares: larger ones make the next loss NaN or infinite.
+
+    Losses are taken before a step, so that no loss of its epoch shows what an epoch's last step did.
+    """
+    tensors = [*optimizer.param_groups[0]["params"], *momenta(optimizer).values()]
+    with torch.no_grad():
+        sums = torch.stack([tensor.float().square().sum() for tensor in tensors])
+    if not sums.isfinite().all():
+        raise NotFinite(
+            f"weights must have finite squares after an epoch, got a sum of {sums.max().item()}; lower `learning_rate` (now "
+            f"{optimizer.param_groups[0]['lr']:g})"
+        )
+
+
 def momenta(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """The optimiser's momentum buffers, by the number of the parameter."""
     buffers = optimizer.state_dict()["state"]
@@ -251,6 +266,7 @@ class Alone:
         return cross_entropy(self.module(images), labels, self.config)
 
     def end(self) -> list[Row]:
+        check_weights(self.optimizer)
         self.module.eval()
         return [{"loss": sum(self.losses) / len(self.losses)}]
 

@@ -189,8 +189,14 @@ def check_teacher(teacher: nn.Module, shape: tuple[int, ...], num_classes: int) 
     try:
         with torch.no_grad():
             logits = teacher(torch.zeros(2, *shape))
-    except RuntimeError as error:
-        raise ValueError(f"the teacher must take images of {shape}, but fails on them: {error}") from error
+    except Exception as error:  # a network may fail in any way on what it was not made for
+        raise ValueError(
+            f"the teacher must take images of {shape}, but fails on them: {type(error).__name__}: {error}; use one made for such images"
+        ) from error
+    if not isinstance(logits, Tensor):
+        raise ValueError(
+            f"the teacher must return logits as a tensor, got {type(logits).__name__}; wrap it so that it does"
+        )
     if logits.shape != (2, num_classes):
         raise ValueError(
             f"the teacher must know the data's {num_classes} classes, got logits of shape {tuple(logits.shape[1:])}; "

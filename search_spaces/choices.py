@@ -181,7 +181,10 @@ class Subset:
 
     def codes(self, value: Value) -> tuple[int, ...]:
         assert isinstance(value, tuple)
-        return tuple(int(item in value) for item in self.items)
+        codes = tuple(int(item in value) for item in self.items)
+        if sum(codes) != self.taken or len(value) != self.taken:
+            raise ValueError(value)
+        return codes
 
     def from_codes(self, codes: Sequence[int]) -> Value:
         return tuple(item for item, code in zip(self.items, codes, strict=True) if code == 1)

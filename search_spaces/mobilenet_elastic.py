@@ -20,7 +20,7 @@ from search_spaces.elastic_modules import ConvNorm, Resize
 from search_spaces.inverted_residual import ElasticInvertedResidual, Form
 from search_spaces.labels import code_labels
 from search_spaces.network import Block, Local, Network
-from search_spaces.options import check_images, integers, plain, stage_depths, switched_on, widths
+from search_spaces.options import check_images, integers, plain, stage_depths, switched_on, usual_resolutions, widths
 from search_spaces.pooling import check_image_size
 from search_spaces.settings import Setting, Settings, fixed, reading
 from search_spaces.space import SearchSpace
@@ -75,7 +75,7 @@ def mobilenet_elastic(
         expansions: channels inside a block, as multiples of its input's, from 2. Default: 3, 4, 6.
         depths: blocks that a stage can have: one list for all stages, or a list for each. Default: 2, 3, 4.
         width_ratios: widths as fractions of the usual ones. Default: 0.5, 0.75, 1.
-        resolutions: sides to which images are resized. Default: 3/4, 7/8 and all of `image_size`.
+        resolutions: sides to which images are resized. Default: 3/4, 7/8 and all of `image_size`, without those too small.
         stem: `large` halves the resolution five times, `small` three times. Default: large from 96 pixels on.
 
     Raises:
@@ -95,9 +95,10 @@ def mobilenet_elastic(
     if stem not in ("small", "large"):
         raise ValueError(f"`stem` must be small or large; got {stem!r}")
     sides: tuple[int, ...] = (image_size,)
+    halvings = 5 if stem == "large" else 3
     if "resolution" in on:
-        sides = integers("resolutions", resolutions or (image_size * 3 // 4, image_size * 7 // 8, image_size), 1)
-    check_image_size(min(sides), 5 if stem == "large" else 3)
+        sides = integers("resolutions", resolutions or usual_resolutions(image_size, 2**halvings), 1)
+    check_image_size(min(sides), halvings)
     each_depth = stage_depths(depths or (2, 3, 4), len(STAGES)) if "depth" in on else ((4,),) * len(STAGES)
     kernel_sizes = integers("kernels", kernels or (3, 5, 7), 1, odd=True)
     expanding = integers("expansions", expansions or (3, 4, 6), 2)

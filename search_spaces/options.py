@@ -62,6 +62,12 @@ def integers(name: str, values: Sequence[int], least: int, *, odd: bool = False)
     return tuple(sorted(found))
 
 
+def usual_resolutions(image_size: int, least: int) -> tuple[int, ...]:
+    """3/4, 7/8 and all of `image_size`, rounded down; of the smaller ones those that are at least `least`."""
+    smaller = {image_size * 3 // 4, image_size * 7 // 8} - {image_size}
+    return (*sorted(side for side in smaller if side >= least), image_size)
+
+
 def stage_depths(depths: Sequence[int] | Sequence[Sequence[int]], stages: int) -> tuple[tuple[int, ...], ...]:
     """The numbers of blocks that each stage can have, from one list for all stages or a list for each.
 

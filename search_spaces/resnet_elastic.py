@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from search_spaces.choices import Value
 from search_spaces.labels import code_labels
 from search_spaces.network import Network
-from search_spaces.options import check_images, integers, plain, stage_depths, switched_on
+from search_spaces.options import check_images, integers, plain, stage_depths, switched_on, usual_resolutions
 from search_spaces.pooling import check_image_size, check_operators
 from search_spaces.resnet_chain import Chain
 from search_spaces.settings import Settings
@@ -91,7 +91,8 @@ def resnet_elastic(
         kernels: sizes of spatial kernels. Default: 3, 5. Convolutions of size 1 have no groups.
         kernel_transforms: whether smaller kernels are a learned transform of the centre of the largest, not the centre itself.
         operators: of `search_spaces.pooling.POOLINGS`, for pooling; several are a choice. Default: max, avg, conv.
-        resolutions: sides to which images are resized. Default: 3/4, 7/8 and all of `image_size`.
+        resolutions: sides to which images are resized. Default: 3/4, 7/8 and all of `image_size`, without those too small for the
+            poolings.
         stem: `small` (3x3 convolution) or `large` (7x7 with stride 2, 3x3 max pooling with stride 2). Default: small for CIFAR
             families.
 
@@ -124,10 +125,12 @@ def resnet_elastic(
     kernel_sizes = integers("kernels", kernels or (3, 5), 1, odd=True)
     found_operators = (operators,) if isinstance(operators, str) else tuple(operators or OPERATORS)
     check_operators(found_operators)
+    poolings, stem_stride = len(family.widths) - 1, 4 if stem == "large" else 1
     sides: tuple[int, ...] = (image_size,)
     if "resolution" in on:
-        sides = integers("resolutions", resolutions or (image_size * 3 // 4, image_size * 7 // 8, image_size), 1)
-    check_image_size(min(sides), len(family.widths) - 1, 4 if stem == "large" else 1)
+        usual = usual_resolutions(image_size, stem_stride * 2**poolings)
+        sides = integers("resolutions", resolutions or usual, 1)
+    check_image_size(min(sides), poolings, stem_stride)
     grouped, by_size = _grouped(family, group_sizes, groups)
     settings = Settings(on)
     chain = Chain(

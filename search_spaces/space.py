@@ -275,7 +275,7 @@ class SearchSpace:
         return self.network
 
     def locals(self, arch: Architecture) -> tuple[Local, ...]:
-        """What `arch` says to each block of the network, in order; ValueError if it is of another space."""
+        """What `arch` says to each block of the network, in order; ValueError if it is of another space, or of other options."""
         self._check_name(arch)
         return self.net.locals(self.column_values(arch))
 
@@ -327,10 +327,28 @@ class SearchSpace:
         return Architecture(self.name, tuple((c.name, values[c.name]) for c in self.choices if c.name in values))
 
     def codes(self, arch: Architecture) -> list[int]:
-        """The row of `encode` for one architecture of the space, which is not checked."""
+        """The row of `encode` for one architecture.
+
+        Raises:
+            ValueError: the space, as its options made it, has other choices or values than `arch`. Constraints are not checked, and
+                neither are the conditions of the choices that `arch` has.
+        """
+        values, met = dict(arch.items_), 0
         codes: list[int] = []
-        for choice in self.choices:
-            codes += choice.codes(arch[choice.name]) if choice.name in arch else [-1] * len(choice.columns)
+        try:
+            for choice in self.choices:
+                if choice.name in values:
+                    codes += choice.codes(values[choice.name])
+                    met += 1
+                elif exists(choice, values):
+                    raise ValueError(choice.name)
+                else:
+                    codes += [-1] * len(choice.columns)
+            if met < len(values):
+                raise ValueError(values)
+        except ValueError:
+            self.architecture(arch)  # says what is wrong
+            raise
         return codes
 
     def _values(self, codes: list[int]) -> Values:

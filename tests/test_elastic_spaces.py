@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Mapping
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,10 @@ from nas.data import ImageData
 from nas.evaluation import calibrate_, predict
 from search_spaces import SearchSpace, Supernet, largest, make_space, smallest
 from search_spaces.elastic import ElasticConv2d
+from search_spaces.mobilenet_elastic import CHOICES as MOBILENET_CHOICES
+from search_spaces.options import usual_resolutions
+from search_spaces.resnet_elastic import CHOICES as RESNET_CHOICES
+from search_spaces.resnet_elastic import FAMILIES
 from search_spaces.sorting import sort_supernet_
 from tests.conformance import check_space
 from tests.subnets import check_costs, check_slice, images, stirred
@@ -198,6 +204,28 @@ def test_each_choice_is_switched_on_alone() -> None:
         assert make_space("resnet-elastic", choices=[choice]).fingerprint == space.fingerprint
 
 
+@pytest.mark.parametrize("choice", RESNET_CHOICES)
+@pytest.mark.parametrize("depth", FAMILIES)
+def test_each_choice_serves_every_family_of_resnets_at_its_defaults(depth: int, choice: str) -> None:
+    space = make_space("resnet-elastic", depth=depth, choices=choice)
+    assert space.sample(np.random.default_rng(0)) and all(
+        space.locals(arch) for arch in (smallest(space), largest(space))
+    )
+
+
+@pytest.mark.parametrize("image_size", [8, 9, 16, 32, 95, 96, 224])
+@pytest.mark.parametrize("choice", MOBILENET_CHOICES)
+def test_each_choice_of_mobilenets_serves_any_image_that_they_take(choice: str, image_size: int) -> None:
+    assert make_space("mobilenet-elastic", choices=choice, image_size=image_size).raw_size > 0
+
+
+@given(st.integers(1, 300), st.integers(1, 300))
+def test_usual_resolutions_are_what_can_be_built_and_end_with_the_whole_image(image_size: int, least: int) -> None:
+    *smaller, whole = usual_resolutions(image_size, least)
+    assert whole == image_size and smaller == sorted(set(smaller))
+    assert set(smaller) == {side for side in (image_size * 3 // 4, image_size * 7 // 8) if least <= side < whole}
+
+
 def test_blocks_left_out_have_no_choices() -> None:
     space = make_space("resnet-elastic", choices="width,depth,kernel,groups", kernels=(1, 3))
     arch = smallest(space)
@@ -362,6 +390,25 @@ def test_architectures_of_another_space_are_refused() -> None:
     deeper = make_space("resnet-elastic", depth=56)
     with pytest.raises(ValueError, match="no choice of 'resnet-elastic' is named 'stage1.block4.inner'"):
         space.check(smallest(deeper))
+
+
+@pytest.mark.parametrize("choices", ["width", "depth", "groups", "kernel", "pooling", "width,depth", "depth,pooling"])
+def test_an_architecture_made_with_other_options_is_refused_unless_it_is_one_of_this_space_too(choices: str) -> None:
+    spaces = [make_space("resnet-elastic", depth=depth, choices=choices, image_size=8) for depth in (20, 32, 56)]
+    spaces.append(make_space("resnet-elastic", choices="kernel,pooling", operators=["max"], image_size=8))
+    rng, refused = np.random.default_rng(0), 0
+    for space, other in permutations(spaces, 2):
+        for arch in [other.sample(rng) for _ in range(10)]:
+            try:
+                space.check(arch)
+            except ValueError as error:
+                refused += 1
+                for use in (space.locals, CostModel(space).cost, space.codes):
+                    with pytest.raises(ValueError, match=re.escape(str(error))):
+                        use(arch)  # type: ignore[operator]
+            else:
+                assert space.decode(space.encode([arch])) == [arch]
+    assert refused > 40
 
 
 @pytest.mark.parametrize(

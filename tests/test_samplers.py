@@ -9,12 +9,12 @@ import pytest
 
 from estimators.cost import CostModel
 from nas.budgets import BANK, Complexity, Performance
-from nas.extremes import extremes
+from nas.extremes import cheap_and_dear, extremes
 from nas.learners import MAKERS, make_sampler
 from nas.samplers import Delayed, Draw, Fair, Groups, Sandwich, balanced, nested
 from nas.settings import SAMPLERS
 from nas.shrinking import Progressive
-from search_spaces import Categorical, Constraint, Integer, SearchSpace, make_space
+from search_spaces import Categorical, Constraint, Integer, Network, SearchSpace, make_space
 from tests.elastic_toy import KERNELS, WIDTHS, elastic_space
 
 SPACE = elastic_space()
@@ -70,6 +70,15 @@ def test_a_space_without_an_order_of_size_cannot_have_a_sandwich() -> None:
 
 def reversed_choices(space: SearchSpace) -> list[Categorical]:
     return [Categorical(c.name, tuple(reversed(c.values)), c.when) for c in space.choices]  # type: ignore[attr-defined]
+
+
+def test_a_space_without_an_order_of_size_has_cheap_and_dear_architectures_too() -> None:
+    backwards = SearchSpace("backwards", tuple(reversed_choices(elastic_space(3))), network=elastic_space(3).network)
+    archs = list(backwards.enumerate())
+    macs = np.sort(CostModel(backwards).batch(backwards.encode(archs))["macs"])
+    cheap, dear = (CostModel(backwards).cost(arch).macs for arch in cheap_and_dear(backwards))
+    assert cheap <= np.quantile(macs, 0.1) and dear >= np.quantile(macs, 0.9)
+    assert cheap_and_dear(SPACE) == (SMALL, LARGE)
 
 
 def test_a_fair_step_trains_every_value_of_every_choice_equally_often_up_to_one() -> None:
@@ -214,6 +223,20 @@ def test_performance_takes_wide_before_deep_and_then_the_best_of_its_bank() -> N
     assert drawn.most_common(1)[0][0] == members[-1] and set(drawn) <= set(sampler.banks[1])
 
 
-def test_more_budgets_than_architectures_are_refused() -> None:
-    with pytest.raises(ValueError, match="`budgets` must be at most the .* architectures of 'toy', got 1000"):
-        Complexity(SPACE, seed=0, budgets=1000)
+@pytest.mark.parametrize("kind", [Complexity, Performance])
+@pytest.mark.parametrize("count", [1, 2, 3, 7])
+def test_a_space_of_few_architectures_has_as_many_budgets(kind: type[Complexity], count: int) -> None:
+    chain = SPACE.net.blocks[0], SPACE.net.blocks[1], SPACE.net.blocks[-1]
+    net = Network(chain, SPACE.net.input_shape, SPACE.net.num_classes)
+    few = SearchSpace("few", (Integer("width1", tuple(range(1, count + 1))), Integer("kernel1", (3,))), network=net)
+    sampler, generator = kind(few, seed=0), rng()
+    assert len(sampler.budgets) == count
+    assert {draw.arch for _ in range(200) for draw in sampler.draw(0, generator)} == set(few.enumerate())
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_losses_of_a_step_are_averaged_but_where_the_method_adds_or_splits(name: str) -> None:
+    sampler = make_sampler(name, SPACE, epochs=5, seed=0)
+    draws = sampler.draw(4, rng())
+    total = sum(draw.weight for draw in draws)
+    assert total == pytest.approx(len(draws) if name in ("sandwich", "delayed", "groups") else 1)

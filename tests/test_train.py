@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,6 +20,7 @@ from nas import checkpoint
 from nas.config import configure, parse_config
 from nas.data import ImageData
 from nas.train import load_supernets
+from nas.training import NotFinite
 from tests.elastic_toy import elastic_space
 from tests.test_cli import lines, run
 
@@ -116,8 +119,9 @@ def test_stopped_and_called_again_it_ends_as_if_never_stopped(
     assert all((whole[name] == resumed[name]).all() for name in whole)
 
 
-def test_after_a_loss_that_is_not_finite_training_goes_on_at_a_lower_rate(
-    digits: ImageData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("start", [nas.train, partial(nas.search, strategy="random", trials=2, retrain="none")])
+def test_after_a_loss_that_is_not_finite_training_goes_on_at_a_lower_rate_until_it_is_done(
+    start: Callable[..., nas.Study], digits: ImageData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from nas.samplers import Uniform
 
@@ -130,13 +134,28 @@ def test_after_a_loss_that_is_not_finite_training_goes_on_at_a_lower_rate(
     with monkeypatch.context() as patch:
         patch.setattr(Uniform, "draw", broken)
         with pytest.raises(ValueError, match="in step 2 of epoch 2 for architecture .*keeps the state after 1 epochs"):
-            nas.train(elastic_space(), digits, learning_rate=0.1, **settings)
-    study = nas.train(elastic_space(), digits, learning_rate=0.05, **settings)
+            start(elastic_space(), digits, learning_rate=0.1, **settings)
+    with pytest.raises(ValueError, match="holds another run .*batch_size: 50, not 40"):
+        start(elastic_space(), digits, **{**settings, "batch_size": 40})
+    study = start(elastic_space(), digits, learning_rate=0.05, **settings)
     assert study.config.supernets.training.learning_rate == 0.05
     history = pd.read_csv(tmp_path / "supernets" / "history.csv")
     assert list(history["epoch"]) == [0, 1, 2] and np.isfinite(history["loss"]).all()
-    with pytest.raises(ValueError, match="holds another run .*batch_size: 50, not 40"):
-        nas.train(elastic_space(), digits, **{**settings, "batch_size": 40})
+    with pytest.raises(ValueError, match="holds another run .*learning_rate: 0.05, not 0.01"):
+        start(elastic_space(), digits, learning_rate=0.01, **settings)
+
+
+def test_a_network_alone_whose_loss_is_not_finite_is_trained_in_another_folder_with_the_same_supernets(
+    digits: ImageData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {"strategy": "random", "trials": 1, "epochs": 1, "alone_epochs": 3, "batch_size": 50}
+    said = f"a lower rate needs another folder, and `supernet` {tmp_path / 'run'} there keeps the supernets"
+    with monkeypatch.context() as patch, pytest.raises(NotFinite, match=said):
+        patch.setattr("nas.training.Alone.loss", lambda self, images, labels: torch.tensor(float("nan")))
+        nas.search(elastic_space(), digits, out=tmp_path / "run", **settings)
+    again = {**settings, "supernet": str(tmp_path / "run"), "learning_rate": 0.01}
+    study = nas.search(elastic_space(), digits, out=tmp_path / "again", **again)
+    assert study.config.alone.training.learning_rate == 0.01 and len(study.alone) == 1
 
 
 def test_supernets_of_another_space_other_data_or_half_trained_are_refused(digits: ImageData, tmp_path: Path) -> None:

@@ -95,6 +95,32 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_epoch(digits: I
     assert (tmp_path / "c").read_bytes() == kept
 
 
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e25])
+def test_weights_that_the_last_step_of_an_epoch_breaks_are_not_kept(
+    value: float, momentum: float, digits: ImageData, tmp_path: Path
+) -> None:
+    config = TrainingConfig(epochs=3, batch_size=32, momentum=momentum)
+    with pytest.raises(KeyboardInterrupt):
+        train(digits, config, tmp_path / "c", stop_after=0)
+    kept = (tmp_path / "c").read_bytes()
+    steps = len(digits.train) // 32
+
+    class Breaking(Alone):
+        taken = 0
+
+        def step(self, images: torch.Tensor, labels: torch.Tensor, learning_rate: float) -> None:
+            self.taken += 1
+            super().step(images, labels, value if self.taken == steps else learning_rate)
+
+    bad = Breaking(network(), config, CPU)
+    with pytest.raises(NotFinite, match="weights must have finite squares.*lower `learning_rate`.*after 1 epochs"):
+        fit(bad, digits, digits.train, config, seed=0, device=CPU, path=tmp_path / "c")
+    assert (tmp_path / "c").read_bytes() == kept
+    _, history = train(digits, config, tmp_path / "c")
+    assert [math.isfinite(row["loss"]) for row in history] == [True] * 3
+
+
 def test_the_learning_rate_follows_half_a_cosine() -> None:
     config = TrainingConfig(epochs=10, learning_rate=0.1, final_learning_rate=0.02)
     assert learning_rate(config, 0) == pytest.approx(0.1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,10 +17,10 @@ from nas.samplers import Delayed, Draw, Groups, Sampler, Sandwich, Uniform
 from nas.settings import SupernetConfig
 from nas.team import OneSupernet, Team, Watched
 from nas.training import NotFinite, TrainingConfig, fit
-from nas.updates import InPlace, Labels, Peers, Rule, Snapshot, Step, Taught, soft_cross_entropy
+from nas.updates import InPlace, Labels, Peers, Rule, Snapshot, Step, Taught, check_teacher, soft_cross_entropy
 from search_spaces import SearchSpace, make_space
 from tests.elastic_toy import elastic_space
-from tests.test_samplers import LARGE, SMALL, SPACE
+from tests.test_samplers import LARGE, SMALL, SPACE, reversed_choices
 from tests.test_slices import batch
 
 CPU = torch.device("cpu")
@@ -205,6 +206,31 @@ def test_a_teacher_with_other_classes_or_images_is_refused() -> None:
         Taught(PLAIN, teacher(), Distillation(), CPU, (3, 8, 8), 10)
 
 
+class Failing(nn.Module):
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self.error = error
+
+    def forward(self, x: Tensor) -> Tensor:
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("r"), ValueError("v"), TypeError("t"), AssertionError("a"), KeyError("k")]
+)
+def test_a_teacher_that_fails_in_any_way_is_refused_with_its_reason(error: Exception) -> None:
+    said = rf"must take images of \(1, 8, 8\), but fails on them: {type(error).__name__}: .*; use one made"
+    with pytest.raises(ValueError, match=said):
+        check_teacher(Failing(error), (1, 8, 8), 10)
+
+
+def test_a_teacher_that_returns_no_tensor_is_refused() -> None:
+    several = nn.Identity()
+    several.forward = lambda x: (x,)  # type: ignore[method-assign]
+    with pytest.raises(ValueError, match="must return logits as a tensor, got tuple; wrap it"):
+        check_teacher(several, (1, 8, 8), 10)
+
+
 def test_progressive_shrinking_sorts_once_and_keeps_its_teacher(digits: ImageData, tmp_path) -> None:
     config = TrainingConfig(epochs=6, batch_size=50)
     shared = SupernetConfig(training=config, sampler="progressive")
@@ -274,6 +300,16 @@ def test_it_learns_and_the_history_tells_the_losses_of_small_random_and_large(sa
     assert all(np.isfinite([row["loss_smallest"], row["loss_random"]]).all() for row in history)
 
 
+def test_a_space_without_an_order_of_size_is_followed_by_three_architectures_too(digits: ImageData) -> None:
+    backwards = SearchSpace("backwards", tuple(reversed_choices(SPACE)), network=SPACE.network)
+    made = make_learner(SupernetConfig(), backwards, digits, seed=0, device=CPU, mixture=False)
+    made.begin(0)
+    made.step(*batch(), 0.1)
+    (row,) = made.end()
+    assert {"loss_smallest", "loss_random", "loss_largest"} <= row.keys()
+    assert row["loss_smallest"] != row["loss_largest"]
+
+
 def test_looking_at_losses_leaves_running_statistics_alone(digits: ImageData) -> None:
     space = make_space("resnet20-pooling", in_channels=1, image_size=8, bn="affine")
     made = learner(Uniform(space), Labels(PLAIN), space=space, watched=Watched(*batch(), {}))
@@ -307,3 +343,36 @@ def test_a_loss_that_is_not_finite_names_the_step_and_the_architecture_and_train
     history = fit(mended, digits, digits.train, config, seed=0, device=CPU, path=tmp_path / "c")
     assert [row["epoch"] for row in history] == [0, 1, 2]
     assert all(np.isfinite(row["loss"]) for row in history)
+
+
+@pytest.mark.parametrize("value", [float("nan"), 1e25])
+def test_supernets_that_the_last_step_of_an_epoch_breaks_are_not_kept(
+    value: float, digits: ImageData, tmp_path: Path
+) -> None:
+    config = TrainingConfig(epochs=2, batch_size=50)
+    steps = len(digits.train) // 50
+
+    class Breaking(OneSupernet):
+        def step(self, images: Tensor, labels: Tensor, learning_rate: float) -> None:
+            last = self.team.epoch == 1 and self.team.steps == steps - 1
+            super().step(images, labels, value if last else learning_rate)
+
+    def train(kind: type[OneSupernet]) -> list:
+        watched = Watched(*batch(), {"largest": LARGE})
+        made = kind(learner(Fixed(Draw(LARGE)), Labels(config), config, watched=watched).team)
+        return fit(made, digits, digits.train, config, seed=0, device=CPU, path=tmp_path / "c")
+
+    with pytest.raises(NotFinite, match="finite squares after an epoch.*lower `learning_rate`.*after 1 epochs"):
+        train(Breaking)
+    assert all(np.isfinite(list(row.values())).all() for row in train(OneSupernet))
+
+
+def test_a_watched_loss_that_is_not_finite_ends_the_epoch_without_a_row() -> None:
+    images, labels = batch()
+    made = learner(Uniform(SPACE), Labels(PLAIN), watched=Watched(images * 1e38, labels, {"largest": LARGE}))
+    made.begin(0)
+    made.step(images, labels, 0.1)
+    with pytest.raises(
+        NotFinite, match="finite, got nan after epoch 1 for architecture .*depth.*lower `learning_rate`"
+    ):
+        made.end()
