@@ -21,7 +21,7 @@ def extremes(space: SearchSpace) -> tuple[Architecture, Architecture]:
     except ValueError as error:
         raise ValueError(
             f"the first or the last values of {space.name!r} make no architecture, so it has no order of size ({error}); use a sampler "
-            "that needs none, such as uniform or fair"
+            "that needs none, such as uniform"
         ) from error
     rng = stream(0, "extremes")
     codes = space.encode([small, large, *(space.sample(rng) for _ in range(LOOKED_AT))])
@@ -29,6 +29,6 @@ def extremes(space: SearchSpace) -> tuple[Architecture, Architecture]:
     if macs[0] == macs[1] or macs[0] > macs.min() or macs[1] < macs.max():
         raise ValueError(
             f"space {space.name!r} has no order of size: its first and last values have {macs[0]} and {macs[1]} macs, others "
-            f"{macs[2:].min()} to {macs[2:].max()}; use a sampler that needs none, such as uniform or fair"
+            f"{macs[2:].min()} to {macs[2:].max()}; use a sampler that needs none, such as uniform"
         )
     return small, large

@@ -95,6 +95,9 @@ def test_fair_says_what_it_cannot_serve() -> None:
     )
     with pytest.raises(ValueError, match="'tied' has the constraint: a is b; use uniform"):
         Fair(tied)
+    for name in ("nas-bench-macro", "nas-bench-201"):
+        with pytest.raises(ValueError, match=f"{name!r} has a canonical form, .* other values .*; use uniform"):
+            make_sampler("fair", make_space(name), epochs=1, seed=0)
     long = SearchSpace("long", (Integer("a", tuple(range(100))),))
     with pytest.raises(ValueError, match="at most 64, but choice 'a' of 'long' needs 100; use uniform"):
         Fair(long)
