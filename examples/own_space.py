@@ -24,9 +24,9 @@ class Layer(nn.Module):
 
 def own_space(in_channels=1, num_classes=10, image_size=8):
     """One or two layers, each with a width and a kernel size: 6 + 6 x 6 architectures."""
-    depth, deep = Integer("depth", (1, 2)), {"depth": (2,)}
-    first = Integer("width1", (8, 12, 16)), Integer("kernel1", (3, 5))
-    second = Integer("width2", (8, 12, 16), when=deep), Integer("kernel2", (3, 5), when=deep)
+    depth, deep = Integer("depth", (1, 2), kind="depth"), {"depth": (2,)}
+    first = Integer("width1", (8, 12, 16), kind="width"), Integer("kernel1", (3, 5), kind="kernel")
+    second = Integer("width2", (8, 12, 16), deep, "width"), Integer("kernel2", (3, 5), deep, "kernel")
     layer1 = elastic_block("layer1", ("width1", "kernel1"), lambda: Layer(in_channels))
     layer2 = elastic_block("layer2", ("width2", "kernel2"), lambda: Layer(16))
     pooled = nn.AdaptiveAvgPool2d(1), nn.Flatten()

@@ -24,7 +24,7 @@ from search_spaces.numbering import Values, exists
 POOL = 4096
 BANK = 50
 TRIED = 5
-WIDE, DEEP = ("width", "expan", "channel"), ("depth",)
+WIDE, DEEP = ("width", "expansion"), ("depth",)
 
 
 class Complexity(Sampler):
@@ -78,7 +78,8 @@ class Performance(Complexity):
 
     For each budget a bank keeps up to 50 architectures with minus their training loss as score. With a chance of 0.2, and 0.15 more
     every 100 epochs, one is drawn from it by the softmax of the scores, if the bank is more than half full. Otherwise, of five
-    random ones the one is taken whose own widths cost more and own depths less than the best of the cheapest budget.
+    random ones the one is taken whose own widths cost more and own depths less than the best of the cheapest budget. Widths are choices
+    of the kind width or expansion, depths those of the kind depth.
     """
 
     def __init__(self, space: SearchSpace, *, seed: int, subnets: int = 3, budgets: int = 8) -> None:
@@ -128,12 +129,12 @@ class Performance(Complexity):
         for arch, score in zip(self.space.decode(tensors["bank"].numpy()), tensors["scores"].tolist(), strict=True):
             self.banks[self.budget_of[arch]][arch] = score
 
-    def _macs(self, arch: Architecture, anchor: Architecture, words: Sequence[str]) -> int:
-        """Of `arch` with the anchor's values where a choice's name contains one of `words`, or where it has none itself."""
+    def _macs(self, arch: Architecture, anchor: Architecture, kinds: Sequence[str]) -> int:
+        """Of `arch` with the anchor's values for choices of these kinds, or where it has none itself."""
         values: Values = {}
         for choice in self.space.choices:
             if exists(choice, values):
-                taken = choice.name in anchor and any(word in choice.name for word in words)
+                taken = choice.name in anchor and choice.kind in kinds
                 donor = anchor if taken or choice.name not in arch else arch
                 values[choice.name] = donor[choice.name]
         try:

@@ -24,7 +24,9 @@ Schedule = Annotated[str, typer.Option(help="Of the learning rate of supernets: 
 Accumulate = Annotated[int, typer.Option(help="Batches per step of the optimiser of supernets.")]
 Ema = Annotated[float, typer.Option(help="Decay of the moving average of supernet weights; 0 for none.")]
 BatchSize = Annotated[int, typer.Option(help="Images per step.")]
-WeightDecay = Annotated[float, typer.Option(help="Weight decay of SGD.")]
+WeightDecay = Annotated[
+    float, typer.Option(help="Weight decay of SGD; biases, norms, kernel transforms and pooling are spared.")
+]
 Temperature = Annotated[float, typer.Option(help="Final temperature of a mixture.")]
 Limit = Annotated[int | None, typer.Option(help="Training and validation images to use.")]
 TestLimit = Annotated[int | None, typer.Option(help="Test images to use.")]

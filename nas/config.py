@@ -202,7 +202,7 @@ def configure(
         alone_epochs: of training a network alone; as `epochs` by default.
         batch_size: of both trainings.
         learning_rate: of both trainings, at their start. Default: 0.01 for the space of a trained model, else 0.1.
-        weight_decay: of both trainings.
+        weight_decay: of both trainings; biases, normalisations, kernel transforms and pooling have none.
         temperature: the mixture's final temperature.
         sampler: which architectures a step of supernet training takes, one of `nas.settings.SAMPLERS`.
         subnets: drawn at random per step; the sampler's own number by default.

@@ -21,14 +21,14 @@ def extremes(space: SearchSpace) -> tuple[Architecture, Architecture]:
     except ValueError as error:
         raise ValueError(
             f"the first or the last values of {space.name!r} make no architecture, so it has no order of size ({error}); use a sampler "
-            "that needs none, such as uniform or fair"
+            "that needs none, such as uniform"
         ) from error
     codes = space.encode([small, large, *_drawn(space)])
     macs = CostModel(space).batch(codes)["macs"]
     if macs[0] == macs[1] or macs[0] > macs.min() or macs[1] < macs.max():
         raise ValueError(
             f"space {space.name!r} has no order of size: its first and last values have {macs[0]} and {macs[1]} macs, others "
-            f"{macs[2:].min()} to {macs[2:].max()}; use a sampler that needs none, such as uniform or fair"
+            f"{macs[2:].min()} to {macs[2:].max()}; use a sampler that needs none, such as uniform"
         )
     return small, large
 

@@ -94,10 +94,15 @@ class Fair(Sampler):
     other choices are trained equally often up to one. A choice that exists under some values of others only is trained only there.
 
     Raises:
-        ValueError: constraints tie choices together, or a choice has more than 64 values.
+        ValueError: constraints or a canonical form tie choices together, or a choice has more than 64 values.
     """
 
     def __init__(self, space: SearchSpace) -> None:
+        if space.canonical is not None:
+            raise ValueError(
+                f"sampler fair gives every choice its values regardless of the others, but {space.name!r} has a canonical form, "
+                "which gives some architectures other values than were drawn; use uniform"
+            )
         if space.constraints:
             raise ValueError(
                 f"sampler fair gives every choice its values regardless of the others, but {space.name!r} has the constraint: "
@@ -202,6 +207,8 @@ def balanced(
     space: SearchSpace, count: int, rng: np.random.Generator, opened: Open | None = None
 ) -> list[Architecture]:
     """`count` architectures in which the values of each choice (or the items of a subset) are spread evenly, at random.
+
+    In a space with a canonical form the values are even before the architectures are brought to it.
 
     Raises:
         ValueError: 1,000 attempts broke a constraint.

@@ -11,7 +11,7 @@ from nas.samplers import Draw, Sampler, alike, restricted, values_of
 from search_spaces import Architecture, Integer, SearchSpace
 from search_spaces.choices import Choice, Value
 
-PHASES = (("kernel",), ("depth",), ("width", "expan", "channel"))
+PHASES = (("kernel",), ("depth",), ("width", "expansion"))
 SUBNETS = (1, 2, 4)
 WIDTHS = 2
 FULL = 0.25
@@ -30,9 +30,8 @@ class Progressive(Sampler):
     """Once-for-all's order of training: kernels, then depths, then widths.
 
     The first quarter of the epochs trains the largest subnet. The rest is shared evenly among the stages; each opens one more value of
-    the ordered choices of its kind, and trains 1 subnet a step for kernels, 2 for depths and 4 for widths. A choice belongs to a
-    kind if its name contains `kernel`; `depth`; `width`, `expan` or `channel`. Other choices are open once the quarter is over.
-    Before widths open, channels are sorted, once.
+    the ordered choices of its kind, and trains 1 subnet a step for kernels, 2 for depths and 4 for widths, among them expansions.
+    Choices of no or another `kind` are open once the quarter is over. Before widths open, channels are sorted, once.
 
     Args:
         space: the search space.
@@ -40,20 +39,21 @@ class Progressive(Sampler):
         epochs: of the whole training.
 
     Raises:
-        ValueError: no choice is of any of the kinds, or there are fewer epochs than stages.
+        ValueError: no ordered choice is of any of the kinds, or there are fewer epochs than stages.
 
     Reference: Cai et al., "Once-for-All: Train One Network and Specialize it for Efficient Deployment", ICLR 2020, arXiv:1908.09791.
     Differs: one schedule of the learning rate for all stages, which are equally long; kernels open one by one; the mean of
-    a step's gradients in place of their sum.
+    a step's gradients in place of their sum; channels are not sorted again, group by group, before the widths after the first.
     """
 
     def __init__(self, space: SearchSpace, largest: Architecture, epochs: int) -> None:
         self.space, self.largest = space, largest
-        kinds = [_matching(space, words) for words in PHASES]
+        kinds = [_ordered(space, phase) for phase in PHASES]
         if not any(kinds):
             raise ValueError(
-                f"sampler progressive needs ordered choices with kernel, depth or width in their names, but {space.name!r} has "
-                f"{', '.join(choice.name for choice in space.choices)}; use sandwich or delayed"
+                "sampler progressive needs ordered choices of the kind kernel, depth, width or expansion, but "
+                f"{space.name!r} has none among {', '.join(choice.name for choice in space.choices)}; give them their `kind`, or use "
+                "sandwich or delayed"
             )
         openings = [max(choice.size for choice in kind) - 1 if kind else 0 for kind in kinds]
         if epochs <= sum(openings):
@@ -96,9 +96,7 @@ class Progressive(Sampler):
         return alike(restricted(self.space, rng, opened) for _ in range(stage.subnets))
 
 
-def _matching(space: SearchSpace, words: Sequence[str]) -> list[Integer]:
+def _ordered(space: SearchSpace, kinds: Sequence[str]) -> list[Integer]:
     return [
-        choice
-        for choice in space.choices
-        if isinstance(choice, Integer) and choice.size > 1 and any(word in choice.name for word in words)
+        choice for choice in space.choices if isinstance(choice, Integer) and choice.size > 1 and choice.kind in kinds
     ]

@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -114,44 +115,49 @@ def union(shape: tuple[int, ...], parts: frozenset[Part]) -> Part:
 
 def step_(optimizer: torch.optim.SGD, partial: Mapping[nn.Parameter, Part]) -> None:
     """One step of `optimizer` that leaves the rest of the partial parameters, and its momentum, as they are to the bit."""
+    with torch.no_grad():
+        for group in optimizer.param_groups:
+            inside = {p: partial[p] for p in group["params"] if p in partial and p.grad is not None}
+            if inside:
+                _step_parts_(optimizer, group, inside)
+    optimizer.step()
+
+
+def _step_parts_(optimizer: torch.optim.SGD, group: Mapping[str, Any], partial: Mapping[nn.Parameter, Part]) -> None:
+    """Step on the parts of parameters of one group, and take their gradients away."""
     parameters: list[Tensor] = []
     gradients: list[Tensor] = []
     buffers: list[Tensor | None] = []
     scattered: list[tuple[Tensor, Tensor, Tensor]] = []
-    group = optimizer.param_groups[0]
-    with torch.no_grad():
-        for parameter, part in partial.items():
-            if parameter.grad is None:
-                continue
-            state = optimizer.state[parameter]
-            if group["momentum"] and state.get("momentum_buffer") is None:
-                state["momentum_buffer"] = torch.zeros_like(parameter)
-            buffer: Tensor | None = state.get("momentum_buffer")
-            where: Tensor | tuple[slice, ...] = part.slices if isinstance(part, Box) else part.mask.to(parameter.device)
-            parameters.append(parameter[where])
-            gradients.append(parameter.grad[where])
-            inside = None if buffer is None else buffer[where]
-            buffers.append(inside)
-            if isinstance(where, Tensor):  # indexing by a mask gave copies
-                scattered.append((parameter, where, parameters[-1]))
-                if buffer is not None and inside is not None:
-                    scattered.append((buffer, where, inside))
-            parameter.grad = None
-        if parameters:
-            sgd(
-                parameters,
-                gradients,
-                buffers,
-                lr=group["lr"],
-                momentum=group["momentum"],
-                weight_decay=group["weight_decay"],
-                dampening=group["dampening"],
-                nesterov=group["nesterov"],
-                maximize=group["maximize"],
-            )
-        for tensor, where, values in scattered:
-            tensor[where] = values
-    optimizer.step()
+    for parameter, part in partial.items():
+        assert parameter.grad is not None
+        state = optimizer.state[parameter]
+        if group["momentum"] and state.get("momentum_buffer") is None:
+            state["momentum_buffer"] = torch.zeros_like(parameter)
+        buffer: Tensor | None = state.get("momentum_buffer")
+        where: Tensor | tuple[slice, ...] = part.slices if isinstance(part, Box) else part.mask.to(parameter.device)
+        parameters.append(parameter[where])
+        gradients.append(parameter.grad[where])
+        inside = None if buffer is None else buffer[where]
+        buffers.append(inside)
+        if isinstance(where, Tensor):  # indexing by a mask gave copies
+            scattered.append((parameter, where, parameters[-1]))
+            if buffer is not None and inside is not None:
+                scattered.append((buffer, where, inside))
+        parameter.grad = None
+    sgd(
+        parameters,
+        gradients,
+        buffers,
+        lr=group["lr"],
+        momentum=group["momentum"],
+        weight_decay=group["weight_decay"],
+        dampening=group["dampening"],
+        nesterov=group["nesterov"],
+        maximize=group["maximize"],
+    )
+    for tensor, where, values in scattered:
+        tensor[where] = values
 
 
 def _whole(shape: tuple[int, ...]) -> Box:

@@ -14,7 +14,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from nas.device import memory_format
 from nas.seeding import torch_seed
 from nas.slices import Slices, step_
-from nas.training import Row, TrainingConfig, below, momenta, restore_momenta_, sgd, under
+from nas.training import Row, TrainingConfig, below, momenta, restore_momenta_, set_rate_, sgd, under
 from search_spaces import SearchSpace, Supernet
 from search_spaces.network import Local
 
@@ -58,7 +58,7 @@ class Member:
 
     def update(self, learning_rate: float) -> None:
         """One step of the optimiser down the gradients that have added up."""
-        self.optimizer.param_groups[0]["lr"] = learning_rate
+        set_rate_(self.optimizer, learning_rate)
         step_(self.optimizer, self.slices.partial(self.trained) if self.moves_unused else {})
         self.optimizer.zero_grad(set_to_none=True)
         self.trained, self.batches = [], 0

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from nas import checkpoint
 from nas.batches import batches
 from nas.data import ImageData, Split
+from nas.decay import decaying
 from nas.device import memory_format, precision
 from nas.progress import Progress, silent
 from nas.seeding import stream
@@ -169,10 +170,17 @@ def _between(start: float, end: float, done: float) -> float:
 
 
 def sgd(module: nn.Module, config: TrainingConfig) -> torch.optim.SGD:
-    """SGD over all parameters; parameters that took no part in a step are left alone by it."""
-    return torch.optim.SGD(
-        module.parameters(), lr=config.learning_rate, momentum=config.momentum, weight_decay=config.weight_decay
-    )
+    """SGD over all parameters; those without a part in a step are left alone by it. What weight decay spares is in `nas.decay`."""
+    decayed, spared = decaying(module) if config.weight_decay else (list(module.parameters()), [])
+    groups: list[dict[str, Any]] = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": spared}]
+    filled = [group for group in groups if group["params"]]
+    return torch.optim.SGD(filled, lr=config.learning_rate, momentum=config.momentum)
+
+
+def set_rate_(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
+    """Let the next step have this learning rate."""
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate
 
 
 def cross_entropy(logits: Tensor, labels: Tensor, config: TrainingConfig) -> Tensor:
@@ -184,7 +192,7 @@ def descend(
     optimizer: torch.optim.Optimizer, compute: Callable[[], Tensor], device: torch.device, learning_rate: float
 ) -> float:
     """One step down the loss that `compute` gives; returns the loss before the step."""
-    optimizer.param_groups[0]["lr"] = learning_rate
+    set_rate_(optimizer, learning_rate)
     optimizer.zero_grad(set_to_none=True)
     with precision(device):
         loss = compute()

@@ -44,7 +44,8 @@ def channel_bench_macro_resnet(*, in_channels: int = 3, num_classes: int = 10, i
     return SearchSpace(
         name="channel-bench-macro-resnet",
         choices=tuple(
-            Integer(f"c{at}", tuple(most * quarter // 4 for quarter in QUARTERS)) for at, most in enumerate(LARGEST)
+            Integer(f"c{at}", tuple(most * quarter // 4 for quarter in QUARTERS), kind="width")
+            for at, most in enumerate(LARGEST)
         ),
         labels=Labels(_write, _read),
         network=Network(blocks, (in_channels, image_size, image_size), num_classes),

@@ -1,7 +1,9 @@
 """Kinds of choices that a search space is made of.
 
 A choice has a finite number of values, numbered from 0 by `value`, and writes each value into one or more integer columns, so that
-many architectures fit in one array. `when` maps the name of an earlier choice to the values under which this one exists.
+many architectures fit in one array. `when` maps the name of an earlier choice to the values under which this one exists. `kind` says
+what the values are to the network, one of `KINDS`, for ways of training that treat depths other than widths; None where it is
+something else. A space's fingerprint leaves it out, as it changes no architecture.
 """
 
 from __future__ import annotations
@@ -13,8 +15,11 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from search_spaces.naming import unknown_name
+
 Value = int | str | tuple[int | str, ...] | None
 Condition = Mapping[str, tuple[Value, ...]]
+KINDS = ("kernel", "depth", "width", "expansion", "groups", "resolution", "se")
 
 
 class Column(NamedTuple):
@@ -31,6 +36,8 @@ class Choice(Protocol):
     def name(self) -> str: ...
     @property
     def when(self) -> Condition: ...
+    @property
+    def kind(self) -> str | None: ...
     @property
     def size(self) -> int: ...
     @property
@@ -87,7 +94,9 @@ class _Listed:
         return a if rng.random() < 0.5 else b
 
 
-def _check_listed(name: str, values: Sequence[Value]) -> None:
+def _check_listed(name: str, values: Sequence[Value], kind: str | None) -> None:
+    if kind is not None and kind not in KINDS:
+        raise unknown_name("kind of choice", kind, KINDS)
     if not values or len(set(values)) != len(values):
         raise ValueError(f"choice {name!r} needs at least one value and no value twice, got {list(values)}")
     for value in values:
@@ -102,9 +111,10 @@ class Categorical(_Listed):
     name: str
     values: tuple[Value, ...]
     when: Condition = field(default_factory=dict)
+    kind: str | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        _check_listed(self.name, self.values)
+        _check_listed(self.name, self.values, self.kind)
 
     def mutate(self, value: Value, rng: np.random.Generator) -> Value:
         others = [other for other in self.values if other != value]
@@ -118,9 +128,10 @@ class Integer(_Listed):
     name: str
     values: tuple[int, ...]
     when: Condition = field(default_factory=dict)
+    kind: str | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        _check_listed(self.name, self.values)
+        _check_listed(self.name, self.values, self.kind)
         if any(type(value) is not int for value in self.values) or list(self.values) != sorted(self.values):
             raise ValueError(f"choice {self.name!r} needs integers in rising order, got {list(self.values)}")
 
@@ -141,9 +152,10 @@ class Subset:
     items: tuple[int | str, ...]
     taken: int
     when: Condition = field(default_factory=dict)
+    kind: str | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        _check_listed(self.name, self.items)
+        _check_listed(self.name, self.items, self.kind)
         if not 0 <= self.taken <= len(self.items):
             raise ValueError(f"choice {self.name!r} can take 0 to {len(self.items)} items, got taken={self.taken}")
 

@@ -45,7 +45,7 @@ class Settings:
             return fixed(default)
         integers = [value for value in values if isinstance(value, int)]
         make = Integer if integers == list(values) and integers == sorted(integers) else Categorical
-        self.choices.append(make(name, tuple(values), when or {}))  # type: ignore[arg-type]
+        self.choices.append(make(name, tuple(values), when or {}, kind))  # type: ignore[arg-type]
         return Setting(name, tuple(values))
 
 

@@ -84,11 +84,14 @@ class Head(nn.Module):
 
 def elastic_space(blocks: int = 2, *, dropout: float = 0.0, name: str = "toy") -> SearchSpace:
     """A depth of 1 to `blocks`, and a width and a kernel for each block that exists."""
-    choices: list[Choice] = [Integer("depth", tuple(range(1, blocks + 1)))]
+    choices: list[Choice] = [Integer("depth", tuple(range(1, blocks + 1)), kind="depth")]
     chain = [Block("stem", (), lambda: None, lambda local, shape: Stem(), Stem)]
     for number in range(1, blocks + 1):
         when = {"depth": tuple(range(number, blocks + 1))} if number > 1 else {}
-        choices += [Integer(f"width{number}", WIDTHS, when), Integer(f"kernel{number}", KERNELS, when)]
+        choices += [
+            Integer(f"width{number}", WIDTHS, when, "width"),
+            Integer(f"kernel{number}", KERNELS, when, "kernel"),
+        ]
 
         def read(width: int | None, kernel: int | None) -> Local:
             return None if width is None else (width, kernel)

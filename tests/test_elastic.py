@@ -90,6 +90,19 @@ def test_groups_of_constant_size_are_the_same_in_narrow_and_wide_forms(size: int
     torch.testing.assert_close(layer(x[:, :16]), wide[:, :16], rtol=1e-5, atol=1e-5)
 
 
+@settings(max_examples=20, deadline=None)
+@given(width=st.integers(1, 4), groups=st.integers(1, 4))
+def test_parameters_grow_with_the_square_of_the_width_in_a_constant_number_of_groups(width: int, groups: int) -> None:
+    def parameters(channels: int, grouping: Grouping) -> int:
+        layer = ElasticConv2d(channels, channels, 3)
+        layer.choose_(grouping=grouping)
+        return layer.extract(channels).weight.numel()
+
+    narrow, wide = 4 * width * groups, 8 * width * groups
+    assert parameters(wide, Grouping(number=groups)) == 4 * parameters(narrow, Grouping(number=groups))
+    assert parameters(wide, Grouping(size=groups)) == 2 * parameters(narrow, Grouping(size=groups))
+
+
 def test_small_groups_read_different_weights() -> None:
     layer = conv(8, 8, 1, group_size=4)
     layer.choose_(8, grouping=Grouping(size=2))

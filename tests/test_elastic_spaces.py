@@ -245,6 +245,19 @@ def test_placements_of_pooling_are_those_of_the_pooling_space() -> None:
     assert (ours["macs"] == theirs["macs"]).all() and (ours["params"] == theirs["params"]).all()
 
 
+@pytest.mark.parametrize(("name", "usual"), [("resnet-elastic", 3), ("mobilenet-elastic", 4)])
+@pytest.mark.parametrize("depth", [1, 2])
+def test_a_smaller_depth_is_the_first_blocks_of_a_larger_one(name: str, usual: int, depth: int) -> None:
+    space = make_space(name, choices="depth", depths=tuple(range(1, usual + 1)), image_size=8)
+    supernet, x = stirred(space).eval(), images(space)
+    left_out = tuple(f"block{number}" for number in range(depth + 1, usual + 1))
+    with torch.no_grad():
+        for (block, module), local in zip(supernet.blocks.items(), space.locals(largest(space)), strict=True):
+            x = x if block.endswith(left_out) else module(x, local)
+        shallow = space.architecture({choice.name: depth for choice in space.choices})
+        assert torch.equal(supernet(images(space), space.locals(shallow)), x)
+
+
 def test_a_constant_group_size_keeps_the_fan_in() -> None:
     space = make_space("resnet-elastic", depth=50, choices="width,groups", group_sizes=(8, 16), image_size=32)
     rng = np.random.default_rng(0)

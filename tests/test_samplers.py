@@ -14,7 +14,7 @@ from nas.learners import MAKERS, make_sampler
 from nas.samplers import Delayed, Draw, Fair, Groups, Sandwich, balanced, nested
 from nas.settings import SAMPLERS
 from nas.shrinking import Progressive
-from search_spaces import Categorical, Constraint, Integer, Network, SearchSpace, make_space
+from search_spaces import Categorical, Constraint, Integer, Network, SearchSpace, largest, make_space, smallest
 from tests.elastic_toy import KERNELS, WIDTHS, elastic_space
 
 SPACE = elastic_space()
@@ -104,6 +104,9 @@ def test_fair_says_what_it_cannot_serve() -> None:
     )
     with pytest.raises(ValueError, match="'tied' has the constraint: a is b; use uniform"):
         Fair(tied)
+    for name in ("nas-bench-macro", "nas-bench-201"):
+        with pytest.raises(ValueError, match=f"{name!r} has a canonical form, .* other values .*; use uniform"):
+            make_sampler("fair", make_space(name), epochs=1, seed=0)
     long = SearchSpace("long", (Integer("a", tuple(range(100))),))
     with pytest.raises(ValueError, match="at most 64, but choice 'a' of 'long' needs 100; use uniform"):
         Fair(long)
@@ -150,8 +153,36 @@ def test_progressive_shrinking_opens_kernels_then_depths_then_widths() -> None:
     assert [epoch for epoch in range(20) if sampler.sorts(epoch)] == [14]
 
 
+ELASTIC = {
+    "resnet-elastic": ({"choices": "width,depth,kernel", "depths": (1, 2)}, ("width", "inner")),
+    "mobilenet-elastic": (
+        {"choices": "kernel,expansion,depth,width", "depths": (1, 2), "image_size": 32},
+        ("width", "expansion"),
+    ),
+    "channel-bench-macro-resnet": ({}, tuple(f"c{at}" for at in range(7))),
+}
+
+
+@pytest.mark.parametrize("name", ELASTIC)
+def test_every_width_of_the_elastic_spaces_stays_largest_until_channels_are_sorted(name: str) -> None:
+    options, widths = ELASTIC[name]
+    space = make_space(name, **options)
+    most = {choice.name: choice.value(choice.size - 1) for choice in space.choices if choice.name.endswith(widths)}
+    sampler = Progressive(space, largest(space), epochs=12)
+    (sorting,) = (epoch for epoch in range(12) if sampler.sorts(epoch))
+
+    def narrow(epochs: range) -> set[str]:
+        archs = [d.arch for epoch in epochs for seed in range(20) for d in sampler.draw(epoch, rng(seed))]
+        return {name for arch in archs for name, value in most.items() if arch.get(name, value) != value}
+
+    assert narrow(range(sorting)) == set()
+    assert narrow(range(sorting, 12)) == set(most)
+
+
 def test_progressive_says_what_it_cannot_serve() -> None:
-    with pytest.raises(ValueError, match="kernel, depth or width in their names, but 'resnet20-pooling' has pools"):
+    with pytest.raises(
+        ValueError, match="of the kind kernel, depth, width or expansion, but 'resnet20-pooling' has none among pools"
+    ):
         make_sampler("progressive", make_space("resnet20-pooling"), epochs=9, seed=0)
     with pytest.raises(ValueError, match="has 5 stages in 'toy' and needs an epoch for each, got 4; train for longer"):
         make_sampler("progressive", SPACE, epochs=4, seed=0)
@@ -240,3 +271,16 @@ def test_losses_of_a_step_are_averaged_but_where_the_method_adds_or_splits(name:
     draws = sampler.draw(4, rng())
     total = sum(draw.weight for draw in draws)
     assert total == pytest.approx(len(draws) if name in ("sandwich", "delayed", "groups") else 1)
+
+
+@pytest.mark.parametrize("name", ELASTIC)
+def test_performance_knows_every_width_of_the_elastic_spaces(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nas.budgets.POOL", 8)
+    options, widths = ELASTIC[name]
+    space = make_space(name, **options)
+    small, large = smallest(space), largest(space)
+    sampler, model = Performance(space, seed=0, budgets=2), CostModel(space)
+    narrow = {**large, **{name: value for name, value in small.items() if name.endswith(widths)}}
+    shallow = {name: small[name] if name.endswith("depth") else large[name] for name in small}
+    expected = model.cost(space.architecture(narrow)).macs - model.cost(space.architecture(shallow)).macs
+    assert sampler.narrowness(large, small) == expected

@@ -10,7 +10,7 @@ from nas.samplers import Draw
 from nas.slices import Box, Scattered, Slices, step_, union, used
 from nas.supernet import Member
 from nas.team import Team
-from nas.training import TrainingConfig
+from nas.training import TrainingConfig, sgd
 from nas.updates import Labels
 from search_spaces import Architecture, SearchSpace, Supernet, make_space
 from tests.elastic_toy import CHANNELS, elastic_space
@@ -89,7 +89,7 @@ def test_it_would_leak_without(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_inside_its_slice_a_subnet_trains_as_it_would_alone(seed: int) -> None:
     made, arch = team(), SPACE.sample(rng(seed))
     alone = made.members[0].supernet.extract(SPACE.locals(arch))
-    optimizer = torch.optim.SGD(alone.parameters(), lr=0.1, momentum=0.9, weight_decay=0.1)
+    optimizer = sgd(alone, HARD)
     for _ in range(3):
         train(made, arch)
         optimizer.zero_grad()
@@ -105,7 +105,7 @@ def test_the_largest_subnet_trains_to_the_bit_as_plain_sgd_does() -> None:
     made = team()
     plain = Supernet(SPACE.net)
     plain.load_state_dict(made.members[0].supernet.state_dict())
-    optimizer = torch.optim.SGD(plain.parameters(), lr=0.1, momentum=0.9, weight_decay=0.1)
+    optimizer = sgd(plain, HARD)
     for _ in range(3):
         train(made, LARGE)
         optimizer.zero_grad()

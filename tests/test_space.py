@@ -277,6 +277,7 @@ def test_check_refuses_strangers_and_other_forms() -> None:
         (lambda: Integer("w", (2, 1)), "choice 'w' needs integers in rising order, got [2, 1]"),
         (lambda: Integer("w", ("1", "2")), "choice 'w' needs integers in rising order, got ['1', '2']"),
         (lambda: Subset("s", (1, 2), 3), "choice 's' can take 0 to 2 items, got taken=3"),
+        (lambda: Integer("w", (1, 2), kind="widht"), "no kind of choice is named 'widht'; did you mean width?"),
         (lambda: SearchSpace("d", (Integer("w", (1,)), Integer("w", (2,)))), "'d' has two choices named 'w'; rename"),
         (
             lambda: SearchSpace("d", (Integer("w", (1,), when={"op": ("a",)}), Categorical("op", ("a",)))),
