@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -171,12 +171,10 @@ def _between(start: float, end: float, done: float) -> float:
 
 def sgd(module: nn.Module, config: TrainingConfig) -> torch.optim.SGD:
     """SGD over all parameters; those without a part in a step are left alone by it. What weight decay spares is in `nas.decay`."""
-    settings = {"lr": config.learning_rate, "momentum": config.momentum}
-    if not config.weight_decay:
-        return torch.optim.SGD(module.parameters(), **settings)
-    decayed, spared = decaying(module)
-    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": spared}]
-    return torch.optim.SGD([group for group in groups if group["params"]], **settings)
+    decayed, spared = decaying(module) if config.weight_decay else (list(module.parameters()), [])
+    groups: list[dict[str, Any]] = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": spared}]
+    filled = [group for group in groups if group["params"]]
+    return torch.optim.SGD(filled, lr=config.learning_rate, momentum=config.momentum)
 
 
 def set_rate_(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
