@@ -155,11 +155,15 @@ def configure(
     alone_epochs: int | None = None,
     batch_size: int = 128,
     learning_rate: float | None = None,
+    momentum: float = 0.9,
     weight_decay: float = 0.0,
+    label_smoothing: float = 0.0,
     temperature: float = 100.0,
     sampler: str = "uniform",
     subnets: int | None = None,
     teacher: str | None = None,
+    distill_weight: float = 0.9,
+    distill_temperature: float = 4.0,
     schedule: Literal["cosine", "one-cycle", "exponential"] = "cosine",
     accumulate: int = 1,
     ema: float = 0.0,
@@ -195,11 +199,15 @@ def configure(
         alone_epochs: of training a network alone; as `epochs` by default.
         batch_size: of both trainings.
         learning_rate: of both trainings, at their start. Default: 0.01 for the space of a trained model, else 0.1.
+        momentum: of SGD in both trainings.
         weight_decay: of both trainings; biases, normalisations, kernel transforms and pooling have none.
+        label_smoothing: share of the labels that is spread over all classes, in both trainings.
         temperature: the mixture's final temperature.
         sampler: which architectures a step of supernet training takes, one of `nas.settings.SAMPLERS`.
         subnets: drawn at random per step; the sampler's own number by default.
         teacher: what supernets learn from beside the labels: `largest`, `module:function` or a folder of `nas export`.
+        distill_weight: a given teacher's part of the loss of supernets, from 0 to 1; labels have the rest.
+        distill_temperature: what the logits of a given teacher and of supernets are divided by.
         schedule: of the learning rate in supernet training.
         accumulate: batches per step of the optimiser in supernet training.
         ema: decay of the moving average of supernet weights; 0 for none.
@@ -228,7 +236,13 @@ def configure(
         learning_rate = 0.01 if trained else 0.1
     if supernets is None:
         supernets = RANKERS.get(strategy, 0 if trained else 1)
-    training = {"batch_size": batch_size, "learning_rate": learning_rate, "weight_decay": weight_decay}
+    training = {
+        "batch_size": batch_size,
+        "learning_rate": learning_rate,
+        "momentum": momentum,
+        "weight_decay": weight_decay,
+        "label_smoothing": label_smoothing,
+    }
     return parse_config(
         {
             "space": {"name": space, "options": space_options or {}},
@@ -251,6 +265,7 @@ def configure(
                 "sampler": sampler,
                 "subnets": subnets,
                 "teacher": teacher,
+                "distillation": {"weight": distill_weight, "temperature": distill_temperature},
                 "accumulate": accumulate,
                 "ema": ema,
                 "source": supernet,
