@@ -97,6 +97,9 @@ def search_command(
     ] = None,
     retrain: Annotated[str, typer.Option(help="What is trained alone afterwards: front, all or none.")] = "front",
     seeds: Annotated[int, typer.Option(help="How often each network is trained alone.")] = 1,
+    compile: Annotated[
+        bool, typer.Option("--compile", help="Train networks alone by torch.compile; it needs a C++ compiler or a GPU.")
+    ] = False,
     trials: Annotated[int | None, typer.Option(help="Most trials.")] = None,
     seconds: Annotated[float | None, typer.Option(help="Most seconds of evaluating trials.")] = None,
     batch_size: shared.BatchSize = 128,
@@ -170,6 +173,7 @@ def search_command(
             seconds=seconds,
             retrain=retrain,  # type: ignore[arg-type]
             seeds=seeds,
+            compile=compile,
             limit=limit,
             test_limit=test_limit,
             validation_fraction=validation_fraction,

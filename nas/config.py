@@ -76,11 +76,12 @@ class BudgetConfig(Part):
 
 
 class AloneConfig(Part):
-    """Which architectures are trained on their own afterwards, how, and with how many seeds."""
+    """Which architectures are trained on their own afterwards, how, with how many seeds, and whether by `torch.compile`."""
 
     which: Literal["front", "all", "none"] = "front"
     training: TrainingConfig = TrainingConfig(epochs=100)
     seeds: int = Field(default=1, gt=0)
+    compile: bool = False
 
 
 class RunConfig(Part):
@@ -173,6 +174,7 @@ def configure(
     seconds: float | None = None,
     retrain: Literal["front", "all", "none"] = "front",
     seeds: int = 1,
+    compile: bool = False,
     limit: int | None = None,
     test_limit: int | None = None,
     validation_fraction: float = 0.5,
@@ -217,6 +219,7 @@ def configure(
         seconds: most seconds of evaluating trials.
         retrain: which architectures are trained alone afterwards.
         seeds: how often each of them is.
+        compile: train them by `torch.compile`.
         limit: training and validation images to use.
         test_limit: test images to use.
         validation_fraction: part of the training images that ranks architectures.
@@ -276,6 +279,7 @@ def configure(
                 "which": retrain,
                 "training": {"epochs": epochs if alone_epochs is None else alone_epochs, **training},
                 "seeds": seeds,
+                "compile": compile,
             },
             "export": list(export),
             "seed": seed,
