@@ -27,6 +27,14 @@ BatchSize = Annotated[int, typer.Option(help="Images per step.")]
 WeightDecay = Annotated[
     float, typer.Option(help="Weight decay of SGD; biases, norms, kernel transforms and pooling are spared.")
 ]
+Momentum = Annotated[float, typer.Option(help="Momentum of SGD.")]
+LabelSmoothing = Annotated[float, typer.Option(help="Share of the labels that is spread over all classes; 0 for none.")]
+DistillWeight = Annotated[
+    float, typer.Option(help="A given teacher's part of the loss of supernets, from 0 to 1; labels have the rest.")
+]
+DistillTemperature = Annotated[
+    float, typer.Option(help="What the logits of a given teacher and of supernets are divided by.")
+]
 Temperature = Annotated[float, typer.Option(help="Final temperature of a mixture.")]
 Limit = Annotated[int | None, typer.Option(help="Training and validation images to use.")]
 TestLimit = Annotated[int | None, typer.Option(help="Test images to use.")]

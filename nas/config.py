@@ -76,11 +76,12 @@ class BudgetConfig(Part):
 
 
 class AloneConfig(Part):
-    """Which architectures are trained on their own afterwards, how, and with how many seeds."""
+    """Which architectures are trained on their own afterwards, how, with how many seeds, and whether by `torch.compile`."""
 
     which: Literal["front", "all", "none"] = "front"
     training: TrainingConfig = TrainingConfig(epochs=100)
     seeds: int = Field(default=1, gt=0)
+    compile: bool = False
 
 
 class RunConfig(Part):
@@ -161,11 +162,15 @@ def configure(
     alone_epochs: int | None = None,
     batch_size: int = 128,
     learning_rate: float | None = None,
+    momentum: float = 0.9,
     weight_decay: float = 0.0,
+    label_smoothing: float = 0.0,
     temperature: float = 100.0,
     sampler: str = "uniform",
     subnets: int | None = None,
     teacher: str | None = None,
+    distill_weight: float = 0.9,
+    distill_temperature: float = 4.0,
     schedule: Literal["cosine", "one-cycle", "exponential"] = "cosine",
     accumulate: int = 1,
     ema: float = 0.0,
@@ -175,6 +180,7 @@ def configure(
     seconds: float | None = None,
     retrain: Literal["front", "all", "none"] = "front",
     seeds: int = 1,
+    compile: bool = False,
     limit: int | None = None,
     test_limit: int | None = None,
     validation_fraction: float = 0.5,
@@ -202,11 +208,15 @@ def configure(
         alone_epochs: of training a network alone; as `epochs` by default.
         batch_size: of both trainings.
         learning_rate: of both trainings, at their start. Default: 0.01 for the space of a trained model, else 0.1.
+        momentum: of SGD in both trainings.
         weight_decay: of both trainings; biases, normalisations, kernel transforms and pooling have none.
+        label_smoothing: share of the labels that is spread over all classes, in both trainings.
         temperature: the mixture's final temperature.
         sampler: which architectures a step of supernet training takes, one of `nas.settings.SAMPLERS`.
         subnets: drawn at random per step; the sampler's own number by default.
         teacher: what supernets learn from beside the labels: `largest`, `module:function` or a folder of `nas export`.
+        distill_weight: a given teacher's part of the loss of supernets, from 0 to 1; labels have the rest.
+        distill_temperature: what the logits of a given teacher and of supernets are divided by.
         schedule: of the learning rate in supernet training.
         accumulate: batches per step of the optimiser in supernet training.
         ema: decay of the moving average of supernet weights; 0 for none.
@@ -216,6 +226,7 @@ def configure(
         seconds: most seconds of evaluating trials.
         retrain: which architectures are trained alone afterwards.
         seeds: how often each of them is.
+        compile: train them by `torch.compile`.
         limit: training and validation images to use.
         test_limit: test images to use.
         validation_fraction: part of the training images that ranks architectures.
@@ -235,7 +246,13 @@ def configure(
         learning_rate = 0.01 if trained else 0.1
     if supernets is None:
         supernets = RANKERS.get(strategy, 0 if trained else 1)
-    training = {"batch_size": batch_size, "learning_rate": learning_rate, "weight_decay": weight_decay}
+    training = {
+        "batch_size": batch_size,
+        "learning_rate": learning_rate,
+        "momentum": momentum,
+        "weight_decay": weight_decay,
+        "label_smoothing": label_smoothing,
+    }
     return parse_config(
         {
             "space": {"name": space, "options": space_options or {}},
@@ -259,6 +276,7 @@ def configure(
                 "sampler": sampler,
                 "subnets": subnets,
                 "teacher": teacher,
+                "distillation": {"weight": distill_weight, "temperature": distill_temperature},
                 "accumulate": accumulate,
                 "ema": ema,
                 "source": supernet,
@@ -269,6 +287,7 @@ def configure(
                 "which": retrain,
                 "training": {"epochs": epochs if alone_epochs is None else alone_epochs, **training},
                 "seeds": seeds,
+                "compile": compile,
             },
             "export": list(export),
             "seed": seed,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import torch
 from safetensors.torch import load_file
@@ -59,8 +60,9 @@ def train_one(
     path = weights_path(study, arch, seed)
     unfinished = path.with_suffix(".checkpoint")
     module = study.space.net.build(study.space.locals(arch), torch_seed(config.seed, "alone", arch.key, seed))
+    trained = cast(nn.Module, torch.compile(module)) if config.alone.compile else module
     history = fit(
-        Alone(module, config.alone.training, device),
+        Alone(trained, config.alone.training, device),
         data,
         data.training,
         config.alone.training,

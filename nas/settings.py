@@ -30,9 +30,9 @@ class SupernetConfig(BaseModel):
     """How the shared weights are trained. With `count` 0 there are none, and each trial is a network trained alone.
 
     `subnets` are those drawn at random per step, None for the sampler's own number. `teacher` is `largest`, `module:function` or a
-    folder of `nas export`; None for the sampler's own way. `accumulate` batches make one step of the optimiser. `ema` is the decay
-    of the moving average of the weights that is used in their place after training; 0 for none. `source` is the run folder whose
-    trained supernets are used; None to train them.
+    folder of `nas export`; None for the sampler's own way. `distillation` is that of a given teacher. `accumulate` batches make one
+    step of the optimiser. `ema` is the decay of the moving average of the weights that is used in their place after training; 0 for
+    none. `source` is the run folder whose trained supernets are used; None to train them.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -61,6 +61,11 @@ class SupernetConfig(BaseModel):
             raise ValueError(
                 f"teacher largest needs a sampler that trains the largest subnet in each step: {' or '.join(WITH_LARGEST)}; got "
                 f"{self.sampler}"
+            )
+        if self.teacher in (None, LARGEST) and self.distillation != Distillation():
+            raise ValueError(
+                f"`distill_weight` and `distill_temperature` are for a given teacher, module:function or a folder of `nas export`; "
+                f"leave them out, or give one; got teacher {self.teacher}"
             )
         if self.subnets is not None and self.sampler in OF_A_FIXED_NUMBER:
             raise ValueError(

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from nas.config import configure, differences, dump_config, parse_config, read_config
+from nas.distillation import Distillation
 
 
 def test_it_is_written_whole_and_read_back(tmp_path: Path) -> None:
@@ -37,11 +38,24 @@ def test_it_is_written_whole_and_read_back(tmp_path: Path) -> None:
         ({"limit": 0}, "`data.limit`: input should be greater than 0, got 0"),
         ({"retrain": "some"}, "`alone.which`: input should be 'front', 'all' or 'none', got 'some'"),
         ({"seed": -1}, "seed"),
+        ({"momentum": 1.0}, "`supernets.training.momentum`: input should be less than 1, got 1"),
+        ({"label_smoothing": -0.1}, "`supernets.training.label_smoothing`: input should be greater than or equal to 0"),
+        ({"teacher": "a:b", "distill_weight": 1.5}, "`weight` of distillation must be from 0 .* got 1.5"),
+        ({"teacher": "a:b", "distill_temperature": 0.0}, "`temperature` of distillation must be above 0, got 0"),
+        ({"distill_weight": 0.5}, "are for a given teacher, .* leave them out, or give one; got teacher None"),
     ],
 )
 def test_a_bad_setting_is_named_with_its_rule(settings: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         configure("resnet20-pooling", "digits", **settings)
+
+
+def test_momentum_and_label_smoothing_hold_for_both_trainings_and_distillation_for_the_teacher() -> None:
+    settings = {"momentum": 0.8, "label_smoothing": 0.1, "weight_decay": 1e-4}
+    config = configure("s", "d", teacher="a:b", distill_weight=0.3, distill_temperature=2.0, **settings)
+    for training in (config.supernets.training, config.alone.training):
+        assert {name: getattr(training, name) for name in settings} == settings
+    assert config.supernets.distillation == Distillation(0.3, 2.0)
 
 
 def test_an_unknown_key_is_refused() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -14,17 +15,23 @@ import pytest
 import torch
 import yaml
 from torch import nn
+from typer.testing import CliRunner
 
 import nas
 from nas import checkpoint
-from nas.config import configure, parse_config
+from nas.cli import app
+from nas.config import RunConfig, configure, parse_config
 from nas.data import ImageData
+from nas.distillation import Distillation
 from nas.train import load_supernets
 from nas.training import NotFinite
 from tests.elastic_toy import elastic_space
 from tests.test_cli import lines, run
 
 QUICK = {"epochs": 2, "batch_size": 50}
+TAUGHT = (
+    "--momentum 0.8 --label-smoothing 0.1 --teacher module:function --distill-weight 0.5 --distill-temperature 2"
+).split()
 SMALL = "--epochs 2 --limit 200 --test-limit 50 --batch-size 50".split()
 
 
@@ -225,6 +232,24 @@ def test_a_run_file_from_before_there_were_samplers_still_loads() -> None:
 def test_no_supernets_cannot_be_trained(digits: ImageData) -> None:
     with pytest.raises(ValueError, match="`supernets` must be at least 1 to be trained, got 0"):
         nas.train(elastic_space(), digits, supernets=0)
+
+
+@pytest.mark.parametrize("command", [["train", "resnet20-pooling"], ["search"]])
+def test_both_commands_take_what_the_optimiser_and_a_teacher_need(
+    command: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[RunConfig] = []
+
+    def stop(config: RunConfig, *args: object, **settings: object) -> None:
+        seen.append(config)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys.modules["nas.train"], "open_run", stop)
+    monkeypatch.setattr("nas.cli.run", stop)
+    assert CliRunner().invoke(app, [*command, *TAUGHT]).exit_code == 130
+    (supernets,) = (config.supernets for config in seen)
+    assert (supernets.training.momentum, supernets.training.label_smoothing) == (0.8, 0.1)
+    assert supernets.distillation == Distillation(0.5, 2.0)
 
 
 def test_from_the_command_line(tmp_path: Path) -> None:

@@ -1,0 +1,34 @@
+"""Networks trained alone: compiled or not, they are the same networks."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+
+import nas
+from nas.data import ImageData
+from nas.retrain import build
+from tests.elastic_toy import elastic_space
+
+QUICK = {"strategy": "random", "trials": 1, "epochs": 1, "alone_epochs": 2, "batch_size": 50}
+
+
+def test_compiling_changes_how_a_network_runs_and_not_what_is_trained(
+    digits: ImageData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled: list[object] = []
+    compile = partial(torch.compile, backend="eager")
+    monkeypatch.setattr(torch, "compile", lambda module: (compiled.append(module), compile(module))[1])
+    plain, fast = (
+        nas.search(elastic_space(), digits, out=tmp_path / str(on), compile=on, **QUICK) for on in (False, True)
+    )
+    assert len(compiled) == 1
+    assert fast.alone["accuracy"].tolist() == plain.alone["accuracy"].tolist()
+    (arch,) = (fast.find(key) for key in fast.alone["architecture"])
+    ours, theirs = build(fast, arch).state_dict(), build(plain, arch).state_dict()
+    assert ours.keys() == theirs.keys()
+    for name, value in ours.items():
+        torch.testing.assert_close(value, theirs[name], msg=name)
