@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from itertools import product
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -83,6 +84,23 @@ def test_a_budget_is_kept_and_used(ratio: float) -> None:
     for network in (scaled_to(B0, budget, macs), tinynet_to(B0, budget, macs)):
         assert 0.6 * budget < macs(network) <= budget
     assert 3 * budget * 0.75 < macs(scaled_to(B0, 3 * budget, macs)) <= 3 * budget
+
+
+def with_overhead(network: Stages) -> float:
+    """10 ms before any work, and 20 microseconds for B0's."""
+    return 10 + 0.02 * macs(network) / macs(B0)
+
+
+@settings(max_examples=25, deadline=None)
+@given(budget=st.floats(10.01, 25), alpha=st.floats(0.2, 1))
+def test_no_larger_network_of_the_family_fits_the_budget(budget: float, alpha: float) -> None:
+    def family(scale: float) -> Stages:
+        return scaled(B0, compound(scale, alpha))
+
+    found = scaled_to(B0, budget, with_overhead, lambda scale: compound(scale, alpha))
+    scales = np.geomspace(0.1, 1000, 1000)
+    allowed = [network for network in map(family, scales) if with_overhead(network) <= budget]
+    assert with_overhead(found) == max(map(with_overhead, [*allowed, found])) <= budget
 
 
 def test_resnet_rs() -> None:
@@ -166,6 +184,10 @@ def test_bad_input() -> None:
         tinynet(2)
     with pytest.raises(ValueError, match="`budget` must be at least .* smallest network, got 1"):
         scaled_to(B0, 1, macs)
+    with pytest.raises(ValueError, match="`budget` must be at least .*, got nan"):
+        scaled_to(B0, math.nan, macs)
+    with pytest.raises(ValueError, match="`cost` must grow with the network, got 5 for Stages.*; give a smaller budget"):
+        scaled_to(B0, 7, lambda network: 5)
     with pytest.raises(ValueError, match="a weight for each stage, got 1, 1 and 5"):
         Problem(((8,),), ((1,),), 32, 1e9, 1e9)
     with pytest.raises(ValueError, match="`depths` must offer positive numbers for each stage"):
