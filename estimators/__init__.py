@@ -16,7 +16,8 @@ from estimators.latency_transfer import (
 )
 from estimators.memory import PeakMemory, allocated_peak, peak_memory
 from estimators.patches import PatchCost, choose_patches, patched_cost, run_patched
-from estimators.scaling import Multipliers, Stages, compound, scaled, scaled_to
+from estimators.residual_stages import residual_cost, residual_space
+from estimators.scaling import Multipliers, Stages, compound, family, scaled, scaled_to
 
 __all__ = [
     "COUNTERS",
@@ -47,6 +48,7 @@ __all__ = [
     "count",
     "count_with",
     "estimate_energy",
+    "family",
     "fit_latency",
     "group_sizes",
     "known_device",
@@ -57,6 +59,8 @@ __all__ = [
     "patched_cost",
     "peak_memory",
     "read_device",
+    "residual_cost",
+    "residual_space",
     "run_patched",
     "scaled",
     "scaled_to",

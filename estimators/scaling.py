@@ -7,8 +7,8 @@ takes the largest that fits the budget.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 
 import numpy as np
@@ -187,19 +187,34 @@ def scaled_to(
     return best
 
 
+def family(
+    base: Stages,
+    budgets: Sequence[float],
+    cost: Callable[[Stages], float],
+    rule: Callable[[float], Multipliers] = compound,
+    **rounding: int,
+) -> list[Stages]:
+    """The largest network within each of the budgets, in their order; see `scaled_to`."""
+    price = cache(cost)
+    return [scaled_to(base, budget, price, rule, **rounding) for budget in budgets]
+
+
 def tinynet_to(base: Stages, budget: float, cost: Callable[[Stages], float], **rounding: int) -> Stages:
     """The TinyNet of a budget: depth and resolution from the ratio, then the largest width that fits what `cost` says.
+
+    The side is cut to whole pixels, as those of the published networks are.
 
     Raises:
         ValueError: as `tinynet` and `scaled_to`.
     """
     shape = tinynet(budget / cost(base))
+    cut = replace(base, side=max(1, int(base.side * shape.resolution)))
     return scaled_to(
-        base,
+        cut,
         budget,
         cost,
-        lambda scale: Multipliers(shape.depth, math.sqrt(scale), shape.resolution),
-        **rounding,
+        lambda scale: Multipliers(shape.depth, math.sqrt(scale), 1.0),
+        **{"side_multiple": 1, **rounding},
     )
 
 

@@ -9,14 +9,18 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
+from estimators import CostModel, count, residual_cost, residual_space
 from estimators.deepmad import Problem, evaluate, solve
 from estimators.scaling import (
+    EFFICIENTNET_B0_MACS,
     RESNET_RS_BLOCKS,
     TINYNET_VARIANTS,
     Multipliers,
     Stages,
     compound,
+    family,
     resnet_rs,
     scaled,
     scaled_to,
@@ -24,6 +28,7 @@ from estimators.scaling import (
     tinynet_to,
 )
 from estimators.zero_cost.entropy import Conv, Stage, deepmad_score, most_effectiveness
+from search_spaces.extremes import largest
 
 B0 = Stages((1, 2, 2, 3, 3, 4, 1), (16, 24, 40, 80, 112, 192, 320), 224)
 
@@ -36,6 +41,11 @@ def macs(network: Stages) -> float:
         total += 9 * width * (before + (depth - 1) * width) * side**2
         before = width
     return total + before * 1280 * side**2
+
+
+def body(network: Stages) -> float:
+    """Of stages at full resolution, and nothing that does not scale."""
+    return network.side**2 * sum(d * w**2 for d, w in zip(network.depths, network.widths, strict=True))
 
 
 @pytest.mark.parametrize(
@@ -67,9 +77,10 @@ def test_rounding() -> None:
 
 
 def test_tinynets_as_published() -> None:
-    assert [int(224 * side) for _, _, side, _ in TINYNET_VARIANTS.values()] == [192, 188, 184, 152, 106]
-    depth = TINYNET_VARIANTS["D"][1]
-    assert [max(1, round(depth * repeats)) for repeats in (2, 3, 4)] == [1, 2, 3]
+    ratios = [published / EFFICIENTNET_B0_MACS for *_, published in TINYNET_VARIANTS.values()]
+    networks = [tinynet_to(B0, ratio * body(B0), body) for ratio in ratios]
+    assert [network.side for network in networks] == [192, 188, 184, 152, 106]
+    assert networks[3].depths == (1, 1, 1, 2, 2, 3, 1)
     for width, depth, side, published in TINYNET_VARIANTS.values():
         by = tinynet(published / 387e6)
         assert (by.depth, by.resolution) == pytest.approx((depth, side))
@@ -101,6 +112,51 @@ def test_no_larger_network_of_the_family_fits_the_budget(budget: float, alpha: f
     scales = np.geomspace(0.1, 1000, 1000)
     allowed = [network for network in map(family, scales) if with_overhead(network) <= budget]
     assert with_overhead(found) == max(map(with_overhead, [*allowed, found])) <= budget
+
+
+def test_a_family_has_the_largest_network_of_each_budget() -> None:
+    budgets = [scale * macs(B0) for scale in (0.5, 2, 1, 4)]
+    networks = family(B0, budgets, macs, lambda scale: compound(scale, 1), width_multiple=4)
+    assert networks == [
+        scaled_to(B0, budget, macs, lambda scale: compound(scale, 1), width_multiple=4) for budget in budgets
+    ]
+    assert [network.depths for network in networks] == [B0.depths] * 4
+
+
+@pytest.mark.parametrize(
+    ("name", "stages", "params"),
+    [
+        (18, Stages((2, 2, 2, 2), (64, 128, 256, 512), 64), 11_689_512),
+        (50, Stages((3, 4, 6, 3), (256, 512, 1024, 2048), 64), 25_557_032),
+    ],
+)
+def test_residual_stages_of_the_usual_networks(name: int, stages: Stages, params: int) -> None:
+    assert residual_cost("params", name, num_classes=1000)(stages) == params
+
+
+@settings(max_examples=4, deadline=None)
+@given(
+    depths=st.lists(st.integers(1, 2), min_size=3, max_size=3),
+    widths=st.lists(st.sampled_from([8, 16, 32]), min_size=3, max_size=3).map(sorted),
+    group_width=st.sampled_from([None, 4]),
+    side=st.sampled_from([12, 20]),
+)
+def test_the_largest_network_of_a_residual_space_is_that_of_the_stages(
+    depths: list[int], widths: list[int], group_width: int | None, side: int
+) -> None:
+    stages = Stages(tuple(depths), tuple(widths), side, group_width)
+    space = residual_space(stages, 20, num_classes=7)
+    arch = largest(space)
+    network = space.net.build(space.locals(arch))
+    counted = count(network, (3, side, side)).total
+    assert counted == CostModel(space).cost(arch)
+    for metric in ("macs", "params"):
+        assert residual_cost(metric, 20, num_classes=7)(stages) == getattr(counted, metric)
+    convs = [layer for layer in network.modules() if isinstance(layer, nn.Conv2d) and layer.kernel_size == (3, 3)]
+    of_stages = [width for depth, width in zip(depths, widths, strict=True) for _ in range(2 * depth)]
+    assert [layer.out_channels for layer in convs[1:]] == of_stages
+    assert {layer.in_channels // layer.groups for layer in convs[1:]} == {4} or group_width is None
+    assert space.size > 1
 
 
 def test_resnet_rs() -> None:
@@ -188,6 +244,10 @@ def test_bad_input() -> None:
         scaled_to(B0, math.nan, macs)
     with pytest.raises(ValueError, match="`cost` must grow with the network, got 5 for Stages.*; give a smaller budget"):
         scaled_to(B0, 7, lambda network: 5)
+    with pytest.raises(ValueError, match="no metric is named 'flops'"):
+        residual_cost("flops")
+    with pytest.raises(ValueError, match="`widths` must be positive integers, one for each of 4 stages; got"):
+        residual_space(B0)
     with pytest.raises(ValueError, match="a weight for each stage, got 1, 1 and 5"):
         Problem(((8,),), ((1,),), 32, 1e9, 1e9)
     with pytest.raises(ValueError, match="`depths` must offer positive numbers for each stage"):
