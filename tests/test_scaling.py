@@ -242,7 +242,9 @@ def test_bad_input() -> None:
         scaled_to(B0, 1, macs)
     with pytest.raises(ValueError, match="`budget` must be at least .*, got nan"):
         scaled_to(B0, math.nan, macs)
-    with pytest.raises(ValueError, match="`cost` must grow with the network, got 5 for Stages.*; give a smaller budget"):
+    with pytest.raises(
+        ValueError, match="`cost` must grow with the network, got 5 for Stages.*; give a smaller budget"
+    ):
         scaled_to(B0, 7, lambda network: 5)
     with pytest.raises(ValueError, match="no metric is named 'flops'"):
         residual_cost("flops")
