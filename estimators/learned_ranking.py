@@ -67,7 +67,7 @@ def aggregate_learned(
         if np.isinf(values).any():
             raise ValueError(f"scores that are not ranked must be finite or NaN, got an infinite {name!r}; rank it")
     inputs = np.column_stack(list(columns.values()))
-    scored = (~np.isnan(inputs)).any(axis=1)
+    scored = np.isnan(inputs).sum(axis=1) < inputs.shape[1]
     examples = [at for at in labels if scored[at]]
     targets = np.array([labels[at] for at in examples])
     if len(targets) and (targets == targets[0]).all():

@@ -13,6 +13,7 @@ from torch import nn
 
 from estimators import CostModel, count, residual_cost, residual_space
 from estimators.deepmad import Problem, evaluate, solve
+from estimators.deepmad_bound import Bound, Prices, Step, first_prices
 from estimators.scaling import (
     EFFICIENTNET_B0_MACS,
     RESNET_RS_BLOCKS,
@@ -209,6 +210,62 @@ def test_the_program_is_solved_exactly(
     assert list(best.widths) == sorted(best.widths)
 
 
+@st.composite
+def problems(draw: st.DrawFn) -> Problem:
+    """One to four stages, whose limits are near what one of their networks has."""
+    stages = draw(st.integers(1, 4))
+    choices = st.lists(st.integers(1, 40), min_size=1, max_size=4, unique=True)
+    depths = st.lists(st.integers(1, 9), min_size=1, max_size=3, unique=True)
+    widths = tuple(tuple(sorted(draw(choices))) for _ in range(stages))
+    layers = tuple(tuple(draw(depths)) for _ in range(stages))
+    weights = tuple(draw(st.floats(0, 8)) for _ in range(stages))
+    free = Problem(widths, layers, 32, math.inf, math.inf, 1e6, weights=weights)
+    some = evaluate(
+        free, [max(each[0] for each in widths[: at + 1]) for at in range(stages)], [max(each) for each in layers]
+    )
+    loose = [draw(st.floats(0.5, 3)) for _ in range(3)]
+    if some is None:
+        return free
+    limits = [of * by for of, by in zip((some.macs, some.params, some.effectiveness), loose, strict=True)]
+    return Problem(widths, layers, 32, limits[0], limits[1], limits[2], weights=weights)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    asked=problems(),
+    prices=st.lists(st.floats(0, 2), min_size=3, max_size=3),
+    depths=st.lists(st.floats(-40, 40), min_size=3, max_size=3),
+)
+def test_no_network_beats_the_optimum_or_any_bound(asked: Problem, prices: list[float], depths: list[float]) -> None:
+    networks = [
+        evaluate(asked, widths, layers) for widths in product(*asked.widths) for layers in product(*asked.depths)
+    ]
+    best = max((found.score for found in networks if found is not None), default=None)
+    if best is None:
+        with pytest.raises(ValueError, match="no network meets at most"):
+            solve(asked)
+        return
+    assert solve(asked).score == best
+    of_depths = np.array([0.0, *depths[: len(asked.widths) - 1]])
+    of_depths[1:] -= of_depths[1:].mean() if len(of_depths) > 1 else 0
+    steps = [Step(asked, stage) for stage in range(len(asked.widths))]
+    macs, params = prices[0] / 1e4, prices[1] / 1e2
+    for each in (first_prices(asked), Prices(macs, params, 10 * prices[2], 1 + 10 * prices[1], of_depths)):
+        assert Bound(asked, steps, each).value >= best - 1e-9 * abs(best)
+
+
+def test_fine_grids_of_widths_are_solved() -> None:
+    """At the size of ResNet-18; 3 x 10^12 networks."""
+    widths = tuple(tuple(range(most // 16, most + 1, most // 16)) for most in (64, 128, 256, 512, 1024))
+    asked = Problem(widths, (tuple(range(1, 6)),) * 5, 224, 1.82e9, 11.69e6)
+    best = solve(asked)
+    assert best == evaluate(asked, best.widths, best.depths)
+    for at, (offered, width) in enumerate(zip(widths, best.widths, strict=True)):
+        wider = min((each for each in offered if each > width), default=width)
+        other = evaluate(asked, [*best.widths[:at], wider, *best.widths[at + 1 :]], best.depths)
+        assert other is None or wider == width  # more channels always score more, so they do not fit
+
+
 def test_figures_by_hand() -> None:
     """Three 3x3 layers with 16 input channels: effectiveness 3 / 144; each has entropy log(144) / 2."""
     asked = Problem(((16,),), ((3,),), 2, 1e9, 1e9, 1.0, channels=16, weights=(1.0,))
@@ -256,6 +313,8 @@ def test_bad_input() -> None:
         Problem(((8,),), ((0,),), 32, 1e9, 1e9, weights=(1.0,))
     with pytest.raises(ValueError, match="`weights` must not be negative"):
         Problem(((8,),), ((1,),), 32, 1e9, 1e9, weights=(-1.0,))
+    with pytest.raises(ValueError, match="`effectiveness` must be positive, got 0"):
+        Problem(((8,),), ((1,),), 32, 1e9, 1e9, 0, weights=(1.0,))
 
 
 @given(
