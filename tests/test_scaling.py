@@ -254,6 +254,20 @@ def test_no_network_beats_the_optimum_or_any_bound(asked: Problem, prices: list[
         assert Bound(asked, steps, each).value >= best - 1e-9 * abs(best)
 
 
+@given(depths=st.lists(st.integers(1, 9), min_size=4, max_size=4))
+def test_prices_of_depths_bound_the_penalty_and_its_gradient_meets_it(depths: list[int]) -> None:
+    asked = Problem(((8,),) * 4, tuple((each,) for each in depths), 32, 1e9, 1e9, 1e6, weights=(0.0,) * 4)
+    found, seen = evaluate(asked, [8] * 4, depths), np.array(depths[1:])
+    steps = [Step(asked, stage) for stage in range(4)]
+    gradient = 10 * np.exp(seen.std()) * (seen - seen.mean()) / (3 * max(seen.std(), 1e-9))
+
+    def bound(share: float) -> float:
+        return Bound(asked, steps, Prices(0, 0, 0, 1, np.array([0, *share * gradient]))).value
+
+    assert found is not None and bound(1) == pytest.approx(found.score)
+    assert all(bound(share) >= found.score - 1e-6 for share in (-1, 0, 0.5, 2))
+
+
 def test_fine_grids_of_widths_are_solved() -> None:
     """At the size of ResNet-18; 3 x 10^12 networks."""
     widths = tuple(tuple(range(most // 16, most + 1, most // 16)) for most in (64, 128, 256, 512, 1024))
