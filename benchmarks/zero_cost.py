@@ -32,9 +32,10 @@ import torch.nn.functional as F
 from scipy.stats import kendalltau, spearmanr
 from torch import Tensor
 
-from estimators.aggregation import aggregate, ranks
+from estimators.aggregation import aggregate
 from estimators.cost import CostModel
-from estimators.predictor import Predictor, normal_scores, one_hot
+from estimators.learned_ranking import aggregate_learned
+from estimators.predictor import one_hot
 from estimators.zero_cost import ZERO_COST, score
 from nas.batches import batches
 from nas.data import load_data
@@ -136,13 +137,13 @@ def compare(space: SearchSpace, cells: pd.DataFrame, options: argparse.Namespace
         found[name] = {**figures, "spearman_distinct": distinct, "cpu_seconds": seconds}
         print(f"{name:30}", {key: round(value, 3) for key, value in found[name].items()})  # type: ignore[attr-defined]
     encoded = one_hot(space, archs) | cell_features(archs) | baselines | costs
-    ranked = {name: ranks(values, higher_is_better=up[name]) for name, values in scores.items()}
+    upward = {name: values if up[name] else -values for name, values in scores.items()}
     for name, columns in (
-        ("labels, all columns", encoded | ranked | {"aggregate": unlabelled}),
+        ("labels, all columns", encoded | upward | {"aggregate": unlabelled}),
         ("labels, encoding and costs", encoded),
-        ("labels, scores and costs", ranked | baselines),
+        ("labels, scores and costs", upward | baselines),
     ):
-        draws = learned(archs, np.column_stack(list(columns.values())), accuracy, options)
+        draws = learned(archs, columns, accuracy, options)
         found[name] = {"labels": options.labels, "spearman_mean": statistics.mean(draws), "spearman": draws}
         print(f"{name:30} {statistics.mean(draws):.3f} ({min(draws):.3f} to {max(draws):.3f}, {len(draws)} draws)")
     return found
@@ -160,18 +161,17 @@ def agreement(values: np.ndarray, accuracy: np.ndarray) -> dict[str, float]:
 
 
 def learned(
-    archs: list[Architecture], inputs: np.ndarray, accuracy: np.ndarray, options: argparse.Namespace
+    archs: list[Architecture], columns: dict[str, np.ndarray], accuracy: np.ndarray, options: argparse.Namespace
 ) -> list[float]:
     """Spearman correlation, for each draw of labelled cells, on the cells of other architectures."""
-    found = []
+    found, ranked = [], [name for name in columns if name in SAMPLES]
     for draw in range(options.draws):
         labelled = stream(options.seed, "labels", draw).choice(len(archs), options.labels, replace=False)
         known = {archs[at] for at in labelled}
         rest = [at for at, arch in enumerate(archs) if arch not in known]
-        targets = normal_scores(accuracy[labelled])
-        predictors = [Predictor(kind, seed=draw) for kind in ("gaussian_process", "gradient_boosting")]
-        means = [p.fit(inputs[labelled], targets).predict(inputs[rest]).mean for p in predictors]
-        found.append(float(spearmanr(np.mean(means, axis=0), accuracy[rest]).statistic))
+        labels = dict(zip(labelled.tolist(), accuracy[labelled], strict=True))
+        values = aggregate_learned(columns, labels, ranked=ranked, seed=draw).values
+        found.append(float(spearmanr(values[rest], accuracy[rest]).statistic))
     return found
 
 

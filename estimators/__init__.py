@@ -6,10 +6,18 @@ from estimators.counting import Cost, Profile, count
 from estimators.energy import Device, Energy, GroupedLayer, best_group_size, estimate_energy, group_sizes, read_device
 from estimators.latency import Latency, compare_latency, measure_latency
 from estimators.latency_table import LatencyTable, load_table, measure_table
-from estimators.latency_transfer import KnownDevice, LatencyPredictor, choose_samples, fit_latency
+from estimators.latency_transfer import (
+    KnownDevice,
+    LatencyPredictor,
+    choose_samples,
+    fit_latency,
+    known_device,
+    operation_counts,
+)
 from estimators.memory import PeakMemory, allocated_peak, peak_memory
 from estimators.patches import PatchCost, choose_patches, patched_cost, run_patched
-from estimators.scaling import Multipliers, Stages, compound, scaled, scaled_to
+from estimators.residual_stages import residual_cost, residual_space
+from estimators.scaling import Multipliers, Stages, compound, family, scaled, scaled_to
 
 __all__ = [
     "COUNTERS",
@@ -40,14 +48,19 @@ __all__ = [
     "count",
     "count_with",
     "estimate_energy",
+    "family",
     "fit_latency",
     "group_sizes",
+    "known_device",
     "load_table",
     "measure_latency",
     "measure_table",
+    "operation_counts",
     "patched_cost",
     "peak_memory",
     "read_device",
+    "residual_cost",
+    "residual_space",
     "run_patched",
     "scaled",
     "scaled_to",

@@ -7,14 +7,21 @@ channels is log(c k^2) / 2. The score of a stage is log(C r^2) times the entropy
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import product
 
 import numpy as np
+from numpy.typing import NDArray
 
+from estimators.deepmad_bound import DEPTH_PENALTY, Bound, Step, first_prices
+
+Floats = NDArray[np.float64]
+Indices = NDArray[np.int64]
 WEIGHTS = (1.0, 1.0, 1.0, 1.0, 8.0)
-DEPTH_PENALTY = 10.0
+ROUNDS = 40
+BEAM = 1000
+CHUNK = 512
+SLACK = 1e-9
 
 
 @dataclass(frozen=True)
@@ -54,6 +61,9 @@ class Problem:
                 raise ValueError(f"`{name}` must offer positive numbers for each stage, got {stages}")
         if min(self.weights) < 0:
             raise ValueError(f"`weights` must not be negative, got {self.weights}")
+        for name in ("max_macs", "max_params", "effectiveness"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"`{name}` must be positive, got {getattr(self, name)}; it is what a network may have")
 
     @property
     def sides(self) -> list[int]:
@@ -93,9 +103,9 @@ class _Partial:
 def solve(problem: Problem) -> Solution:
     """The network with the highest score.
 
-    Stage by stage, of all beginnings with the same last width, number of layers, and sum and sum of squares of the depths that the
-    penalty sees, those are dropped that another one beats in score, entropy, macs and params at once: whatever follows, that one
-    stays ahead. So the optimum is exact.
+    Stage by stage, beginnings are dropped that break a limit whatever follows, or whose bound (`estimators.deepmad_bound`) is below
+    the score of a network that is known: the best that the search for low prices met, then that of a search which keeps the most
+    promising beginnings only. So the optimum is exact. Where nothing meets the limits, all beginnings that do are looked at.
 
     Raises:
         ValueError: nothing meets the limits.
@@ -105,22 +115,15 @@ def solve(problem: Problem) -> Solution:
     Differs: the release searches by evolution and over more kinds of blocks; here stages of plain convolutions are solved exactly. The
     penalty is 10 exp(standard deviation of the depths of all stages but the first), as in the release.
     """
-    beginnings = [_Partial((), (), 0.0, 0, 0, 0.0, 0.0)]
-    for stage in range(len(problem.widths)):
-        classes: dict[tuple[int, ...], list[_Partial]] = {}
-        for partial in beginnings:
-            for longer in _extended(problem, stage, partial):
-                seen = longer.depths[1:]
-                key = (longer.widths[-1], sum(longer.depths), sum(seen), sum(depth * depth for depth in seen))
-                classes.setdefault(key, []).append(longer)
-        beginnings = [kept for each in classes.values() for kept in _undominated(each)]
-    if not beginnings:
+    bound, found = _lowered(problem)
+    for keep in (BEAM, None):
+        found = _searched(problem, bound, found, keep)
+    if found is None:
         raise ValueError(
             f"no network meets at most {problem.max_macs:g} macs, {problem.max_params:g} params and effectiveness "
             f"{problem.effectiveness:g}; allow more, or offer smaller widths and depths"
         )
-    solutions = [_finished(partial) for partial in beginnings]
-    return max(solutions, key=lambda found: found.score)
+    return found
 
 
 def evaluate(problem: Problem, widths: Sequence[int], depths: Sequence[int]) -> Solution | None:
@@ -130,13 +133,6 @@ def evaluate(problem: Problem, widths: Sequence[int], depths: Sequence[int]) -> 
         if partial is not None:
             partial = _longer(problem, stage, partial, width, depth)
     return None if partial is None else _finished(partial)
-
-
-def _extended(problem: Problem, stage: int, partial: _Partial) -> Iterator[_Partial]:
-    for width, depth in product(problem.widths[stage], problem.depths[stage]):
-        longer = _longer(problem, stage, partial, width, depth)
-        if longer is not None:
-            yield longer
 
 
 def _longer(problem: Problem, stage: int, partial: _Partial, width: int, depth: int) -> _Partial | None:
@@ -162,12 +158,78 @@ def _finished(partial: _Partial) -> Solution:
     return Solution(partial.widths, partial.depths, score, partial.macs, partial.params, partial.effectiveness)
 
 
-def _undominated(partials: list[_Partial]) -> list[_Partial]:
-    kept: list[_Partial] = []
-    figures = np.empty((len(partials), 4))
-    for partial in sorted(partials, key=lambda each: (-each.score, -each.log_widths, each.macs, each.params)):
-        own = np.array([-partial.score, -partial.log_widths, partial.macs, partial.params])
-        if not (figures[: len(kept)] <= own).all(axis=1).any():
-            figures[len(kept)] = own
-            kept.append(partial)
-    return kept
+def _lowered(problem: Problem) -> tuple[Bound, Solution | None]:
+    """A low bound, and the best network met on the way, if any keeps the limits."""
+    prices, best, known, hold = first_prices(problem), None, None, 1.0
+    steps = [Step(problem, stage) for stage in range(len(problem.widths))]
+    for _ in range(ROUNDS):
+        bound = Bound(problem, steps, prices)
+        end = bound.best()
+        known = _better(evaluate(problem, end.widths, end.depths), known)
+        if best is None or bound.value < best.value:
+            best = bound
+        else:
+            hold *= 0.85
+        target = known.score if known else 0.9 * best.value
+        prices = bound.next_prices(end, hold * (bound.value - target))
+    assert best is not None
+    return best, known
+
+
+def _better(one: Solution | None, other: Solution | None) -> Solution | None:
+    return max((each for each in (other, one) if each is not None), key=lambda each: each.score, default=None)
+
+
+def _searched(problem: Problem, bound: Bound, known: Solution | None, keep: int | None) -> Solution | None:
+    """The best network: of all, or following only the `keep` most promising beginnings of each stage; `known` if none is better."""
+    codes, figures = np.zeros((1, 0), dtype=np.int64), np.zeros((1, 5))
+    for _ in problem.widths:
+        parts = [
+            _lengthened(problem, bound, known, codes[start : start + CHUNK], figures[start : start + CHUNK])
+            for start in range(0, len(codes), CHUNK)
+        ]
+        codes, figures, most = (np.concatenate(part) for part in zip(*parts, strict=True))
+        if keep is not None and len(codes) > keep:
+            promising = np.argpartition(-most, keep)[:keep]
+            codes, figures = codes[promising], figures[promising]
+        if not len(codes):
+            return known
+    depths = np.stack([np.array(offered)[codes[:, 2 * at + 1]] for at, offered in enumerate(problem.depths)], axis=1)
+    widths = np.stack([np.array(offered)[codes[:, 2 * at]] for at, offered in enumerate(problem.widths)], axis=1)
+    deviations = depths[:, 1:].std(axis=1) if len(problem.depths) > 1 else 0.0
+    scores = figures[:, 0] - DEPTH_PENALTY * np.exp(deviations)
+    for at in np.argsort(-scores, kind="stable"):
+        if known is not None and scores[at] < known.score - SLACK * abs(known.score):
+            break
+        known = _better(evaluate(problem, widths[at].tolist(), depths[at].tolist()), known)
+    return known
+
+
+def _lengthened(
+    problem: Problem, bound: Bound, known: Solution | None, codes: Indices, figures: Floats
+) -> tuple[Indices, Floats, Floats]:
+    """n beginnings with one stage more, and the most that each can score.
+
+    Args:
+        codes: (n, 2 x stages), indices of widths and depths by turns.
+        figures: (n, 5): score, what the bound charges, macs, params, log widths.
+    """
+    stage = codes.shape[1] // 2
+    step = bound.steps[stage]
+    last = codes[:, -2] if stage else np.zeros(len(codes), dtype=np.int64)
+    score, charged, macs, params, log_widths = (figure[:, None, None] for figure in figures.T)
+    log_widths = log_widths + step.log_widths[last]
+    score = score + step.gain[:, None] * log_widths
+    charged = charged + bound.charge(stage)[last]
+    macs, params = macs + step.macs[last], params + step.params[last]
+    before = sum(np.array(offered)[codes[:, 2 * at + 1]] for at, offered in enumerate(problem.depths[:stage]))
+    layers = np.reshape(before, (-1, 1, 1)) + step.depths
+    most = bound.constant + score - charged
+    most += bound.at(stage + 1, np.arange(len(step.widths))[:, None], log_widths)
+    kept = step.allowed[last] & (macs <= problem.max_macs) & (params <= problem.max_params)
+    kept &= layers * np.exp(-log_widths / layers) <= problem.effectiveness * (1 + SLACK)
+    if known is not None:
+        kept &= most >= known.score - SLACK * abs(known.score)
+    row, width, depth = np.nonzero(kept)
+    found = np.stack([each[kept] for each in (score, charged, macs, params, log_widths)], axis=1)
+    return np.column_stack([codes[row], width, depth]), found, most[kept]

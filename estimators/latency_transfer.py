@@ -13,7 +13,11 @@ from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.spatial.distance import cdist
+
+from search_spaces import Architecture, SearchSpace
+from search_spaces.choices import Value
 
 FEWEST = 5
 NOISES = tuple(np.geomspace(0.003, 0.3, 10))
@@ -34,6 +38,34 @@ class KnownDevice:
 
     features: np.ndarray
     latencies: np.ndarray
+
+
+def operation_counts(space: SearchSpace, archs: Sequence[Architecture]) -> np.ndarray:
+    """How often each value is chosen: few features of an architecture, whatever its size, from which latency is learned.
+
+    Columns of the encoding that offer the same values are taken as places for the same operations. The first value of places that
+    always exist is left out, since the others tell how often it is chosen. Of NAS-Bench-201 these are the numbers of skips, of 1x1
+    and 3x3 convolutions and of poolings. Where an operation is says nothing; where only that differs, as for the placement of
+    pooling, use the columns of `estimators.predictor.one_hot`.
+
+    Returns:
+        (n, features), as `fit_latency` and `choose_samples` take them.
+    """
+    codes, places = space.encode(archs), dict[tuple[Value, ...], list[int]]()
+    for at, column in enumerate(space.columns):
+        places.setdefault(column.values, []).append(at)
+    optional = [bool(choice.when) for choice in space.choices for _ in choice.columns]
+    counts = [
+        (codes[:, columns] == code).sum(axis=1)
+        for values, columns in places.items()
+        for code in range(0 if any(optional[at] for at in columns) else 1, len(values))
+    ]
+    return np.array(counts, dtype=float).reshape(len(counts), len(archs)).T
+
+
+def known_device(space: SearchSpace, archs: Sequence[Architecture], latencies: ArrayLike) -> KnownDevice:
+    """A device on which architectures of a space were measured: latencies (n,), in any unit, beside their `operation_counts`."""
+    return KnownDevice(*_checked(operation_counts(space, archs), np.asarray(latencies), "latencies"))
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,8 +113,8 @@ def fit_latency(features: np.ndarray, latencies: np.ndarray, known: Sequence[Kno
     known devices the weights' prior is zero, and more samples are needed.
 
     Args:
-        features: (n, features) of the measured architectures, such as how often each operator occurs. Fewer features that say
-            enough are better than many.
+        features: (n, features) of the measured architectures, such as their `operation_counts`. Fewer features that say enough are
+            better than many.
         latencies: (n,), positive.
         known: other devices, measured on any architectures with the same features.
 

@@ -84,7 +84,7 @@ def choose_patches(
     """The number of first blocks and of patches that meets a memory limit with the fewest macs, then the lowest peak.
 
     Args:
-        network: its blocks in order. Stages end where a block needs the whole map.
+        network: its blocks in order. Stages end where a block needs the whole map; inference as usual asks nothing of the blocks.
         input_shape: (channels, height, width).
         limit_bytes: of activations.
         patches: what to try; 1 is inference as usual.
@@ -93,15 +93,21 @@ def choose_patches(
     Raises:
         ValueError: nothing meets the limit; the message says what comes nearest.
     """
-    shape, found = tuple(input_shape), []
+    shape, found, tiled = tuple(input_shape), [], [each for each in patches if each != 1]
+    if len(tiled) < len(patches):
+        peak = peak_memory(network, shape, element_bytes=element_bytes).peak_bytes
+        found.append(_usual(1, peak, count(network, shape).total.macs))
     for blocks in range(1, len(network)):
         try:
             split = _Split(network, shape, blocks, element_bytes)
         except ValueError:
             break
-        found += [split.cost(each) for each in patches if each <= split.largest]
+        found += [split.cost(each) for each in tiled if each <= split.largest]
     if not found:
-        raise ValueError("`network` must start with a block that can run patch by patch and go on with another")
+        raise ValueError(
+            f"`network` must start with a block that can run in one of {list(patches)} patches a side and go on with another; "
+            "add 1 to `patches` for inference as usual"
+        )
     allowed = [cost for cost in found if cost.peak_bytes <= limit_bytes]
     if not allowed:
         least = min(found, key=lambda cost: cost.peak_bytes)
@@ -129,6 +135,10 @@ def run_patched(stage: nn.Module, images: Tensor, patches: int) -> Tensor:
     return torch.cat(rows, 2)
 
 
+def _usual(blocks: int, peak: int, macs: int) -> PatchCost:
+    return PatchCost(blocks, 1, peak, peak, peak, macs, 0)
+
+
 class _Split:
     """A network cut after its first blocks; see `patched_cost`."""
 
@@ -147,7 +157,7 @@ class _Split:
     def cost(self, patches: int, clipped: bool = True) -> PatchCost:
         if patches == 1:
             peak = peak_memory(self.network, self.shape, element_bytes=self.element_bytes).peak_bytes
-            return PatchCost(self.blocks, 1, peak, peak, peak, self.macs, 0)
+            return _usual(self.blocks, peak, self.macs)
         stage, graph = self.stage, self.stage.graph
         tiles = [stage.regions(tile, clipped) for row in _tiles(stage, patches) for tile in row]
         distinct = {_tile_sizes(stage, regions, self.element) for regions in tiles}

@@ -51,8 +51,20 @@ class Prediction:
     std: Floats
 
 
+class _StandardRidge:
+    """Bayesian ridge regression on standardised targets: its priors and where it stops depend on their unit."""
+
+    def fit(self, inputs: Floats, targets: Floats) -> None:
+        self.centre, self.spread = targets.mean(), targets.std()
+        self.model = BayesianRidge().fit(inputs, (targets - self.centre) / self.spread)
+
+    def predict(self, inputs: Floats, return_std: bool) -> tuple[Floats, Floats]:
+        mean, std = self.model.predict(inputs, return_std=return_std)
+        return self.centre + self.spread * mean, self.spread * std
+
+
 def _ridge(seed: int) -> Any:
-    return BayesianRidge()
+    return _StandardRidge()
 
 
 def _kernel_ridge(seed: int) -> Any:
@@ -89,7 +101,8 @@ PREDICTORS: dict[str, Kind] = {
 class Predictor:
     """One regression of scikit-learn behind columns that are filled in and scaled.
 
-    NaN in a column becomes the column's median among the examples, beside a column that tells where it was.
+    NaN in a column becomes the column's median among the examples, beside a column that tells where it was. The unit of the targets
+    makes no difference.
 
     Args:
         kind: one of `PREDICTORS`; `ridge` is Bayesian ridge regression, which finds its own strength.

@@ -7,12 +7,14 @@ takes the largest that fits the budget.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
 
 import numpy as np
 
 BISECTIONS = 40
+LARGEST_SCALE = 2**20
 TINYNET_VARIANTS = {
     "A": (1.0, 1.2, 0.86, 339e6),
     "B": (0.75, 1.1, 0.84, 202e6),
@@ -154,40 +156,65 @@ def scaled_to(
     Args:
         base: the network to scale.
         budget: the most that `cost` may say.
-        cost: macs, activations, milliseconds or anything else of a network; bisected over the rule's scale, so it should grow with it.
+        cost: macs, activations, milliseconds or anything else of a network, asked once of each. The rule's scale is doubled until
+            this is over the budget, and then bisected, so it should grow with the scale. Rounding to groups can make widths shrink
+            while the scale grows: then what is found keeps the budget, and a network beyond it may too.
         rule: scale -> multipliers.
         rounding: as for `scaled`.
 
     Raises:
-        ValueError: even a thousandth of the base is over the budget.
+        ValueError: even a thousandth of the base is over the budget, or a million times the base is not.
     """
-    low, high = 1e-3, max(4 * budget / cost(base), 1.0) ** 2
+    price = cache(cost)
+    low, high = 1e-3, 1.0
     best = scaled(base, rule(low), **rounding)
-    if cost(best) > budget:
-        raise ValueError(f"`budget` must be at least {cost(best):g}, the cost of the smallest network, got {budget:g}")
+    if not price(best) <= budget:
+        raise ValueError(f"`budget` must be at least {price(best):g}, the cost of the smallest network, got {budget:g}")
+    while price(candidate := scaled(base, rule(high), **rounding)) <= budget:
+        if high >= LARGEST_SCALE:
+            raise ValueError(
+                f"`cost` must grow with the network, got {price(candidate):g} for {candidate}, still within the budget of {budget:g}; "
+                "give a smaller budget, or a cost that sees what the rule scales"
+            )
+        low, best, high = high, candidate, 2 * high
     for _ in range(BISECTIONS):
         middle = math.sqrt(low * high)
         candidate = scaled(base, rule(middle), **rounding)
-        if cost(candidate) <= budget:
+        if price(candidate) <= budget:
             low, best = middle, candidate
         else:
             high = middle
     return best
 
 
+def family(
+    base: Stages,
+    budgets: Sequence[float],
+    cost: Callable[[Stages], float],
+    rule: Callable[[float], Multipliers] = compound,
+    **rounding: int,
+) -> list[Stages]:
+    """The largest network within each of the budgets, in their order; see `scaled_to`."""
+    price = cache(cost)
+    return [scaled_to(base, budget, price, rule, **rounding) for budget in budgets]
+
+
 def tinynet_to(base: Stages, budget: float, cost: Callable[[Stages], float], **rounding: int) -> Stages:
     """The TinyNet of a budget: depth and resolution from the ratio, then the largest width that fits what `cost` says.
+
+    The side is cut to whole pixels, as those of the published networks are.
 
     Raises:
         ValueError: as `tinynet` and `scaled_to`.
     """
     shape = tinynet(budget / cost(base))
+    cut = replace(base, side=max(1, int(base.side * shape.resolution)))
     return scaled_to(
-        base,
+        cut,
         budget,
         cost,
-        lambda scale: Multipliers(shape.depth, math.sqrt(scale), shape.resolution),
-        **rounding,
+        lambda scale: Multipliers(shape.depth, math.sqrt(scale), 1.0),
+        **{"side_multiple": 1, **rounding},
     )
 
 

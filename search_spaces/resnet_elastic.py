@@ -14,7 +14,7 @@ input.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from search_spaces.choices import Value
 from search_spaces.labels import code_labels
@@ -65,6 +65,7 @@ def resnet_elastic(
     in_channels: int = 3,
     num_classes: int = 10,
     image_size: int = 32,
+    widths: Sequence[int] | None = None,
     width_ratios: Sequence[float] | None = None,
     depths: Sequence[int] | Sequence[Sequence[int]] | None = None,
     group_sizes: Sequence[int | str] | None = None,
@@ -83,7 +84,8 @@ def resnet_elastic(
             block), `depth` (blocks of each stage), `groups` (of each spatial convolution), `kernel` (of each block), `pooling`
             (before which blocks, and by which operator), `resolution`. All else is as in the usual network.
         in_channels, num_classes, image_size: of the images (square, in pixels) and classes.
-        width_ratios: widths as fractions of the family's. Default: 0.5, 0.75, 1; with `groups` 0.5, 1.
+        widths: channels of each stage, in place of the family's.
+        width_ratios: widths as fractions of those. Default: 0.5, 0.75, 1; with `groups` 0.5, 1.
         depths: blocks that a stage can have: one list for all stages, or a list for each. Default: up to two fewer than usual.
         group_sizes: channels per group, constant whatever the width, `dense` for one group. Default: 2, 4, dense (CIFAR
             families), 8, 16, dense.
@@ -102,7 +104,7 @@ def resnet_elastic(
     """
     if depth not in FAMILIES:
         raise ValueError(f"`depth` must be one of {', '.join(map(str, FAMILIES))}; got {depth}")
-    family = FAMILIES[depth]
+    family = _widened(FAMILIES[depth], widths)
     check_images(in_channels, num_classes, image_size)
     given = {
         "width.width_ratios": width_ratios,
@@ -153,6 +155,7 @@ def resnet_elastic(
         "num_classes": num_classes,
         "image_size": image_size,
         "stem": stem,
+        **({} if widths is None else {"widths": plain(widths)}),
         **{path.split(".")[1]: plain(value) for path, value in given.items() if value is not None},
     }
     return SearchSpace(
@@ -162,6 +165,16 @@ def resnet_elastic(
         network=Network(blocks, (in_channels, image_size, image_size), num_classes),
         options=options,
     )
+
+
+def _widened(family: Family, widths: Sequence[int] | None) -> Family:
+    if widths is None:
+        return family
+    if len(widths) != len(family.widths) or any(type(width) is not int or width < 1 for width in widths):
+        raise ValueError(
+            f"`widths` must be positive integers, one for each of {len(family.widths)} stages; got {list(widths)}"
+        )
+    return replace(family, widths=tuple(widths))
 
 
 def _grouped(

@@ -94,6 +94,16 @@ def test_predictors_learn_and_know_how_sure_they_are(kind: str) -> None:
         assert predictor.predict(x_new * 20).std.mean() > 2 * found.std.mean()
 
 
+@pytest.mark.parametrize("kind", PREDICTORS)
+@pytest.mark.parametrize("noise", [0.005, 1.0])
+def test_the_unit_of_the_targets_makes_no_difference(kind: str, noise: float) -> None:
+    (x, _), (x_new, _) = _examples(60), _examples(20, seed=1)
+    y = 90 + 2 * x[:, 0] - x[:, 1] + noise * np.random.default_rng(2).normal(size=60)
+    percent, fraction = (Predictor(kind).fit(x, targets).predict(x_new) for targets in (y, y / 100))
+    assert 100 * fraction.mean == pytest.approx(percent.mean)
+    assert 100 * fraction.std == pytest.approx(percent.std, rel=1e-3)  # up to where an optimiser stops
+
+
 @pytest.mark.parametrize("kind", ["ridge", "gaussian_process"])
 def test_uncertainty_covers_the_truth(kind: str) -> None:
     (x, y), (x_new, y_new) = _examples(60), _examples(200, seed=1)

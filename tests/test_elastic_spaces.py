@@ -293,6 +293,8 @@ def test_kernel_transforms_are_weights_of_the_supernet_alone() -> None:
         ({"depths": (0, 1)}, r"`depths` must give each stage at least 1 block, got \(0, 1\) for stage 1; a stage cannot"),
         ({"depths": ((1,), (1, 0), (2,))}, r"at least 1 block, got \(1, 0\) for stage 2"),
         ({"depths": ((1,), (1,))}, "a list for each of 3 stages, got 2"),
+        ({"widths": (8, 16)}, r"`widths` must be positive integers, one for each of 3 stages; got \[8, 16\]"),
+        ({"widths": (8, 16, 0)}, r"`widths` must be positive integers, one for each of 3 stages; got \[8, 16, 0\]"),
         ({"width_ratios": (0.01, 1)}, r"different widths of at least 1, got \[0, 16\] for the 16 channels of stage 1"),
         ({"choices": "kernel", "kernels": (3, 4)}, r"`kernels` must be different odd integers of at least 1; got \[3, 4\]"),
         ({"stem": "tiny"}, "`stem` must be small or large; got 'tiny'"),

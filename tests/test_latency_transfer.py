@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import spearmanr
 
-from estimators import KnownDevice, choose_samples, fit_latency
+from estimators import KnownDevice, choose_samples, fit_latency, known_device, operation_counts
+from search_spaces import make_space
 
 WEIGHTS = np.array([[0.1, 1.0, 3.0], [0.2, 1.5, 4.0], [0.1, 0.8, 3.5], [0.3, 1.2, 2.5]])
 
@@ -75,6 +76,44 @@ def test_uncertainty_covers_and_grows_away_from_the_samples() -> None:
     inside = np.abs(predictor.predict(features) - measured)[40:] < 2 * spread[40:]
     assert 0.88 < inside.mean() <= 1
     assert predictor.uncertainty(np.array([[60.0, 0, 0]]))[0] > 2 * spread.max()
+
+
+def test_counts_of_a_cell_are_those_of_its_operations() -> None:
+    space = make_space("nas-bench-201")
+    archs = [space.sample(np.random.default_rng(seed)) for seed in range(40)]
+    counted = operation_counts(space, archs)
+    names = ("skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
+    assert counted.tolist() == [[space.label(arch).count(f"{name}~") for name in names] for arch in archs]
+    assert counted.min() == 0 and counted.max() > 2
+
+
+@pytest.mark.parametrize("name", ["nas-bench-201", "resnet-elastic", "mobilenet-elastic"])
+def test_counts_tell_all_that_is_linear_in_how_often_values_are_chosen(name: str) -> None:
+    """So is what was left out."""
+    space = make_space(name)
+    archs = [space.sample(np.random.default_rng(seed)) for seed in range(300)]
+    found, codes = operation_counts(space, archs), space.encode(archs)
+    design = np.column_stack([np.ones(len(archs)), found])
+    for values in {column.values for column in space.columns}:
+        places = [at for at, column in enumerate(space.columns) if column.values == values]
+        for code in range(len(values)):
+            chosen = (codes[:, places] == code).sum(axis=1)
+            rebuilt = design @ np.linalg.lstsq(design, chosen, rcond=None)[0]
+            assert rebuilt == pytest.approx(chosen, abs=1e-6)
+
+
+def test_a_known_device_of_a_space() -> None:
+    space = make_space("nas-bench-201")
+    archs = [space.sample(np.random.default_rng(seed)) for seed in range(60)]
+    counted = operation_counts(space, archs)
+    times = 2 + counted @ [0.1, 1.0, 3.0, 0.5]
+    known = [known_device(space, archs, times), known_device(space, archs, 1.1 * times)]
+    assert known[0].features.tolist() == counted.tolist() and known[1].latencies == pytest.approx(1.1 * times)
+    some = slice(0, 12)
+    assert fit_latency(counted[some], times[some], known).predict(counted) == pytest.approx(times, rel=0.02)
+    with pytest.raises(ValueError, match=re.escape("got (60, 4) and (59,)")):
+        known_device(space, archs, times[:59])
+    assert operation_counts(space, []).shape == (0, 4)
 
 
 @settings(max_examples=20, deadline=None)

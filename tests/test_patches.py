@@ -158,6 +158,19 @@ def test_choice_of_blocks_and_patches() -> None:
         choose_patches(network, shape, 10, patches=(3,), element_bytes=1)
 
 
+@pytest.mark.parametrize("start", [1, 2, 3])
+def test_inference_as_usual_is_always_a_choice(start: int) -> None:
+    """Also where no block can run patch by patch, or none follows the first."""
+    layers = nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 2)
+    network, shape = nn.Sequential(*layers)[start:], [(8, 6, 6), (8, 1, 1), (8,)][start - 1]
+    usual = peak_memory(network, shape).peak_bytes
+    found = choose_patches(network, shape, usual)
+    assert (found.patches, found.peak_bytes, found.extra_macs) == (1, usual, 0)
+    assert found.macs == count(network, shape).total.macs
+    with pytest.raises(ValueError, match=f"must be at least {usual}, which 1 x 1 patches of 1 blocks take, got"):
+        choose_patches(network, shape, usual - 1)
+
+
 def test_bad_input(mobilenet: nn.Sequential) -> None:
     pooled = nn.Sequential(nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 2))
     with pytest.raises(
@@ -168,7 +181,7 @@ def test_bad_input(mobilenet: nn.Sequential) -> None:
         patched_cost(pooled, (3, 16, 16), 4, 2)
     with pytest.raises(ValueError, match="`patches` must be 1 to the 14 rows or columns of the stage's output, got 15"):
         patched_cost(pooled, (3, 16, 16), 1, 15)
-    with pytest.raises(ValueError, match="must start with a block that can run patch by patch"):
-        choose_patches(pooled[2:], (8, 1, 1), 10**6)
+    with pytest.raises(ValueError, match=r"can run in one of \[2, 3\] patches a side .*; add 1 to `patches`"):
+        choose_patches(pooled[2:], (8, 1, 1), 10**6, patches=(2, 3))
     with pytest.raises(ValueError, match="avg_pool2d"):
         run_patched(nn.AvgPool2d(3, 2, 1, count_include_pad=False), torch.zeros(1, 3, 8, 8), 2)

@@ -5,17 +5,23 @@ from __future__ import annotations
 import math
 from itertools import product
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
+from estimators import CostModel, count, residual_cost, residual_space
 from estimators.deepmad import Problem, evaluate, solve
+from estimators.deepmad_bound import Bound, Prices, Step, first_prices
 from estimators.scaling import (
+    EFFICIENTNET_B0_MACS,
     RESNET_RS_BLOCKS,
     TINYNET_VARIANTS,
     Multipliers,
     Stages,
     compound,
+    family,
     resnet_rs,
     scaled,
     scaled_to,
@@ -23,6 +29,7 @@ from estimators.scaling import (
     tinynet_to,
 )
 from estimators.zero_cost.entropy import Conv, Stage, deepmad_score, most_effectiveness
+from search_spaces.extremes import largest
 
 B0 = Stages((1, 2, 2, 3, 3, 4, 1), (16, 24, 40, 80, 112, 192, 320), 224)
 
@@ -35,6 +42,11 @@ def macs(network: Stages) -> float:
         total += 9 * width * (before + (depth - 1) * width) * side**2
         before = width
     return total + before * 1280 * side**2
+
+
+def body(network: Stages) -> float:
+    """Of stages at full resolution, and nothing that does not scale."""
+    return network.side**2 * sum(d * w**2 for d, w in zip(network.depths, network.widths, strict=True))
 
 
 @pytest.mark.parametrize(
@@ -66,9 +78,10 @@ def test_rounding() -> None:
 
 
 def test_tinynets_as_published() -> None:
-    assert [int(224 * side) for _, _, side, _ in TINYNET_VARIANTS.values()] == [192, 188, 184, 152, 106]
-    depth = TINYNET_VARIANTS["D"][1]
-    assert [max(1, round(depth * repeats)) for repeats in (2, 3, 4)] == [1, 2, 3]
+    ratios = [published / EFFICIENTNET_B0_MACS for *_, published in TINYNET_VARIANTS.values()]
+    networks = [tinynet_to(B0, ratio * body(B0), body) for ratio in ratios]
+    assert [network.side for network in networks] == [192, 188, 184, 152, 106]
+    assert networks[3].depths == (1, 1, 1, 2, 2, 3, 1)
     for width, depth, side, published in TINYNET_VARIANTS.values():
         by = tinynet(published / 387e6)
         assert (by.depth, by.resolution) == pytest.approx((depth, side))
@@ -83,6 +96,68 @@ def test_a_budget_is_kept_and_used(ratio: float) -> None:
     for network in (scaled_to(B0, budget, macs), tinynet_to(B0, budget, macs)):
         assert 0.6 * budget < macs(network) <= budget
     assert 3 * budget * 0.75 < macs(scaled_to(B0, 3 * budget, macs)) <= 3 * budget
+
+
+def with_overhead(network: Stages) -> float:
+    """10 ms before any work, and 20 microseconds for B0's."""
+    return 10 + 0.02 * macs(network) / macs(B0)
+
+
+@settings(max_examples=25, deadline=None)
+@given(budget=st.floats(10.01, 25), alpha=st.floats(0.2, 1))
+def test_no_larger_network_of_the_family_fits_the_budget(budget: float, alpha: float) -> None:
+    def family(scale: float) -> Stages:
+        return scaled(B0, compound(scale, alpha))
+
+    found = scaled_to(B0, budget, with_overhead, lambda scale: compound(scale, alpha))
+    scales = np.geomspace(0.1, 1000, 1000)
+    allowed = [network for network in map(family, scales) if with_overhead(network) <= budget]
+    assert with_overhead(found) == max(map(with_overhead, [*allowed, found])) <= budget
+
+
+def test_a_family_has_the_largest_network_of_each_budget() -> None:
+    budgets = [scale * macs(B0) for scale in (0.5, 2, 1, 4)]
+    networks = family(B0, budgets, macs, lambda scale: compound(scale, 1), width_multiple=4)
+    assert networks == [
+        scaled_to(B0, budget, macs, lambda scale: compound(scale, 1), width_multiple=4) for budget in budgets
+    ]
+    assert [network.depths for network in networks] == [B0.depths] * 4
+
+
+@pytest.mark.parametrize(
+    ("name", "stages", "params"),
+    [
+        (18, Stages((2, 2, 2, 2), (64, 128, 256, 512), 64), 11_689_512),
+        (50, Stages((3, 4, 6, 3), (256, 512, 1024, 2048), 64), 25_557_032),
+    ],
+)
+def test_residual_stages_of_the_usual_networks(name: int, stages: Stages, params: int) -> None:
+    assert residual_cost("params", name, num_classes=1000)(stages) == params
+
+
+@settings(max_examples=4, deadline=None)
+@given(
+    depths=st.lists(st.integers(1, 2), min_size=3, max_size=3),
+    widths=st.lists(st.sampled_from([8, 16, 32]), min_size=3, max_size=3).map(sorted),
+    group_width=st.sampled_from([None, 4]),
+    side=st.sampled_from([12, 20]),
+)
+def test_the_largest_network_of_a_residual_space_is_that_of_the_stages(
+    depths: list[int], widths: list[int], group_width: int | None, side: int
+) -> None:
+    stages = Stages(tuple(depths), tuple(widths), side, group_width)
+    space = residual_space(stages, 20, num_classes=7)
+    arch = largest(space)
+    network = space.net.build(space.locals(arch))
+    counted = count(network, (3, side, side)).total
+    assert counted == CostModel(space).cost(arch)
+    for metric in ("macs", "params"):
+        assert residual_cost(metric, 20, num_classes=7)(stages) == getattr(counted, metric)
+    convs = [layer for layer in network.modules() if isinstance(layer, nn.Conv2d) and layer.kernel_size == (3, 3)]
+    of_stages = [width for depth, width in zip(depths, widths, strict=True) for _ in range(2 * depth)]
+    assert [layer.out_channels for layer in convs[1:]] == of_stages
+    assert {layer.in_channels // layer.groups for layer in convs[1:]} == {4} or group_width is None
+    assert space.size > 1
 
 
 def test_resnet_rs() -> None:
@@ -135,6 +210,76 @@ def test_the_program_is_solved_exactly(
     assert list(best.widths) == sorted(best.widths)
 
 
+@st.composite
+def problems(draw: st.DrawFn) -> Problem:
+    """One to four stages, whose limits are near what one of their networks has."""
+    stages = draw(st.integers(1, 4))
+    choices = st.lists(st.integers(1, 40), min_size=1, max_size=4, unique=True)
+    depths = st.lists(st.integers(1, 9), min_size=1, max_size=3, unique=True)
+    widths = tuple(tuple(sorted(draw(choices))) for _ in range(stages))
+    layers = tuple(tuple(draw(depths)) for _ in range(stages))
+    weights = tuple(draw(st.floats(0, 8)) for _ in range(stages))
+    free = Problem(widths, layers, 32, math.inf, math.inf, 1e6, weights=weights)
+    some = evaluate(
+        free, [max(each[0] for each in widths[: at + 1]) for at in range(stages)], [max(each) for each in layers]
+    )
+    loose = [draw(st.floats(0.5, 3)) for _ in range(3)]
+    if some is None:
+        return free
+    limits = [of * by for of, by in zip((some.macs, some.params, some.effectiveness), loose, strict=True)]
+    return Problem(widths, layers, 32, limits[0], limits[1], limits[2], weights=weights)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    asked=problems(),
+    prices=st.lists(st.floats(0, 2), min_size=3, max_size=3),
+    depths=st.lists(st.floats(-40, 40), min_size=3, max_size=3),
+)
+def test_no_network_beats_the_optimum_or_any_bound(asked: Problem, prices: list[float], depths: list[float]) -> None:
+    networks = [
+        evaluate(asked, widths, layers) for widths in product(*asked.widths) for layers in product(*asked.depths)
+    ]
+    best = max((found.score for found in networks if found is not None), default=None)
+    if best is None:
+        with pytest.raises(ValueError, match="no network meets at most"):
+            solve(asked)
+        return
+    assert solve(asked).score == best
+    of_depths = np.array([0.0, *depths[: len(asked.widths) - 1]])
+    of_depths[1:] -= of_depths[1:].mean() if len(of_depths) > 1 else 0
+    steps = [Step(asked, stage) for stage in range(len(asked.widths))]
+    macs, params = prices[0] / 1e4, prices[1] / 1e2
+    for each in (first_prices(asked), Prices(macs, params, 10 * prices[2], 1 + 10 * prices[1], of_depths)):
+        assert Bound(asked, steps, each).value >= best - 1e-9 * abs(best)
+
+
+@given(depths=st.lists(st.integers(1, 9), min_size=4, max_size=4))
+def test_prices_of_depths_bound_the_penalty_and_its_gradient_meets_it(depths: list[int]) -> None:
+    asked = Problem(((8,),) * 4, tuple((each,) for each in depths), 32, 1e9, 1e9, 1e6, weights=(0.0,) * 4)
+    found, seen = evaluate(asked, [8] * 4, depths), np.array(depths[1:])
+    steps = [Step(asked, stage) for stage in range(4)]
+    gradient = 10 * np.exp(seen.std()) * (seen - seen.mean()) / (3 * max(seen.std(), 1e-9))
+
+    def bound(share: float) -> float:
+        return Bound(asked, steps, Prices(0, 0, 0, 1, np.array([0, *share * gradient]))).value
+
+    assert found is not None and bound(1) == pytest.approx(found.score)
+    assert all(bound(share) >= found.score - 1e-6 for share in (-1, 0, 0.5, 2))
+
+
+def test_fine_grids_of_widths_are_solved() -> None:
+    """At the size of ResNet-18; 3 x 10^12 networks."""
+    widths = tuple(tuple(range(most // 16, most + 1, most // 16)) for most in (64, 128, 256, 512, 1024))
+    asked = Problem(widths, (tuple(range(1, 6)),) * 5, 224, 1.82e9, 11.69e6)
+    best = solve(asked)
+    assert best == evaluate(asked, best.widths, best.depths)
+    for at, (offered, width) in enumerate(zip(widths, best.widths, strict=True)):
+        wider = min((each for each in offered if each > width), default=width)
+        other = evaluate(asked, [*best.widths[:at], wider, *best.widths[at + 1 :]], best.depths)
+        assert other is None or wider == width  # more channels always score more, so they do not fit
+
+
 def test_figures_by_hand() -> None:
     """Three 3x3 layers with 16 input channels: effectiveness 3 / 144; each has entropy log(144) / 2."""
     asked = Problem(((16,),), ((3,),), 2, 1e9, 1e9, 1.0, channels=16, weights=(1.0,))
@@ -166,12 +311,24 @@ def test_bad_input() -> None:
         tinynet(2)
     with pytest.raises(ValueError, match="`budget` must be at least .* smallest network, got 1"):
         scaled_to(B0, 1, macs)
+    with pytest.raises(ValueError, match="`budget` must be at least .*, got nan"):
+        scaled_to(B0, math.nan, macs)
+    with pytest.raises(
+        ValueError, match="`cost` must grow with the network, got 5 for Stages.*; give a smaller budget"
+    ):
+        scaled_to(B0, 7, lambda network: 5)
+    with pytest.raises(ValueError, match="no metric is named 'flops'"):
+        residual_cost("flops")
+    with pytest.raises(ValueError, match="`widths` must be positive integers, one for each of 4 stages; got"):
+        residual_space(B0)
     with pytest.raises(ValueError, match="a weight for each stage, got 1, 1 and 5"):
         Problem(((8,),), ((1,),), 32, 1e9, 1e9)
     with pytest.raises(ValueError, match="`depths` must offer positive numbers for each stage"):
         Problem(((8,),), ((0,),), 32, 1e9, 1e9, weights=(1.0,))
     with pytest.raises(ValueError, match="`weights` must not be negative"):
         Problem(((8,),), ((1,),), 32, 1e9, 1e9, weights=(-1.0,))
+    with pytest.raises(ValueError, match="`effectiveness` must be positive, got 0"):
+        Problem(((8,),), ((1,),), 32, 1e9, 1e9, 0, weights=(1.0,))
 
 
 @given(
