@@ -57,7 +57,7 @@ COPIES: dict[str, Rule] = {
 
 POINTWISE: dict[str, Rule] = {"prelu": prelu, **dict.fromkeys(
     ("copy", "where", "masked_fill", "addcmul", "addcdiv", "gelu", "silu", "mish", "hardswish", "hardsigmoid", "hardtanh", "relu6",
-     "leaky_relu", "elu", "selu", "celu", "softplus", "softsign", "_prelu_kernel", "clamp", "lerp", "__and__", "__or__",
+     "leaky_relu", "elu", "selu", "celu", "softplus", "softsign", "clamp", "lerp", "__and__", "__or__",
      "floor_divide", "log_sigmoid", "polar", "complex"),
     elementwise,
 )}  # fmt: skip
