@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 
 from pruners.axes import Axis, leaves
 from pruners.rewrite import GraphModel, Removal
-from pruners.tracing import Trace, operator, owner
+from pruners.tracing import Trace, is_random, operator, owner, seeded
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,8 @@ class Comparison:
         inside: the same over every intermediate tensor, so that nothing hides behind a head that outputs zeros.
         where: operator and module of the first tensor beyond the tolerance, "" if there is none.
         axes: elementary axes with removed indices in that tensor.
-        reference: what the masked model returns.
+        reference: what the masked model returns; the rewritten one where the model draws random numbers, in shapes that the
+            removal may change.
     """
 
     outputs: float
@@ -88,9 +89,9 @@ class Masked(Runner):
         result = super().run_node(node)
         if node.op == "placeholder" and all(_is_weight_of(user, node) for user in node.users):
             return result  # what it reads is silent already, what it writes will be
-        return self._each(node, result, self.removal.silence)
+        return self.each(node, result, self.removal.silence)
 
-    def _each(self, node: Node, result: Any, change: Callable[[torch.Tensor, list[Axis]], torch.Tensor]) -> Any:
+    def each(self, node: Node, result: Any, change: Callable[[torch.Tensor, list[Axis]], torch.Tensor]) -> Any:
         """Apply `change` to every tensor of a result with its axes."""
         if isinstance(result, torch.Tensor):
             return change(result, self.removal.graph.dims(node))
@@ -118,11 +119,13 @@ class Masked(Runner):
         schema = target._schema.arguments
         args = tuple(values[argument.name] for argument in schema if not argument.kwarg_only)
         kwargs = {argument.name: values[argument.name] for argument in schema if argument.kwarg_only}
-        return self._each(node, self.call_function(target, args, kwargs), self.removal.among_zeros)
+        return self.each(node, self.call_function(target, args, kwargs), self.removal.among_zeros)
 
 
 def compare(removal: Removal, model: GraphModel, tolerance: float) -> Comparison:
     """Run the masked graph and the rewritten one side by side on the example inputs, tensor by tensor.
+
+    What random operators draw for the masked graph is handed to the rewritten one.
 
     Where they differ in float32 (a cosine of vectors that are nearly zero, say), float64 decides: what is rounding goes, what
     is a mistake stays.
@@ -146,7 +149,7 @@ def _compared(removal: Removal, model: GraphModel, tolerance: float, precise: bo
     names = {node.name for node in model.graph.nodes}
     outputs = inside = 0.0
     reference: list[torch.Tensor] = []
-    with torch.no_grad():
+    with torch.no_grad(), seeded():
         for node, value in masked.steps(list(values.values())):
             if node.op == "output" or node.name not in names:
                 if node.op == "output":
@@ -154,15 +157,20 @@ def _compared(removal: Removal, model: GraphModel, tolerance: float, precise: bo
                     outputs = difference(_tensors(next(v for n, v in theirs if n.op == "output")), reference)
                 continue
             try:
-                result = next(v for n, v in theirs if n.name == node.name)
+                other, result = next((n, v) for n, v in theirs if n.name == node.name)
             except Exception as error:
                 return _found(removal, node, float("inf"), _first_line(error))
+            if is_random(node):
+                smaller.env[other] = masked.each(node, value, removal.slice)
+                continue
             comparable = node.op == "call_function" and "empty" not in node.name
             if comparable and isinstance(value, torch.Tensor) and isinstance(result, torch.Tensor):
                 found = difference([result], [removal.slice(value, removal.graph.dims(node))])
                 if found > tolerance:
                     return _found(removal, node, found, f"differs by {found:.2g}")
                 inside = max(inside, found)
+    if any(map(is_random, trace.nodes)):
+        reference = run_example(model, trace)
     return Comparison(outputs, inside, "the outputs" if outputs > tolerance else "", reference=tuple(reference))
 
 
@@ -188,14 +196,14 @@ def _merges_batch(removal: Removal, node: Node) -> bool:
 
 
 def run_example(model: nn.Module, trace: Trace) -> list[torch.Tensor]:
-    """The tensors that a model returns on the example inputs."""
-    with torch.no_grad():
+    """The tensors that a model returns on the example inputs; the same random numbers are drawn every time."""
+    with torch.no_grad(), seeded():
         return _tensors(model(*trace.args, **trace.kwargs))
 
 
 def run_traced(removal: Removal) -> list[torch.Tensor]:
-    """The tensors that the masked graph returns on the example inputs."""
-    with torch.no_grad():
+    """The tensors that the masked graph returns on the example inputs, random numbers as in `run_example`."""
+    with torch.no_grad(), seeded():
         trace = removal.graph.trace
         *_, (_, value) = Masked(removal).steps(list(trace.values().values()))
     return _tensors(trace.returned(value))

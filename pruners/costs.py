@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 import torch
 from torch import nn
@@ -111,18 +111,13 @@ def _macs(graph: AxisGraph, node: Node) -> list[Product]:
         return [(1, (*out, *weight[1:]))]
     if name == "linear":
         return [(1, (*out, graph.dims(a["input"])[-1]))]
-    if name in ("mm", "bmm", "matmul", "addmm", "baddbmm"):
+    if name in ("mm", "bmm", "matmul", "mv", "dot", "vdot", "addmm", "baddbmm", "addmv"):
         operands = [value for value in a.values() if isinstance(value, Node)][-2:]
         return [(1, (*out, graph.dims(operands[0])[-1]))]
-    if name == "einsum" and len(a["tensors"]) == 2:
-        inputs, _, output = a["equation"].replace(" ", "").partition("->")
-        letters: dict[str, Axis] = {}
-        for term, value in zip(inputs.split(","), a["tensors"], strict=True):
-            letters |= {
-                c: axis for c, axis in zip(term[::-1], graph.dims(value)[::-1], strict=False) if c not in output
-            }
-        letters.pop(".", None)
-        return [(1, (*out, *letters.values()))]
+    if name == "addbmm":
+        return [(1, (*graph.dims(a["batch1"]), out[-1]))]
+    if name == "einsum":
+        return _einsum_terms(a["equation"], list(map(graph.dims, a["tensors"])), a["path"])
     if name == "scaled_dot_product_attention":
         query, key = graph.dims(a["query"]), graph.dims(a["key"])
         return [(1, (*out[:-1], query[-1], key[-2])), (1, (*out, key[-2]))]
@@ -130,3 +125,39 @@ def _macs(graph: AxisGraph, node: Node) -> list[Product]:
         matrices = [dims for weight in a["params"] if len(dims := graph.dims(weight)) == 2]
         return [(1, (*graph.dims(a["input"])[:-1], *dims)) for dims in matrices]
     return []
+
+
+def _einsum_terms(equation: str, operands: list[list[Axis]], path: Sequence[int] | None) -> list[Product]:
+    """The products that `torch.einsum` makes of two operands at a time: from left to right, or as its path says.
+
+    What only one of the two has, and nothing later wants, is summed before; without a common sum entries are multiplied,
+    which counts nothing.
+    """
+    inputs, arrow, output = equation.replace(" ", "").partition("->")
+    terms = [_by_letter(term, dims) for term, dims in zip(inputs.split(","), operands, strict=True)]
+    if not arrow:
+        output = "".join(c for c in inputs if inputs.count(c) == 1)
+    wanted = {c for c in output if c.isalpha()}
+    products = []
+    steps = iter(path or ())
+    while len(terms) > 1:
+        i, j = sorted((next(steps), next(steps))) if path else (0, 1)
+        second, first = terms.pop(j), terms.pop(i)
+        later = wanted.union(*terms)
+        summed = {c for c in first.keys() & second.keys() if not _stays(c, later)}
+        both = {c: x for c, x in (first | second).items() if c in summed or _stays(c, later)}
+        if summed:
+            products.append((1, tuple(both.values())))
+        terms.insert(len(terms) if path else 0, {c: x for c, x in both.items() if c not in summed})
+    return products
+
+
+def _by_letter(term: str, dims: list[Axis]) -> dict[str, Axis]:
+    """The axes of an operand that are not of size 1 by their letters, those of an ellipsis by their places from its end."""
+    before, _, after = term.partition("...")
+    dots = [f".{place}" for place in range(len(dims) - len(before) - len(after), 0, -1)]
+    return {c: axis for c, axis in zip((*before, *dots, *after), dims, strict=True) if axis.size != 1}
+
+
+def _stays(letter: str, later: Collection[str]) -> bool:
+    return letter in later or letter.startswith(".")

@@ -56,7 +56,7 @@ def distortion_curves(
         squares, and any budgets are met, not a number of weights.
 
     Raises:
-        ValueError: if there is no batch, or one that the traced model does not take.
+        ValueError: if there is no batch, one that the traced model does not take, or outputs that are not finite.
     """
     grid = {group.name: _evenly(levels[group.name]) for group in groups}
     removals: dict[Axis, list[Removal]] = {}
@@ -74,6 +74,8 @@ def distortion_curves(
                 total[axis][point + 1] += change / len(parts)
                 done += 1
                 report(done, runs)
+    if not all(np.isfinite(curve).all() for curve in total.values()):
+        raise ValueError("outputs on `batches` must be finite, got NaN or infinity; look for them in the data.")
     return {
         group.name: np.interp(
             np.arange(group.size + 1), grid[group.name], np.maximum.accumulate(total[group.axis]), right=np.inf

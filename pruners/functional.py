@@ -13,6 +13,8 @@ from typing import Any, cast
 import torch
 from torch._ops import HigherOrderOperator, OpOverload
 from torch.export import ExportedProgram
+from torch.export._remove_effect_tokens_pass import _remove_effect_tokens
+from torch.export.graph_signature import InputKind
 from torch.fx import Node
 
 aten = torch.ops.aten
@@ -33,22 +35,36 @@ def functional(program: ExportedProgram) -> ExportedProgram:
 
     Operators that torch composes of others are taken apart if they have no rule.
     """
-    from pruners.rules import rule  # which imports what this is part of
-
     for node in program.graph.nodes:
         if node.target in FILLED:  # what memory happens to hold is different every time, also where it is not used
             node.target = FILLED[node.target]
             node.kwargs = {name: value for name, value in node.kwargs.items() if name != "memory_format"}
     place = {node: i for i, node in enumerate(program.graph.nodes)}
-    compound = {
-        node.target
-        for node in place
-        if _is_composite(node.target) and rule(node) is None and _returns_tensors(node.target)
-    }
+    compound = _without_rule(program)
     if not compound and all(_replaced(node, place) for node in list(place) if node.op not in ("placeholder", "output")):
         return program
     known = torch.export.default_decompositions()
-    return program.run_decompositions({target: known[target] for target in compound if target in known})
+    apart: set[Any] = set()
+    while True:
+        apart |= compound
+        program = program.run_decompositions({target: known[target] for target in apart if target in known})
+        compound = {target for target in _without_rule(program) if target in known}
+        if compound <= apart:  # what composed operators are made of may be composed as well
+            break
+    if any(spec.kind == InputKind.TOKEN for spec in program.graph_signature.input_specs):
+        program = _remove_effect_tokens(program)  # of checks that a matrix could be inverted
+    return program
+
+
+def _without_rule(program: ExportedProgram) -> set[Any]:
+    """Operators that torch composes of others and that have no rule."""
+    from pruners.rules import rule  # which imports what this is part of
+
+    return {
+        node.target
+        for node in program.graph.nodes
+        if _is_composite(node.target) and rule(node) is None and _returns_tensors(node.target)
+    }
 
 
 def _replaced(node: Node, place: dict[Node, int]) -> bool:

@@ -60,6 +60,9 @@ def score_groups(
 
     Returns:
         Group name to scores of shape (n,), float32; minus infinity for what does not stay.
+
+    Raises:
+        ValueError: if there is no such option, data are missing, or a score is not finite.
     """
     for name, value, allowed in (
         ("importance", criterion, CRITERIA), ("aggregate", aggregate, AGGREGATIONS), ("normalise", normalise, NORMALISATIONS)
@@ -72,6 +75,11 @@ def score_groups(
     for group in groups:
         stays = group.kept(base.keep)
         scores = _normalised(_aggregated(vectors[group.name], group.shape, aggregate), stays, normalise)
+        if not scores.isfinite().all():
+            raise ValueError(
+                f"scores of `importance` must be finite, got NaN or infinity from {criterion!r} for group {group.name!r}; look "
+                "for them in `batches` and in the loss, and for weights so large that their squares overflow."
+            )
         result[group.name] = scores.masked_fill(~stays.to(scores.device), -torch.inf)
     return result
 

@@ -53,7 +53,7 @@ def least_squares_(
         How many layers were solved.
 
     Raises:
-        ValueError: if the model only takes batches of one size.
+        ValueError: if the model only takes batches of one size, or a batch is not finite.
 
     Reference: He et al., Channel pruning for accelerating very deep neural networks, ICCV 2017 (reconstruction); Zhang
         et al., Accelerating very deep convolutional networks for classification and detection, TPAMI 2016 (aims behind
@@ -69,6 +69,8 @@ def least_squares_(
     rewritten = smaller_graph(plan, removal)
     rewritten.load_state_dict(smaller.state_dict(), strict=False)
     inputs = torch.cat([inputs_of(batch) for batch in batches])
+    if not inputs.isfinite().all():
+        raise ValueError("`batches` must be finite, got NaN or infinity; weights solved on them would be NaN.")
     repair = _Repair(removal, rewritten, inputs, ridge, iterations)
     with torch.no_grad():
         for _ in repair.steps([inputs]):

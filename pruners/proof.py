@@ -15,7 +15,7 @@ from pruners.check import Comparison, compare, difference, needs_copies, run_exa
 from pruners.groups import AxisGraph, Group, dependency_groups, tie_axes
 from pruners.plan import PruningPlan, fingerprint, kept_by
 from pruners.rewrite import GraphModel, Removal, rewrite
-from pruners.tracing import evaluating, fitting, trace
+from pruners.tracing import evaluating, fitting, is_random, operator, trace
 
 
 def verify(
@@ -24,15 +24,22 @@ def verify(
     """Prove that the trace is the model and that removing equals masking.
 
     Raises:
-        ValueError: if the model does not run on its inputs; naming the operator where they part, and the groups that it
-            lost indices of.
+        ValueError: if the model does not run on its inputs or returns nothing to compare; naming the operator where they part,
+            and the groups that it lost indices of.
     """
     given = removal.graph.trace
     with evaluating(model), fitting(given.args, given.kwargs):
         outputs = run_example(model, given)
+    _refuse_no_numbers(outputs)
     apart = difference(run_traced(Removal(removal.graph, {})), outputs)
     if apart > tolerance:
-        raise ValueError(f"the traced model must return what the model returns, got a difference of {apart:.2g}.")
+        drawn = sorted({operator(node) for node in given.nodes if is_random(node)})
+        hint = (
+            f"; it draws random numbers ({', '.join(drawn)}), which came out differently: take them as an input"
+            if drawn
+            else ""
+        )
+        raise ValueError(f"the traced model must return what the model returns, got a difference of {apart:.2g}{hint}.")
     comparison = compare(removal, rewritten, tolerance)
     if comparison.where:
         names = [group.name for group in found if group.axis in comparison.axes]
@@ -100,3 +107,14 @@ def prove_in(
         again.trace = again.trace.enlarged()
     comparison = verify(removal, rewrite(removal), found, wide, tolerance)
     return prove(copy.deepcopy(smaller).to(dtype), again, comparison, tolerance), comparison.inside
+
+
+def _refuse_no_numbers(outputs: Sequence[torch.Tensor]) -> None:
+    """NaN differs from nothing, and so would every wrong model: minus infinity beside numbers is fine."""
+    for position, x in enumerate(outputs):
+        nan = int(x.isnan().sum())
+        if nan or (x.numel() and not x.isfinite().any()):
+            raise ValueError(
+                f"the model must return numbers on `example_inputs`, got {f'{nan} NaN' if nan else 'no finite one'} among the "
+                f"{x.numel()} of output {position}; give inputs on which it does, or leave out the proof (`check=False`)."
+            )

@@ -267,7 +267,7 @@ def analyse(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
     """Trace a model and tie its axes, after checking that it can be pruned at all.
 
     Raises:
-        ValueError: on half precision, NaN weights or inputs on another device.
+        ValueError: on half precision, NaN or infinite weights or inputs on another device.
     """
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         if tensor.is_floating_point() and tensor.dtype not in (torch.float32, torch.float64):
@@ -275,10 +275,15 @@ def analyse(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
                 f"`model` must be in float32 or float64, got {tensor.dtype} ({name!r}); prune `model.float()` and convert "
                 "the result back."
             )
-        if tensor.is_floating_point() and tensor.numel() and tensor.amin().isnan():  # the least of some NaN is NaN
+        if not tensor.is_floating_point() or not tensor.numel():
+            continue
+        least, most = tensor.aminmax()  # both NaN where any entry is
+        if least.isnan():
             raise ValueError(
                 f"`model` must hold no NaN, got some in {name!r}; importance and the check need real numbers."
             )
+        if isinstance(tensor, nn.Parameter) and not (least.isfinite() and most.isfinite()):  # buffers may be masks
+            raise ValueError(f"weights of `model` must be finite, got infinity in {name!r}; load weights that are.")
     devices = {tensor.device for tensor in model.parameters()}
     for x in pytree.tree_leaves((args, kwargs)):
         if isinstance(x, torch.Tensor) and devices and x.device not in devices:

@@ -25,7 +25,7 @@ from pruners.axes import Axis, leaves
 from pruners.check import Masked
 from pruners.groups import AxisGraph, Group
 from pruners.rewrite import Removal
-from pruners.tracing import arguments, operator
+from pruners.tracing import arguments, operator, owner
 from pruners.unfold import is_product, sampled
 
 RIDGE = 1e-4  # relative to the mean of the diagonal
@@ -104,6 +104,9 @@ def second_moments(base: Removal, inputs: Iterable[Sequence[Any]]) -> dict[Node,
 
     Returns:
         Placeholder of the weights to moments, for layers that ran.
+
+    Raises:
+        ValueError: if the inputs of a layer are not finite.
     """
     found = readers(base.graph)
     totals = _Totals(base, found)
@@ -111,6 +114,11 @@ def second_moments(base: Removal, inputs: Iterable[Sequence[Any]]) -> dict[Node,
         for values in inputs:
             for _ in totals.steps(list(values)):
                 pass
+    for node, gram in totals.grams.items():
+        if not gram.isfinite().all():
+            raise ValueError(
+                f"`batches` must give layers finite inputs, got NaN or infinity at {owner(node)!r}; look for them in the data."
+            )
     return {
         reader.weight: Moments(
             reader, totals.grams[reader.node] / totals.positions[reader.node], _weights(base.graph, reader)

@@ -16,7 +16,7 @@ from pruners.axes import Axis, count, cut, factor, find, units
 from pruners.cuts import Cut, Keep, cuts, host_place, kept_per_row
 from pruners.groups import AxisGraph, Group
 from pruners.rules import slice_bounds
-from pruners.tracing import arguments
+from pruners.tracing import arguments, is_random, number
 from pruners.tracing import operator as operator_name
 
 Changes = dict[str, Any]
@@ -36,13 +36,14 @@ class Scaled(NamedTuple):
 class GraphModel(fx.GraphModule):
     """A rewritten graph as a module: parameters keep their names, `train` and `eval` switch batch norms and dropout.
 
-    Dropout inside fused attention and randomness of another kind (stochastic depth) are not in the graph and stay off.
+    Dropout that the model leaves on in evaluation stays on. Dropout inside fused attention and randomness of another kind
+    (stochastic depth) are not in the graph and stay off.
     """
 
     def train(self, mode: bool = True) -> GraphModel:
         """Switch batch normalisation between batch and running statistics, and dropout on or off."""
         for node in self.graph.nodes:
-            if node.op == "call_function" and node.target in DROPOUTS:
+            if node.op == "call_function" and node.target in DROPOUTS and not node.meta.get("always"):
                 node.args = (*node.args[:2], mode)
         self.set_batch_norm(mode)
         return super().train(mode)
@@ -175,6 +176,8 @@ def rewrite(removal: Removal) -> GraphModel:
         else:
             env[node] = _emit(removal, graph, node, env)
         if node.op != "output":
+            if node.target in DROPOUTS and is_random(node):
+                env[node].meta["always"] = True
             env[node].meta.setdefault("nn_module_stack", node.meta.get("nn_module_stack"))
     in_spec, out_spec = trace.program.call_spec.in_spec, trace.program.call_spec.out_spec
     names = [f"arg_{i}" for i in range(in_spec.child(0).num_children)] + list(in_spec.child(1).context)
@@ -199,7 +202,7 @@ def _emit(removal: Removal, graph: fx.Graph, node: Any, env: dict[Node, Node]) -
 
 
 def _emit_scaled(graph: fx.Graph, value: Any, env: dict[Node, Node]) -> Any:
-    """Emit the arithmetic of sizes in a list that are multiples of a free dimension."""
+    """Emit the arithmetic of sizes, one or a list, that are multiples of a free dimension."""
 
     def emitted(item: Any) -> Any:
         if not isinstance(item, Scaled):
@@ -208,7 +211,8 @@ def _emit_scaled(graph: fx.Graph, value: Any, env: dict[Node, Node]) -> Any:
         times = graph.create_node("call_function", operator.mul, (env[item.size], item.new), {}, "_size_times")
         return graph.create_node("call_function", operator.floordiv, (times, item.old), {}, "_size")
 
-    return [emitted(item) for item in value] if isinstance(value, (list, tuple)) else value
+    several = isinstance(value, (list, tuple)) and not isinstance(value, Scaled)
+    return [emitted(item) for item in value] if several else emitted(value)
 
 
 def sliced(removal: Removal, name: str) -> torch.Tensor:
@@ -291,14 +295,18 @@ def _pad(removal: Removal, node: Node, a: Changes) -> tuple[Any, Changes]:
 
 def _groups(removal: Removal, node: Node, a: Changes, name: str = "groups") -> tuple[Any, Changes]:
     """How many groups of channels are left."""
-    if a[name] == 1:
+    groups = number(a[name])
+    if groups == 1:
         return node.target, {}
     weight = "weight" in a and isinstance(a["weight"], Node) and len(removal.graph.dims(a["weight"]))
     x = removal.graph.dims(next(value for value in a.values() if isinstance(value, Node)))
     channels = x[-(weight - 1)] if weight and weight > 2 else x[1]
     if not removal.touched(channels):
         return node.target, {}
-    return node.target, {name: removal.size(factor(channels, (a[name], channels.size // a[name]))[0])}
+    left = removal.size(factor(channels, (groups, channels.size // groups))[0])
+    if left == groups:  # as many, also where that is a multiple of a free dimension
+        return node.target, {}
+    return node.target, {name: left if isinstance(a[name], int) else Scaled(a[name], left, groups)}
 
 
 def _layer_norm(removal: Removal, node: Node, a: Changes) -> tuple[Any, Changes]:

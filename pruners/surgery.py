@@ -145,6 +145,8 @@ def _mend_layer(layer: nn.Module) -> None:
         layer.normalized_shape = tuple(layer.weight.shape)
     elif isinstance(layer, nn.GroupNorm) and layer.weight is not None:
         layer.num_channels = len(layer.weight)
+    elif isinstance(layer, nn.PReLU):
+        layer.num_parameters = len(layer.weight)
     elif isinstance(layer, _NormBase):
         tensor = layer.weight if layer.weight is not None else layer.running_mean
         layer.num_features = layer.num_features if tensor is None else len(tensor)
@@ -157,7 +159,7 @@ def _mend_groups(removal: Removal, node: Node, module: nn.Module) -> None:
     layer = module.get_submodule(owner(node)) if name else None
     if name == "num_groups" and isinstance(layer, nn.GroupNorm):
         layer.num_groups = named[name]
-    elif isinstance(layer, _ConvNd):
+    elif isinstance(layer, _ConvNd) and isinstance(named["groups"], int):
         layer.groups = named["groups"]
         first, second = layer.weight.shape[:2]
         layer.out_channels, layer.in_channels = first, second * layer.groups

@@ -93,7 +93,7 @@ def trace(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any] | Non
         kwargs: example keyword inputs.
 
     Raises:
-        ValueError: if the example inputs do not fit the model or `torch.export` cannot trace it.
+        ValueError: if the example inputs do not fit the model, `torch.export` cannot trace it, or sizes depend on data.
     """
     args, kwargs = tuple(args), dict(kwargs or {})
     with evaluating(model), _quiet(), torch.no_grad(), _named_inputs(model, kwargs):
@@ -109,6 +109,7 @@ def trace(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any] | Non
                 with fitting(args, kwargs):
                     model(*args, **kwargs)
                 raise ValueError(_untraceable(error)) from error
+    _refuse_untieable(program)
     signature = program.graph_signature
     constants = dict(signature.inputs_to_lifted_tensor_constants)
     tensors = {**signature.inputs_to_parameters, **signature.inputs_to_buffers, **constants}
@@ -159,6 +160,25 @@ def number(value: Any) -> int:
     if isinstance(value, Node):
         value = value.meta["val"]
     return int(value.node.hint) if isinstance(value, torch.SymInt) else int(value)
+
+
+def is_random(node: Node) -> bool:
+    """Whether an operator draws random numbers, as dropout does in training only."""
+    if not isinstance(node.target, torch._ops.OpOverload) or torch.Tag.nondeterministic_seeded not in node.target.tags:
+        return False
+    a = arguments(node)
+    return bool(a.get("train", a.get("training", a.get("dropout_p", True))))
+
+
+@contextmanager
+def seeded() -> Iterator[None]:
+    """Draw the same random numbers every time, and leave the caller's generators as they were."""
+    cuda = torch.cuda.is_initialized()
+    with torch.random.fork_rng(range(torch.cuda.device_count()) if cuda else ()):
+        torch.default_generator.manual_seed(0)
+        if cuda:
+            torch.cuda.manual_seed_all(0)
+        yield
 
 
 @contextmanager
@@ -240,10 +260,31 @@ def _named_inputs(model: nn.Module, kwargs: Mapping[str, Any]) -> Iterator[None]
             model.__dict__["forward"] = had
 
 
+def _refuse_untieable(program: ExportedProgram) -> None:
+    for node in program.graph.nodes:
+        place = f"{operator(node)} of module {owner(node)!r}"
+        if "vmap" in operator(node):
+            raise ValueError(
+                f"a model must not call torch.vmap in its forward, got {place}; write the batch dimension out."
+            )
+        if node.op == "get_attr":
+            raise ValueError(
+                f"what a model computes must not depend on values, got a branch or a loop of its own, {node.name} in module "
+                f"{owner(node)!r}; choose between results by torch.where, and write loops out."
+            )
+        tensors = [x for x in pytree.tree_leaves(node.meta.get("val")) if isinstance(x, torch.Tensor)]
+        if any(isinstance(n, torch.SymInt) and n.node.hint is None for x in tensors for n in x.shape):
+            raise ValueError(
+                f"sizes must follow from the shapes of the inputs, got one that depends on their values at {place}; let every "
+                "expert see every token, weighted by zero where the router did not choose it, or mask instead of selecting; "
+                "or prune submodules without that operator one by one."
+            )
+
+
 def _untraceable(error: Exception) -> str:
     return (
         f"the model cannot be traced by `torch.export`: {_first_line(error)}\n{_user_frame(error)}"
-        "Ways out: replace branches on tensor values by torch.where or torch.cond; pass numbers that do not change as "
+        "Ways out: replace branches on tensor values by torch.where; pass numbers that do not change as "
         "attributes; return tensors, tuples, lists or dicts (a transformers model with `use_cache=False`); prune the traceable "
         "submodules one by one."
     )

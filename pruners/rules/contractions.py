@@ -133,6 +133,7 @@ CONTRACTIONS: dict[str, Rule] = {
     "conv1d": convolution, "conv2d": convolution, "conv3d": convolution, "convolution": convolution,
     "conv_transpose1d": convolution, "conv_transpose2d": convolution, "conv_transpose3d": convolution,
     "linear": linear, "matmul": matmul, "mm": matmul, "bmm": matmul, "addmm": matmul, "baddbmm": matmul, "mv": matmul,
+    "addmv": matmul, "dot": matmul, "vdot": matmul,
     "einsum": einsum, "scaled_dot_product_attention": attention,
     "grouped_mm_fallback": grouped_matmul, "_grouped_mm": grouped_matmul,
     "lstm": recurrent, "gru": recurrent, "rnn_tanh": recurrent, "rnn_relu": recurrent,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch.fx import Node
 
-from pruners.axes import Axis, freeze
+from pruners.axes import Axis, freeze, tie
 from pruners.rules.base import Arguments, Dims, Rule, Walk, broadcast, frozen
 from pruners.tracing import number
 
@@ -16,6 +16,14 @@ def elementwise(walk: Walk, node: Node, a: Arguments) -> Dims:
         item for value in a.values() if isinstance(value, (list, tuple)) for item in value if isinstance(item, Node)
     ]
     return broadcast(*(walk.dims(tensor) for tensor in tensors))
+
+
+def prelu(walk: Walk, node: Node, a: Arguments) -> Dims:
+    """One slope for all, or one per channel, which is dimension 1."""
+    x, slopes = walk.dims(a["self"]), walk.dims(a["weight"])
+    if slopes and slopes[0].size > 1:
+        tie(x[1], slopes[0])
+    return x
 
 
 def like(walk: Walk, node: Node, a: Arguments) -> Dims:
@@ -40,15 +48,16 @@ COPIES: dict[str, Rule] = {
     **dict.fromkeys(
         ("clone", "alias", "detach", "contiguous", "dropout", "feature_dropout", "alpha_dropout", "to", "_to_copy",
          "real", "imag", "conj", "resolve_conj", "zeros_like", "ones_like", "full_like", "empty_like", "lift_fresh_copy",
+         "rand_like", "randn_like", "bernoulli",
          "fill", "type_as"), like),
     **dict.fromkeys(("arange", "linspace", "eye", "scalar_tensor", "gather", "scatter", "histc", "one_hot", "bincount", "tril", "triu"),
                     by_position),
     **dict.fromkeys(("zeros", "ones", "full", "empty", "new_zeros", "new_ones", "new_full", "new_empty"), filled),
 }  # fmt: skip
 
-POINTWISE: dict[str, Rule] = dict.fromkeys(
+POINTWISE: dict[str, Rule] = {"prelu": prelu, **dict.fromkeys(
     ("copy", "where", "masked_fill", "addcmul", "addcdiv", "gelu", "silu", "mish", "hardswish", "hardsigmoid", "hardtanh", "relu6",
-     "leaky_relu", "elu", "selu", "celu", "softplus", "softsign", "prelu_", "clamp", "lerp", "__and__", "__or__",
+     "leaky_relu", "elu", "selu", "celu", "softplus", "softsign", "clamp", "lerp", "__and__", "__or__",
      "floor_divide", "log_sigmoid", "polar", "complex"),
     elementwise,
-)  # fmt: skip
+)}  # fmt: skip

@@ -127,6 +127,7 @@ SPATIAL: dict[str, Rule] = dict.fromkeys(
     (*(f"{kind}_pool{n}d" for kind in ("max", "avg", "adaptive_avg", "adaptive_max", "lp") for n in (1, 2, 3)),
      *(f"max_pool{n}d_with_indices" for n in (1, 2, 3)),
      *(f"upsample_{kind}" for kind in ("nearest1d", "nearest2d", "nearest3d", "bilinear2d", "bicubic2d", "linear1d")),
-     "upsample_trilinear3d", "_upsample_bilinear2d_aa", "_upsample_bicubic2d_aa"),
+     "upsample_trilinear3d", "_upsample_bilinear2d_aa", "_upsample_bicubic2d_aa",
+     *(f"_upsample_nearest_exact{n}d" for n in (1, 2, 3))),
     spatial,
 )  # fmt: skip

@@ -136,6 +136,26 @@ class Repeated(nn.Module):
         return self.head((groups * self.heads(x)[..., None]).flatten(2)).mean(1)
 
 
+class Modulated(nn.Module):
+    """Convolutions whose weights are scaled for each sample, all samples in one call as groups; the second per channel."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.style = nn.Conv2d(3, 8, 3, padding=1), nn.Linear(3, 8)
+        self.full, self.single = nn.Parameter(torch.randn(12, 8, 3, 3)), nn.Parameter(torch.randn(12, 1, 3, 3))
+        self.head = nn.Linear(12, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        style = self.style(x.mean((2, 3)))
+        x = self.stem(x)
+        b, c, h, w = x.shape
+        weight = self.full * style[:, None, :, None, None]
+        x = F.conv2d(x.reshape(1, b * c, h, w), weight.reshape(b * 12, c, 3, 3), padding=1, groups=b).relu()
+        weight = self.single * style.sum(1)[:, None, None, None, None]
+        x = F.conv2d(x, weight.reshape(b * 12, 1, 3, 3), padding=1, groups=b * 12)
+        return self.head(x.reshape(b, 12, h, w).mean((2, 3)))
+
+
 CONSTRUCTS: dict[str, Callable[[], tuple[nn.Module, tuple[Tensor, ...]]]] = {
     "unfolded and folded": lambda: (TakenApart(), (torch.randn(2, 3, 6, 6),)),
     "heads beside the batch": lambda: (MergedHeads(), (torch.randn(2, 4, 6),)),
@@ -143,6 +163,7 @@ CONSTRUCTS: dict[str, Callable[[], tuple[nn.Module, tuple[Tensor, ...]]]] = {
     "rows written in turn": lambda: (WrittenRows(), (torch.randn(2, 4, 6),)),
     "frequencies": lambda: (Frequencies(), (torch.randn(2, 4, 6),)),
     "repeated groups": lambda: (Repeated(), (torch.randn(2, 4, 6),)),
+    "modulated": lambda: (Modulated(), (torch.randn(2, 3, 6, 6),)),
     "largest of last": lambda: (LargestOfLast(), (torch.randn(2, 4, 6),)),
     "positions from weights": lambda: (PositionsFromWeights(), (torch.randn(2, 4, 6),)),
 }

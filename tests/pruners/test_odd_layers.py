@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pruners import prune
+from pruners import groups, prune
 
 
 class Around(nn.Module):
@@ -37,9 +37,26 @@ class Multiplied(nn.Module):
         return self.bilinear(x, x.tanh())
 
 
+class PerFeature(nn.Module):
+    """A slope for each of the features, which a convolution would call channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.slopes = nn.PReLU(8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.slopes(x.transpose(1, 2)).transpose(1, 2)
+
+
+def longer(x: Tensor) -> Tensor:
+    return F.interpolate(x.transpose(1, 2), scale_factor=1.5, mode="nearest-exact").transpose(1, 2)
+
+
 LAYERS: dict[str, tuple[Callable[[], Callable[[Tensor], Tensor]], int]] = {
     "prelu per channel": (lambda: nn.PReLU(4), 8),
     "prelu shared": (lambda: nn.PReLU(), 8),
+    "prelu per feature": (PerFeature, 8),
+    "resized exactly": (lambda: longer, 8),
     "softmax": (lambda: nn.Softmax(-1), 8),
     "cumulative sum": (lambda: lambda x: x.cumsum(-1), 8),
     "maximum with another": (lambda: lambda x: torch.maximum(x, x.flip(1)), 8),
@@ -66,14 +83,18 @@ LAYERS: dict[str, tuple[Callable[[], Callable[[Tensor], Tensor]], int]] = {
     "views": (lambda: lambda x: x.movedim(1, 2).swapaxes(1, 2).flatten(1).view_as(x) @ x.mT @ x, 8),
     "one left out": (lambda: lambda x: torch.cat([x[..., :3], x[..., 4:]], -1), 7),
 }
+FROZEN = ("softmax", "cumulative sum", "largest values", "sorted", "bilinear", "local response", "distances", "pooled channels",
+          "unfolded", "triangle", "stepped", "rolled", "reflected")  # fmt: skip
 
 
 @pytest.mark.parametrize("name", LAYERS)
 def test_an_odd_layer_gives_a_right_model(name: str) -> None:
     torch.manual_seed(0)
     make, width = LAYERS[name]
-    model = Around(make(), width).eval()
-    result = prune(model, torch.randn(2, 4, 6), {"params": 0.8}, importance="random")
+    model, x = Around(make(), width).eval(), torch.randn(2, 4, 6)
+    before = [group for group in groups(model, x) if group.name.startswith("first.weight:0")]
+    assert any(group.protected is None for group in before) == (name not in FROZEN)
+    result = prune(model, x, {"params": 0.8}, importance="random")
     assert result.summary.difference < 1e-4 and result.summary.difference_inside < 1e-4
 
 

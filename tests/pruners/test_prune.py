@@ -6,6 +6,7 @@ import json
 import pickle
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -214,6 +215,57 @@ class Branching(nn.Module):
 def test_an_untraceable_model_is_refused_with_the_place() -> None:
     with pytest.raises(ValueError, match=r"(?s)cannot be traced.*test_prune.py.*Ways out: "):
         prune(Branching(), torch.ones(2, 4), {"macs": 0.5})
+
+
+class Between(nn.Module):
+    """An operation between layers, given a linear layer to use."""
+
+    def __init__(self, operation: Callable[[Tensor, nn.Module], Tensor]) -> None:
+        super().__init__()
+        self.first = nn.Sequential(nn.Linear(6, 10), nn.ReLU(), nn.Linear(10, 8))
+        self.inner, self.last = nn.Linear(8, 8), nn.Linear(8, 3)
+        self.operation = operation
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.operation(self.first(x), self.inner))
+
+
+def routed(x: Tensor, expert: nn.Module) -> Tensor:
+    (rows,) = torch.where(x.sum(-1) > 0)
+    return x.index_add(0, rows, expert(x[rows]))
+
+
+def masked(x: Tensor, expert: nn.Module) -> Tensor:
+    chosen = x.sum(-1) > 0
+    return x.index_put((chosen,), expert(x[chosen]))
+
+
+@pytest.mark.parametrize(
+    ("operation", "message"),
+    [
+        (
+            routed,
+            r"sizes must follow from the shapes .* at aten.where.default of module ''; let every expert see every token",
+        ),
+        (masked, r"sizes must follow from the shapes .* at aten.index.Tensor"),
+        (lambda x, _: x * torch.unique(x).sum(), r"sizes must follow from the shapes .* at aten._unique2.default"),
+        (
+            lambda x, _: torch.cond(x.sum() > 0, torch.sin, torch.cos, (x,)),
+            r"must not depend on values, .* torch.where",
+        ),
+        (lambda x, inner: torch.vmap(inner)(x), r"must not call torch.vmap in its forward"),
+    ],
+)
+def test_what_depends_on_values_is_refused_with_the_place(operation: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        prune(Between(operation), torch.randn(4, 6), {"params": 0.7})
+
+
+def test_a_matrix_may_be_inverted() -> None:
+    model = Between(lambda x, inner: torch.linalg.solve(inner.weight, x.t()).t())
+    summary = prune(model, torch.randn(4, 6), {"params": 0.8}).summary
+    assert set(summary.groups) == {"first.0.weight:0"}
+    assert summary.difference < 1e-4
 
 
 def test_example_inputs_that_do_not_fit_are_refused(residual: Any) -> None:
