@@ -16,7 +16,7 @@ from torch.utils import _pytree as pytree
 
 from estimators import count as count_cost
 from pruners.allocation import Limits, check_reachable
-from pruners.check import needs_copies
+from pruners.check import Masked, needs_copies
 from pruners.configuration import configure
 from pruners.costs import CostModel
 from pruners.criteria import Loss
@@ -204,7 +204,7 @@ def prune(
     plan = make_plan(graph, found, removal.keep, form)
     outside = inside = None
     if comparison is not None:
-        outside, inside = prove(smaller, graph, comparison, tolerance), comparison.inside
+        outside, inside = prove(smaller, Masked(removal), comparison, tolerance), comparison.inside
     elif check and check_dtype is not None:
         outside, inside = prove_in(check_dtype, smaller, model, plan, graph, tolerance)
     summary = Summary(
