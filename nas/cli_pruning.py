@@ -55,8 +55,11 @@ def prune(
     ] = "l2",
     aggregate: Annotated[str, typer.Option(help="How the tensors of a group add up: sum, mean or max.")] = "sum",
     normalise: Annotated[
-        str, typer.Option(help="What the scores of a group are divided by: their mean, max or sum, or none.")
-    ] = "mean",
+        str | None,
+        typer.Option(
+            help="What the scores of a group are divided by: their mean, max or sum, or none. [default: mean, for lamp none]"
+        ),
+    ] = None,
     allocation: Annotated[
         str,
         typer.Option(

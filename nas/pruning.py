@@ -101,7 +101,7 @@ def prune_model(
     importance: str = "l2",
     allocation: str = "global",
     aggregate: str = "sum",
-    normalise: str = "mean",
+    normalise: str | None = None,
     round_to: int = 1,
     min_kept: int = 1,
     max_ratio: float = 0.9,

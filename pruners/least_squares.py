@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.fx import Node
 
 from pruners.check import Runner
-from pruners.compensation import inputs_of
+from pruners.batches import like_example
 from pruners.plan import PruningPlan
 from pruners.replay import replay, smaller_graph
 from pruners.rewrite import GraphModel, Removal
@@ -53,7 +53,7 @@ def least_squares_(
         How many layers were solved.
 
     Raises:
-        ValueError: if the model only takes batches of one size.
+        ValueError: if the model only takes batches of one size, or a batch does not fit it.
 
     Reference: He et al., Channel pruning for accelerating very deep neural networks, ICCV 2017 (reconstruction); Zhang
         et al., Accelerating very deep convolutional networks for classification and detection, TPAMI 2016 (aims behind
@@ -68,10 +68,11 @@ def least_squares_(
         )
     rewritten = smaller_graph(plan, removal)
     rewritten.load_state_dict(smaller.state_dict(), strict=False)
-    inputs = torch.cat([inputs_of(batch) for batch in batches])
+    given = zip(*(batch.inputs for batch in like_example(batches, removal.graph.trace)), strict=True)
+    inputs = [torch.cat(values) if isinstance(values[0], Tensor) else values[0] for values in given]
     repair = _Repair(removal, rewritten, inputs, ridge, iterations)
     with torch.no_grad():
-        for _ in repair.steps([inputs]):
+        for _ in repair.steps(inputs):
             pass
     smaller.load_state_dict(rewritten.state_dict(), strict=False)
     return repair.solved
@@ -113,7 +114,9 @@ def followers(node: Node) -> Followers:
 class _Repair(Runner):
     """Runs the smaller graph beside the full one and solves each layer just before it runs."""
 
-    def __init__(self, removal: Removal, rewritten: GraphModel, inputs: Tensor, ridge: float, iterations: int) -> None:
+    def __init__(
+        self, removal: Removal, rewritten: GraphModel, inputs: list[Any], ridge: float, iterations: int
+    ) -> None:
         super().__init__(rewritten)
         self.removal, self.ridge, self.iterations, self.solved = removal, ridge, iterations, 0
         self.layers = {node: followers(node) for node in self.graph.nodes if is_product(node)}
@@ -123,7 +126,7 @@ class _Repair(Runner):
         values = removal.graph.trace.values()
         users = [name for name in values if name not in removal.graph.trace.tensors]
         full = Runner(removal.graph.trace.graph_module)
-        self.full_steps = full.steps(list((values | dict.fromkeys(users, inputs)).values()))
+        self.full_steps = full.steps(list((values | dict(zip(users, inputs, strict=True))).values()))
 
     def run_node(self, node: Node) -> Any:
         """Solve the layer that this node is, if it is one, and run it, unless it ran before its turn."""
@@ -140,7 +143,7 @@ class _Repair(Runner):
     def _solve(self, node: Node, after: Followers) -> None:
         a = arguments(node)
         weight = self.fetch_attr(str(a["weight"].target))
-        slope, shift = self._affine(after.norm, len(weight))
+        slope, shift = self._affine(after.norm, weight)
         has_bias = isinstance(a["bias"], Node)
         bias = self.fetch_attr(a["bias"].target) if has_bias else weight.new_zeros(len(weight))
         other = self._early(after.other)
@@ -175,7 +178,7 @@ class _Repair(Runner):
         if not all(isinstance(a[name], Node) and len(a[name].users) == 1 for name in ("weight", "bias")):
             return
         channels = self.env[a["input"]].transpose(0, 1).flatten(1)
-        slope, shift = self._affine(norm, len(channels))
+        slope, shift = self._affine(norm, channels)
         variance, mean = torch.var_mean(channels, 1)
         used = variance > 0  # a constant channel has no spread to be scaled by
         for name, new in (
@@ -210,10 +213,10 @@ class _Repair(Runner):
                 self.aims[full.name] = self.removal.slice(tensor, self.removal.graph.results(full)[0])
         return self.aims[node.name]
 
-    def _affine(self, norm: Node | None, channels: int) -> tuple[Tensor, Tensor]:
-        """What a batch norm multiplies by and adds, shapes (C,)."""
+    def _affine(self, norm: Node | None, like: Tensor) -> tuple[Tensor, Tensor]:
+        """What a batch norm multiplies by and adds, shapes (C,), for a tensor whose first dimension is C."""
         if norm is None:
-            return torch.ones(channels), torch.zeros(channels)
+            return like.new_ones(len(like)), like.new_zeros(len(like))
         a = arguments(norm)
         mean, variance = (self.fetch_attr(a[name].target) for name in ("running_mean", "running_var"))
         slope = (variance + a["eps"]).rsqrt()

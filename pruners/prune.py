@@ -102,7 +102,7 @@ def prune(
     batches: Iterable[Any] | None = None,
     loss: Loss | None = None,
     aggregate: str = "sum",
-    normalise: str = "mean",
+    normalise: str | None = None,
     round_to: int = 1,
     min_kept: int = 1,
     max_ratio: float = 0.9,
@@ -130,10 +130,12 @@ def prune(
         allocation: "global", "uniform", "isomorphic", "optimal" (the most importance that can stay) or "distortion" (the least
             change of the outputs, measured on `batches`).
         ignore: names of groups, tensors or modules that lose nothing.
-        batches: iterable of (inputs, targets), for what passes over data; kept in memory if it is not a list or a loader.
+        batches: iterable of (inputs, targets), for what passes over data; inputs are a tensor, several in a tuple, or a dict by
+            name, as the example inputs are; kept in memory if it is not a list or a loader.
         loss: loss(outputs, targets), cross-entropy if None.
         aggregate: "sum", "mean" or "max" over the members of a group.
-        normalise: scores of a group are divided by their "mean", "max" or "sum", or by nothing ("none").
+        normalise: scores of a group are divided by their "mean", "max" or "sum", or by nothing ("none"); if None, by the mean, and for
+            "lamp", which compares groups already, by nothing.
         round_to: kept indices per group are a multiple of this.
         min_kept: fewest indices that stay in a group.
         max_ratio: largest fraction that a group loses.
@@ -267,8 +269,16 @@ def analyse(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
     """Trace a model and tie its axes, after checking that it can be pruned at all.
 
     Raises:
-        ValueError: on half precision, NaN weights or inputs on another device.
+        ValueError: on several devices or none (meta), half precision, NaN weights or inputs on another device.
     """
+    devices: dict[torch.device, str] = {}
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        devices.setdefault(tensor.device, name)
+    if len(devices) > 1 or torch.device("meta") in devices:
+        found = ", ".join(f"{device} ({name!r})" for device, name in devices.items())
+        raise ValueError(
+            f"`model` must be on one device that holds values, got {found}; move it with `model.to(...)`, or load its weights."
+        )
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         if tensor.is_floating_point() and tensor.dtype not in (torch.float32, torch.float64):
             raise ValueError(
@@ -279,7 +289,6 @@ def analyse(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
             raise ValueError(
                 f"`model` must hold no NaN, got some in {name!r}; importance and the check need real numbers."
             )
-    devices = {tensor.device for tensor in model.parameters()}
     for x in pytree.tree_leaves((args, kwargs)):
         if isinstance(x, torch.Tensor) and devices and x.device not in devices:
             ours = ", ".join(map(str, devices))

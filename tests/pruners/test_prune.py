@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import pickle
 import subprocess
 import sys
@@ -211,17 +212,19 @@ class Branching(nn.Module):
         return self.layer(x) if x.sum() > 0 else x
 
 
-def test_an_untraceable_model_is_refused_with_the_place() -> None:
+def test_an_untraceable_model_is_refused_with_the_place(capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(ValueError, match=r"(?s)cannot be traced.*test_prune.py.*Ways out: "):
         prune(Branching(), torch.ones(2, 4), {"macs": 0.5})
+    assert capfd.readouterr() == ("", "")
 
 
-def test_example_inputs_that_do_not_fit_are_refused(residual: Any) -> None:
+def test_example_inputs_that_do_not_fit_are_refused(residual: Any, caplog: pytest.LogCaptureFixture) -> None:
     model, _, _ = residual
     with pytest.raises(ValueError, match=r"`example_inputs` must fit the model, got \[\(2, 4, 8, 8\)\]"):
         prune(model, torch.randn(2, 4, 8, 8), {"macs": 0.5})
     with pytest.raises(ValueError, match=r"must be a tensor, a sequence .* got str"):
         prune(model, "1x3x8x8", {"macs": 0.5})
+    assert not [record for record in caplog.records if record.levelno > logging.DEBUG]
 
 
 def test_an_unreachable_target_is_refused(residual: Any) -> None:
@@ -247,6 +250,16 @@ def test_nan_weights_are_refused() -> None:
     with torch.no_grad():
         model.get_parameter("inner.weight")[0, 0] = float("nan")
     with pytest.raises(ValueError, match=r"no NaN, got some in 'inner.weight'"):
+        prune(model, example, {"macs": 0.5})
+
+
+@pytest.mark.parametrize("name", ["inner.weight", "norm.running_mean"])
+def test_a_model_on_several_devices_is_refused(name: str) -> None:
+    model, example = build("residual")
+    part, _, tensor = name.rpartition(".")
+    moved = getattr(model.get_submodule(part), tensor).to("meta")
+    setattr(model.get_submodule(part), tensor, torch.nn.Parameter(moved) if tensor == "weight" else moved)
+    with pytest.raises(ValueError, match=rf"on one device that holds values, got cpu .*, meta \('{name}'\)"):
         prune(model, example, {"macs": 0.5})
 
 
