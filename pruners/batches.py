@@ -73,13 +73,14 @@ def like_example(batches: Iterable[Any], trace: Trace, traced: bool = True) -> I
     Raises:
         ValueError: if there is no batch, or one that does not fit.
     """
-    seen = 0
-    for seen, given in enumerate(batches, 1):
+    empty = True
+    for given in batches:
+        empty = False
         batch = _arranged(as_batch(given), trace)
         if traced:
             _check_tensors(batch, trace)
         yield batch
-    if not seen:
+    if empty:
         raise ValueError("`batches` must hold at least one batch, got none; pass a list or a data loader.")
 
 

@@ -11,16 +11,18 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from pruners.batches import as_batch
+from pruners.progress import Progress, silent, watched
 from pruners.rewrite import GraphModel
 from pruners.tracing import evaluating, fitting
 
 
-def recalibrate_(model: nn.Module, batches: Iterable[Any]) -> None:
+def recalibrate_(model: nn.Module, batches: Iterable[Any], progress: Progress = silent) -> None:
     """Replace the running statistics of every batch norm by their average over batches, each weighing the same.
 
     Args:
         model: changed in place; weights, gradients, momenta and mode stay, also where a batch is refused.
         batches: iterable of inputs, or of (inputs, targets); several inputs are a tuple, or a dict by name.
+        progress: called as ("batch statistics", batches done, all batches).
 
     Raises:
         ValueError: if there is no batch, or one that the model does not take.
@@ -30,7 +32,7 @@ def recalibrate_(model: nn.Module, batches: Iterable[Any]) -> None:
     with _unchanged(model, layers), evaluating(model), torch.no_grad():
         for layer in layers:
             layer.training = True
-        for seen, given in enumerate(batches, 1):
+        for seen, given in enumerate(watched(batches, "batch statistics", progress), 1):
             batch = as_batch(given)
             for layer in layers:
                 layer.momentum = 1 / seen  # a cumulative average: the first batch replaces what was there

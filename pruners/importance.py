@@ -26,7 +26,18 @@ from pruners.tracing import arguments, operator
 
 AGGREGATIONS = ("sum", "mean", "max")
 NORMALISATIONS = ("mean", "max", "sum", "none")
-CRITERIA = (*WEIGHT_CRITERIA, "lamp", "bn_scale", "fpgm", "random", *GRADIENT_CRITERIA, "activation", "lrp", "lrp_zplus", "obs")
+CRITERIA = (
+    *WEIGHT_CRITERIA,
+    "lamp",
+    "bn_scale",
+    "fpgm",
+    "random",
+    *GRADIENT_CRITERIA,
+    "activation",
+    "lrp",
+    "lrp_zplus",
+    "obs",
+)
 Criterion = Callable[[Tensors], Mapping[str, torch.Tensor]]
 
 
@@ -121,7 +132,9 @@ def _vectors(
         if criterion == "activation":
             entries = activation(runs, like_example(batches, graph.trace), tensors)
         else:
-            vectors = relevance(base, groups, runs, like_example(batches, graph.trace), positive=criterion == "lrp_zplus")
+            vectors = relevance(
+                base, groups, runs, like_example(batches, graph.trace), positive=criterion == "lrp_zplus"
+            )
     for group in groups:
         found = vectors.get(group.name) or [
             _score_member(member, group, entries[member.tensor], criterion, base)

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Node
 
-from pruners.check import Runner
 from pruners.batches import like_example
+from pruners.check import Runner
 from pruners.plan import PruningPlan
+from pruners.progress import Progress, silent
 from pruners.replay import replay, smaller_graph
 from pruners.rewrite import GraphModel, Removal
 from pruners.tracing import arguments
@@ -31,8 +32,11 @@ def least_squares_(
     batches: Iterable[Any],
     ridge: float = 1e-4,
     iterations: int = 5,
+    progress: Progress = silent,
 ) -> int:
     """Solve every convolution and linear layer, in order of execution, for what the full model computes there.
+
+    Convolutions with groups, in three dimensions or transposed, and layers that share their weights stay as they are.
 
     Each layer sees the inputs that the repaired layers before it produce, and aims at the full model's values on the
     channels that stay: after the batch norm that follows, where there is one, whose mean takes up the shift; after the
@@ -48,6 +52,7 @@ def least_squares_(
         batches: iterable of inputs, or of (inputs, targets); a thousand images are plenty.
         ridge: weight of staying close to the weights as they are, relative to the mean square of the inputs.
         iterations: how often a layer before a ReLU is solved again.
+        progress: called as ("least squares", layers done, all layers).
 
     Returns:
         How many layers were solved.
@@ -70,7 +75,7 @@ def least_squares_(
     rewritten.load_state_dict(smaller.state_dict(), strict=False)
     given = zip(*(batch.inputs for batch in like_example(batches, removal.graph.trace)), strict=True)
     inputs = [torch.cat(values) if isinstance(values[0], Tensor) else values[0] for values in given]
-    repair = _Repair(removal, rewritten, inputs, ridge, iterations)
+    repair = _Repair(removal, rewritten, inputs, ridge, iterations, progress)
     with torch.no_grad():
         for _ in repair.steps(inputs):
             pass
@@ -115,11 +120,18 @@ class _Repair(Runner):
     """Runs the smaller graph beside the full one and solves each layer just before it runs."""
 
     def __init__(
-        self, removal: Removal, rewritten: GraphModel, inputs: list[Any], ridge: float, iterations: int
+        self,
+        removal: Removal,
+        rewritten: GraphModel,
+        inputs: list[Any],
+        ridge: float,
+        iterations: int,
+        progress: Progress,
     ) -> None:
         super().__init__(rewritten)
         self.removal, self.ridge, self.iterations, self.solved = removal, ridge, iterations, 0
-        self.layers = {node: followers(node) for node in self.graph.nodes if is_product(node)}
+        self.progress = progress
+        self.layers = {node: followers(node) for node in self.graph.nodes if _is_solvable(node)}
         self.pending: set[Node] = set()  # layers that wait for the other term of their sum
         self.aims: dict[str, Tensor] = {}
         self.wanted = {n.name for node, f in self.layers.items() for n in (node, f.norm, f.end) if n is not None}
@@ -132,7 +144,7 @@ class _Repair(Runner):
         """Solve the layer that this node is, if it is one, and run it, unless it ran before its turn."""
         if node in self.env:
             return self.env[node]
-        if node in self.layers and _own_weight(node):
+        if node in self.layers:
             self.pending.add(node)
             self._solve(node, self.layers[node])
             self.pending.remove(node)
@@ -168,6 +180,7 @@ class _Repair(Runner):
         elif after.norm is not None:
             self.fetch_attr(arguments(after.norm)["running_mean"].target)[change] -= moved
         self.solved += 1
+        self.progress("least squares", self.solved, len(self.layers))
 
     def _adjust(self, norm: Node) -> None:
         """Give a batch norm the statistics of its inputs, and scale and shift by which it computes the same as before.
@@ -228,7 +241,9 @@ class _Repair(Runner):
         return slope, shift
 
 
-def _own_weight(node: Node) -> bool:
+def _is_solvable(node: Node) -> bool:
+    if not is_product(node):
+        return False
     weight = arguments(node)["weight"]
     return isinstance(weight, Node) and weight.op == "get_attr" and len(weight.users) == 1
 

@@ -182,7 +182,9 @@ def prune(
     predicted: dict[str, Reading] = {}
     if aims:
         top = min(whole, asked.get(lever, whole))
-        budgets[lever], predicted = search(lambda b: built_within({**asked, lever: b}), aims, least[lever], top)
+        budgets[lever], predicted = search(
+            lambda b: built_within({**asked, lever: b}), aims, least[lever], top, progress
+        )
     for _ in range(ATTEMPTS):
         removal = removal_within(budgets)
         if needs_copies(removal):
@@ -241,9 +243,13 @@ def load(folder: str | Path, model: nn.Module) -> nn.Module:
         model: an instance of the model that was pruned, with any weights; it is left untouched.
 
     Raises:
-        ValueError: if the plan is of another model or the weights are not exactly those of the smaller model.
+        FileNotFoundError: if there is no plan.
+        ValueError: if the plan is damaged or of another model, or the weights are not exactly those of the smaller model.
     """
-    plan = PruningPlan.from_json((Path(folder) / PLAN).read_text())
+    path = Path(folder) / PLAN
+    if not path.exists():
+        raise FileNotFoundError(f"no plan at {path}; give a folder that `PruneResult.save` wrote")
+    plan = PruningPlan.from_json(path.read_bytes())
     removal = replay(plan, model)
     smaller, _ = build(removal, model, smaller_graph(plan, removal), tolerance=1e-4, form=plan.form)  # type: ignore[arg-type]
     _load_weights(smaller, Path(folder) / WEIGHTS)

@@ -186,10 +186,10 @@ def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], dyn
 def _give_momenta(program: ExportedProgram, model: nn.Module) -> None:
     modules = dict(model.named_modules())
     for node in program.graph.nodes:
-        if node.op == "call_function" and "batch_norm" in operator(node):
-            if getattr(modules.get(owner(node)), "momentum", MOMENTUM) is None:
-                place = [argument.name for argument in node.target._schema.arguments].index("momentum")
-                node.update_arg(place, MOMENTUM)
+        is_norm = node.op == "call_function" and "batch_norm" in operator(node)
+        if is_norm and getattr(modules.get(owner(node)), "momentum", MOMENTUM) is None:
+            place = [argument.name for argument in node.target._schema.arguments].index("momentum")
+            node.update_arg(place, MOMENTUM)
 
 
 def _batch_size(args: tuple[Any, ...], kwargs: dict[str, Any]) -> int | None:

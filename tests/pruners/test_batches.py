@@ -92,7 +92,12 @@ def test_repair_takes_several_inputs() -> None:
 @pytest.mark.gpu
 @pytest.mark.parametrize(
     "settings",
-    [{}, {"importance": "obs", "allocation": "distortion"}, {"importance": "lrp", "steps": 2}, {"allocation": "optimal"}],
+    [
+        {},
+        {"importance": "obs", "allocation": "distortion"},
+        {"importance": "lrp", "steps": 2},
+        {"allocation": "optimal"},
+    ],
     ids=str,
 )
 def test_on_a_gpu(settings: dict[str, Any]) -> None:

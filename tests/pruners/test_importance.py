@@ -44,7 +44,9 @@ def test_lamp_is_of_squared_norms_of_indices() -> None:
 def test_lamp_keeps_the_order_of_squared_norms_and_its_highest_is_one(name: str) -> None:
     _, graph, free, _ = analysed(name)
     scores, norms = (score_groups(graph, free, criterion, normalise="none") for criterion in ("lamp", "l2"))
-    assert all(torch.equal(x, y) for x, y in zip(score_groups(graph, free, "lamp").values(), scores.values(), strict=True))
+    assert all(
+        torch.equal(x, y) for x, y in zip(score_groups(graph, free, "lamp").values(), scores.values(), strict=True)
+    )
     for group in free:
         assert torch.equal(scores[group.name].flatten().argsort(), norms[group.name].flatten().argsort())
         assert scores[group.name].max() == 1

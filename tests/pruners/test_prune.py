@@ -7,6 +7,7 @@ import logging
 import pickle
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from pruners import PruneResult, groups, load, prune
+from pruners import PruneResult, PruningPlan, groups, load, prune
+from pruners.plan import example_inputs
 from pruners.prune import WEIGHTS
 from pruners.surgery import SHAKEN, _shaken
 from tests.pruners.networks import build
@@ -285,6 +287,64 @@ def test_a_plan_for_another_model_is_refused(residual: Any, tmp_path: Path) -> N
 def test_a_broken_plan_is_refused(text: str, residual: Any, tmp_path: Path) -> None:
     residual[2].save(tmp_path)
     (tmp_path / "plan.json").write_text(text)
+    with pytest.raises(ValueError, match="a plan must be JSON"):
+        load(tmp_path, residual[0])
+
+
+JUNK: list[Any] = [None, 5, -1, True, 0.5, "abc", [], {}, [True], [None], ["x"], [[0], 1], [10**6, 10**6], {"x": 1}]
+
+
+def damaged(data: Any) -> Iterator[Any]:
+    """The data with one value in it after another replaced by junk, or left out."""
+    yield from JUNK
+    keys = list(data) if isinstance(data, dict) else list(range(len(data))) if isinstance(data, list) else []
+    for key in keys:
+        rest = {name: x for name, x in data.items() if name != key} if isinstance(data, dict) else data[:key]
+        yield rest
+        for value in damaged(data[key]):
+            yield {**data, key: value} if isinstance(data, dict) else [*data[:key], value, *data[key + 1 :]]
+
+
+def test_damage_to_any_part_of_a_plan_is_a_value_error(residual: Any) -> None:
+    plan = json.loads(residual[2].plan.to_json())
+    plan["inputs"]["kwargs"] = {"flag": {"value": True}}
+    refused = 0
+    for spoilt in damaged(plan):
+        try:
+            read = PruningPlan.from_json(json.dumps(spoilt))
+            args, kwargs = example_inputs(read.inputs)
+            assert isinstance(args, tuple) and isinstance(kwargs, dict)
+            assert all(isinstance(name, str) and isinstance(gone, list) for name, gone in read.removed.items())
+        except ValueError as error:
+            refused += 1
+            assert "plan" in str(error) or "of an input" in str(error)
+    assert refused > 100
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("inputs", {}, "for args"),
+        ("inputs", 5, "got '5' for inputs"),
+        ("inputs", {"args": [{"shape": [10**6, 10**6], "dtype": "float32"}], "kwargs": {}}, "at most 268,435,456 numbers"),
+        ("removed", [], "for removed"),
+        ("removed", {"inner.weight:0": [True]}, "removed.inner.weight:0"),
+        ("blocks", 5, "for blocks"),
+        ("blocks", ["nowhere"], "must leave out blocks that the model has"),
+    ],
+)  # fmt: skip
+def test_a_damaged_plan_is_refused(field: str, value: Any, message: str, residual: Any, tmp_path: Path) -> None:
+    residual[2].save(tmp_path)
+    plan = json.loads((tmp_path / "plan.json").read_text())
+    (tmp_path / "plan.json").write_text(json.dumps({**plan, field: value}))
+    with pytest.raises(ValueError, match=message):
+        load(tmp_path, residual[0])
+
+
+def test_a_folder_without_a_plan_is_named(residual: Any, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"no plan at .*plan.json; give a folder that"):
+        load(tmp_path, residual[0])
+    (tmp_path / "plan.json").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ValueError, match="a plan must be JSON"):
         load(tmp_path, residual[0])
 

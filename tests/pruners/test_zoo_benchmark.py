@@ -47,7 +47,9 @@ def test_the_summary_has_the_largest_difference_of_all(largest: str) -> None:
     assert prune_zoo.summary([row, {**row, largest: "2e-6"}])["largest_difference"] == 3e-5
 
 
-@pytest.mark.parametrize("table", sorted(ROOT.glob("results/prune_zoo*/prune_zoo.csv")), ids=lambda path: path.parent.name)
+@pytest.mark.parametrize(
+    "table", sorted(ROOT.glob("results/prune_zoo*/prune_zoo.csv")), ids=lambda path: path.parent.name
+)
 def test_summaries_are_those_of_their_tables(table: Path) -> None:
     with table.open(newline="") as file:
         found = prune_zoo.summary(list(csv.DictReader(file)))
