@@ -103,10 +103,11 @@ def in_own_process(index: int, what: str, error: str, options: argparse.Namespac
 def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """What the table comes to."""
     passed = [row for row in rows if str(row["passed"]) == "True"]
+    differences = [f"{where}_{percent}" for where in ("difference", "inside") for percent in (50, 25)]
     return {
         "models": len(rows),
         "passed": len(passed),
-        "largest_difference": max((float(row[f"inside_{p}"]) for row in passed for p in (50, 25)), default=None),
+        "largest_difference": max((float(row[name]) for row in passed for name in differences), default=None),
         "slowest_seconds": max((float(row["seconds"]) for row in passed), default=None),
         "torch_pruning_finished": sum(str(row.get("tp_finished")) == "True" for row in rows),
         "torch_pruning_finished_with_same_shapes": sum(

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 import typer
 
-import pruners
 from nas import cli_options as shared
 from nas import terminal
 from nas.arguments import floats, names, options, shape
@@ -19,6 +19,8 @@ from nas.data import ImageData, load_data, with_normalisation
 from nas.distillation import Distillation
 from nas.format import percent, si
 from nas.pruning import load_model, parse_targets, prune_model
+from pruners.groups import dependency_groups
+from pruners.prune import analyse
 
 HELD_OUT = 0.1  # of the training images: they are not trained on
 
@@ -55,8 +57,11 @@ def prune(
     ] = "l2",
     aggregate: Annotated[str, typer.Option(help="How the tensors of a group add up: sum, mean or max.")] = "sum",
     normalise: Annotated[
-        str, typer.Option(help="What the scores of a group are divided by: their mean, max or sum, or none.")
-    ] = "mean",
+        str | None,
+        typer.Option(
+            help="What the scores of a group are divided by: their mean, max or sum, or none. [default: mean, for lamp none]"
+        ),
+    ] = None,
     allocation: Annotated[
         str,
         typer.Option(
@@ -142,8 +147,7 @@ def prune(
         terminal.show_table(["test images", "accuracy"], cells)
     if result.summary.difference is not None:
         print(f"differs from the masked model by {result.summary.difference:.1e}, relative")
-    for operator, times in result.summary.unknown.items():
-        terminal.err.print(f"left alone, as its rule is not known: {operator} ({times} times)", highlight=False)
+    _show_unknown(result.summary.unknown)
     if out is not None:
         print(out)
 
@@ -153,13 +157,22 @@ def groups(model: Target, input: Input, weights: Weights = None, option: Options
 
     Example: `nas groups mymodels:resnet56 --input 1x3x32x32`
     """
-    found = pruners.groups(load_model(model, options(option), weights), torch.zeros(_shape(input)))
+    graph = analyse(load_model(model, options(option), weights), (torch.zeros(_shape(input)),), {})
+    found = dependency_groups(graph)
     if json:
         for group in found:
             terminal.show_json(group.to_dict())
+        for operator, times in graph.unknown.items():
+            terminal.show_json({"unknown": operator, "times": times})
         return
     rows = [[g.name, str(g.size), str(len(g.members)), g.per or "", g.protected or ""] for g in found]
     terminal.show_table(["group", "size", "tensors", "chosen anew per index of", "protected because"], rows)
+    _show_unknown(graph.unknown)
+
+
+def _show_unknown(operators: Mapping[str, int]) -> None:
+    for operator, times in operators.items():
+        terminal.err.print(f"left alone, as its rule is not known: {operator} ({times} times)", highlight=False)
 
 
 def _shape(text: str) -> tuple[int, ...]:

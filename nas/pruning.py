@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -26,6 +25,9 @@ from nas.progress import Progress, silent
 from nas.record import environment
 from nas.recovery import Repair, parse_recovery
 from pruners import PruneResult, prune
+
+CHECKPOINT_KEYS = ("state_dict", "model")  # where training scripts keep the weights beside an optimiser
+WRAPPER = "module."
 
 
 def parse_targets(texts: Sequence[str]) -> dict[str, float | str]:
@@ -48,7 +50,7 @@ def load_model(target: str, options: Mapping[str, Any], weights: Path | None = N
         target: `module:function`.
         options: keyword arguments of the function.
         weights: a safetensors file, or a `torch.save` file, which is read without running any code in it. A dictionary with a
-            `state_dict` and names that start with `module.` are understood.
+            `state_dict` or `model` is understood, and so are names of a wrapped model, which all start with `module.`.
 
     Raises:
         ValueError: no such function, no module, or weights that do not fit.
@@ -58,7 +60,7 @@ def load_model(target: str, options: Mapping[str, Any], weights: Path | None = N
         raise ValueError(f"{target!r} must return a module, got {type(model).__name__}")
     if weights is not None:
         try:
-            model.load_state_dict(read_weights(weights))
+            model.load_state_dict(_unwrapped(read_weights(weights), model))
         except RuntimeError as error:
             raise ValueError(f"the weights in {weights} do not fit {target!r}: {error}") from error
     return model.eval()
@@ -74,22 +76,35 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     if not path.exists():
         raise FileNotFoundError(f"no weights at {path}")
     try:
-        found = (
-            load_file(path)
-            if path.suffix == ".safetensors"
-            else torch.load(path, map_location="cpu", weights_only=True)
-        )
+        with path.open("rb") as file:
+            start = file.read(2)
+        if path.suffix == ".safetensors":
+            found: Any = load_file(path)
+        elif start.startswith((b"PK", b"\x80")):
+            found = torch.load(path, map_location="cpu", weights_only=True)
+        else:
+            raise ValueError("neither of safetensors nor of torch.save")
     except pickle.UnpicklingError as error:
         raise ValueError(
             f"{path} holds more than tensors and is not read, as it could run code; save its state_dict alone"
         ) from error
-    except (SafetensorError, RuntimeError, EOFError, OSError) as error:
+    except Exception as error:  # torch.load raises whatever damage leads to
         raise ValueError(f"{path} is no whole weights file: {error}") from error
-    if isinstance(found, dict) and isinstance(found.get("state_dict"), dict):
-        found = found["state_dict"]
+    for key in CHECKPOINT_KEYS:
+        if isinstance(found, dict) and isinstance(found.get(key), dict):
+            found = found[key]
+            break
     if not isinstance(found, dict) or not all(isinstance(value, Tensor) for value in found.values()):
         raise ValueError(f"{path} must hold a state_dict: names and tensors, and nothing else")
-    return {name.removeprefix("module."): value for name, value in found.items()}
+    return found
+
+
+def _unwrapped(weights: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """Weights without the prefix that `DataParallel` puts before all names, unless the model's own names have it."""
+    own = model.state_dict()
+    if all(name.startswith(WRAPPER) for name in weights) and any(name not in own for name in weights):
+        return {name.removeprefix(WRAPPER): value for name, value in weights.items()}
+    return weights
 
 
 def prune_model(
@@ -101,7 +116,7 @@ def prune_model(
     importance: str = "l2",
     allocation: str = "global",
     aggregate: str = "sum",
-    normalise: str = "mean",
+    normalise: str | None = None,
     round_to: int = 1,
     min_kept: int = 1,
     max_ratio: float = 0.9,

@@ -67,7 +67,7 @@ class Repair:
         distillation: the unpruned model's share of the loss when distilling; its defaults if None.
         seed: decides everything random.
         device: where training runs.
-        progress: told about training.
+        progress: told about every step.
 
     Attributes:
         sample: some images of the split in batches, without augmentation.
@@ -99,9 +99,9 @@ class Repair:
     def __call__(self, step: Recovery, result: PruneResult) -> None:
         """Repair the model of a result; it is left on the CPU in eval mode."""
         if step.kind == "calibrate":
-            recalibrate_(result.model, self.sample)
+            recalibrate_(result.model, self.sample, self.progress)
         elif step.kind == "least-squares":
-            least_squares_(result.model, self.model, result.plan, self.sample)
+            least_squares_(result.model, self.model, result.plan, self.sample, progress=self.progress)
         else:
             self._train(step, result.model)
 

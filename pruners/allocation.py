@@ -55,7 +55,10 @@ class Limits:
 
 
 def uniform(groups: Sequence[Group], scores: Mapping[str, torch.Tensor], limits: Limits) -> tuple[Schedule, int]:
-    """The same pruning ratio in every group; step s is the ratio s/last."""
+    """The same pruning ratio in every group; step s is the ratio s/last.
+
+    Groups of one size lose an index at the same step, so that the costs fall far at once and a target may be overshot.
+    """
     last = max((group.size for group in groups), default=1) * 4
 
     def schedule(step: int) -> dict[str, int]:

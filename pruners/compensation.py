@@ -2,53 +2,62 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from pruners.batches import as_batch
+from pruners.progress import Progress, silent, watched
 from pruners.rewrite import GraphModel
-from pruners.tracing import evaluating
+from pruners.tracing import evaluating, fitting
 
 
-def recalibrate_(model: nn.Module, batches: Iterable[Any]) -> None:
+def recalibrate_(model: nn.Module, batches: Iterable[Any], progress: Progress = silent) -> None:
     """Replace the running statistics of every batch norm by their average over batches, each weighing the same.
 
     Args:
-        model: changed in place; weights, gradients and mode stay.
-        batches: iterable of inputs, or of (inputs, targets).
+        model: changed in place; weights, gradients, momenta and mode stay, also where a batch is refused.
+        batches: iterable of inputs, or of (inputs, targets); several inputs are a tuple, or a dict by name.
+        progress: called as ("batch statistics", batches done, all batches).
 
     Raises:
-        ValueError: if there is no batch.
+        ValueError: if there is no batch, or one that the model does not take.
     """
     layers = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
-    momenta = [layer.momentum for layer in layers]
     seen = 0
-    with evaluating(model), torch.no_grad():
+    with _unchanged(model, layers), evaluating(model), torch.no_grad():
         for layer in layers:
             layer.training = True
-        for seen, batch in enumerate(batches, 1):
+        for seen, given in enumerate(watched(batches, "batch statistics", progress), 1):
+            batch = as_batch(given)
             for layer in layers:
                 layer.momentum = 1 / seen  # a cumulative average: the first batch replaces what was there
             if isinstance(model, GraphModel):
                 model.set_batch_norm(training=True, momentum=1 / seen)
-            model(inputs_of(batch))
-    for layer, momentum in zip(layers, momenta, strict=True):
-        layer.momentum = momentum
-    if isinstance(model, GraphModel):
-        model.set_batch_norm(training=model.training, momentum=0.1)
+            with fitting(batch.args, batch.kwargs, "batches"):
+                model(*batch.args, **batch.kwargs)
     if not seen:
         raise ValueError("`batches` must hold at least one batch, got none; pass a list or a data loader.")
 
 
-def inputs_of(batch: Any) -> Tensor:
-    """The inputs of a batch that is inputs, or (inputs, targets)."""
-    inputs = batch[0] if isinstance(batch, (tuple, list)) else batch
-    if not isinstance(inputs, Tensor):
-        raise ValueError(f"`batches` must hold tensors or (tensor, targets), got {type(inputs).__name__}.")
-    return inputs
+@contextmanager
+def _unchanged(model: nn.Module, layers: Sequence[_BatchNorm]) -> Iterator[None]:
+    """Give layers their momenta back, and a graph the arguments of its operators."""
+    momenta = [layer.momentum for layer in layers]
+    arguments = {node: node.args for node in model.graph.nodes} if isinstance(model, GraphModel) else {}
+    try:
+        yield
+    finally:
+        for layer, momentum in zip(layers, momenta, strict=True):
+            layer.momentum = momentum
+        for node, args in arguments.items():
+            node.args = args
+        if isinstance(model, GraphModel):
+            model.recompile()
 
 
 def noise(example: Tensor, samples: int = 1000, batch: int = 100, seed: int = 0) -> list[Tensor]:

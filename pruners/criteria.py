@@ -1,7 +1,7 @@
 """Criteria: a score for every weight, "larger = keep".
 
-Those of weights alone map tensors by name to scores of the same shapes. Those of data take a model and any iterable of batches
-as well. None changes a weight.
+Those of weights alone map tensors by name to scores of the same shapes. Those of data take a model and batches as well. `lamp`
+is of indices instead. None changes a weight.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ from torch import nn
 from torch.fx import Node
 from torch.utils import _pytree as pytree
 
+from pruners.batches import Batch
 from pruners.check import Runner
 from pruners.relevance import reads_weight
 from pruners.rewrite import GraphModel
-from pruners.tracing import evaluating, operator
+from pruners.tracing import evaluating, fitting, operator
 
 Tensors = Mapping[str, torch.Tensor]
 Scores = dict[str, torch.Tensor]
@@ -34,22 +35,22 @@ def l2(tensors: Tensors) -> Scores:
     return {name: tensor.square() for name, tensor in tensors.items() if tensor.dim() > 1}
 
 
-def lamp(tensors: Tensors) -> Scores:
-    """Square of each weight over the sum of all squares in its layer that are not smaller.
+def lamp(scores: torch.Tensor) -> torch.Tensor:
+    """Squared norm of each index over the sum of all that are not smaller: the share of what is left that goes with it.
+
+    Args:
+        scores: squared norms of the indices of a group, of any shape.
 
     Reference: Lee et al., Layer-adaptive sparsity for the magnitude-based pruning, ICLR 2021.
+    Differs: of squared norms of indices rather than of single squared weights.
     """
-    result = {}
-    for name, tensor in tensors.items():
-        if tensor.dim() > 1:
-            squares, order = tensor.square().flatten().sort(stable=True)
-            at_least = squares.flip(0).cumsum(0).flip(0)
-            scores = squares / at_least.clamp_min(torch.finfo(squares.dtype).tiny)
-            result[name] = torch.empty_like(squares).scatter(0, order, scores).view_as(tensor)
-    return result
+    squares, order = scores.double().flatten().sort(stable=True)
+    at_least = squares.flip(0).cumsum(0).flip(0)
+    shares = squares / at_least.clamp_min(torch.finfo(squares.dtype).tiny)
+    return torch.empty_like(squares).scatter(0, order, shares).view_as(scores).to(scores.dtype)
 
 
-def taylor(model: nn.Module, batches: Iterable[Any], loss: Loss, tensors: Tensors) -> Scores:
+def taylor(model: nn.Module, batches: Iterable[Batch], loss: Loss, tensors: Tensors) -> Scores:
     """First-order change of the loss when a weight goes: |weight x gradient|, added up over the batches.
 
     Reference: Molchanov et al., Importance estimation for neural network pruning, CVPR 2019.
@@ -58,16 +59,16 @@ def taylor(model: nn.Module, batches: Iterable[Any], loss: Loss, tensors: Tensor
     return _from_gradients(model, batches, loss, tensors, lambda weight, gradient: (weight * gradient).abs())
 
 
-def fisher(model: nn.Module, batches: Iterable[Any], loss: Loss, tensors: Tensors) -> Scores:
+def fisher(model: nn.Module, batches: Iterable[Batch], loss: Loss, tensors: Tensors) -> Scores:
     """Half of weight squared times the squared gradient, one sample at a time: optimal brain damage.
 
     Reference: LeCun et al., Optimal brain damage, NeurIPS 1989; the Hessian's diagonal by squared gradients.
     """
-    samples = (sample for batch in batches for sample in _samples(batch))
+    samples = (batch.part(i, i + 1) for batch in batches for i in range(len(_targets(batch))))
     return _from_gradients(model, samples, loss, tensors, lambda w, g: 0.5 * w.square() * g.square())
 
 
-def activation(model: GraphModel, batches: Iterable[Any], tensors: Tensors) -> Scores:
+def activation(model: GraphModel, batches: Iterable[Batch], tensors: Tensors) -> Scores:
     """|weight| times the root mean square of the input feature it reads, over the batches.
 
     Reference: Sun et al., A simple and effective pruning approach for large language models (Wanda), ICLR 2024.
@@ -77,7 +78,7 @@ def activation(model: GraphModel, batches: Iterable[Any], tensors: Tensors) -> S
     run = Runner(model)
     with torch.no_grad():
         for batch in batches:
-            for node, _ in run.steps(_inputs(batch)):
+            for node, _ in run.steps(batch.inputs):
                 if not reads_weight(node) or "transpose" in operator(node):
                     continue
                 source, weight = node.args[:2]
@@ -96,51 +97,43 @@ def activation(model: GraphModel, batches: Iterable[Any], tensors: Tensors) -> S
     return result
 
 
-WEIGHT_CRITERIA: dict[str, Callable[[Tensors], Scores]] = {"l1": l1, "l2": l2, "lamp": lamp}
+WEIGHT_CRITERIA: dict[str, Callable[[Tensors], Scores]] = {"l1": l1, "l2": l2}
 GRADIENT_CRITERIA = {"taylor": taylor, "fisher": fisher}
 
 
-def _from_gradients(model: nn.Module, batches: Iterable[Any], loss: Loss, tensors: Tensors, score: Any) -> Scores:
+def _from_gradients(model: nn.Module, batches: Iterable[Batch], loss: Loss, tensors: Tensors, score: Any) -> Scores:
     """Sum score(weight, gradient) over batches; gradients of the caller are left as they were."""
     parameters = {name: p for name, p in model.named_parameters() if name in tensors and p.is_floating_point()}
     total = {name: torch.zeros_like(p) for name, p in parameters.items()}
     before = {name: p.requires_grad for name, p in parameters.items()}
-    seen = 0
     try:
         for p in parameters.values():
             p.requires_grad_(True)
         with evaluating(model), torch.enable_grad():
             for batch in batches:
-                value = loss(_logits(_forward(model, batch)), batch[1])
+                value = loss(_logits(_forward(model, batch)), _targets(batch))
                 gradients = torch.autograd.grad(value, list(parameters.values()), allow_unused=True)
                 for (name, p), gradient in zip(parameters.items(), gradients, strict=True):
                     if gradient is not None:
                         total[name] += score(p.detach(), gradient)
-                seen += 1
     finally:
         for name, p in parameters.items():
             p.requires_grad_(before[name])
-    if not seen:
-        raise ValueError("`batches` must hold at least one batch, got none; pass a list or a data loader.")
     return {name: scores.float() for name, scores in total.items()}
 
 
-def _samples(batch: Any) -> Iterable[Any]:
-    inputs, targets = batch
-    size = len(targets)
-    return ((pytree.tree_map(lambda x, i=i: x[i : i + 1], inputs), targets[i : i + 1]) for i in range(size))
-
-
-def _forward(model: nn.Module, batch: Any) -> Any:
+def _forward(model: nn.Module, batch: Batch) -> Any:
     if isinstance(model, GraphModel):
-        *_, (_, outputs) = Runner(model).steps(_inputs(batch))
+        *_, (_, outputs) = Runner(model).steps(batch.inputs)
         return outputs
-    return model(*_inputs(batch))
+    with fitting(batch.args, batch.kwargs, "batches"):
+        return model(*batch.args, **batch.kwargs)
 
 
-def _inputs(batch: Any) -> list[Any]:
-    inputs = batch[0] if isinstance(batch, (tuple, list)) else batch
-    return list(inputs) if isinstance(inputs, (tuple, list)) else [inputs]
+def _targets(batch: Batch) -> Any:
+    if batch.targets is None:
+        raise ValueError("`importance` by gradients needs `batches` of (inputs, targets), got no targets.")
+    return batch.targets
 
 
 def _logits(outputs: Any) -> torch.Tensor:

@@ -14,6 +14,7 @@ from torch.fx import Node
 from torch.utils import _pytree as pytree
 
 from pruners.axes import Axis, leaves
+from pruners.batches import like_example
 from pruners.check import Masked
 from pruners.groups import AxisGraph, Group
 from pruners.ragged import keep_highest
@@ -139,22 +140,12 @@ def _evenly(levels: Sequence[int]) -> list[int]:
 def placeholder_values(trace: Trace, batches: Iterable[Any], samples: float) -> Iterator[list[Any]]:
     """Values of all placeholders, parameters among them, for batch after batch, up to a number of samples."""
     names = [name for name in trace.values() if name not in trace.tensors]
-    example = next((x for name, x in trace.values().items() if name in names and isinstance(x, Tensor)), None)
     seen = 0
-    for batch in batches:
-        given = pytree.tree_leaves(batch[0] if isinstance(batch, (tuple, list)) else batch)
-        size = len(given[0])
-        if len(given) != len(names) or not (trace.batched or (example is not None and size == len(example))):
-            raise ValueError(
-                f"`batches` must hold what the traced model takes ({len(names)} inputs"
-                f"{'' if trace.batched or example is None else f' of {len(example)} samples, as its batch is not free'}), "
-                f"got {len(given)} of {size} samples."
-            )
-        rest = int(min(samples - seen, size)) if trace.batched else size
-        values = dict(zip(names, (x[:rest] if isinstance(x, Tensor) else x for x in given), strict=True))
+    for batch in like_example(batches, trace):
+        size = next((len(x) for x in batch.inputs if isinstance(x, Tensor) and x.dim()), 1)
+        part = batch.part(0, int(min(samples - seen, size))) if trace.batched else batch
+        values = dict(zip(names, part.inputs, strict=True))
         yield [values.get(name, value) for name, value in trace.values().items()]
         seen += size
         if seen >= samples:
             return
-    if not seen:
-        raise ValueError("`batches` must hold at least one batch, got none; pass a list or a data loader.")

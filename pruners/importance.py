@@ -15,7 +15,8 @@ import torch
 from torch import nn
 from torch.fx import Node
 
-from pruners.criteria import GRADIENT_CRITERIA, WEIGHT_CRITERIA, Loss, Tensors, activation
+from pruners.batches import like_example
+from pruners.criteria import GRADIENT_CRITERIA, WEIGHT_CRITERIA, Loss, Tensors, activation, lamp
 from pruners.groups import AxisGraph, Group, Member
 from pruners.ragged import curve
 from pruners.reconstruction import Moments, lost_by_group
@@ -25,7 +26,18 @@ from pruners.tracing import arguments, operator
 
 AGGREGATIONS = ("sum", "mean", "max")
 NORMALISATIONS = ("mean", "max", "sum", "none")
-CRITERIA = (*WEIGHT_CRITERIA, "bn_scale", "fpgm", "random", *GRADIENT_CRITERIA, "activation", "lrp", "lrp_zplus", "obs")
+CRITERIA = (
+    *WEIGHT_CRITERIA,
+    "lamp",
+    "bn_scale",
+    "fpgm",
+    "random",
+    *GRADIENT_CRITERIA,
+    "activation",
+    "lrp",
+    "lrp_zplus",
+    "obs",
+)
 Criterion = Callable[[Tensors], Mapping[str, torch.Tensor]]
 
 
@@ -39,7 +51,7 @@ def score_groups(
     batches: Iterable[Any] | None = None,
     loss: Loss | None = None,
     aggregate: str = "sum",
-    normalise: str = "mean",
+    normalise: str | None = None,
     seed: int = 0,
     moments: Mapping[Node, Moments] | None = None,
 ) -> dict[str, torch.Tensor]:
@@ -51,19 +63,21 @@ def score_groups(
         criterion: one of `CRITERIA`, or a function of the parameters by name that returns a score per entry for some of them.
         model: the model to score, for criteria that pass over data; with `keep`, the rewritten graph of what stays.
         keep: what stays of each elementary axis; everything if not given.
-        batches: iterable of (inputs, targets), or of inputs for "activation".
+        batches: iterable of (inputs, targets), or of inputs for "activation"; see `pruners.batches`.
         loss: loss(outputs, targets), cross-entropy if None.
         aggregate: "sum", "mean" or "max" over the members of a group.
-        normalise: what the scores of a group are divided by: "mean", "max", "sum" or "none".
+        normalise: what the scores of a group are divided by: "mean", "max", "sum" or "none"; if not given, "none" for "lamp",
+            which compares groups already, else "mean".
         seed: of the "random" criterion.
         moments: what the inputs of layers are like, for "obs".
 
     Returns:
-        Group name to scores of shape (n,), float32; minus infinity for what does not stay.
+        Group name to scores of shape (n,), float32, on the CPU; minus infinity for what does not stay.
 
     Raises:
         ValueError: if there is no such option, data are missing, or a score is not finite.
     """
+    normalise = normalise or ("none" if criterion == "lamp" else "mean")
     for name, value, allowed in (
         ("importance", criterion, CRITERIA), ("aggregate", aggregate, AGGREGATIONS), ("normalise", normalise, NORMALISATIONS)
     ):  # fmt: skip
@@ -74,13 +88,14 @@ def score_groups(
     result = {}
     for group in groups:
         stays = group.kept(base.keep)
-        scores = _normalised(_aggregated(vectors[group.name], group.shape, aggregate), stays, normalise)
+        scores = _aggregated(vectors[group.name], group.shape, aggregate).cpu()
+        scores = _normalised(lamp(scores) if criterion == "lamp" else scores, stays, normalise)
         if not scores.isfinite().all():
             raise ValueError(
                 f"scores of `importance` must be finite, got NaN or infinity from {criterion!r} for group {group.name!r}; look "
                 "for them in `batches` and in the loss, and for weights so large that their squares overflow."
             )
-        result[group.name] = scores.masked_fill(~stays.to(scores.device), -torch.inf)
+        result[group.name] = scores.masked_fill(~stays, -torch.inf)
     return result
 
 
@@ -106,8 +121,8 @@ def _vectors(
     vectors: dict[str, list[torch.Tensor]] = {}
     if not isinstance(criterion, str):
         entries = _checked(criterion(tensors), tensors)
-    elif criterion in WEIGHT_CRITERIA:
-        entries = WEIGHT_CRITERIA[criterion](tensors)
+    elif criterion in (*WEIGHT_CRITERIA, "lamp"):
+        entries = WEIGHT_CRITERIA["l2" if criterion == "lamp" else criterion](tensors)
     elif criterion == "bn_scale":
         entries = {name: tensors[name].abs() for name in batch_norm_scales(graph) if name in tensors}
     elif criterion == "fpgm":
@@ -118,13 +133,16 @@ def _vectors(
         lost = {group.name: lost_by_group(graph, group, moments) for group in groups}
         vectors = {name: [scores] for name, scores in lost.items() if scores is not None}
     elif criterion in GRADIENT_CRITERIA:
-        entries = GRADIENT_CRITERIA[criterion](model, batches, loss or nn.functional.cross_entropy, tensors)
+        data = like_example(batches, graph.trace, traced=isinstance(model, GraphModel))
+        entries = GRADIENT_CRITERIA[criterion](model, data, loss or nn.functional.cross_entropy, tensors)
     else:
         runs = model if base.keep and isinstance(model, GraphModel) else rewrite(base)
         if criterion == "activation":
-            entries = activation(runs, batches, tensors)
+            entries = activation(runs, like_example(batches, graph.trace), tensors)
         else:
-            vectors = relevance(base, groups, runs, batches, positive=criterion == "lrp_zplus")
+            vectors = relevance(
+                base, groups, runs, like_example(batches, graph.trace), positive=criterion == "lrp_zplus"
+            )
     for group in groups:
         found = vectors.get(group.name) or [
             _score_member(member, group, entries[member.tensor], criterion, base)
@@ -200,7 +218,7 @@ def _aggregated(found: list[torch.Tensor], shape: tuple[int, ...], aggregate: st
 def _normalised(scores: torch.Tensor, stays: torch.Tensor, normalise: str) -> torch.Tensor:
     if normalise == "none":
         return scores
-    counted = curve(scores[stays.to(scores.device)].view(*scores.shape[:-1], -1))
+    counted = curve(scores[stays].view(*scores.shape[:-1], -1))
     by = {"mean": counted.mean(), "max": counted.max(), "sum": counted.sum()}[normalise]
     return scores / by if by > 0 else scores
 

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Node
 
+from pruners.batches import like_example
 from pruners.check import Runner
-from pruners.compensation import inputs_of
 from pruners.plan import PruningPlan
+from pruners.progress import Progress, silent
 from pruners.replay import replay, smaller_graph
 from pruners.rewrite import GraphModel, Removal
 from pruners.tracing import arguments
@@ -31,8 +32,11 @@ def least_squares_(
     batches: Iterable[Any],
     ridge: float = 1e-4,
     iterations: int = 5,
+    progress: Progress = silent,
 ) -> int:
     """Solve every convolution and linear layer, in order of execution, for what the full model computes there.
+
+    Convolutions with groups, in three dimensions or transposed, and layers that share their weights stay as they are.
 
     Each layer sees the inputs that the repaired layers before it produce, and aims at the full model's values on the
     channels that stay: after the batch norm that follows, where there is one, whose mean takes up the shift; after the
@@ -48,12 +52,13 @@ def least_squares_(
         batches: iterable of inputs, or of (inputs, targets); a thousand images are plenty.
         ridge: weight of staying close to the weights as they are, relative to the mean square of the inputs.
         iterations: how often a layer before a ReLU is solved again.
+        progress: called as ("least squares", layers done, all layers).
 
     Returns:
         How many layers were solved.
 
     Raises:
-        ValueError: if the model only takes batches of one size, or a batch is not finite.
+        ValueError: if the model only takes batches of one size, or a batch does not fit it or is not finite.
 
     Reference: He et al., Channel pruning for accelerating very deep neural networks, ICCV 2017 (reconstruction); Zhang
         et al., Accelerating very deep convolutional networks for classification and detection, TPAMI 2016 (aims behind
@@ -68,12 +73,13 @@ def least_squares_(
         )
     rewritten = smaller_graph(plan, removal)
     rewritten.load_state_dict(smaller.state_dict(), strict=False)
-    inputs = torch.cat([inputs_of(batch) for batch in batches])
-    if not inputs.isfinite().all():
+    given = zip(*(batch.inputs for batch in like_example(batches, removal.graph.trace)), strict=True)
+    inputs = [torch.cat(values) if isinstance(values[0], Tensor) else values[0] for values in given]
+    if not all(values.isfinite().all() for values in inputs if isinstance(values, Tensor)):
         raise ValueError("`batches` must be finite, got NaN or infinity; weights solved on them would be NaN.")
-    repair = _Repair(removal, rewritten, inputs, ridge, iterations)
+    repair = _Repair(removal, rewritten, inputs, ridge, iterations, progress)
     with torch.no_grad():
-        for _ in repair.steps([inputs]):
+        for _ in repair.steps(inputs):
             pass
     smaller.load_state_dict(rewritten.state_dict(), strict=False)
     return repair.solved
@@ -115,23 +121,32 @@ def followers(node: Node) -> Followers:
 class _Repair(Runner):
     """Runs the smaller graph beside the full one and solves each layer just before it runs."""
 
-    def __init__(self, removal: Removal, rewritten: GraphModel, inputs: Tensor, ridge: float, iterations: int) -> None:
+    def __init__(
+        self,
+        removal: Removal,
+        rewritten: GraphModel,
+        inputs: list[Any],
+        ridge: float,
+        iterations: int,
+        progress: Progress,
+    ) -> None:
         super().__init__(rewritten)
         self.removal, self.ridge, self.iterations, self.solved = removal, ridge, iterations, 0
-        self.layers = {node: followers(node) for node in self.graph.nodes if is_product(node)}
+        self.progress = progress
+        self.layers = {node: followers(node) for node in self.graph.nodes if _is_solvable(node)}
         self.pending: set[Node] = set()  # layers that wait for the other term of their sum
         self.aims: dict[str, Tensor] = {}
         self.wanted = {n.name for node, f in self.layers.items() for n in (node, f.norm, f.end) if n is not None}
         values = removal.graph.trace.values()
         users = [name for name in values if name not in removal.graph.trace.tensors]
         full = Runner(removal.graph.trace.graph_module)
-        self.full_steps = full.steps(list((values | dict.fromkeys(users, inputs)).values()))
+        self.full_steps = full.steps(list((values | dict(zip(users, inputs, strict=True))).values()))
 
     def run_node(self, node: Node) -> Any:
         """Solve the layer that this node is, if it is one, and run it, unless it ran before its turn."""
         if node in self.env:
             return self.env[node]
-        if node in self.layers and _own_weight(node):
+        if node in self.layers:
             self.pending.add(node)
             self._solve(node, self.layers[node])
             self.pending.remove(node)
@@ -142,7 +157,7 @@ class _Repair(Runner):
     def _solve(self, node: Node, after: Followers) -> None:
         a = arguments(node)
         weight = self.fetch_attr(str(a["weight"].target))
-        slope, shift = self._affine(after.norm, len(weight))
+        slope, shift = self._affine(after.norm, weight)
         has_bias = isinstance(a["bias"], Node)
         bias = self.fetch_attr(a["bias"].target) if has_bias else weight.new_zeros(len(weight))
         other = self._early(after.other)
@@ -167,6 +182,7 @@ class _Repair(Runner):
         elif after.norm is not None:
             self.fetch_attr(arguments(after.norm)["running_mean"].target)[change] -= moved
         self.solved += 1
+        self.progress("least squares", self.solved, len(self.layers))
 
     def _adjust(self, norm: Node) -> None:
         """Give a batch norm the statistics of its inputs, and scale and shift by which it computes the same as before.
@@ -177,7 +193,7 @@ class _Repair(Runner):
         if not all(isinstance(a[name], Node) and len(a[name].users) == 1 for name in ("weight", "bias")):
             return
         channels = self.env[a["input"]].transpose(0, 1).flatten(1)
-        slope, shift = self._affine(norm, len(channels))
+        slope, shift = self._affine(norm, channels)
         variance, mean = torch.var_mean(channels, 1)
         used = variance > 0  # a constant channel has no spread to be scaled by
         for name, new in (
@@ -212,10 +228,10 @@ class _Repair(Runner):
                 self.aims[full.name] = self.removal.slice(tensor, self.removal.graph.results(full)[0])
         return self.aims[node.name]
 
-    def _affine(self, norm: Node | None, channels: int) -> tuple[Tensor, Tensor]:
-        """What a batch norm multiplies by and adds, shapes (C,)."""
+    def _affine(self, norm: Node | None, like: Tensor) -> tuple[Tensor, Tensor]:
+        """What a batch norm multiplies by and adds, shapes (C,), for a tensor whose first dimension is C."""
         if norm is None:
-            return torch.ones(channels), torch.zeros(channels)
+            return like.new_ones(len(like)), like.new_zeros(len(like))
         a = arguments(norm)
         mean, variance = (self.fetch_attr(a[name].target) for name in ("running_mean", "running_var"))
         slope = (variance + a["eps"]).rsqrt()
@@ -227,7 +243,9 @@ class _Repair(Runner):
         return slope, shift
 
 
-def _own_weight(node: Node) -> bool:
+def _is_solvable(node: Node) -> bool:
+    if not is_product(node):
+        return False
     weight = arguments(node)["weight"]
     return isinstance(weight, Node) and weight.op == "get_attr" and len(weight.users) == 1
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Annotated, Any, ClassVar
 
 import torch
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from torch import nn
 
 from pruners.axes import Axis
@@ -16,6 +18,28 @@ from pruners.groups import AxisGraph, Group
 from pruners.tracing import operator
 
 VERSION = 2
+LARGEST_INPUT = 2**28  # numbers in a tensor that a plan may ask for
+Index = Annotated[int, Field(ge=0)]
+
+
+class TensorInput(BaseModel, extra="forbid", strict=True):
+    """An input tensor: its shape, and its type in torch's words."""
+
+    shape: list[Index]
+    dtype: str
+
+
+class PlainInput(BaseModel, extra="forbid", strict=True):
+    """An input that is no tensor."""
+
+    value: bool | int | float | str | None
+
+
+class Inputs(BaseModel, extra="forbid", strict=True):
+    """Example inputs by position and by name."""
+
+    args: list[TensorInput | PlainInput]
+    kwargs: dict[str, TensorInput | PlainInput]
 
 
 @dataclass(frozen=True)
@@ -31,9 +55,11 @@ class PruningPlan:
         blocks: names of residual blocks that are left out.
     """
 
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", strict=True)
+
     fingerprint: str
-    removed: Mapping[str, Sequence[int] | Sequence[Sequence[int]]]
-    sizes: Mapping[str, int]
+    removed: Mapping[str, Sequence[Index] | Sequence[Sequence[Index]]]
+    sizes: Mapping[str, Index]
     form: str
     inputs: Mapping[str, Any]
     blocks: Sequence[str] = ()
@@ -44,17 +70,22 @@ class PruningPlan:
         return json.dumps(asdict(self), indent=1)
 
     @classmethod
-    def from_json(cls, text: str) -> PruningPlan:
+    def from_json(cls, text: str | bytes) -> PruningPlan:
         """Read a plan; anything that is not one is refused.
 
         Raises:
             ValueError: if the text is no plan of this version.
         """
         try:
-            data = json.loads(text)
-            plan = cls(**data)
-        except (ValueError, TypeError) as error:
-            raise ValueError(f"a plan must be JSON with the fields of `PruningPlan`, got: {error}") from error
+            plan = TypeAdapter(cls).validate_json(text)
+            Inputs.model_validate(plan.inputs)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            where = ".".join(map(str, first["loc"])) or "the text"
+            raise ValueError(
+                f"a plan must be JSON with the fields of `PruningPlan`, got {str(first['input'])[:80]!r} for {where} "
+                f"({first['msg']}); save it again."
+            ) from error
         if plan.version != VERSION:
             raise ValueError(f"plan version must be {VERSION}, got {plan.version}; save it again with this release.")
         if plan.form not in ("module", "graph"):
@@ -140,7 +171,11 @@ def describe_inputs(args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str,
 
 
 def example_inputs(inputs: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Inputs of the described shapes and types, filled with zeros."""
+    """Inputs of the described shapes and types, filled with zeros.
+
+    Raises:
+        ValueError: if a type is none of torch, or a tensor would have more than `LARGEST_INPUT` numbers.
+    """
 
     def restored(item: Mapping[str, Any]) -> Any:
         if "value" in item:
@@ -148,6 +183,10 @@ def example_inputs(inputs: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str
         dtype = getattr(torch, item["dtype"], None)
         if not isinstance(dtype, torch.dtype):
             raise ValueError(f"`dtype` of an input must be a torch type, got {item['dtype']!r}.")
+        if math.prod(item["shape"]) > LARGEST_INPUT:
+            raise ValueError(
+                f"an input of a plan must have at most {LARGEST_INPUT:,} numbers, got shape {item['shape']}."
+            )
         return torch.zeros(item["shape"], dtype=dtype)
 
     return tuple(map(restored, inputs["args"])), {name: restored(item) for name, item in inputs["kwargs"].items()}

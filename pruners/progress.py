@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from operator import length_hint
 from typing import Any, Protocol
 
 
@@ -24,8 +25,8 @@ def silent(step: str, done: float, total: float) -> None:
     """Report nothing: the default."""
 
 
-def watched(batches: Batches, step: str, progress: Progress) -> Iterator[Any]:
-    """Batch after batch, reporting each that is done."""
+def watched(batches: Iterable[Any], step: str, progress: Progress) -> Iterator[Any]:
+    """Batch after batch, reporting each that is done; of batches that do not say how many they are, as many as are done."""
     for done, batch in enumerate(batches, 1):
         yield batch
-        progress(step, done, len(batches))
+        progress(step, done, max(done, length_hint(batches, done)))

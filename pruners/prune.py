@@ -16,7 +16,7 @@ from torch.utils import _pytree as pytree
 
 from estimators import count as count_cost
 from pruners.allocation import Limits, check_reachable
-from pruners.check import needs_copies
+from pruners.check import Masked, needs_copies
 from pruners.configuration import configure
 from pruners.costs import CostModel
 from pruners.criteria import Loss
@@ -102,7 +102,7 @@ def prune(
     batches: Iterable[Any] | None = None,
     loss: Loss | None = None,
     aggregate: str = "sum",
-    normalise: str = "mean",
+    normalise: str | None = None,
     round_to: int = 1,
     min_kept: int = 1,
     max_ratio: float = 0.9,
@@ -130,10 +130,12 @@ def prune(
         allocation: "global", "uniform", "isomorphic", "optimal" (the most importance that can stay) or "distortion" (the least
             change of the outputs, measured on `batches`).
         ignore: names of groups, tensors or modules that lose nothing.
-        batches: iterable of (inputs, targets), for what passes over data; kept in memory if it is not a list or a loader.
+        batches: iterable of (inputs, targets), for what passes over data; inputs are a tensor, several in a tuple, or a dict by
+            name, as the example inputs are; kept in memory if it is not a list or a loader.
         loss: loss(outputs, targets), cross-entropy if None.
         aggregate: "sum", "mean" or "max" over the members of a group.
-        normalise: scores of a group are divided by their "mean", "max" or "sum", or by nothing ("none").
+        normalise: scores of a group are divided by their "mean", "max" or "sum", or by nothing ("none"); if None, by the mean, and for
+            "lamp", which compares groups already, by nothing.
         round_to: kept indices per group are a multiple of this.
         min_kept: fewest indices that stay in a group.
         max_ratio: largest fraction that a group loses.
@@ -180,7 +182,9 @@ def prune(
     predicted: dict[str, Reading] = {}
     if aims:
         top = min(whole, asked.get(lever, whole))
-        budgets[lever], predicted = search(lambda b: built_within({**asked, lever: b}), aims, least[lever], top)
+        budgets[lever], predicted = search(
+            lambda b: built_within({**asked, lever: b}), aims, least[lever], top, progress
+        )
     for _ in range(ATTEMPTS):
         removal = removal_within(budgets)
         if needs_copies(removal):
@@ -204,7 +208,7 @@ def prune(
     plan = make_plan(graph, found, removal.keep, form)
     outside = inside = None
     if comparison is not None:
-        outside, inside = prove(smaller, graph, comparison, tolerance), comparison.inside
+        outside, inside = prove(smaller, Masked(removal), comparison, tolerance), comparison.inside
     elif check and check_dtype is not None:
         outside, inside = prove_in(check_dtype, smaller, model, plan, graph, tolerance)
     summary = Summary(
@@ -239,9 +243,13 @@ def load(folder: str | Path, model: nn.Module) -> nn.Module:
         model: an instance of the model that was pruned, with any weights; it is left untouched.
 
     Raises:
-        ValueError: if the plan is of another model or the weights are not exactly those of the smaller model.
+        FileNotFoundError: if there is no plan.
+        ValueError: if the plan is damaged or of another model, or the weights are not exactly those of the smaller model.
     """
-    plan = PruningPlan.from_json((Path(folder) / PLAN).read_text())
+    path = Path(folder) / PLAN
+    if not path.exists():
+        raise FileNotFoundError(f"no plan at {path}; give a folder that `PruneResult.save` wrote")
+    plan = PruningPlan.from_json(path.read_bytes())
     removal = replay(plan, model)
     smaller, _ = build(removal, model, smaller_graph(plan, removal), tolerance=1e-4, form=plan.form)  # type: ignore[arg-type]
     _load_weights(smaller, Path(folder) / WEIGHTS)
@@ -267,8 +275,16 @@ def analyse(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
     """Trace a model and tie its axes, after checking that it can be pruned at all.
 
     Raises:
-        ValueError: on half precision, NaN or infinite weights or inputs on another device.
+        ValueError: on several devices or none (meta), half precision, NaN or infinite weights or inputs on another device.
     """
+    devices: dict[torch.device, str] = {}
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        devices.setdefault(tensor.device, name)
+    if len(devices) > 1 or torch.device("meta") in devices:
+        found = ", ".join(f"{device} ({name!r})" for device, name in devices.items())
+        raise ValueError(
+            f"`model` must be on one device that holds values, got {found}; move it with `model.to(...)`, or load its weights."
+        )
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         if tensor.is_floating_point() and tensor.dtype not in (torch.float32, torch.float64):
             raise ValueError(
@@ -284,7 +300,6 @@ def analyse(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
             )
         if isinstance(tensor, nn.Parameter) and not (least.isfinite() and most.isfinite()):  # buffers may be masks
             raise ValueError(f"weights of `model` must be finite, got infinity in {name!r}; load weights that are.")
-    devices = {tensor.device for tensor in model.parameters()}
     for x in pytree.tree_leaves((args, kwargs)):
         if isinstance(x, torch.Tensor) and devices and x.device not in devices:
             ours = ", ".join(map(str, devices))

@@ -137,7 +137,7 @@ def lost_by_group(graph: AxisGraph, group: Group, moments: Mapping[Node, Moments
         moments: of the layers that read it.
 
     Returns:
-        Of the group's shape, rising in the order in which the indices go; or None if no layer reads the group.
+        Of the group's shape, on the CPU, rising in the order in which the indices go; or None if no layer reads the group.
     """
     layers = [_Layer.of(found, graph, group) for found in moments.values() if _reads(graph, found.reader, group.axis)]
     if not layers:
@@ -147,7 +147,7 @@ def lost_by_group(graph: AxisGraph, group: Group, moments: Mapping[Node, Moments
     at_once = -(-len(scores) // ROUNDS)
     score = 0.0
     while len(left):
-        costs = torch.stack([layer.costs(left) for layer in layers]).sum(0)
+        costs = torch.stack([layer.costs(left) for layer in layers]).sum(0).cpu()
         order = costs.sort(stable=True).indices[:at_once]
         for place in order.tolist():  # strictly rising, so that the order can be told from the scores
             score = max(float(costs[place]), score * (1 + 1e-5))

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.fx import Node
 
 from pruners.axes import leaves
+from pruners.batches import Batch
 from pruners.check import Runner
 from pruners.groups import Group
 from pruners.rewrite import GraphModel, Removal
@@ -66,7 +67,7 @@ def relevance(
     base: Removal,
     groups: Sequence[Group],
     model: GraphModel,
-    batches: Iterable[Any],
+    batches: Iterable[Batch],
     positive: bool = False,
     epsilon: float = 0.01,
 ) -> dict[str, list[Tensor]]:
@@ -78,7 +79,7 @@ def relevance(
         base: the traced full model with its axes, and what stays of it.
         groups: groups to score.
         model: the rewritten graph of what stays.
-        batches: iterable of (inputs, labels), labels of shape (N,); the model returns logits of shape (N, classes).
+        batches: with labels of shape (N,) as targets; the model returns logits of shape (N, classes).
         positive: z+ for convolutions.
         epsilon: see `Relevance`.
 
@@ -121,14 +122,14 @@ def short_name(node: Node) -> str:
     return operator(node).removeprefix("aten.").partition(".")[0] if node.op == "call_function" else ""
 
 
-def _of_layers(run: Relevance, layers: set[str], batch: Any) -> dict[str, Tensor]:
+def _of_layers(run: Relevance, layers: set[str], batch: Batch) -> dict[str, Tensor]:
     """Relevance of the outputs of some layers, of the shapes of these outputs."""
-    if not (isinstance(batch, (tuple, list)) and len(batch) == 2 and isinstance(batch[1], Tensor)):
+    labels = batch.targets
+    if not isinstance(labels, Tensor):
         raise ValueError("`importance='lrp'` needs `batches` of (inputs, labels), got no labels.")
-    inputs, labels = batch
     values = {}
     with torch.enable_grad():
-        for node, value in run.steps(list(inputs) if isinstance(inputs, (tuple, list)) else [inputs]):
+        for node, value in run.steps(batch.inputs):
             if node.name in layers:
                 values[node.name] = value
         logits = value[0]

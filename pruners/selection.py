@@ -41,7 +41,7 @@ class Importance:
     batches: Batches | None
     loss: Loss | None
     aggregate: str
-    normalise: str
+    normalise: str | None
     seed: int
 
 

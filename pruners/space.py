@@ -12,7 +12,7 @@ from torch import nn
 
 from pruners.allocation import Limits
 from pruners.axes import Axis
-from pruners.blocks import Block, around, bypass, bypassed_outputs, inside, removable_blocks, unneeded
+from pruners.blocks import Block, Bypassed, around, bypass, bypassed_outputs, inside, removable_blocks, unneeded
 from pruners.check import needs_copies
 from pruners.configuration import configure
 from pruners.costs import CostModel
@@ -143,7 +143,7 @@ class PrunableSpace:
             before=self._before,
             after=count(smaller, self.args, self.kwargs),
             targets={},
-            difference=prove(smaller, self.graph, comparison, self.tolerance) if comparison else None,
+            difference=prove(smaller, Bypassed(removal, left_out), comparison, self.tolerance) if comparison else None,
             difference_inside=comparison.inside if comparison else None,
             form=form,
             groups={g.name: (g.size, removal.counts[g.axis]) for g in self.scores if g.axis in keep},

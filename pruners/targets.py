@@ -12,6 +12,7 @@ from torch import nn
 
 from estimators import compare_latency
 from pruners.costs import CostModel
+from pruners.progress import Progress, silent
 
 COUNTED = ("macs", "params", "weight_bytes")
 LATENCY = "latency_ms"
@@ -151,7 +152,11 @@ def parse_target(name: str, value: float | str) -> tuple[float, bool]:
 
 
 def search(
-    smaller: Callable[[float], nn.Module], aims: Sequence[Measured], low: float, high: float
+    smaller: Callable[[float], nn.Module],
+    aims: Sequence[Measured],
+    low: float,
+    high: float,
+    progress: Progress = silent,
 ) -> tuple[float, dict[str, Reading]]:
     """The largest budget of macs whose model meets every measured target, by bisection.
 
@@ -162,6 +167,7 @@ def search(
         aims: measured targets.
         low: smallest budget that can be met.
         high: largest budget to try.
+        progress: called as ("measured targets", models measured, all models).
 
     Returns:
         The budget and what was measured at it.
@@ -177,17 +183,22 @@ def search(
     def met(readings: Mapping[str, Reading]) -> bool:
         return all(reading.met for reading in readings.values())
 
+    trials = HALVINGS + 2
     if met(found := read(high)):
+        progress("measured targets", trials, trials)
         return high, found
+    progress("measured targets", 1, trials)
     largest, best = found, read(low)
     if not met(best):
         raise unreachable(best, largest)
-    for _ in range(HALVINGS):
+    for trial in range(HALVINGS):
+        progress("measured targets", trial + 2, trials)
         middle = (low + high) / 2
         if met(found := read(middle)):
             low, best = middle, found
         else:
             high = middle
+    progress("measured targets", trials, trials)
     return low, best
 
 

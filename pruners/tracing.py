@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import functools
 import inspect
+import io
 import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from torch.fx import GraphModule, Node
 from torch.utils import _pytree as pytree
 
 from pruners.functional import functional
+
+MOMENTUM = 0.1  # torch's default for batch norms
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,8 @@ class Trace:
 def trace(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any] | None = None) -> Trace:
     """Trace a model in eval mode with `torch.export`.
 
+    A batch norm that averages over all batches (`momentum=None`), which a graph cannot count, is traced with torch's 0.1.
+
     The first dimension of the inputs is traced as free where the model allows it; a batch of 1, which cannot be told from
     a dimension that broadcasts, is traced as two copies of itself.
 
@@ -110,6 +115,7 @@ def trace(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any] | Non
                     model(*args, **kwargs)
                 raise ValueError(_untraceable(error)) from error
     _refuse_untieable(program)
+    _give_momenta(program, model)
     signature = program.graph_signature
     constants = dict(signature.inputs_to_lifted_tensor_constants)
     tensors = {**signature.inputs_to_parameters, **signature.inputs_to_buffers, **constants}
@@ -121,13 +127,13 @@ def trace(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any] | Non
 
 
 @contextmanager
-def fitting(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Iterator[None]:
-    """Say of what a model raises that its example inputs do not fit."""
+def fitting(args: tuple[Any, ...], kwargs: Mapping[str, Any], given_as: str = "example_inputs") -> Iterator[None]:
+    """Say of what a model raises that its inputs do not fit, and which argument they were given as."""
     try:
         yield
     except Exception as error:
         shapes = [tuple(x.shape) if isinstance(x, torch.Tensor) else x for x in (*args, *kwargs.values())]
-        raise ValueError(f"`example_inputs` must fit the model, got {shapes}: {_first_line(error)}") from error
+        raise ValueError(f"`{given_as}` must fit the model, got {shapes}: {_first_line(error)}") from error
 
 
 def owner(node: Node) -> str:
@@ -195,6 +201,15 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], dynamic: Any) -> ExportedProgram:
     return functional(torch.export.export(model, args, kwargs, dynamic_shapes=dynamic, strict=False))
+
+
+def _give_momenta(program: ExportedProgram, model: nn.Module) -> None:
+    modules = dict(model.named_modules())
+    for node in program.graph.nodes:
+        is_norm = node.op == "call_function" and "batch_norm" in operator(node)
+        if is_norm and getattr(modules.get(owner(node)), "momentum", MOMENTUM) is None:
+            place = [argument.name for argument in node.target._schema.arguments].index("momentum")
+            node.update_arg(place, MOMENTUM)
 
 
 def _batch_size(args: tuple[Any, ...], kwargs: dict[str, Any]) -> int | None:
@@ -307,13 +322,13 @@ def _first_line(error: BaseException) -> str:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the exporter's warnings and logs out of the caller's terminal."""
-    loggers = [logging.getLogger(name) for name in ("torch.export", "torch._export", "torch.fx")]
+    """Keep the exporter's warnings, logs and the graphs that it prints out of the caller's terminal."""
+    loggers = [logging.getLogger(name) for name in ("torch.export", "torch._export", "torch.fx", "torch._subclasses")]
     levels = [logger.level for logger in loggers]
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
         warnings.simplefilter("ignore")
         for logger in loggers:
-            logger.setLevel(logging.ERROR)
+            logger.setLevel(logging.CRITICAL)
         try:
             yield
         finally:

@@ -41,6 +41,25 @@ def small(width: int = 16) -> nn.Module:
     )
 
 
+class Buckets(nn.Module):
+    """An operator without a rule, which touches nothing that could be removed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.outer = nn.Linear(6, 16), nn.Linear(16, 4)
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.outer(self.inner(x).relu()), torch.bucketize(x, torch.linspace(-1, 1, 5))
+
+
+class Wrapper(nn.Module):
+    """A model with an attribute that is called as in wrapped models."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.module = nn.Linear(4, 3)
+
+
 @pytest.fixture(scope="module")
 def trained(digits: ImageData) -> nn.Module:
     torch.manual_seed(0)
@@ -154,6 +173,41 @@ def test_groups_are_listed() -> None:
     assert sum(group["size"] == 4 and not group["protected"] for group in groups) == 2
     assert any(group["protected"] for group in groups)
     assert "protected because" in run("groups", TARGET, "--input", "1x1x8x8").stdout
+
+
+def test_operators_without_a_rule_are_listed_with_the_groups() -> None:
+    done = run("groups", "tests.test_pruning:Buckets", "--input", "2x6", "--json")
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [line for line in lines if "unknown" in line] == [{"unknown": "aten.bucketize.Tensor", "times": 1}]
+    shown = run("groups", "tests.test_pruning:Buckets", "--input", "2x6")
+    assert "left alone, as its rule is not known: aten.bucketize.Tensor (1 times)" in shown.stderr
+
+
+@pytest.mark.parametrize("key", ["state_dict", "model", None])
+@pytest.mark.parametrize("wrapped", [True, False])
+@pytest.mark.parametrize("target", ["small", "Wrapper"])
+def test_weights_of_wrapped_models_and_checkpoints_are_read(
+    key: str | None, wrapped: bool, target: str, tmp_path: Path
+) -> None:
+    """Also of a model with a part called `module`, whose names look like those of a wrapped one."""
+    state = globals()[target]().state_dict()
+    named = {f"module.{name}": value for name, value in state.items()} if wrapped else state
+    torch.save({key: named, "optimizer": {}} if key else named, tmp_path / "w.th")
+    model = load_model(f"tests.test_pruning:{target}", {}, tmp_path / "w.th")
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("suffix", [".th", ".safetensors"])
+@pytest.mark.parametrize(
+    "content", [b"", b"\0" * 100, b"hello world", b"<!DOCTYPE html>" * 50, b"\x1f\x8b\x08" + b"x" * 50]
+)
+def test_files_that_are_no_weights_are_said_to_be_none(content: bytes, suffix: str, tmp_path: Path) -> None:
+    path = (tmp_path / "w").with_suffix(suffix)
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="is no whole weights file"):
+        read_weights(path)
+    with pytest.raises(ValueError, match="is no whole weights file"):
+        read_weights(tmp_path)
 
 
 def test_weights_in_the_usual_wrapping_are_read(trained: nn.Module, tmp_path: Path) -> None:

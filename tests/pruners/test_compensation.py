@@ -47,6 +47,38 @@ def test_a_rewritten_graph_is_recalibrated() -> None:
     torch.testing.assert_close(state["block.1.running_mean"], torch.stack(means).mean(0), rtol=1e-4, atol=1e-5)
 
 
+def batch_norms(graph: nn.Module) -> list[tuple[object, ...]]:
+    return [node.args[5:7] for node in graph.graph.nodes if "batch_norm" in str(node.target)]
+
+
+@pytest.mark.parametrize("mode", [True, False])
+@pytest.mark.parametrize("spoilt", [True, False])
+def test_momentum_and_mode_stay(mode: bool, spoilt: bool) -> None:
+    """Of a graph and of a module, also where a batch is refused half-way."""
+    model, example = build("zero padded shortcut")
+    model.block[1].momentum = 0.01
+    graph = prune(model, example, {"macs": 0.5}).model.train(mode)
+    batches = [*data(8), torch.randn(1, 4, 8, 8)] if spoilt else data(8)
+    for repaired in (graph, model.train(mode)):
+        before = [(module, module.training, getattr(module, "momentum", None)) for module in repaired.modules()]
+        arguments = [node.args for node in graph.graph.nodes]
+        if spoilt:
+            with pytest.raises(ValueError, match=r"`batches` must fit the model, got \[\(1, 4, 8, 8\)\]"):
+                recalibrate_(repaired, batches)
+        else:
+            recalibrate_(repaired, batches)
+        assert before == [(module, module.training, getattr(module, "momentum", None)) for module in repaired.modules()]
+        assert arguments == [node.args for node in graph.graph.nodes] and batch_norms(graph) == [(mode, 0.01)]
+
+
+def test_a_graph_without_momentum_gets_torchs_own() -> None:
+    """A graph cannot count batches; the exporter would write 0, which never moves the statistics."""
+    model, example = build("zero padded shortcut")
+    model.block[1].momentum = None
+    graph = prune(model, example, {"macs": 0.5}).model
+    assert batch_norms(graph) == [(False, nn.BatchNorm2d(1).momentum)]
+
+
 def test_no_batches_are_refused() -> None:
     with pytest.raises(ValueError, match="at least one batch"):
         recalibrate_(nn.BatchNorm1d(3), [])

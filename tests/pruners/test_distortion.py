@@ -105,6 +105,8 @@ def test_at_most_so_many_samples_are_used() -> None:
 
 def test_batches_that_do_not_fit_are_refused() -> None:
     model, example = build("residual")
-    with pytest.raises(ValueError, match=r"`batches` must hold what the traced model takes \(1 inputs\), got 2"):
+    with pytest.raises(
+        ValueError, match=r"`batches` must hold as many inputs as `example_inputs` \(1 tensors\), got 2"
+    ):
         x = torch.randn(2, 3, 8, 8)
         prune(model, example, {"macs": 0.5}, allocation="distortion", batches=[((x, x), torch.zeros(2))])

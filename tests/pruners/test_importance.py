@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from pruners.batches import as_batch
 from pruners.criteria import activation, fisher, lamp, taylor
 from pruners.groups import AxisGraph, Group, dependency_groups, tie_axes
 from pruners.importance import CRITERIA, _distances, score_groups
@@ -23,8 +24,32 @@ def analysed(name: str) -> tuple[nn.Module, AxisGraph, list[Group], list[tuple[T
 
 
 def test_lamp_divides_by_all_that_is_not_smaller() -> None:
-    scores = lamp({"w": torch.tensor([[3.0, 1.0], [-4.0, 2.0]])})["w"]
-    torch.testing.assert_close(scores, torch.tensor([[9 / 25, 1 / 30], [1.0, 4 / 29]]))
+    expected = torch.tensor([[9 / 25, 1 / 30], [1.0, 4 / 29]])
+    torch.testing.assert_close(lamp(torch.tensor([[9.0, 1.0], [16.0, 4.0]])), expected)
+
+
+def test_lamp_is_of_squared_norms_of_indices() -> None:
+    """Not of single weights: the strongest index has two weights of middling size."""
+    model = nn.Sequential(nn.Linear(2, 4, bias=False), nn.Linear(4, 1, bias=False))
+    with torch.no_grad():
+        model[0].weight.copy_(torch.tensor([[0.0, 1.0], [2.0, 0.0], [0.0, 3.0], [2.0, 2.9]]))
+        model[1].weight.zero_()
+    graph = tie_axes(trace(model, (torch.randn(2, 2),)))
+    free = [group for group in dependency_groups(graph) if not group.protected]
+    (scores,) = score_groups(graph, free, "lamp").values()
+    torch.testing.assert_close(scores, torch.tensor([1 / 26.41, 4 / 25.41, 9 / 21.41, 1.0]))
+
+
+@pytest.mark.parametrize("name", ["residual", "fused qkv", "grouped and shuffled"])
+def test_lamp_keeps_the_order_of_squared_norms_and_its_highest_is_one(name: str) -> None:
+    _, graph, free, _ = analysed(name)
+    scores, norms = (score_groups(graph, free, criterion, normalise="none") for criterion in ("lamp", "l2"))
+    assert all(
+        torch.equal(x, y) for x, y in zip(score_groups(graph, free, "lamp").values(), scores.values(), strict=True)
+    )
+    for group in free:
+        assert torch.equal(scores[group.name].flatten().argsort(), norms[group.name].flatten().argsort())
+        assert scores[group.name].max() == 1
 
 
 def test_fpgm_sums_distances_to_the_others() -> None:
@@ -39,7 +64,7 @@ def test_activation_scales_columns_by_the_norm_of_what_they_read() -> None:
     x = torch.tensor([[3.0, 0.0, 4.0], [1.0, 1.0, 0.0]])
     graph_model = rewrite(Removal(tie_axes(trace(model, (x,))), {}))
     scores = (
-        activation(graph_model, [x], {"0.weight": weight})["0.weight"] * 2**0.5
+        activation(graph_model, [as_batch(x)], {"0.weight": weight})["0.weight"] * 2**0.5
     )  # root mean square of two rows to norm
     torch.testing.assert_close(scores, torch.tensor([[3.162, 2.0, 2.0], [9.487, 0.1, 4.0]]), atol=1e-3, rtol=0)
 
@@ -49,7 +74,7 @@ def test_taylor_and_fisher_of_a_linear_loss() -> None:
     with torch.no_grad():
         model.weight.copy_(torch.tensor([[1.0, -2.0]]))
     tensors = {"weight": model.weight.detach()}
-    batch = (torch.tensor([[3.0, 1.0], [1.0, 0.0]]), torch.zeros(2))
+    batch = as_batch((torch.tensor([[3.0, 1.0], [1.0, 0.0]]), torch.zeros(2)))
 
     def loss(outputs: Tensor, targets: Tensor) -> Tensor:
         return outputs.sum()

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from estimators import count
 from pruners.axes import Axis
-from pruners.check import compare, difference, run_example
+from pruners.check import Masked, compare, difference, run_example
 from pruners.costs import CostModel
 from pruners.groups import AxisGraph, dependency_groups, tie_axes
+from pruners.proof import prove
 from pruners.ragged import keep_highest
 from pruners.rewrite import Removal, rewrite
 from pruners.surgery import agrees, cut_module
@@ -148,3 +149,16 @@ def test_rounding_is_told_from_mistakes() -> None:
     assert compare(removal, smaller, 1e-15).where  # in float64, too
     smaller.second.bias.data[0] += 1e-3
     assert compare(removal, smaller, 1e-6).where
+
+
+def test_rounding_of_the_built_model_is_told_from_mistakes() -> None:
+    torch.manual_seed(0)
+    graph = tie_axes(trace(Cancelling(), (torch.randn(2, 4),)))
+    removal = Removal(graph, random_removal(graph, 0))
+    smaller = rewrite(removal)
+    comparison = compare(removal, smaller, 1e-6)
+    assert difference(run_example(smaller, graph.trace), list(comparison.reference)) > 1e-6
+    assert prove(smaller, Masked(removal), comparison, 1e-6) < 1e-6
+    smaller.head.bias.data[0] += 1e-3
+    with pytest.raises(ValueError, match="on the built model"):
+        prove(smaller, Masked(removal), comparison, 1e-6)

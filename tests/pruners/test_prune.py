@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import logging
 import pickle
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from pruners import PruneResult, groups, load, prune
+from pruners import PruneResult, PruningPlan, groups, load, prune
+from pruners.plan import example_inputs
 from pruners.prune import WEIGHTS
 from pruners.surgery import SHAKEN, _shaken
 from tests.pruners.networks import build
@@ -212,9 +214,10 @@ class Branching(nn.Module):
         return self.layer(x) if x.sum() > 0 else x
 
 
-def test_an_untraceable_model_is_refused_with_the_place() -> None:
+def test_an_untraceable_model_is_refused_with_the_place(capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(ValueError, match=r"(?s)cannot be traced.*test_prune.py.*Ways out: "):
         prune(Branching(), torch.ones(2, 4), {"macs": 0.5})
+    assert capfd.readouterr() == ("", "")
 
 
 class Between(nn.Module):
@@ -268,12 +271,13 @@ def test_a_matrix_may_be_inverted() -> None:
     assert summary.difference < 1e-4
 
 
-def test_example_inputs_that_do_not_fit_are_refused(residual: Any) -> None:
+def test_example_inputs_that_do_not_fit_are_refused(residual: Any, caplog: pytest.LogCaptureFixture) -> None:
     model, _, _ = residual
     with pytest.raises(ValueError, match=r"`example_inputs` must fit the model, got \[\(2, 4, 8, 8\)\]"):
         prune(model, torch.randn(2, 4, 8, 8), {"macs": 0.5})
     with pytest.raises(ValueError, match=r"must be a tensor, a sequence .* got str"):
         prune(model, "1x3x8x8", {"macs": 0.5})
+    assert not [record for record in caplog.records if record.levelno > logging.DEBUG]
 
 
 def test_an_unreachable_target_is_refused(residual: Any) -> None:
@@ -302,6 +306,16 @@ def test_nan_weights_are_refused() -> None:
         prune(model, example, {"macs": 0.5})
 
 
+@pytest.mark.parametrize("name", ["inner.weight", "norm.running_mean"])
+def test_a_model_on_several_devices_is_refused(name: str) -> None:
+    model, example = build("residual")
+    part, _, tensor = name.rpartition(".")
+    moved = getattr(model.get_submodule(part), tensor).to("meta")
+    setattr(model.get_submodule(part), tensor, torch.nn.Parameter(moved) if tensor == "weight" else moved)
+    with pytest.raises(ValueError, match=rf"on one device that holds values, got cpu .*, meta \('{name}'\)"):
+        prune(model, example, {"macs": 0.5})
+
+
 def test_inputs_on_another_device_are_refused(residual: Any) -> None:
     model, example, _ = residual
     with pytest.raises(ValueError, match="on the model's device, got meta for a model on cpu"):
@@ -324,6 +338,64 @@ def test_a_plan_for_another_model_is_refused(residual: Any, tmp_path: Path) -> N
 def test_a_broken_plan_is_refused(text: str, residual: Any, tmp_path: Path) -> None:
     residual[2].save(tmp_path)
     (tmp_path / "plan.json").write_text(text)
+    with pytest.raises(ValueError, match="a plan must be JSON"):
+        load(tmp_path, residual[0])
+
+
+JUNK: list[Any] = [None, 5, -1, True, 0.5, "abc", [], {}, [True], [None], ["x"], [[0], 1], [10**6, 10**6], {"x": 1}]
+
+
+def damaged(data: Any) -> Iterator[Any]:
+    """The data with one value in it after another replaced by junk, or left out."""
+    yield from JUNK
+    keys = list(data) if isinstance(data, dict) else list(range(len(data))) if isinstance(data, list) else []
+    for key in keys:
+        rest = {name: x for name, x in data.items() if name != key} if isinstance(data, dict) else data[:key]
+        yield rest
+        for value in damaged(data[key]):
+            yield {**data, key: value} if isinstance(data, dict) else [*data[:key], value, *data[key + 1 :]]
+
+
+def test_damage_to_any_part_of_a_plan_is_a_value_error(residual: Any) -> None:
+    plan = json.loads(residual[2].plan.to_json())
+    plan["inputs"]["kwargs"] = {"flag": {"value": True}}
+    refused = 0
+    for spoilt in damaged(plan):
+        try:
+            read = PruningPlan.from_json(json.dumps(spoilt))
+            args, kwargs = example_inputs(read.inputs)
+            assert isinstance(args, tuple) and isinstance(kwargs, dict)
+            assert all(isinstance(name, str) and isinstance(gone, list) for name, gone in read.removed.items())
+        except ValueError as error:
+            refused += 1
+            assert "plan" in str(error) or "of an input" in str(error)
+    assert refused > 100
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("inputs", {}, "for args"),
+        ("inputs", 5, "got '5' for inputs"),
+        ("inputs", {"args": [{"shape": [10**6, 10**6], "dtype": "float32"}], "kwargs": {}}, "at most 268,435,456 numbers"),
+        ("removed", [], "for removed"),
+        ("removed", {"inner.weight:0": [True]}, "removed.inner.weight:0"),
+        ("blocks", 5, "for blocks"),
+        ("blocks", ["nowhere"], "must leave out blocks that the model has"),
+    ],
+)  # fmt: skip
+def test_a_damaged_plan_is_refused(field: str, value: Any, message: str, residual: Any, tmp_path: Path) -> None:
+    residual[2].save(tmp_path)
+    plan = json.loads((tmp_path / "plan.json").read_text())
+    (tmp_path / "plan.json").write_text(json.dumps({**plan, field: value}))
+    with pytest.raises(ValueError, match=message):
+        load(tmp_path, residual[0])
+
+
+def test_a_folder_without_a_plan_is_named(residual: Any, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"no plan at .*plan.json; give a folder that"):
+        load(tmp_path, residual[0])
+    (tmp_path / "plan.json").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ValueError, match="a plan must be JSON"):
         load(tmp_path, residual[0])
 

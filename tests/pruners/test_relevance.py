@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from pruners import prune
+from pruners.batches import as_batch
 from pruners.groups import dependency_groups, tie_axes
 from pruners.relevance import Relevance, reads_weight, relevance
 from pruners.rewrite import GraphModel, Removal, rewrite
@@ -105,7 +106,9 @@ def test_scores_of_a_channel_are_the_sum_of_absolute_relevance_of_samples() -> N
     model, x = Mixed().eval(), torch.randn(4, 3, 8, 8)
     graph = tie_axes(trace(model, (x,)))
     free = [group for group in dependency_groups(graph) if not group.protected]
-    found = relevance(Removal(graph, {}), free, rewrite(Removal(graph, {})), [(x, torch.full((4,), 2))], epsilon=0.0)
+    found = relevance(
+        Removal(graph, {}), free, rewrite(Removal(graph, {})), [as_batch((x, torch.full((4,), 2)))], epsilon=0.0
+    )
     (stem, inner) = found["stem.weight:0"]
     _, *layers = flow(model, x, 2, epsilon=0.0)[0]
     torch.testing.assert_close(stem, layers[0].sum((2, 3)).abs().sum(0))

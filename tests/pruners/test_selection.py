@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pruners import PruneResult, prune
+from pruners import PruneResult, least_squares_, prune, recalibrate_
 from tests.pruners.networks import build
 
 
@@ -112,6 +112,30 @@ def test_progress_is_told_and_nothing_is_printed(capfd: pytest.CaptureFixture[st
     assert capfd.readouterr() == ("", "")
 
 
+def test_repair_and_the_search_for_measured_targets_tell_where_they_are(capfd: pytest.CaptureFixture[str]) -> None:
+    model, example = build("residual")
+    told: dict[str, list[tuple[float, float]]] = {}
+
+    def progress(step: str, done: float, total: float) -> None:
+        told.setdefault(step, []).append((done, total))
+
+    estimators = {"size": lambda m, inputs: float(parameters(m))}
+    result = prune(model, example, {"size": 0.5}, estimators=estimators, progress=progress)
+    batches = batches_of(example)
+    recalibrate_(result.model, batches, progress)
+    solved = least_squares_(result.model, model, result.plan, batches, progress=progress)
+    assert list(told) == ["importance", "measured targets", "batch statistics", "least squares"][-len(told) :]
+    assert told["batch statistics"] == [(1, 2), (2, 2)]
+    assert told["least squares"] == [(done, solved) for done in range(1, solved + 1)]
+    searched = told["measured targets"]
+    assert [done for done, _ in searched] == list(range(1, int(searched[0][1]) + 1))
+    told.clear()
+    prune(model, example, {"size": 1.0}, estimators=estimators, progress=progress)
+    recalibrate_(result.model, (batch for batch in batches), progress)
+    assert all(reports[-1][0] == reports[-1][1] for reports in told.values()) and len(told) == 2
+    assert capfd.readouterr() == ("", "")
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -128,7 +152,8 @@ def test_progress_is_told_and_nothing_is_printed(capfd: pytest.CaptureFixture[st
         ({"importance": lambda tensors: {"head.bias": torch.full((5,), torch.nan)}}, "finite scores"),
     ],
 )
-def test_bad_input_is_refused(settings: Any, message: str) -> None:
+def test_bad_input_is_refused(settings: Any, message: str, capfd: pytest.CaptureFixture[str]) -> None:
     model, example = build("residual")
     with pytest.raises(ValueError, match=message):
         prune(model, example, {"macs": 0.5}, **settings)
+    assert capfd.readouterr() == ("", "")

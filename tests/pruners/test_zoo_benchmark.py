@@ -12,6 +12,9 @@ import pytest
 
 from benchmarks import prune_zoo
 
+ROOT = Path(__file__).parents[2]
+DIFFERENCES = ("difference_50", "inside_50", "difference_25", "inside_25")
+
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
@@ -36,3 +39,18 @@ def test_rows_say_what_went_wrong(run: Any, tmp_path: Path) -> None:
     record = json.loads((tmp_path / "out" / "prune_zoo.json").read_text())
     assert record["summary"]["models"] == 2 and record["summary"]["passed"] == 0
     assert record["command"].startswith("python -m benchmarks.prune_zoo --list")
+
+
+@pytest.mark.parametrize("largest", DIFFERENCES)
+def test_the_summary_has_the_largest_difference_of_all(largest: str) -> None:
+    row = {**dict.fromkeys(DIFFERENCES, "1e-7"), largest: "3e-5", "passed": "True", "seconds": "2.0"}
+    assert prune_zoo.summary([row, {**row, largest: "2e-6"}])["largest_difference"] == 3e-5
+
+
+@pytest.mark.parametrize(
+    "table", sorted(ROOT.glob("results/prune_zoo*/prune_zoo.csv")), ids=lambda path: path.parent.name
+)
+def test_summaries_are_those_of_their_tables(table: Path) -> None:
+    with table.open(newline="") as file:
+        found = prune_zoo.summary(list(csv.DictReader(file)))
+    assert json.loads(table.with_suffix(".json").read_text())["summary"] == found
