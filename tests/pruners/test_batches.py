@@ -56,7 +56,7 @@ def test_names_decide_and_not_their_order(settings: dict[str, Any]) -> None:
         ([((X.double(), Y), LABELS)], r"`batches` must (hold|fit) .*got"),
         ([(5, LABELS)], "inputs being a tensor, a sequence or a dict, got int"),
     ],
-    ids=str,
+    ids=["none", "one input of two", "a name missing", "a name too many", "another shape", "another type", "no tensor"],
 )
 def test_what_does_not_fit_is_refused(settings: dict[str, Any], batches: list[Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
