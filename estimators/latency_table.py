@@ -141,6 +141,8 @@ def load_table(path: str | Path, space: SearchSpace) -> LatencyTable:
         table = LatencyTable(blocks=blocks, **data)
     except (KeyError, TypeError, AttributeError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ValueError(f"{path} must be a latency table that `save` wrote: {error}; measure it again") from error
+    if not blocks:
+        raise ValueError(f"{path} must hold at least one measured block, got none; measure it again")
     table.check(space)
     return table
 

@@ -108,3 +108,9 @@ def test_blocks_are_really_measured(space: SearchSpace) -> None:
     table = measure_table(space, [arch], threads=1, runs=5, warmup_s=0.01, max_seconds=0.01)
     assert table.predict(space, arch) == pytest.approx(sum(found.median_ms for found in table.blocks.values()), rel=0.9)
     assert {found.threads for found in table.blocks.values()} == {1}
+
+
+def test_a_table_without_blocks_is_refused(space: SearchSpace, tmp_path: Path) -> None:
+    LatencyTable(space.name, space.fingerprint, {}).save(tmp_path / "table.json")
+    with pytest.raises(ValueError, match="must hold at least one measured block, got none"):
+        load_table(tmp_path / "table.json", space)

@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from estimators.tabular import PUBLISHED, Metric, Table, published_table, read_table
+from estimators.tabular import Metric, Table, published_table, read_table
 from nas.strategies import STRATEGIES, make_strategy
-from search_spaces import Categorical, Labels, SearchSpace, make_space
+from search_spaces import Categorical, Labels, SearchSpace
 
 METRICS = {"accuracy": Metric("acc", "%", True, seconds=10.0), "ms": Metric("lat", "ms", False, seconds="took")}
 
@@ -138,22 +138,3 @@ def test_unknown_names_are_refused() -> None:
         published_table("nas-bench-301", ".", space)
     with pytest.raises(ValueError, match="`epoch_seconds` must be 0 or more, got -1"):
         published_table("nas-bench-201", ".", space, epoch_seconds=-1)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", PUBLISHED)
-def test_published_tables(name: str, real_data: Path) -> None:
-    if name.startswith("nas-bench-201"):
-        space = make_space("nas-bench-201")
-    else:
-        space = _digits(8, "012") if name == "nas-bench-macro" else _digits(7, "1234")
-    table = published_table(name, real_data, space, epoch_seconds=2.0)
-    assert table.missing == 0 and len(table) == space.size == {"nas-bench-macro": 6561, "digits": 16384}.get(
-        name, space.size
-    )
-    arch = table.archs[0]
-    values = table.query([arch])
-    assert np.isfinite(list(values.values())).all()
-    assert table.seconds == {"nas-bench-201": 424, "nas-bench-201-latency": 0, "nas-bench-macro": 100}.get(name, 2)
-    if name == "nas-bench-macro":
-        assert table.query([table.best("accuracy")])["accuracy"] == pytest.approx(93.127, abs=1e-3)
