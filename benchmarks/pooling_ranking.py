@@ -58,6 +58,7 @@ METHODS = (
 )  # fmt: skip
 SPACE = make_space("resnet20-pooling")
 ARCHS = tuple(SPACE.enumerate())
+PANELS = 5
 PARTS = {  # fraction of the epochs -> supernets from then on
     "split": {1 / 2: 6, 3 / 4: 36},
     "split-early": {1 / 6: 6, 1 / 3: 36},
@@ -165,8 +166,12 @@ def draw(alone: pd.DataFrame, scores: pd.DataFrame, table: pd.DataFrame) -> Figu
     """Score against accuracy alone, one panel a method (its first seed)."""
     truth = alone.groupby("architecture")["accuracy"].agg(["mean", "min", "max"])
     firsts = table.drop_duplicates("method")
-    figure = Figure((3 * len(firsts), 3.2), layout="constrained")
-    for axes, row in zip(figure.subplots(1, len(firsts), squeeze=False)[0], firsts.itertuples(), strict=True):
+    rows = math.ceil(len(firsts) / PANELS)
+    figure = Figure((3 * PANELS, 3 * rows), layout="constrained")
+    panels = figure.subplots(rows, PANELS, sharey=True, squeeze=False)
+    for axes in panels.flat[len(firsts) :]:
+        axes.remove()
+    for axes, row in zip(panels.flat, firsts.itertuples(), strict=False):
         part = scores[(scores["method"] == row.method) & (scores["seed"] == row.seed)].set_index("architecture")[
             "score"
         ]
@@ -174,7 +179,7 @@ def draw(alone: pd.DataFrame, scores: pd.DataFrame, table: pd.DataFrame) -> Figu
         axes.scatter([part[row.pick]], [100 * truth["mean"][row.pick]], s=40, facecolors="none", edgecolors="#d95f02")
         axes.set_title(f"{row.method}: tau {row.kendall_tau:.2f}", fontsize=9)
         axes.set_xlabel("score")
-    figure.axes[0].set_ylabel("test accuracy trained alone (%)")
+    figure.supylabel("test accuracy trained alone (%)", fontsize=9)
     return figure
 
 
