@@ -209,7 +209,8 @@ def check_weights(optimizer: torch.optim.Optimizer) -> None:
 
     Losses are taken before a step, so that no loss of its epoch shows what an epoch's last step did.
     """
-    tensors = [*optimizer.param_groups[0]["params"], *momenta(optimizer).values()]
+    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+    tensors = [*weights, *momenta(optimizer).values()]
     with torch.no_grad():
         sums = torch.stack([tensor.float().square().sum() for tensor in tensors])
     if not sums.isfinite().all():

@@ -11,7 +11,7 @@ from torch import nn
 
 from nas import checkpoint
 from nas.data import ImageData, Split
-from nas.training import Alone, NotFinite, TrainingConfig, fit, learning_rate
+from nas.training import Alone, NotFinite, TrainingConfig, check_weights, fit, learning_rate, sgd
 
 CPU = torch.device("cpu")
 
@@ -163,3 +163,15 @@ def test_a_batch_larger_than_the_split_takes_all_of_it(digits: ImageData) -> Non
     few = Split(digits.train.images[:50], digits.train.labels[:50])
     fit(learner, digits, few, config, seed=0, device=CPU)
     assert sizes == [50, 50]
+
+
+@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
+@pytest.mark.parametrize("name", ["0.weight", "0.bias", "1.weight"])
+def test_no_parameter_escapes_the_check_of_weights(name: str, weight_decay: float) -> None:
+    module = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
+    optimizer = sgd(module, TrainingConfig(epochs=1, weight_decay=weight_decay))
+    check_weights(optimizer)
+    with torch.no_grad():
+        module.get_parameter(name)[0] = torch.inf
+    with pytest.raises(NotFinite, match="must have finite squares"):
+        check_weights(optimizer)
