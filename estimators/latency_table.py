@@ -133,12 +133,17 @@ def load_table(path: str | Path, space: SearchSpace) -> LatencyTable:
     """Read a saved table of a space.
 
     Raises:
+        FileNotFoundError: there is no such file.
         ValueError: the file is no latency table, or one of another space.
     """
     try:
         data = json.loads(Path(path).read_text(encoding="utf-8"))
         blocks = {key: Latency(**latency) for key, latency in data.pop("blocks").items()}
         table = LatencyTable(blocks=blocks, **data)
+    except FileNotFoundError:
+        raise FileNotFoundError(
+            f"no latency table at {path}; `measure_table` makes one, its `save` writes it"
+        ) from None
     except (KeyError, TypeError, AttributeError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ValueError(f"{path} must be a latency table that `save` wrote: {error}; measure it again") from error
     if not blocks:

@@ -114,3 +114,8 @@ def test_a_table_without_blocks_is_refused(space: SearchSpace, tmp_path: Path) -
     LatencyTable(space.name, space.fingerprint, {}).save(tmp_path / "table.json")
     with pytest.raises(ValueError, match="must hold at least one measured block, got none"):
         load_table(tmp_path / "table.json", space)
+
+
+def test_a_missing_table_is_said_to_be_missing(space: SearchSpace, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="no latency table at .*; `measure_table` makes one"):
+        load_table(tmp_path / "table.json", space)
