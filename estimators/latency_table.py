@@ -7,6 +7,7 @@ networks: blocks that run one after the other share caches and pay for the start
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -76,6 +77,12 @@ class LatencyTable:
             )
         design = np.column_stack([np.ones(len(sums)), sums]) / times[:, None]
         (overhead, scale), _ = nnls(design, np.ones(len(sums)))
+        if scale == 0:
+            warnings.warn(
+                "measured networks take no longer where their blocks do, so the table predicts one latency for all; measure both again "
+                "on a quiet machine, with more runs",
+                stacklevel=2,
+            )
         return replace(self, overhead_ms=float(overhead), scale=float(scale))
 
     def save(self, path: str | Path) -> None:

@@ -119,3 +119,12 @@ def test_a_table_without_blocks_is_refused(space: SearchSpace, tmp_path: Path) -
 def test_a_missing_table_is_said_to_be_missing(space: SearchSpace, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="no latency table at .*; `measure_table` makes one"):
         load_table(tmp_path / "table.json", space)
+
+
+def test_a_fit_that_tells_no_networks_apart_warns(space: SearchSpace) -> None:
+    archs = list(space.enumerate())[:3]
+    table = measure_table(space, archs, runs=5, warmup_s=0.01)
+    order = sorted(archs, key=lambda arch: table.predict(space, arch))
+    with pytest.warns(UserWarning, match="predicts one latency for all; measure both again"):
+        fitted = table.fitted(space, {arch: latency(9 - at, **table.conditions) for at, arch in enumerate(order)})
+    assert len({fitted.predict(space, arch) for arch in archs}) == 1
