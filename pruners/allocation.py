@@ -55,10 +55,7 @@ class Limits:
 
 
 def uniform(groups: Sequence[Group], scores: Mapping[str, torch.Tensor], limits: Limits) -> tuple[Schedule, int]:
-    """The same pruning ratio in every group; step s is the ratio s/last.
-
-    Groups of one size lose an index at the same step, so that the costs fall far at once and a target may be overshot.
-    """
+    """The same pruning ratio in every group; step s is the ratio s/last."""
     last = max((group.size for group in groups), default=1) * 4
 
     def schedule(step: int) -> dict[str, int]:
@@ -86,11 +83,12 @@ def isomorphic(groups: Sequence[Group], scores: Mapping[str, torch.Tensor], limi
     """The lowest scores among groups of one kind, the same fraction of each kind; step s is the fraction s/last.
 
     Reference: Fang et al., Isomorphic pruning for vision models, ECCV 2024.
-    Differs: groups are of one kind if they have the same parameters along the same dimensions, whatever their order.
+    Differs: groups are of one kind if the same operators read the same parameters of theirs along the same dimensions, in
+    whatever order.
     """
-    kinds: dict[tuple[tuple[str, int], ...], list[Group]] = {}
+    kinds: dict[tuple[tuple[tuple[str, ...], str, int], ...], list[Group]] = {}
     for group in groups:
-        kind = tuple(sorted((member.tensor.rsplit(".", 1)[-1], member.dim) for member in group.members))
+        kind = tuple(sorted((m.readers, m.tensor.rsplit(".", 1)[-1], m.dim) for m in group.members))
         kinds.setdefault(kind, []).append(group)
     rankings = [global_ranking(alike, scores, limits) for alike in kinds.values()]
     last = 4 * max(n for _, n in rankings)
@@ -171,8 +169,16 @@ def _by_schedule(
     budgets: Mapping[str, float],
     limits: Limits,
 ) -> dict[str, int]:
+    """The first step of a schedule that meets the budgets, as far as it is needed: group by group, in their order."""
     schedule, last = SCHEDULES[name](groups, scores, limits)
-    return schedule(_first(lambda step: meets(groups, cost, budgets, schedule(step)), last))
+    step = _first(lambda step: meets(groups, cost, budgets, schedule(step)), last)
+    before, after = schedule(max(step - 1, 0)), schedule(step)
+    changed = [name for name in after if after[name] != before[name]]
+
+    def partly(count: int) -> dict[str, int]:
+        return before | {name: after[name] for name in changed[:count]}
+
+    return partly(_first(lambda count: meets(groups, cost, budgets, partly(count)), len(changed)))
 
 
 def check_reachable(

@@ -69,11 +69,13 @@ class Member:
         tensor: name of the parameter, buffer or constant.
         dim: dimension of it.
         axis: layout of that dimension, as products and concatenations of elementary axes.
+        readers: the operators that read the tensor, by name.
     """
 
     tensor: str
     dim: int
     axis: Axis
+    readers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -150,11 +152,12 @@ def dependency_groups(graph: AxisGraph) -> list[Group]:
     A group that occurs in no parameter has nothing to remove and is left out, as are the kernels of convolutions.
     """
     members: dict[Axis, list[Member]] = {}
+    readers = _readers(graph.trace)
     for tensor, dims in graph.tensors.items():
         for dim, axis in enumerate(dims):
             for leaf in dict.fromkeys(axes.leaves(axis)):
                 if leaf.size > 1 and not (leaf.frozen or "").startswith("space"):
-                    members.setdefault(leaf, []).append(Member(tensor, dim, axis))
+                    members.setdefault(leaf, []).append(Member(tensor, dim, axis, readers[tensor]))
     names = {}
     for leaf, found in members.items():
         first = found[0]
@@ -167,6 +170,11 @@ def dependency_groups(graph: AxisGraph) -> list[Group]:
         per = None if host is None else names[host]
         result.append(Group(names[leaf], leaf.size, leaf, tuple(found), leaf.frozen, host, per))
     return result
+
+
+def _readers(trace: Trace) -> dict[str, tuple[str, ...]]:
+    placeholders = [node for node in trace.nodes if node.name in trace.tensors]
+    return {trace.tensors[node.name]: tuple(sorted(map(operator, node.users))) for node in placeholders}
 
 
 def _placeholder(graph: AxisGraph, node: Node, shared: dict[Any, Dims]) -> Dims:
