@@ -7,6 +7,8 @@ part), with its test accuracy after the last epoch. `scores.csv` gets a line per
 number of training steps on the training part:
     single         one supernet, paths drawn uniformly
     mixture-M      balanced mixture of M supernets
+    resolution     one supernet in which a block has weights of its own for each resolution that it computes at
+    resolution-M   balanced mixture of M such supernets
     split          one supernet that splits by gradients into 6 at half of the epochs and into 36 at three quarters
     split-early    the same at a sixth and at a third
     fork           one supernet for a sixth of the epochs, then each placement goes on alone from a copy of it
@@ -54,9 +56,11 @@ from nas.training import Alone, TrainingConfig, fit
 from search_spaces import Architecture, make_space
 
 METHODS = (
-    "single", "mixture-2", "mixture-4", "mixture-8", "split", "split-early", "fork", "even", "halving", "macs"
+    "single", "mixture-2", "mixture-4", "mixture-8", "resolution", "resolution-2", "split", "split-early", "fork", "even", "halving",
+    "macs",
 )  # fmt: skip
 SPACE = make_space("resnet20-pooling")
+BY_RESOLUTION = make_space("resnet20-pooling", weights="per-resolution")
 ARCHS = tuple(SPACE.enumerate())
 PANELS = 5
 PARTS = {  # fraction of the epochs -> supernets from then on
@@ -78,14 +82,16 @@ def train_alone(
 
 def by_supernet(method: str, seed: int, data: ImageData, config: TrainingConfig, device: torch.device) -> list[float]:
     """Validation accuracy of every placement from trained supernets."""
-    count = int(method.removeprefix("mixture-")) if method.startswith("mixture") else 1
+    kind, _, number = method.partition("-")
+    count = int(number) if number.isdigit() else 1
+    space = BY_RESOLUTION if kind == "resolution" else SPACE
     shared = SupernetConfig(count=count, training=config, sampler="split" if method in PARTS else "uniform")
-    learner = make_learner(shared, SPACE, data, seed=seed, device=device, mixture=count > 1)
+    learner = make_learner(shared, space, data, seed=seed, device=device, mixture=count > 1)
     if isinstance(learner, Splitting):
         splits = {max(1, int(fraction * config.epochs)): parts for fraction, parts in PARTS[method].items()}
         learner = Splitting(learner.team, data, splits, device)
     fit(learner, data, data.train, config, seed=seed, device=device, name=method)
-    scorer = SupernetScorer(learner, SPACE, data, RankingConfig())
+    scorer = SupernetScorer(learner, space, data, RankingConfig())
     return [figures["accuracy"] for figures in scorer(ARCHS, silent)]
 
 

@@ -24,6 +24,7 @@ from search_spaces.choices import Categorical, Choice, Subset, Value
 from search_spaces.network import Block, Local, Network, Shape
 from search_spaces.options import check_images
 from search_spaces.pooling import check_image_size, check_operators, make_pooling, stride
+from search_spaces.resolution_weights import ByResolution
 from search_spaces.space import Labels, SearchSpace
 
 Norm = Callable[[int], nn.Module]
@@ -163,6 +164,7 @@ def pooling_space(
     operators: Sequence[str] | None = None,
     bn: Literal["paper", "affine"] = "paper",
     stem: Literal["small", "large"] = "small",
+    weights: Literal["shared", "per-resolution"] = "shared",
 ) -> SearchSpace:
     """The pooling placements of a ResNet.
 
@@ -178,9 +180,10 @@ def pooling_space(
             trained alone have ordinary BN, except that the first one of each block has no scale and shift. `affine` is
             ordinary BN everywhere, and a supernet's subnets need calibration.
         stem: `small` is a 3x3 convolution; `large` a 7x7 convolution with stride 2 and 3x3 max pooling with stride 2.
+        weights: of a supernet: `shared` gives a block one set, `per-resolution` one for each resolution that it can compute at.
 
     Raises:
-        ValueError: an unknown option, or images too small for the poolings.
+        ValueError: an unknown option, or images too small for the poolings, or which they do not divide into weights per resolution.
     """
     if depth not in PLANS:
         raise ValueError(f"`depth` must be one of {', '.join(map(str, PLANS))}; got {depth}")
@@ -188,13 +191,17 @@ def pooling_space(
         raise ValueError(f"`bn` must be one of {', '.join(ALONE_NORMS)}; got {bn!r}")
     if stem not in ("small", "large"):
         raise ValueError(f"`stem` must be small or large; got {stem!r}")
+    if weights not in ("shared", "per-resolution"):
+        raise ValueError(f"`weights` must be shared or per-resolution; got {weights!r}")
     check_images(in_channels, num_classes, image_size)
     plan = PLANS[depth]
     operators = (
         plan.operators if operators is None else (operators,) if isinstance(operators, str) else tuple(operators)
     )
     check_operators(operators)
-    check_image_size(image_size, plan.poolings, 4 if stem == "large" else 1)
+    reduction = 4 if stem == "large" else 1
+    check_image_size(image_size, plan.poolings, reduction)
+    sides = () if weights == "shared" else _sides(image_size, plan.poolings, reduction)
 
     choices: list[Choice] = [Subset("pools", tuple(range(1, len(plan.blocks) + 1)), plan.poolings)]
     if len(operators) > 1:
@@ -204,7 +211,7 @@ def pooling_space(
         choices=tuple(choices),
         labels=_labels(len(plan.blocks), plan.poolings, operators),
         network=Network(
-            _blocks(plan, in_channels, num_classes, operators, bn, stem),
+            _blocks(plan, in_channels, num_classes, operators, bn, stem, sides),
             (in_channels, image_size, image_size),
             num_classes,
         ),
@@ -215,18 +222,38 @@ def pooling_space(
             "operators": list(operators),
             "bn": bn,
             "stem": stem,
+            "weights": weights,
         },
     )
 
 
+def _sides(image_size: int, poolings: int, reduction: int) -> tuple[int, ...]:
+    """The sides of the images after 0, 1, ... poolings, for all operators alike."""
+    largest = reduction * 2**poolings
+    if image_size % largest:
+        raise ValueError(
+            f"`image_size` must be a multiple of {largest} for weights per resolution and {poolings} poolings, got {image_size}; "
+            "resize images, or share the weights"
+        )
+    return tuple(image_size // reduction // 2**count for count in range(poolings + 1))
+
+
 def _blocks(
-    plan: Plan, in_channels: int, num_classes: int, operators: tuple[str, ...], bn: str, stem: str
+    plan: Plan,
+    in_channels: int,
+    num_classes: int,
+    operators: tuple[str, ...],
+    bn: str,
+    stem: str,
+    sides: tuple[int, ...],
 ) -> tuple[Block, ...]:
     alone, shared = ALONE_NORMS[bn], SHARED_NORMS[bn]
     blocks = [_fixed("stem", lambda norms: _stem(in_channels, plan.stem, norms, stem), alone, shared)]
     c_in = plan.stem
     for position, c_out in enumerate(plan.blocks, start=1):
-        blocks.append(_residual(position, c_in, c_out, plan.bottleneck, operators, alone, shared))
+        fewest, most = max(0, plan.poolings - len(plan.blocks) + position), min(position, plan.poolings)
+        at = sides[fewest : most + 1]
+        blocks.append(_residual(position, c_in, c_out, plan.bottleneck, operators, alone, shared, at))
         c_in = c_out
     blocks.append(_fixed("head", lambda norms: _head(c_in, num_classes), alone, shared))
     return tuple(blocks)
@@ -237,9 +264,19 @@ def _fixed(name: str, make: Callable[[Norms], nn.Module], alone: Norms, shared: 
 
 
 def _residual(
-    position: int, c_in: int, c_out: int, bottleneck: bool, operators: tuple[str, ...], alone: Norms, shared: Norms
+    position: int,
+    c_in: int,
+    c_out: int,
+    bottleneck: bool,
+    operators: tuple[str, ...],
+    alone: Norms,
+    shared: Norms,
+    sides: tuple[int, ...],
 ) -> Block:
     searched = len(operators) > 1
+
+    def one() -> SharedResidualBlock:
+        return SharedResidualBlock(c_in, c_out, bottleneck, shared, operators)
 
     def read(pools: Value, operator: Value = operators[0]) -> Local:
         return operator if pools else None
@@ -249,7 +286,7 @@ def _residual(
         columns=(f"pools[{position}]", "operator") if searched else (f"pools[{position}]",),
         read=read,
         alone=lambda local, shape: ResidualBlock(c_in, c_out, bottleneck, alone, local),  # type: ignore[arg-type]
-        shared=lambda: SharedResidualBlock(c_in, c_out, bottleneck, shared, operators),
+        shared=lambda: ByResolution(one, sides, lambda side, pools: side // 2 if pools else side) if sides else one(),
     )
 
 

@@ -71,6 +71,32 @@ def test_controls_take_no_more_steps_than_supernets(method: str, steps: list[int
     assert len(scores) == 36 and 0.9 * budget <= sum(steps) <= budget * 1.02
 
 
+@pytest.mark.parametrize("method", ["single", "mixture-2", "resolution", "resolution-2"])
+def test_supernets_score_every_placement(
+    method: str, steps: list[int], digits: ImageData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spaces: list[object] = []
+    monkeypatch.setattr(
+        benchmark,
+        "BY_RESOLUTION",
+        make_space("resnet20-pooling", in_channels=1, image_size=8, weights="per-resolution"),
+    )
+    monkeypatch.setattr(benchmark, "SupernetScorer", lambda learner, space, *_: _Scorer(learner, space, spaces))
+    scores = benchmark.by_supernet(method, 0, digits, TrainingConfig(epochs=1, batch_size=4), CPU)
+    assert len(scores) == 36 and steps == [len(digits.train) // 4]
+    assert spaces == [(benchmark.BY_RESOLUTION if "resolution" in method else SPACE, 2 if method.endswith("2") else 1)]
+
+
+class _Scorer:
+    """Notes what is scored."""
+
+    def __init__(self, learner: Any, space: object, seen: list[object]) -> None:
+        seen.append((space, len(learner.members)))
+
+    def __call__(self, archs: Any, *_: Any) -> list[dict[str, float]]:
+        return [{"accuracy": 0.5} for _ in archs]
+
+
 def test_halving_trains_half_of_them_on(steps: list[int], digits: ImageData) -> None:
     benchmark.by_halving(0, digits, TrainingConfig(epochs=40, batch_size=4), CPU)
     assert len(steps) == 36 + 18 + 9 + 5 + 3 + 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -163,6 +164,30 @@ def test_a_subnet_takes_the_weights_of_its_own_operator_only(operators: list[str
     assert moved == any(".pooling." in name for name, _ in subnet.named_parameters())
 
 
+@pytest.mark.parametrize("operators", [("max",), ("conv", "gated")])
+@pytest.mark.parametrize(("stem", "size"), [("small", 8), ("large", 16)])
+def test_blocks_with_weights_per_resolution_share_those_of_one_resolution_alone(
+    stem: Literal["small", "large"], size: int, operators: tuple[str, ...]
+) -> None:
+    space = pooling_space(20, image_size=size, stem=stem, operators=operators, weights="per-resolution")
+    supernet = Supernet(space.net, 0).eval()
+    trained: set[str] = set()
+    for arch in space.enumerate():
+        chosen = space.locals(arch)
+        supernet.zero_grad()
+        logits = supernet(_images(space), chosen)
+        assert torch.equal(supernet.extract(chosen)(_images(space)), logits)
+        logits.sum().backward()
+        moved = {name for name, parameter in supernet.named_parameters() if parameter.grad is not None}
+        sides = [shape[-1] for shape in space.net.input_shapes(chosen)][2:-1]  # what leaves a block enters the next
+        assert {(f"block{at}", str(side)) for at, side in enumerate(sides, start=1)} == {
+            (name.split(".")[1], name.split(".")[3]) for name in moved if ".sides." in name and f"block{len(sides) + 1}." not in name
+        }  # fmt: skip
+        trained |= moved
+    if len(operators) == 1:
+        assert trained == {name for name, _ in supernet.named_parameters()}
+
+
 def test_operators_without_weights_share_their_supernets_weights_with_any_other_choice_of_them() -> None:
     states = [
         Supernet(make_space("resnet20-pooling", operators=operators).net, 3).state_dict()
@@ -301,6 +326,12 @@ def test_the_seed_alone_decides_the_weights_and_no_generator_is_touched(monkeypa
     [
         (34, {}, "`depth` must be one of 20, 18, 50; got 34"),
         (20, {"bn": "none"}, "`bn` must be one of paper, affine; got 'none'"),
+        (20, {"weights": "own"}, "`weights` must be shared or per-resolution; got 'own'"),
+        (
+            20,
+            {"weights": "per-resolution", "image_size": 30},
+            "must be a multiple of 4 for weights per resolution and 2 poolings, got 30",
+        ),
         (20, {"stem": "tiny"}, "`stem` must be small or large; got 'tiny'"),
         (20, {"in_channels": 0}, "`in_channels` must be an integer of at least 1; got 0"),
         (20, {"num_classes": 1}, "`num_classes` must be an integer of at least 2; got 1"),
