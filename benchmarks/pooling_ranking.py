@@ -3,8 +3,8 @@
     python -m benchmarks.pooling_ranking --data ../shared/data/cifar10 --out results/pooling_ranking_cifar10
 
 `alone.csv` gets a line per finished network: each placement trained from scratch on all training images (training and validation
-part), with its test accuracy after the last epoch. `scores.csv` gets a line per placement for every method, all with the same
-number of training steps on the training part:
+part), with its test accuracy after the last epoch. `scores.csv` gets a line per placement for every method and budget, which is a
+number of training steps on the training part, the same for all methods:
     single         one supernet, paths drawn uniformly
     mixture-M      balanced mixture of M supernets
     resolution     one supernet in which a block has weights of its own for each resolution that it computes at
@@ -17,8 +17,9 @@ number of training steps on the training part:
     macs           more is better; free
 `ranking.csv` compares each with training alone: Kendall's tau, Spearman's rho, the true rank and test accuracy of the pick, steps and
 seconds; `front.csv` holds, for each method, the accuracy alone of the placements on its front of score against macs. Methods and
-their settings were fixed before any score was compared with training alone, but for three that came after the scores of the
-others were seen: the control `even`, and `split-early` and `fork`, whose settings were fixed before their own scores were.
+their settings were fixed before any score was compared with training alone, but for five that came after the scores of the
+others were seen: the control `even`, and `split-early`, `fork`, `resolution` and `resolution-M`, whose settings were fixed before
+their own scores were.
 """
 
 from __future__ import annotations
@@ -147,7 +148,7 @@ def compare(alone: pd.DataFrame, scores: pd.DataFrame) -> tuple[pd.DataFrame, pd
     rank = truth.rank(ascending=False).astype(int)
     macs = alone.groupby("architecture")["macs"].first()
     rows, fronts = [], []
-    for (method, seed), part in scores.groupby(["method", "seed"], sort=False):
+    for (method, seed, steps), part in scores.groupby(["method", "seed", "steps"], sort=False):
         score = part.set_index("architecture")["score"].reindex(truth.index)
         pick = score.idxmax()
         rows.append(
@@ -156,34 +157,34 @@ def compare(alone: pd.DataFrame, scores: pd.DataFrame) -> tuple[pd.DataFrame, pd
                 "kendall_tau": round(float(kendalltau(score, truth).statistic), 3),
                 "spearman_rho": round(float(spearmanr(score, truth).statistic), 3),
                 "pick": pick, "true_rank": rank[pick], "accuracy_alone": round(truth[pick], 4),
-                "steps": part["steps"].iloc[0], "seconds": part["seconds"].iloc[0],
+                "steps": steps, "seconds": part["seconds"].iloc[0],
             }
         )  # fmt: skip
         best = -math.inf
         for name in macs.sort_values().index:
             if score[name] > best:
                 best = score[name]
-                fronts.append({"method": method, "seed": seed, "architecture": name, "macs": macs[name],
+                fronts.append({"method": method, "seed": seed, "steps": steps, "architecture": name, "macs": macs[name],
                                "score": best, "accuracy_alone": round(truth[name], 4)})  # fmt: skip
     return pd.DataFrame(rows), pd.DataFrame(fronts)
 
 
 def draw(alone: pd.DataFrame, scores: pd.DataFrame, table: pd.DataFrame) -> Figure:
-    """Score against accuracy alone, one panel a method (its first seed)."""
+    """Score against accuracy alone, one panel a method and budget (its first seed)."""
     truth = alone.groupby("architecture")["accuracy"].agg(["mean", "min", "max"])
-    firsts = table.drop_duplicates("method")
+    firsts = table.drop_duplicates(["method", "steps"])
     rows = math.ceil(len(firsts) / PANELS)
     figure = Figure((3 * PANELS, 3 * rows), layout="constrained")
     panels = figure.subplots(rows, PANELS, sharey=True, squeeze=False)
     for axes in panels.flat[len(firsts) :]:
         axes.remove()
     for axes, row in zip(panels.flat, firsts.itertuples(), strict=False):
-        part = scores[(scores["method"] == row.method) & (scores["seed"] == row.seed)].set_index("architecture")[
-            "score"
-        ]
+        own = (scores["method"] == row.method) & (scores["seed"] == row.seed) & (scores["steps"] == row.steps)
+        part = scores[own].set_index("architecture")["score"]
         axes.scatter(part.reindex(truth.index), 100 * truth["mean"], s=14, color="#1368aa")
         axes.scatter([part[row.pick]], [100 * truth["mean"][row.pick]], s=40, facecolors="none", edgecolors="#d95f02")
-        axes.set_title(f"{row.method}: tau {row.kendall_tau:.2f}", fontsize=9)
+        budget = f", {row.steps:,} steps" if row.steps else ""
+        axes.set_title(f"{row.method}{budget}: tau {row.kendall_tau:.2f}", fontsize=9)
         axes.set_xlabel("score")
     figure.supylabel("test accuracy trained alone (%)", fontsize=9)
     return figure
@@ -220,10 +221,10 @@ def main() -> None:
     with half(options.bfloat16):
         if "alone" in options.parts:
             config = TrainingConfig(epochs=options.alone_epochs, **shared)
-            known = set(map(tuple, _read(files["alone"], ["architecture", "seed"])))
+            done = known(files["alone"], ["architecture", "seed"])
             for seed in range(options.seeds):
                 for arch, cost in zip(ARCHS, macs, strict=True):
-                    if (SPACE.label(arch), seed) not in known:
+                    if (SPACE.label(arch), seed) not in done:
                         found = train_alone(arch, seed, data, config, device)
                         append(
                             files["alone"],
@@ -231,10 +232,12 @@ def main() -> None:
                         )
         if "methods" in options.parts:
             config = TrainingConfig(epochs=options.epochs, **shared)
-            known = set(map(tuple, _read(files["scores"], ["method", "seed"])))
+            done = known(files["scores"], ["method", "seed", "steps"])
+            steps = len(data.train) // config.batch_size * config.epochs
             for seed in range(options.supernet_seeds):
                 for method in options.methods:
-                    if (method, seed) in known or (method == "macs" and seed):
+                    taken = 0 if method == "macs" else steps
+                    if (method, seed, taken) in done or (method == "macs" and seed):
                         continue
                     started = time.perf_counter()
                     if method == "macs":
@@ -243,10 +246,7 @@ def main() -> None:
                         scores = ALONE[method](seed, data, config, device)
                     else:
                         scores = by_supernet(method, seed, data, config, device)
-                    same = {
-                        "steps": 0 if method == "macs" else len(data.train) // config.batch_size * config.epochs,
-                        "seconds": round(time.perf_counter() - started, 1),
-                    }
+                    same = {"steps": taken, "seconds": round(time.perf_counter() - started, 1)}
                     labels = map(SPACE.label, ARCHS)
                     append(
                         files["scores"],
@@ -271,8 +271,11 @@ def report(files: dict[str, Path], out: Path) -> None:
     print(ranking.to_string(index=False))
 
 
-def _read(path: Path, columns: list[str]) -> np.ndarray:
-    return pd.read_csv(path)[columns].to_numpy() if path.exists() else np.empty((0, len(columns)))
+def known(path: Path, columns: list[str]) -> set[tuple[object, ...]]:
+    """The values of some columns in each row of a table; none where there is no table."""
+    return (
+        set(map(tuple, pd.read_csv(path, dtype={"architecture": str})[columns].to_numpy())) if path.exists() else set()
+    )
 
 
 def parse() -> argparse.Namespace:
