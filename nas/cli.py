@@ -60,7 +60,7 @@ def search_command(
         ),
     ] = None,
     strategy: Annotated[
-        str, typer.Option(help="mixture, one-shot, exhaustive, random, evolution or nsga2.")
+        str, typer.Option(help="mixture, one-shot, exhaustive, random, evolution, nsga2 or coarse-to-fine.")
     ] = "mixture",
     supernets: Annotated[
         int | None,

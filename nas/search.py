@@ -44,7 +44,7 @@ from nas.train import adopt, open_run, train_supernets
 from nas.training import NotFinite
 from search_spaces import Architecture, SearchSpace
 
-ASK = {"exhaustive": 256, "random": 64, "nsga2": 20, "evolution": 10}
+ASK = {"exhaustive": 256, "random": 64, "nsga2": 20, "evolution": 10, "coarse-to-fine": 10}
 """Trials scored together, where a supernet can share work between them."""
 WORST = 1e30
 """What strategies are told of an architecture without a value of an objective: finite, and worse than any."""
