@@ -60,7 +60,7 @@ def search_command(
         ),
     ] = None,
     strategy: Annotated[
-        str, typer.Option(help="mixture, one-shot, exhaustive, random, evolution or nsga2.")
+        str, typer.Option(help="mixture, one-shot, exhaustive, random, evolution, nsga2 or coarse-to-fine.")
     ] = "mixture",
     supernets: Annotated[
         int | None,
@@ -107,6 +107,13 @@ def search_command(
     ] = False,
     trials: Annotated[int | None, typer.Option(help="Most trials.")] = None,
     seconds: Annotated[float | None, typer.Option(help="Most seconds of evaluating trials.")] = None,
+    at_most: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Try no architecture with more macs, params, activations or weight_bytes, as name=value, such as macs=60e6. "
+            "Can be repeated."
+        ),
+    ] = None,
     batch_size: shared.BatchSize = 128,
     learning_rate: Annotated[
         float | None,
@@ -177,6 +184,7 @@ def search_command(
             ranking=ranking,  # type: ignore[arg-type]
             trials=trials,
             seconds=seconds,
+            limits=numbers(at_most, "--at-most"),
             retrain=retrain,  # type: ignore[arg-type]
             seeds=seeds,
             compile=compile,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from estimators import METRICS
 from estimators.energy import Device, read_device
 from nas.estimates import estimates
 from nas.objectives import parse_objectives
@@ -96,6 +97,7 @@ class RunConfig(Part):
     supernets: SupernetConfig = SupernetConfig(count=4)
     ranking: RankingConfig = RankingConfig()
     budget: BudgetConfig = BudgetConfig()
+    limits: dict[str, float] = {}
     alone: AloneConfig = AloneConfig()
     export: tuple[str, ...] = ("safetensors",)
     seed: int = Field(default=0, ge=0)
@@ -142,6 +144,14 @@ class RunConfig(Part):
             )
         return self
 
+    @field_validator("limits")
+    @classmethod
+    def _known_limits(cls, limits: dict[str, float]) -> dict[str, float]:
+        for name in limits:
+            if name not in METRICS:
+                raise unknown_name("limit of a search", name, METRICS)
+        return limits
+
     @property
     def proposer(self) -> str:
         """The ask/tell strategy behind the name: a ranking of everything visits everything."""
@@ -178,6 +188,7 @@ def configure(
     ranking: Literal["best", "assigned"] = "best",
     trials: int | None = None,
     seconds: float | None = None,
+    limits: Mapping[str, float] | None = None,
     retrain: Literal["front", "all", "none"] = "front",
     seeds: int = 1,
     compile: bool = False,
@@ -224,6 +235,7 @@ def configure(
         ranking: `best` or `assigned` supernet.
         trials: most trials.
         seconds: most seconds of evaluating trials.
+        limits: the most macs, params, activations or weight_bytes of an architecture that is tried, such as `{"macs": 60e6}`.
         retrain: which architectures are trained alone afterwards.
         seeds: how often each of them is.
         compile: train them by `torch.compile`.
@@ -283,6 +295,7 @@ def configure(
             },
             "ranking": {"supernet": ranking},
             "budget": {"trials": trials, "seconds": seconds},
+            "limits": dict(limits or {}),
             "alone": {
                 "which": retrain,
                 "training": {"epochs": epochs if alone_epochs is None else alone_epochs, **training},

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from search_spaces import Architecture, Integer, SearchSpace, Subset
 from search_spaces.choices import Choice, Value
-from search_spaces.numbering import Values, exists
+from search_spaces.extremes import composed
 
 Role = Literal["max", "min", "random"]
 Open = Callable[[Choice], Sequence[Value]]
@@ -232,11 +232,7 @@ def restricted(space: SearchSpace, rng: np.random.Generator, opened: Open) -> Ar
 
 
 def _taking(space: SearchSpace, wanted: Mapping[str, Value]) -> Architecture:
-    values: Values = {}
-    for choice in space.choices:
-        if exists(choice, values):
-            values[choice.name] = wanted[choice.name]
-    return space.architecture(values)
+    return composed(space, lambda choice: wanted[choice.name])
 
 
 def _round(choice: Choice) -> int:

@@ -20,6 +20,7 @@ from nas.device import half
 from nas.estimates import estimates
 from nas.export import export
 from nas.files import write_json
+from nas.limits import within
 from nas.objectives import losses
 from nas.progress import Progress, silent
 from nas.pruned import PrunedCostScorer, PrunedNetwork, PrunedScorer, uniform
@@ -44,7 +45,7 @@ from nas.train import adopt, open_run, train_supernets
 from nas.training import NotFinite
 from search_spaces import Architecture, SearchSpace
 
-ASK = {"exhaustive": 256, "random": 64, "nsga2": 20, "evolution": 10}
+ASK = {"exhaustive": 256, "random": 64, "nsga2": 20, "evolution": 10, "coarse-to-fine": 10}
 """Trials scored together, where a supernet can share work between them."""
 WORST = 1e30
 """What strategies are told of an architecture without a value of an objective: finite, and worse than any."""
@@ -136,13 +137,18 @@ def propose(study: Study, scorers: Sequence[Scorer], progress: Progress) -> None
     The journal is a memory of scores: a search that goes on asks the strategy from the start, and only what the journal does not
     know is scored. So the strategy ends in the same state, and no trial is lost or doubled. Of a trained model the strategy is told
     of the uniformly pruned ones first.
+
+    Raises:
+        ValueError: no architecture keeps the limits.
     """
     config, space = study.config, study.space
+    allowed = within(space, config.limits, _cost_scorer(space))
     known = {study.architecture(trial).key: trial for trial in study.journal.trials(SEARCH)}
-    strategy = make_strategy(config.proposer, space, stream(config.seed, "strategy"))
+    strategy = make_strategy(config.proposer, allowed, stream(config.seed, "strategy"))
     expected = min(config.budget.trials or space.raw_size, space.raw_size)
     together = ASK[config.proposer] if config.supernets.count else 1
     start = uniform(space.net) if isinstance(space.net, PrunedNetwork) else []
+    start = [arch for arch in start if allowed.keeps(arch)]
     told, spent = 0, 0.0
     progress("ranking", 0, expected)
     while told < expected and spent < (config.budget.seconds or float("inf")):
@@ -167,6 +173,10 @@ def propose(study: Study, scorers: Sequence[Scorer], progress: Progress) -> None
         spent += sum(trial.user_attrs["seconds"] for trial in batch)
         progress("ranking", told, expected)
     progress("ranking", expected, expected)
+    if config.limits and not told:
+        raise ValueError(
+            f"no architecture of {space.name!r} has {allowed.constraints[-1].rule}; allow more, in another folder"
+        )
     _tell_missing(study)
 
 

@@ -217,10 +217,11 @@ def _check_source(folder: Path, space: SearchSpace, data: ImageData, shared: Sup
 
 
 def _check_fit(space: SearchSpace, data: ImageData, config: RunConfig) -> None:
-    if isinstance(space.net, PrunedNetwork) and (config.supernets.count or "activations" in config.objectives):
+    costs = (*config.objectives, *config.limits)
+    if isinstance(space.net, PrunedNetwork) and (config.supernets.count or "activations" in costs):
         raise ValueError(
-            f"{space.name!r} is a trained model: search it with random, evolution, nsga2 or exhaustive, `supernets` 0, and without the "
-            f"objective activations; got {config.strategy}, {config.supernets.count} and {', '.join(config.objectives)}"
+            f"{space.name!r} is a trained model: search it with random, evolution, nsga2, coarse-to-fine or exhaustive, `supernets` 0, "
+            f"and without activations; got {config.strategy}, {config.supernets.count} and {', '.join(costs)}"
         )
     if space.net.input_shape != data.input_shape or space.net.num_classes != data.num_classes:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""The smallest and the largest architecture of a space.
+"""The smallest and the largest architecture of a space, and any other by a rule.
 
 Spaces list the values of a choice from the cheapest to the dearest wherever they have such an order: widths, depths, kernels, group
 sizes; a placement of pooling is dearer the later it pools.
@@ -20,7 +20,7 @@ def smallest(space: SearchSpace) -> Architecture:
     Raises:
         ValueError: it breaks a constraint of the space.
     """
-    return _extreme(space, lambda choice: choice.value(0))
+    return composed(space, lambda choice: choice.value(0))
 
 
 def largest(space: SearchSpace) -> Architecture:
@@ -29,10 +29,15 @@ def largest(space: SearchSpace) -> Architecture:
     Raises:
         ValueError: it breaks a constraint of the space.
     """
-    return _extreme(space, lambda choice: choice.value(choice.size - 1))
+    return composed(space, lambda choice: choice.value(choice.size - 1))
 
 
-def _extreme(space: SearchSpace, pick: Callable[[Choice], Value]) -> Architecture:
+def composed(space: SearchSpace, pick: Callable[[Choice], Value]) -> Architecture:
+    """The architecture in which every choice that exists has the value that `pick` gives it.
+
+    Raises:
+        ValueError: it breaks a constraint of the space, or a value is not allowed.
+    """
     values: Values = {}
     for choice in space.choices:
         if exists(choice, values):

@@ -198,6 +198,10 @@ class SearchSpace:
         if self.architecture(arch) != arch:
             raise ValueError(f"{arch} is not in canonical form; make it with `SearchSpace.architecture`")
 
+    def keeps(self, values: Mapping[str, Value]) -> bool:
+        """Whether a value for each choice that exists breaks no constraint."""
+        return all(constraint.holds(values) for constraint in self.constraints)
+
     def from_json(self, data: object) -> Architecture:
         """Read what `Architecture.to_json` wrote, or a plain `{choice: value}` mapping."""
         if isinstance(data, dict) and set(data) == {"space", "choices"}:
@@ -304,15 +308,12 @@ class SearchSpace:
     def _numbering(self) -> Numbering:
         return Numbering(self.choices)
 
-    def _valid(self, values: Values) -> bool:
-        return all(constraint.holds(values) for constraint in self.constraints)
-
     def _canonical(self, values: Values) -> Values:
         return self.canonical(dict(values)) if self.canonical else values
 
     def _stands_for_itself(self, values: Values) -> bool:
         """Only one description of each architecture does, so keeping these alone makes sampling uniform over architectures."""
-        return self._valid(values) and self._canonical(values) == values
+        return self.keeps(values) and self._canonical(values) == values
 
     def _settled(self, values: Values, rng: np.random.Generator) -> Architecture | None:
         """Drop choices that no longer exist, draw those that now do; None if a constraint is broken."""
@@ -321,7 +322,7 @@ class SearchSpace:
             if exists(choice, settled):
                 known = choice.name in values
                 settled[choice.name] = values[choice.name] if known else choice.value(_below(choice.size, rng))
-        return self._make(self._canonical(settled)) if self._valid(settled) else None
+        return self._make(self._canonical(settled)) if self.keeps(settled) else None
 
     def _make(self, values: Values) -> Architecture:
         return Architecture(self.name, tuple((c.name, values[c.name]) for c in self.choices if c.name in values))

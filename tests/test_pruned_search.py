@@ -107,6 +107,16 @@ def test_a_stopped_search_goes_on_and_ends_the_same(
     assert again.trials[columns].equals(study.trials[columns])
 
 
+@pytest.mark.parametrize("strategy", ["nsga2", "coarse-to-fine"])
+def test_limits_leave_out_the_whole_model_and_all_that_is_as_large(
+    study: nas.Study, trained: nn.Module, digits: ImageData, tmp_path: Path, strategy: str
+) -> None:
+    most = study.trials["params"].max() * 0.4
+    settings = {**SETTINGS, "strategy": strategy, "trials": 12, "limits": {"params": most}}
+    limited = nas.search(space_of(trained), digits, out=tmp_path / "run", **settings)
+    assert len(limited.trials) == 12 and limited.trials["params"].max() <= most
+
+
 def test_other_weights_are_another_space(study: nas.Study, digits: ImageData) -> None:
     with pytest.raises(ValueError, match="another space"):
         nas.search(space_of(residual()), digits, out=study.folder, **SETTINGS)
@@ -147,7 +157,7 @@ def test_an_untrained_on_subnet_is_exported_recalibrated(study: nas.Study, digit
 
 
 def test_what_does_not_fit_is_refused(trained: nn.Module, digits: ImageData, tmp_path: Path) -> None:
-    for settings in ({"supernets": 2}, {"objectives": ["accuracy", "activations"]}):
+    for settings in ({"supernets": 2}, {"objectives": ["accuracy", "activations"]}, {"limits": {"activations": 1}}):
         with pytest.raises(ValueError, match="is a trained model: search it with random"):
             nas.search(space_of(trained), digits, out=tmp_path / "run", **{**SETTINGS, **settings})
     with pytest.raises(ValueError, match="`mean` and `std` go together"):

@@ -100,13 +100,25 @@ def test_nothing_is_printed(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -
             "space_options": {"operators": ["max", "avg", "conv"]},
         },
         {"strategy": "nsga2", "trials": 60, "retrain": "none", "space_options": {"operators": ["max", "avg", "conv"]}},
+        {"strategy": "coarse-to-fine", "trials": 40, "retrain": "none", "space_options": {"operators": ["max", "avg"]}},
         {"strategy": "exhaustive", "supernets": 2, "ranking": "assigned", "retrain": "none"},
         {"strategy": "random", "supernets": 0, "trials": 2, "retrain": "none"},
         {"strategy": "random", "objectives": ["macs", "activations"], "trials": 4, "retrain": "none"},
         {"strategy": "random", "objectives": ["accuracy", "latency_ms"], "trials": 3, "retrain": "none"},
         {"strategy": "random", "trials": 2, "seeds": 2},
     ],
-    ids=["one-shot affine", "random", "evolution", "nsga2", "assigned", "alone", "no accuracy", "latency", "two seeds"],
+    ids=[
+        "one-shot affine",
+        "random",
+        "evolution",
+        "nsga2",
+        "coarse-to-fine",
+        "assigned",
+        "alone",
+        "no accuracy",
+        "latency",
+        "two seeds",
+    ],
 )
 def test_every_mode_runs_to_its_end(tmp_path: Path, settings: dict) -> None:
     study = search("resnet20-pooling", "digits", out=tmp_path / "run", **{**SMALL, **settings})

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import pytest
 
 from nas.pareto import crowding_distance, hypervolume, non_dominated_rank
-from nas.strategies import NSGA2, STRATEGIES, Evolution, Exhaustive, RandomSearch, make_strategy
+from nas.strategies import NSGA2, STRATEGIES, CoarseToFine, Evolution, Exhaustive, RandomSearch, make_strategy
+from nas.strategies.coarse_to_fine import tied
 from nas.strategies.ranked import Ranked
 from search_spaces import Architecture, Categorical, Constraint, Integer, SearchSpace, Subset, make_space
 from tests.conformance import check_strategy, made_up_losses, sequences, sequences_elsewhere, visited
@@ -16,6 +19,7 @@ SETTINGS = {
     **STRATEGIES,
     "small nsga2": lambda space, rng: NSGA2(space, rng, population=4, crossover=0.5),
     "small evolution": lambda space, rng: Evolution(space, rng, population=5, tournament=2),
+    "small coarse-to-fine": lambda space, rng: CoarseToFine(space, rng, coarse=3),
 }
 WIDE = SearchSpace("wide", tuple(Integer(f"w{at}", tuple(range(8))) for at in range(10)))
 LINE = SearchSpace("line", (Integer("x", tuple(range(101))),))
@@ -77,7 +81,7 @@ def test_in_a_large_space_nothing_comes_twice(name: str) -> None:
         WIDE.check(arch)
 
 
-@pytest.mark.parametrize("name", ["random", "nsga2", "evolution"])
+@pytest.mark.parametrize("name", ["random", "nsga2", "evolution", "coarse-to-fine"])
 def test_a_space_too_large_to_list_ends_too(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("nas.strategies.strategy.SMALL", 35)
     monkeypatch.setattr(SearchSpace, "enumerate", lambda self: pytest.fail("listed"))
@@ -147,6 +151,80 @@ def test_evolution_prefers_the_winner_of_the_tournament() -> None:
     assert sum(near) >= 10  # 1 - (19 / 20)**20 = 64 % of tournaments hold the best
 
 
+def _stages(limit: int = 99) -> SearchSpace:
+    """Two stages of one or two blocks, each with three widths, and one kernel for all; the widths add up to `limit` at most."""
+    choices = [Integer("kernel", (3, 5, 7), kind="kernel")]
+    for stage in (1, 2):
+        choices.append(Integer(f"depth{stage}", (1, 2), kind="depth"))
+        choices.append(Integer(f"width{stage}.1", (4 * stage, 6 * stage, 8 * stage), kind="width"))
+        widths = (3 * stage, 5 * stage, 7 * stage)
+        choices.append(Integer(f"width{stage}.2", widths, when={f"depth{stage}": (2,)}, kind="width"))
+
+    def total(values: Mapping[str, object]) -> int:
+        return sum(value for name, value in values.items() if name.startswith("width") and isinstance(value, int))
+
+    rule = Constraint(f"at most {limit} channels", lambda values: total(values) <= limit)
+    return SearchSpace("stages", tuple(choices), (rule,))
+
+
+def test_the_grid_ties_the_choices_of_a_kind() -> None:
+    space = _stages()
+    points = tied(space, np.random.default_rng(0), most=100)
+    assert len(set(points)) == len(points) == 3 * 2 * 3
+    for arch in points:
+        places = {(choice.kind, *choice.codes(arch[choice.name])) for choice in space.choices if choice.name in arch}
+        assert len(places) == 3  # one for each kind
+    assert len(tied(space, np.random.default_rng(0), most=5)) == 5
+    assert 0 < len(tied(_stages(limit=20), np.random.default_rng(0), most=100)) < 18
+
+
+def test_the_grid_ties_choices_of_different_sizes_at_the_same_relative_position() -> None:
+    space = SearchSpace("s", (Integer("a", (1, 2, 3, 4, 5), kind="width"), Integer("b", (10, 20, 30), kind="width")))
+    points = tied(space, np.random.default_rng(0), most=100)
+    assert sorted(tuple(arch.values()) for arch in points) == [(1, 10), (2, 10), (3, 20), (4, 30), (5, 30)]
+
+
+def test_the_grid_ties_choices_without_a_kind_that_have_the_same_values() -> None:
+    cells = tied(make_space("nas-bench-201"), np.random.default_rng(0), most=100)
+    assert sorted(len(set(arch.values())) for arch in cells) == [1] * 5
+    assert len(tied(POOLING, np.random.default_rng(0), most=100)) == 36
+    many = SearchSpace("many", tuple(Integer(f"x{size}", tuple(range(size))) for size in range(2, 12)))
+    assert len(tied(many, np.random.default_rng(0), most=50)) == 50
+
+
+def test_coarse_to_fine_finds_the_best_tied_point_and_goes_on_from_there_in_single_choices() -> None:
+    space = _stages(limit=30)
+    goal = space.architecture({"kernel": 5, "depth1": 1, "width1.1": 6, "depth2": 1, "width2.1": 16})
+
+    def loss(arch: Architecture) -> float:
+        """Distance from the goal, in positions."""
+        return sum(abs(at - to) for at, to in zip(space.codes(arch), space.codes(goal), strict=True))
+
+    grid = tied(space, np.random.default_rng(0), most=100)
+    skeleton = min(grid, key=loss)
+    assert dict(skeleton) == {"kernel": 5, "depth1": 1, "width1.1": 6, "depth2": 1, "width2.1": 12} != dict(goal)
+    strategy = CoarseToFine(space, np.random.default_rng(0))
+    coarse = strategy.ask(len(grid))
+    assert set(coarse) == set(grid)
+    strategy.tell(coarse, [[loss(arch)] for arch in coarse])
+    (fine,) = strategy.ask(1)
+    assert sum(fine.get(name) != value for name, value in skeleton.items()) == 1
+    for _ in range(20):
+        if fine == goal:
+            return
+        space.check(fine)
+        strategy.tell([fine], [[loss(fine)]])
+        (fine,) = strategy.ask(1)
+    pytest.fail("the goal is a neighbour of the skeleton, but was not found")
+
+
+def test_coarse_to_fine_refines_the_whole_front() -> None:
+    strategy = CoarseToFine(LINE, np.random.default_rng(0), coarse=1)
+    strategy.tell(strategy.ask(1), [[9.0, 9.0]])
+    strategy.tell(_line(50, 10, 90), [[0.0, 1.0], [1.0, 0.0], [1.0, 1.0]])
+    assert {arch["x"] for arch in strategy.ask(4)} == {9, 11, 49, 51}
+
+
 @pytest.mark.parametrize("make", [NSGA2, Evolution])
 def test_the_first_population_is_sampled_whatever_is_told(make: type[NSGA2] | type[Evolution]) -> None:
     one, other = make(WIDE, np.random.default_rng(0)), make(WIDE, np.random.default_rng(0))
@@ -184,7 +262,7 @@ def _trade_off(archs: list[Architecture]) -> np.ndarray:
     return np.stack([error, (widths * weight[::-1]).sum(axis=1) / 7 / weight.sum()], axis=1)
 
 
-@pytest.mark.parametrize("name", ["nsga2", "evolution"])
+@pytest.mark.parametrize("name", ["nsga2", "evolution", "coarse-to-fine"])
 def test_evolutionary_strategies_find_a_better_front_than_random_search(name: str) -> None:
     def volume(name: str, seed: int) -> float:
         strategy = make_strategy(name, WIDE, np.random.default_rng(seed))
@@ -212,13 +290,14 @@ def test_one_objective_is_minimised() -> None:
         return lowest
 
     assert best("nsga2") <= 2 and best("evolution") <= 2 and best("random") >= 8
+    assert best("coarse-to-fine") == 0
 
 
 def test_errors_offer_a_way_out() -> None:
     rng = np.random.default_rng(0)
     with pytest.raises(ValueError, match="no search strategy is named 'nsga'; did you mean nsga2"):
         make_strategy("nsga", POOLING, rng)
-    with pytest.raises(ValueError, match="known: exhaustive, random, nsga2, evolution"):
+    with pytest.raises(ValueError, match="known: exhaustive, random, nsga2, evolution, coarse-to-fine"):
         make_strategy("zzz", POOLING, rng)
     with pytest.raises(ValueError, match="`population` must be at least 2, got 1"):
         NSGA2(POOLING, rng, population=1)
@@ -228,3 +307,5 @@ def test_errors_offer_a_way_out() -> None:
         Evolution(POOLING, rng, population=0)
     with pytest.raises(ValueError, match="`tournament` must be from 1 to the population of 5, got 6"):
         Evolution(POOLING, rng, population=5, tournament=6)
+    with pytest.raises(ValueError, match="`coarse` must be at least 1, got 0"):
+        CoarseToFine(POOLING, rng, coarse=0)

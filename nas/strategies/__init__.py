@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from nas.strategies.coarse_to_fine import CoarseToFine
 from nas.strategies.evolution import Evolution
 from nas.strategies.exhaustive import Exhaustive
 from nas.strategies.nsga2 import NSGA2
@@ -14,13 +15,23 @@ from nas.strategies.strategy import Strategy
 from search_spaces import SearchSpace
 from search_spaces.naming import unknown_name
 
-__all__ = ["NSGA2", "STRATEGIES", "Evolution", "Exhaustive", "RandomSearch", "Strategy", "make_strategy"]
+__all__ = [
+    "NSGA2",
+    "STRATEGIES",
+    "CoarseToFine",
+    "Evolution",
+    "Exhaustive",
+    "RandomSearch",
+    "Strategy",
+    "make_strategy",
+]
 
 STRATEGIES: dict[str, Callable[[SearchSpace, np.random.Generator], Strategy]] = {
     "exhaustive": Exhaustive,
     "random": RandomSearch,
     "nsga2": NSGA2,
     "evolution": Evolution,
+    "coarse-to-fine": CoarseToFine,
 }
 
 

@@ -96,7 +96,10 @@ class Archive:
         """A new architecture, every one equally likely; None if there is none.
 
         A space of up to 100,000 descriptions is listed once and shuffled. From a larger one architectures are drawn; after 1,000 draws
-        in a row of known ones it counts as used up.
+        in a row of known ones, or where no more were found to keep its constraints, it counts as used up.
+
+        Raises:
+            ValueError: none was found to keep the constraints, and nothing was asked or told yet.
         """
         if self.space.raw_size <= SMALL:
             while self._shuffled:
@@ -105,7 +108,12 @@ class Archive:
                     return arch
             return None
         drawn = (self.space.sample(self.rng) for _ in range(DRAWS))
-        return next((arch for arch in drawn if arch not in self), None)
+        try:
+            return next((arch for arch in drawn if arch not in self), None)
+        except ValueError:
+            if self._known:
+                return None
+            raise
 
     def record(self, archs: Sequence[Architecture], losses: ArrayLike) -> Floats:
         """Check and remember what a strategy is told.

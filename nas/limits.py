@@ -1,0 +1,30 @@
+"""What a search may propose: bounds on costs, kept by every strategy as constraints of the space that it searches."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from nas.progress import silent
+from nas.scoring import Scorer
+from search_spaces import Constraint, SearchSpace
+from search_spaces.choices import Value
+
+
+def within(space: SearchSpace, limits: Mapping[str, float], costs: Scorer) -> SearchSpace:
+    """The part of a space whose costs keep the limits; the space itself without any.
+
+    Args:
+        space: what to search.
+        limits: the most of each cost, such as `{"macs": 60e6}`.
+        costs: gives the costs of an architecture of `space`.
+    """
+
+    def keeps(values: Mapping[str, Value]) -> bool:
+        (found,) = costs([space.architecture(values)], silent)
+        return all(found[name] <= limit for name, limit in limits.items())
+
+    if not limits:
+        return space
+    rule = " and ".join(f"{name} of at most {limit:g}" for name, limit in limits.items())
+    return replace(space, constraints=(*space.constraints, Constraint(rule, keeps)))
