@@ -8,25 +8,30 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-import torch
 import typer
 
 from nas import cli_options as shared
 from nas import terminal
-from nas.arguments import floats, names, options, shape
+from nas.arguments import floats, names, options
 from nas.cli_options import Json
 from nas.data import ImageData, load_data, with_normalisation
 from nas.distillation import Distillation
 from nas.format import percent, si
-from nas.pruning import load_model, parse_targets, prune_model
+from nas.pruning import example_inputs, load_model, parse_targets, prune_model
 from pruners.groups import dependency_groups
-from pruners.prune import analyse
+from pruners.prune import analyse, split_inputs
 
 HELD_OUT = 0.1  # of the training images: they are not trained on
 
 Target = Annotated[str, typer.Argument(help="module:function that returns the model.", show_default=False)]
 Weights = Annotated[Path | None, typer.Option(help="Its weights: safetensors, or torch.save of a state_dict.")]
-Input = Annotated[str, typer.Option(help="Shape of an example input, batch first, such as 1x3x32x32.")]
+Input = Annotated[
+    str,
+    typer.Option(
+        help="Shape of an example input, batch first, such as 1x3x32x32; or module:function that returns example inputs: a tensor, "
+        "several in a tuple, or a dict by name."
+    ),
+]
 Options = Annotated[list[str] | None, typer.Option(help="Argument of the function, name=value. Can be repeated.")]
 
 
@@ -86,6 +91,11 @@ def prune(
     max_ratio: Annotated[
         float, typer.Option(help="Largest fraction of its channels that a group loses, up to 1.")
     ] = 0.9,
+    check: Annotated[bool, typer.Option(help="Compare the result with the masked model on the --input.")] = True,
+    check_dtype: Annotated[
+        str | None, typer.Option(help="What the check computes in: float32 or float64. [default: the model's own]")
+    ] = None,
+    tolerance: Annotated[float, typer.Option(help="Largest relative difference that the check allows.")] = 1e-4,
     learning_rate: Annotated[float, typer.Option(help="Learning rate of finetune and distill at the start.")] = 0.01,
     batch_size: Annotated[int, typer.Option(help="Images per step of finetune and distill.")] = 128,
     distill_weight: Annotated[
@@ -112,7 +122,7 @@ def prune(
     with terminal.bars() as progress:
         result, summary = prune_model(
             load_model(model, options(option), weights),
-            _shape(input),
+            example_inputs(input, seed),
             parse_targets(target),
             data=images,
             importance=importance,
@@ -125,6 +135,9 @@ def prune(
             steps=steps,
             schedule=schedule,
             ignore=ignore or (),
+            check=check,
+            check_dtype=check_dtype,
+            tolerance=tolerance,
             recover=names(recover),
             learning_rate=learning_rate,
             batch_size=batch_size,
@@ -157,7 +170,7 @@ def groups(model: Target, input: Input, weights: Weights = None, option: Options
 
     Example: `nas groups mymodels:resnet56 --input 1x3x32x32`
     """
-    graph = analyse(load_model(model, options(option), weights), (torch.zeros(_shape(input)),), {})
+    graph = analyse(load_model(model, options(option), weights), *split_inputs(example_inputs(input)))
     found = dependency_groups(graph)
     if json:
         for group in found:
@@ -173,12 +186,6 @@ def groups(model: Target, input: Input, weights: Weights = None, option: Options
 def _show_unknown(operators: Mapping[str, int]) -> None:
     for operator, times in operators.items():
         terminal.err.print(f"left alone, as its rule is not known: {operator} ({times} times)", highlight=False)
-
-
-def _shape(text: str) -> tuple[int, ...]:
-    sizes = shape(text)
-    assert sizes is not None
-    return sizes
 
 
 def _images(

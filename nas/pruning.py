@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from estimators import read_device
-from nas.arguments import numbers, pairs
+from nas.arguments import numbers, pairs, shape
 from nas.data import ImageData
 from nas.device import resolve_device
 from nas.distillation import Distillation
@@ -28,6 +28,7 @@ from pruners import PruneResult, prune
 
 CHECKPOINT_KEYS = ("state_dict", "model")  # where training scripts keep the weights beside an optimiser
 WRAPPER = "module."
+CHECKED_IN = {"float32": torch.float32, "float64": torch.float64}
 
 
 def parse_targets(texts: Sequence[str]) -> dict[str, float | str]:
@@ -41,6 +42,24 @@ def parse_targets(texts: Sequence[str]) -> dict[str, float | str]:
         timed = name == "latency_ms" and value.endswith("ms")
         found[name] = value if timed else numbers([f"{name}={value}"], "--target")[name]
     return found
+
+
+def example_inputs(text: str, seed: int = 0) -> Any:
+    """Inputs for a model, from a shape such as `1x3x32x32` or from `module:function`, which returns them.
+
+    Args:
+        text: the shape of a tensor of random numbers, batch first, or a function that returns what `pruners.prune` takes: a tensor, a
+            sequence of positional inputs, or a dict of keyword inputs.
+        seed: of the random numbers.
+
+    Raises:
+        ValueError: neither a shape nor a function.
+    """
+    if ":" in text:
+        return import_function(text)()
+    sizes = shape(text)
+    assert sizes is not None
+    return torch.randn(*sizes, generator=torch.Generator().manual_seed(seed))
 
 
 def load_model(target: str, options: Mapping[str, Any], weights: Path | None = None) -> nn.Module:
@@ -109,7 +128,7 @@ def _unwrapped(weights: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor
 
 def prune_model(
     model: nn.Module,
-    input_shape: tuple[int, ...],
+    example: Any,
     targets: Mapping[str, float | str],
     *,
     data: ImageData | None = None,
@@ -123,6 +142,9 @@ def prune_model(
     steps: int = 1,
     schedule: str = "geometric",
     ignore: Sequence[str] = (),
+    check: bool = True,
+    check_dtype: str | None = None,
+    tolerance: float = 1e-4,
     recover: Sequence[str] = (),
     learning_rate: float = 0.01,
     batch_size: int = 128,
@@ -138,10 +160,12 @@ def prune_model(
 
     Args:
         model: left untouched.
-        input_shape: of the example input, batch first; macs are counted on it.
+        example: inputs of the model, see `pruners.prune`, on which macs are counted.
         targets: see `pruners.prune`; beside those, `peak_memory_bytes`, `energy_mj` and `bound_ms`.
         data: images for criteria, repair and measurement.
-        importance, allocation, aggregate, normalise, round_to, min_kept, max_ratio, steps, schedule, ignore: see `pruners.prune`.
+        importance, allocation, aggregate, normalise, round_to, min_kept, max_ratio, steps, schedule, ignore, check, tolerance: see
+            `pruners.prune`.
+        check_dtype: float32 or float64, which the check computes in; the model's own if None.
         recover: steps of repair, in order: `calibrate`, `least-squares`, `finetune:EPOCHS`, `distill:EPOCHS`.
         learning_rate: of fine-tuning and distilling, at their start; it falls to a hundredth along half a cosine.
         batch_size: of fine-tuning and distilling.
@@ -160,6 +184,8 @@ def prune_model(
         ValueError: something does not fit; the message says what.
     """
     known = estimates(targets, None if device_file is None else read_device(device_file))
+    if check_dtype not in (None, *CHECKED_IN):
+        raise ValueError(f"`check_dtype` must be {' or '.join(CHECKED_IN)}, got {check_dtype!r}")
     repairs = parse_recovery(recover)
     if repairs and data is None:
         raise ValueError("`recover` needs images; give `data`")
@@ -167,7 +193,6 @@ def prune_model(
     if folder is not None and folder.exists() and not (folder / "plan.json").exists() and any(folder.iterdir()):
         raise ValueError(f"{folder} is not empty and holds no pruned model; give another folder")
     place = resolve_device(device)
-    example = torch.randn(*input_shape, generator=torch.Generator().manual_seed(seed))
     accuracies: dict[str, float] = {}
 
     def measure(when: str, module: nn.Module) -> None:
@@ -205,6 +230,9 @@ def prune_model(
         steps=steps,
         schedule=schedule,
         ignore=ignore,
+        check=check,
+        check_dtype=None if check_dtype is None else CHECKED_IN[check_dtype],
+        tolerance=tolerance,
         batches=repair.sample if repair else None,
         seed=seed,
         progress=progress,

@@ -59,7 +59,7 @@ def test_a_device_is_asked_for_where_it_is_needed_and_nowhere_else(device_file: 
     ):
         configure("s", "d", device_file=device_file)
     with pytest.raises(ValueError, match="energy_mj must be told the device's costs"):
-        prune_model(small(), (1, 3, 8, 8), {"energy_mj": 0.5})
+        prune_model(small(), torch.randn(1, 3, 8, 8), {"energy_mj": 0.5})
 
 
 def test_the_configuration_holds_the_device_and_not_its_file(device_file: Path, tmp_path: Path) -> None:
@@ -100,7 +100,7 @@ def test_a_search_estimates_every_architecture_once(
 @pytest.mark.parametrize("name", ESTIMATES)
 def test_pruning_keeps_to_them(name: str, device_file: Path) -> None:
     torch.manual_seed(0)
-    result, summary = prune_model(small(), (1, 3, 8, 8), {name: 0.7}, device_file=device_file)
+    result, summary = prune_model(small(), torch.randn(1, 3, 8, 8), {name: 0.7}, device_file=device_file)
     of = estimates([name], PHONE)[name]
     assert of(result.model, (torch.zeros(1, 3, 8, 8),)) <= 0.7 * of(small(), (3, 8, 8))
     assert summary["after"][name] == pytest.approx(of(result.model, (3, 8, 8)))

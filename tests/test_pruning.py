@@ -52,6 +52,21 @@ class Buckets(nn.Module):
         return self.outer(self.inner(x).relu()), torch.bucketize(x, torch.linspace(-1, 1, 5))
 
 
+class Tokens(nn.Module):
+    """What it takes are numbers of tokens and which of them count."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.inner, self.outer = nn.Embedding(50, 12), nn.Linear(12, 24), nn.Linear(24, 3)
+
+    def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        return self.outer(self.inner(self.embed(ids)).relu() * mask[..., None])
+
+
+def tokens() -> dict[str, torch.Tensor]:
+    return {"ids": torch.arange(8).view(1, 8), "mask": torch.ones(1, 8)}
+
+
 class Wrapper(nn.Module):
     """A model with an attribute that is called as in wrapped models."""
 
@@ -90,7 +105,7 @@ def test_pruned_repaired_measured_and_loaded_again(trained: nn.Module, digits: I
     before = {name: value.clone() for name, value in trained.state_dict().items()}
     result, summary = prune_model(
         trained,
-        (1, 1, 8, 8),
+        torch.randn(1, 1, 8, 8),
         {"macs": 0.5},
         data=digits,
         recover=RECOVER,
@@ -104,6 +119,25 @@ def test_pruned_repaired_measured_and_loaded_again(trained: nn.Module, digits: I
     assert module_accuracy(again, digits, digits.test) == summary["test_accuracy"]["distill:2"]
     assert all(torch.equal(value, before[name]) for name, value in trained.state_dict().items())
     assert result.summary.difference is not None and result.summary.difference < 1e-4
+
+
+def test_inputs_come_from_a_function_where_they_are_no_tensor_of_random_numbers() -> None:
+    inputs = ["--input", "tests.test_pruning:tokens"]
+    listed = run("groups", "tests.test_pruning:Tokens", *inputs, "--json")
+    assert {json.loads(line)["name"] for line in listed.stdout.splitlines()} >= {"embed.weight:1", "inner.weight:0"}
+    exact = ["--check-dtype", "float64", "--tolerance", "1e-12"]
+    pruned = run("prune", "tests.test_pruning:Tokens", *inputs, "--target", "params=0.6", *exact, "--json")
+    summary = json.loads(pruned.stdout)
+    assert summary["after"]["params"] <= 0.6 * summary["before"]["params"] and summary["difference"] < 1e-12
+
+
+def test_the_check_is_as_asked_for() -> None:
+    example, targets = torch.randn(1, 1, 8, 8), {"macs": 0.5}
+    assert prune_model(small(), example, targets, check=False)[1]["difference"] is None
+    with pytest.raises(ValueError, match="removing must equal masking to 1e-30"):
+        prune_model(small(), example, targets, tolerance=1e-30)
+    with pytest.raises(ValueError, match="`check_dtype` must be float32 or float64, got 'half'"):
+        prune_model(small(), example, targets, check_dtype="half")
 
 
 def test_the_command_prunes_and_says_what_it_did(weights: Path, tmp_path: Path) -> None:
