@@ -10,7 +10,7 @@ from search_spaces.architecture import Architecture
 from search_spaces.cells import nas_bench_201
 from search_spaces.channel_bench import channel_bench_macro_resnet
 from search_spaces.choices import Categorical, Choice, Integer, Subset
-from search_spaces.elastic import ElasticBatchNorm2d, ElasticConv2d, ElasticLinear
+from search_spaces.elastic import ElasticBatchNorm2d, ElasticConv2d, ElasticLayerNorm, ElasticLinear
 from search_spaces.elastic_block import elastic_block
 from search_spaces.extremes import largest, smallest
 from search_spaces.grouping import Grouping
@@ -31,6 +31,7 @@ __all__ = [
     "Constraint",
     "ElasticBatchNorm2d",
     "ElasticConv2d",
+    "ElasticLayerNorm",
     "ElasticLinear",
     "Grouping",
     "Integer",

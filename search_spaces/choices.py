@@ -19,7 +19,7 @@ from search_spaces.naming import unknown_name
 
 Value = int | str | tuple[int | str, ...] | None
 Condition = Mapping[str, tuple[Value, ...]]
-KINDS = ("kernel", "depth", "width", "expansion", "groups", "resolution", "se")
+KINDS = ("kernel", "depth", "width", "expansion", "groups", "resolution", "se", "head")
 
 
 class Column(NamedTuple):

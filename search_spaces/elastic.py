@@ -131,12 +131,13 @@ class ElasticLinear(nn.Module):
 
     Args:
         in_features, out_features: of the largest form.
+        bias: whether outputs have a bias.
     """
 
-    def __init__(self, in_features: int, out_features: int) -> None:
+    def __init__(self, in_features: int, out_features: int, *, bias: bool = True) -> None:
         super().__init__()
         self.in_features, self.out_features = in_features, out_features
-        whole = nn.Linear(in_features, out_features)
+        whole = nn.Linear(in_features, out_features, bias)
         self.weight, self.bias = whole.weight, whole.bias
         self.choose_()
 
@@ -146,12 +147,14 @@ class ElasticLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., inputs) -> (..., chosen outputs)."""
-        return F.linear(x, self._slice(x.shape[-1]), self.bias[: self.width])
+        return F.linear(x, self._slice(x.shape[-1]), None if self.bias is None else self.bias[: self.width])
 
     def extract(self, in_features: int) -> nn.Linear:
         """The chosen form on inputs of `in_features`."""
-        layer = nn.Linear(in_features, self.width, device="meta")
-        layer.weight, layer.bias = _copy(self._slice(in_features)), _copy(self.bias[: self.width])
+        layer = nn.Linear(in_features, self.width, self.bias is not None, device="meta")
+        layer.weight = _copy(self._slice(in_features))
+        if self.bias is not None:
+            layer.bias = _copy(self.bias[: self.width])
         return layer
 
     def _slice(self, inputs: int) -> Tensor:
@@ -196,7 +199,34 @@ class ElasticBatchNorm2d(nn.BatchNorm2d):
         return norm
 
 
-Elastic = ElasticConv2d | ElasticLinear | ElasticBatchNorm2d
+class ElasticLayerNorm(nn.LayerNorm):
+    """Layer normalisation of the features that come in, the last axis: their own mean and variance, the first ones of scale and shift.
+
+    Args:
+        features: of the largest form.
+        eps: added to the variance.
+
+    Reference: Liao, Karaman, Sze, "Searching for Efficient Multi-Stage Vision Transformers", 2021, arXiv:2109.00642, which masks the
+    features that are left out.
+    """
+
+    def __init__(self, features: int, eps: float = 1e-5) -> None:
+        super().__init__(features, eps)
+        self.features = features
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., features) -> the same shape."""
+        width = _checked(x.shape[-1], self.features, "features")
+        return F.layer_norm(x, (width,), self.weight[:width], self.bias[:width], self.eps)
+
+    def extract(self, width: int) -> nn.LayerNorm:
+        """The first `width` features."""
+        norm = nn.LayerNorm(width, self.eps, device="meta")
+        norm.weight, norm.bias = _copy(self.weight[:width]), _copy(self.bias[:width])
+        return norm
+
+
+Elastic = ElasticConv2d | ElasticLinear | ElasticBatchNorm2d | ElasticLayerNorm
 
 
 def initialise_(layer: nn.Module) -> None:
@@ -219,7 +249,7 @@ def _copy(weight: Tensor) -> nn.Parameter:
     return nn.Parameter(weight.detach().clone(memory_format=torch.contiguous_format))
 
 
-def _checked(width: int, most: int, what: Literal["inputs", "outputs", "channels"]) -> int:
+def _checked(width: int, most: int, what: Literal["inputs", "outputs", "channels", "features"]) -> int:
     if not 1 <= width <= most:
         raise ValueError(f"an elastic layer of {most} {what} must be used with 1 to {most}, got {width}")
     return width

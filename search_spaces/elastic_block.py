@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from search_spaces.choices import Value
-from search_spaces.elastic import Elastic, ElasticBatchNorm2d, ElasticLinear, initialise_
+from search_spaces.elastic import Elastic, ElasticBatchNorm2d, ElasticLayerNorm, ElasticLinear, initialise_
 from search_spaces.network import Block, Local, Shape
 
 REMEMBERED = 2**16
@@ -128,7 +128,7 @@ def _input_widths(make: Callable[[], nn.Module], local: Local, in_shape: Shape) 
     widths: dict[str, int] = {}
 
     def note(layer: nn.Module, inputs: tuple[Tensor], name: str) -> None:
-        widths[name] = inputs[0].shape[-1 if isinstance(layer, ElasticLinear) else 1]
+        widths[name] = inputs[0].shape[-1 if isinstance(layer, (ElasticLinear, ElasticLayerNorm)) else 1]
 
     with torch.device("meta"), torch.no_grad():
         body = make().eval()

@@ -1,4 +1,4 @@
-"""Elastic MobileNets: kernel, expansion, depth, width, resolution and squeeze-excitation.
+"""Elastic MobileNets: kernel, expansion, depth, width, resolution, squeeze-excitation and head.
 
 Reference: Cai et al., "Once-for-All: Train One Network and Specialize it for Efficient Deployment", ICLR 2020, arXiv:1908.09791: its
 MobileNetV3 space, with kernel and expansion of each block and the depth of each stage.
@@ -16,6 +16,7 @@ from torch import nn
 from search_spaces.choices import Value
 from search_spaces.elastic import ElasticLinear
 from search_spaces.elastic_block import elastic_block
+from search_spaces.elastic_head import check_heads, head_block
 from search_spaces.elastic_modules import ConvNorm, Resize
 from search_spaces.inverted_residual import ElasticInvertedResidual, Form
 from search_spaces.labels import code_labels
@@ -25,7 +26,7 @@ from search_spaces.pooling import check_image_size
 from search_spaces.settings import Setting, Settings, fixed, reading
 from search_spaces.space import SearchSpace
 
-CHOICES = ("kernel", "expansion", "depth", "width", "resolution", "se")
+CHOICES = ("kernel", "expansion", "depth", "width", "resolution", "se", "head")
 FIRST, LAST, FEATURES = 16, 960, 1280
 
 
@@ -61,14 +62,15 @@ def mobilenet_elastic(
     depths: Sequence[int] | Sequence[Sequence[int]] | None = None,
     width_ratios: Sequence[float] | None = None,
     resolutions: Sequence[int] | None = None,
+    heads: Sequence[str] | None = None,
     stem: str | None = None,
 ) -> SearchSpace:
     """An elastic MobileNet of five stages.
 
     Args:
         choices: what is searched, as names or one string of names joined by commas: `kernel` and `expansion` (of each block),
-            `depth` and `width` (of each stage), `resolution`, `se` (squeeze-excitation in each block or not). All else is as usual:
-            kernel 3, expansion 6, four blocks a stage, squeeze-excitation in stages 2, 4 and 5.
+            `depth` and `width` (of each stage), `resolution`, `se` (squeeze-excitation in each block or not), `head` (what pools the
+            whole image). All else is as usual: kernel 3, expansion 6, four blocks a stage, squeeze-excitation in stages 2, 4 and 5.
         in_channels, num_classes, image_size: of the images (square, in pixels) and classes.
         kernels: sizes of depthwise kernels. Default: 3, 5, 7.
         kernel_transforms: whether smaller kernels are a learned transform of the centre of the largest, not the centre itself.
@@ -76,6 +78,7 @@ def mobilenet_elastic(
         depths: blocks that a stage can have: one list for all stages, or a list for each. Default: 2, 3, 4.
         width_ratios: widths as fractions of the usual ones. Default: 0.5, 0.75, 1.
         resolutions: sides to which images are resized. Default: 3/4, 7/8 and all of `image_size`, without those too small.
+        heads: of `search_spaces.elastic_head.HEADS`, best from the cheapest to the dearest. Default: avg, gem, simpool.
         stem: `large` halves the resolution five times, `small` three times. Default: large from 96 pixels on.
 
     Raises:
@@ -89,6 +92,7 @@ def mobilenet_elastic(
         "depth.depths": depths,
         "width.width_ratios": width_ratios,
         "resolution.resolutions": resolutions,
+        "head.heads": heads,
     }
     on = switched_on(choices, CHOICES, given)
     stem = ("large" if image_size >= 96 else "small") if stem is None else stem
@@ -123,7 +127,7 @@ def mobilenet_elastic(
         before = width
     widest = max(before.sizes)
     chain.append(elastic_block("last", (), lambda: ConvNorm(widest, LAST, 1, 1, nn.Hardswish)))
-    chain.append(elastic_block("head", (), lambda: _head(num_classes)))
+    chain.append(head_block(settings, check_heads(heads), (LAST,), lambda: _classifier(num_classes)))
     return SearchSpace(
         name="mobilenet-elastic",
         choices=tuple(settings.choices),
@@ -187,11 +191,5 @@ class _Blocks:
         return elastic_block(name.replace(".", "_"), columns, make, read)
 
 
-def _head(num_classes: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.AdaptiveAvgPool2d(1),
-        nn.Flatten(),
-        ElasticLinear(LAST, FEATURES),
-        nn.Hardswish(),
-        ElasticLinear(FEATURES, num_classes),
-    )
+def _classifier(num_classes: int) -> list[nn.Module]:
+    return [ElasticLinear(LAST, FEATURES), nn.Hardswish(), ElasticLinear(FEATURES, num_classes)]

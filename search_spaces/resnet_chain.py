@@ -9,8 +9,10 @@ from itertools import product
 from torch import nn
 
 from search_spaces.choices import Categorical, Subset, Value
+from search_spaces.elastic import ElasticLinear
 from search_spaces.elastic_block import elastic_block
-from search_spaces.elastic_modules import ConvNorm, Resize, classifier
+from search_spaces.elastic_head import head_block
+from search_spaces.elastic_modules import ConvNorm, Resize
 from search_spaces.grouping import DENSE, Grouping, check_groupings
 from search_spaces.network import Block, Local
 from search_spaces.options import widths as widths_of
@@ -34,6 +36,7 @@ class Chain:
         grouped: values of a choice of groups, from the cheapest to the dearest.
         by_size: whether those are sizes of groups, not numbers.
         operators: what pools.
+        heads: what pools the whole image before the classifier.
     """
 
     settings: Settings
@@ -46,6 +49,7 @@ class Chain:
     grouped: tuple[Value, ...]
     by_size: bool
     operators: tuple[str, ...]
+    heads: tuple[str, ...]
 
     def blocks(
         self, in_channels: int, num_classes: int, image_size: int, sides: tuple[int, ...], stem: str
@@ -72,7 +76,8 @@ class Chain:
                 chain.append(self._block(stage, number, entering, width, depth, pool, operator))
             before = width
         widest = max(width.sizes)
-        return (*resize, *chain, elastic_block("head", (), lambda: classifier(widest, num_classes)))
+        head = head_block(self.settings, self.heads, width.sizes, lambda: [ElasticLinear(widest, num_classes)])
+        return (*resize, *chain, head)
 
     def _starts(self) -> list[int]:
         """The position of the first block of each stage, counted from 1 through all blocks."""

@@ -1,4 +1,4 @@
-"""Elastic ResNets: width, depth, groups, kernel, pooling and resolution of any family, each of which can be searched or left as usual.
+"""Elastic ResNets: width, depth, groups, kernel, pooling, resolution and head of any family, each searched or left as usual.
 
 Channels belong to stages. The blocks of a stage that a smaller depth leaves out are the last ones, and pooling can stand before any
 block that no depth leaves out; with all choices off the network is the usual one.
@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from search_spaces.choices import Value
+from search_spaces.elastic_head import check_heads
 from search_spaces.labels import code_labels
 from search_spaces.network import Network
 from search_spaces.options import check_images, integers, plain, stage_depths, switched_on, usual_resolutions
@@ -26,7 +27,7 @@ from search_spaces.settings import Settings
 from search_spaces.space import SearchSpace
 
 OPERATORS = ("max", "avg", "conv")
-CHOICES = ("width", "depth", "groups", "kernel", "pooling", "resolution")
+CHOICES = ("width", "depth", "groups", "kernel", "pooling", "resolution", "head")
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,7 @@ def resnet_elastic(
     kernel_transforms: bool | None = None,
     operators: Sequence[str] | None = None,
     resolutions: Sequence[int] | None = None,
+    heads: Sequence[str] | None = None,
     stem: str | None = None,
 ) -> SearchSpace:
     """An elastic ResNet.
@@ -82,7 +84,8 @@ def resnet_elastic(
         depth: the family: 20, 32, 44, 56, 110 (three stages, for small images), 18, 34, 50, 101, 152 (four stages).
         choices: what is searched, as names or one string of names joined by commas: `width` (of each stage, and inside each
             block), `depth` (blocks of each stage), `groups` (of each spatial convolution), `kernel` (of each block), `pooling`
-            (before which blocks, and by which operator), `resolution`. All else is as in the usual network.
+            (before which blocks, and by which operator), `resolution`, `head` (what pools the whole image). All else is as in the
+            usual network.
         in_channels, num_classes, image_size: of the images (square, in pixels) and classes.
         widths: channels of each stage, in place of the family's.
         width_ratios: widths as fractions of those. Default: 0.5, 0.75, 1; with `groups` 0.5, 1.
@@ -95,6 +98,7 @@ def resnet_elastic(
         operators: of `search_spaces.pooling.POOLINGS`, for pooling; several are a choice. Default: max, avg, conv.
         resolutions: sides to which images are resized. Default: 3/4, 7/8 and all of `image_size`, without those too small for the
             poolings.
+        heads: of `search_spaces.elastic_head.HEADS`, best from the cheapest to the dearest. Default: avg, gem, simpool.
         stem: `small` (3x3 convolution) or `large` (7x7 with stride 2, 3x3 max pooling with stride 2). Default: small for CIFAR
             families.
 
@@ -115,6 +119,7 @@ def resnet_elastic(
         "kernel.kernel_transforms": kernel_transforms,
         "pooling.operators": operators,
         "resolution.resolutions": resolutions,
+        "head.heads": heads,
     }
     on = switched_on(choices, CHOICES, given)
     stem = family.stem if stem is None else stem
@@ -146,6 +151,7 @@ def resnet_elastic(
         grouped=grouped,
         by_size=by_size,
         operators=found_operators,
+        heads=check_heads(heads),
     )
     blocks = chain.blocks(in_channels, num_classes, image_size, sides, stem)
     options = {

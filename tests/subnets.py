@@ -53,16 +53,15 @@ def check_slice(space: SearchSpace, supernet: Supernet, arch: Architecture) -> N
     }
 
 
-def check_costs(space: SearchSpace, archs: Iterable[Architecture], *, supernet: Supernet | None = None) -> None:
-    """Predicted costs, one by one and in a batch, are those counted on the built and on the extracted network."""
+def check_costs(space: SearchSpace, archs: Iterable[Architecture]) -> None:
+    """Predicted costs, one by one and in a batch, are those counted on the network that the supernet gives up."""
     model, archs = CostModel(space), list(archs)
+    with torch.device("meta"):
+        supernet = Supernet(space.net)
     batch = model.batch(space.encode(archs))
     for row, arch in enumerate(archs):
         cost = model.cost(arch)
-        with torch.device("meta"):
-            built = space.net.build(space.locals(arch))
-        assert cost == count(built, space.net.input_shape).total, space.label(arch)
-        if supernet is not None:
-            assert cost == count(supernet.extract(space.locals(arch)), space.net.input_shape).total
+        subnet = supernet.extract(space.locals(arch))
+        assert cost == count(subnet, space.net.input_shape).total, space.label(arch)
         assert (cost.macs, cost.params) == (batch["macs"][row], batch["params"][row])
-        assert cost.params == sum(parameter.numel() for parameter in built.parameters())
+        assert cost.params == sum(parameter.numel() for parameter in subnet.parameters())

@@ -9,7 +9,7 @@ from torch import nn
 
 from nas.training import Alone, TrainingConfig, sgd
 from search_spaces import make_space
-from search_spaces.elastic import ElasticBatchNorm2d, ElasticConv2d, ElasticLinear
+from search_spaces.elastic import ElasticBatchNorm2d, ElasticConv2d, ElasticLayerNorm, ElasticLinear
 from search_spaces.pooling import make_pooling
 from tests.test_samplers import rng
 from tests.test_slices import CPU, HARD, batch, team, train
@@ -30,6 +30,7 @@ LAYERS = {
     "batch norm": (lambda: nn.BatchNorm2d(4), set()),
     "elastic batch norm": (lambda: ElasticBatchNorm2d(4), set()),
     "layer norm": (lambda: nn.LayerNorm(4), set()),
+    "elastic layer norm": (lambda: ElasticLayerNorm(4), set()),
     **{
         name: (lambda name=name: make_pooling(name, 4), set()) for name in ("mixed", "gated", "tree", "adapool", "ggem")
     },

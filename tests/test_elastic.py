@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from search_spaces import Integer, SearchSpace, Subset, largest, smallest
-from search_spaces.elastic import ElasticBatchNorm2d, ElasticConv2d, ElasticLinear
+from search_spaces.elastic import ElasticBatchNorm2d, ElasticConv2d, ElasticLayerNorm, ElasticLinear
 from search_spaces.elastic_block import elastic_block
 from search_spaces.grouping import DENSE, Grouping, check_groupings
 from search_spaces.sorting import sort_channels_
@@ -150,12 +150,33 @@ def test_gradients_reach_the_slice_alone() -> None:
 
 
 @settings(max_examples=30, deadline=None)
-@given(inputs=st.integers(1, 70), outputs=st.integers(1, 40), rows=st.integers(1, 5))
-def test_every_form_of_a_linear_layer_is_a_slice_to_the_last_bit(inputs: int, outputs: int, rows: int) -> None:
-    layer, x = ElasticLinear(70, 40), torch.randn(rows, inputs)
+@given(inputs=st.integers(1, 70), outputs=st.integers(1, 40), rows=st.integers(1, 5), bias=st.booleans())
+def test_every_form_of_a_linear_layer_is_a_slice_to_the_last_bit(
+    inputs: int, outputs: int, rows: int, bias: bool
+) -> None:
+    layer, x = ElasticLinear(70, 40, bias=bias), torch.randn(rows, inputs)
     layer.choose_(outputs)
     alone = layer.extract(inputs)
     assert type(alone) is nn.Linear and torch.equal(alone(x), layer(x)) and layer(x).shape == (rows, outputs)
+    assert (alone.bias is not None) == (layer.bias is not None) == bias
+
+
+@settings(max_examples=30, deadline=None)
+@given(width=st.integers(1, 20), eps=st.sampled_from([1e-6, 1e-5, 1e-1]), seed=st.integers(0, 99))
+def test_layer_normalisation_of_the_first_features_is_a_slice_and_leaves_the_others_out(
+    width: int, eps: float, seed: int
+) -> None:
+    torch.manual_seed(seed)
+    layer, x = ElasticLayerNorm(20, eps), torch.randn(2, 3, width)
+    nn.init.normal_(layer.weight), nn.init.normal_(layer.bias)
+    alone = layer.extract(width)
+    assert type(alone) is nn.LayerNorm and torch.equal(alone(x), layer(x))
+    masked = F.pad(x, (0, 20 - width))
+    kept = (torch.arange(20) < width).double()
+    mean = (masked * kept).sum(-1, keepdim=True) / width
+    variance = ((masked - mean).square() * kept).sum(-1, keepdim=True) / width
+    expected = (masked - mean) / (variance + eps).sqrt() * layer.weight + layer.bias
+    torch.testing.assert_close(layer(x), expected[..., :width].float(), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("momentum", [0.1, None])

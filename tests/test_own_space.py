@@ -9,7 +9,6 @@ import torch
 import nas
 from examples.own_space import own_space
 from nas.data import ImageData
-from search_spaces import Supernet
 from tests.conformance import check_space
 from tests.subnets import check_costs, check_slice, images, stirred
 
@@ -30,7 +29,7 @@ def test_it_keeps_the_contracts() -> None:
     supernet = stirred(space)
     for arch in space.enumerate():
         check_slice(space, supernet, arch)
-    check_costs(space, space.enumerate(), supernet=Supernet(space.net))
+    check_costs(space, space.enumerate())
 
 
 def test_it_is_trained_searched_and_exported(digits: ImageData, tmp_path: Path) -> None:

@@ -170,6 +170,18 @@ def test_means_keep_constants_and_stay_within_the_window(name: str, seed: int, v
     assert (module(x) <= high + 1e-9).all() and (module(x) >= low - 1e-9).all()
 
 
+@pytest.mark.parametrize("name", POOLINGS)
+@settings(max_examples=10, deadline=None)
+@given(seed=st.integers(0, 999), order=st.permutations(range(4)).filter(lambda order: order != sorted(order)))
+def test_the_order_within_a_window_counts_only_where_each_place_has_a_weight(
+    name: str, seed: int, order: list[int]
+) -> None:
+    module, x = double(make_pooling(name, 8), seed), images(2, 8, 4, 6, seed=seed)
+    windows = x.unflatten(3, (3, 2)).unflatten(2, (2, 2)).transpose(3, 4).flatten(4)
+    mixed = windows[..., order].unflatten(4, (2, 2)).transpose(3, 4).flatten(4).flatten(2, 3)
+    assert torch.allclose(module(mixed), module(x), rtol=1e-10) == (name not in ("conv", "gated", "tree"))
+
+
 def test_published_values() -> None:
     window = torch.arange(4.0, dtype=torch.float64).view(1, 1, 2, 2)
     assert make_pooling("softpool", 1)(window).item() == pytest.approx(2.492653, abs=1e-6)
@@ -286,6 +298,19 @@ def test_simpool_without_a_query_is_the_average_of_the_normalised_tokens() -> No
     module, x = SimPool(4, gamma=None), torch.randn(2, 6, 4)
     nn.init.zeros_(module.query.weight)
     torch.testing.assert_close(module(x), module.norm(x).mean(1))
+
+
+def test_published_simpool() -> None:
+    """Values 1 and 2 of a channel above the image's smallest, attended to alike: the square root of (1 + 4) / 2."""
+    module = SimPool(2, gamma=2.0).double()
+    for parameter, value in (
+        (module.query.weight, [[0.0] * 2] * 2),
+        (module.norm.weight, [0.5] * 2),
+        (module.norm.bias, [1.0, 0]),
+    ):
+        parameter.data.copy_(torch.tensor(value))
+    tokens = torch.tensor([[[0.0, 2], [2, 0]]], dtype=torch.float64)  # normalised to (-1, 1) and (1, -1)
+    assert module(tokens)[0, 0].item() == pytest.approx(1.581139, abs=1e-5)
 
 
 def test_published_transport() -> None:

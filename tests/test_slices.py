@@ -149,6 +149,17 @@ def test_the_part_that_a_block_uses_is_found() -> None:
     assert isinstance(united, Scattered) and int(united.mask.sum()) == 2 * CHANNELS * 9 + 2 * CHANNELS
 
 
+def test_a_head_uses_the_weights_of_its_operator_on_the_channels_that_come_in() -> None:
+    head = make_space("resnet-elastic", choices="width,head", in_channels=1, image_size=8).net.blocks[-1]
+    linear = {"body.classifier.0.weight": Box((0, 0), (10, 32)), "body.classifier.0.bias": Box((0,), (10,))}
+    assert used(head, ("avg",), (32, 4, 4)) == linear
+    assert used(head, ("gem",), (32, 4, 4)) == {**linear, "body.poolings.gem.log_p": Box((0,), (1,))}
+    found = used(head, ("simpool",), (32, 4, 4))
+    name = "body.poolings.simpool."
+    matrices = {f"{name}{layer}.weight": Box((0, 0), (32, 32)) for layer in ("query", "key")}
+    assert found == {**linear, **matrices, **{f"{name}norm.{end}": Box((0,), (32,)) for end in ("weight", "bias")}}
+
+
 def test_a_space_without_slices_has_no_partial_parameters() -> None:
     space = make_space("resnet20-pooling", in_channels=1, image_size=8)
     slices = Slices(Supernet(space.net))
