@@ -32,10 +32,16 @@ class Part(BaseModel):
 
 
 class SpaceConfig(Part):
-    """A built-in space's name, or `module:function` for one's own; options go to its factory."""
+    """A built-in space's name, or `module:function` for one's own; options go to its factory, and `paths` to `ensemble`."""
 
     name: str
     options: dict[str, Any] = {}
+
+    @property
+    def title(self) -> str:
+        """The name, with the number of paths of an ensemble."""
+        paths = self.options.get("paths", 1)
+        return self.name if paths == 1 else f"{self.name}-paths{paths}"
 
 
 class DataConfig(Part):

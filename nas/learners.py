@@ -27,6 +27,8 @@ from nas.updates import InPlace, Labels, Peers, Rule, Snapshot, Taught
 from search_spaces import SearchSpace, Supernet
 
 WATCHED = 256
+OF_HEADS = ("uniform", "groups")
+"""Samplers whose subnets learn from labels alone, so that each of several heads can."""
 Supernets = OneSupernet | Mixture | Splitting
 
 
@@ -119,6 +121,11 @@ def make_learner(
         ValueError: the space cannot serve the sampler, or the teacher does not fit.
     """
     training = shared.training
+    if space.net.heads > 1 and (shared.teacher is not None or shared.sampler not in OF_HEADS):
+        raise ValueError(
+            f"the heads of an ensemble learn from labels: {space.name!r} takes no `teacher` and the samplers {', '.join(OF_HEADS)}, "
+            f"got teacher {shared.teacher} and {shared.sampler}"
+        )
     sampler = make_sampler(shared.sampler, space, epochs=training.epochs, seed=seed, subnets=shared.subnets)
     team = Team(
         space,

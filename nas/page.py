@@ -62,7 +62,7 @@ CAPTIONS = {
 
 def title(study: Study) -> str:
     """What was searched, on what."""
-    return f"{study.config.space.name} on {study.record['data']['name']}"
+    return f"{study.config.space.title} on {study.record['data']['name']}"
 
 
 def searched(study: Study) -> str:
@@ -237,7 +237,7 @@ def _asked(study: Study) -> str:
     config = study.config
     training, alone = config.supernets.training, config.alone
     rows: dict[str, Any] = {
-        "space": f"{config.space.name}, {_size(study)}",
+        "space": f"{config.space.title}, {_size(study)}",
         "its options": _pairs(study.record["space"]["options"]),
         "data": f"{study.record['data']['name']}, fingerprint {study.record['data']['fingerprint']}",
         "objectives": ", ".join(config.objectives),

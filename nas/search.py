@@ -93,7 +93,7 @@ def search(
 def default_folder(config: RunConfig) -> Path:
     """`runs/<space>-<data>-<strategy>-seed<seed>`."""
     source = Path(config.data.source).name.replace(":", "-").replace("/", "-")
-    space = config.space.name.replace(":", "-")
+    space = config.space.title.replace(":", "-")
     return Path("runs") / f"{space}-{source}-{config.strategy}-seed{config.seed}"
 
 
