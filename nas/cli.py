@@ -117,6 +117,10 @@ def search_command(
     label_smoothing: shared.LabelSmoothing = 0.0,
     temperature: shared.Temperature = 100.0,
     ranking: Annotated[str, typer.Option(help="Which supernet ranks an architecture: best or assigned.")] = "best",
+    within: Annotated[
+        list[str] | None,
+        typer.Option(help="Propose no architecture with more, as name=value, such as macs=60e6. Can be repeated."),
+    ] = None,
     limit: shared.Limit = None,
     test_limit: shared.TestLimit = None,
     validation_fraction: shared.ValidationFraction = 0.5,
@@ -154,6 +158,7 @@ def search_command(
             data or "digits",
             strategy=strategy,
             objectives=names(objectives),
+            within=numbers(within, "--within"),
             device_file=device_file,
             latency_table=latency_table,
             space_options=options(option, choices, paths),

@@ -56,7 +56,9 @@ Choices = Annotated[
 ]
 Paths = Annotated[
     int | None,
-    typer.Option(help="Make ensembles of so many architectures that share their first blocks: short for --option paths."),
+    typer.Option(
+        help="Make ensembles of so many architectures that share their first blocks: short for --option paths."
+    ),
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 Bfloat16 = Annotated[

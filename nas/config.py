@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from estimators.cost import METRICS
 from estimators.energy import Device, read_device
 from nas.estimates import estimates
 from nas.objectives import parse_objectives
@@ -97,6 +98,7 @@ class RunConfig(Part):
     data: DataConfig
     strategy: str = "mixture"
     objectives: tuple[str, ...] = ("accuracy", "macs")
+    within: dict[str, float] = {}
     hardware: Device | None = None
     latency_table: str | None = None
     supernets: SupernetConfig = SupernetConfig(count=4)
@@ -121,6 +123,16 @@ class RunConfig(Part):
     def _known_objectives(cls, names: tuple[str, ...]) -> tuple[str, ...]:
         parse_objectives(names)
         return names
+
+    @field_validator("within")
+    @classmethod
+    def _known_limits(cls, limits: dict[str, float]) -> dict[str, float]:
+        for name, most in limits.items():
+            if name not in METRICS:
+                raise unknown_name("cost to search within", name, METRICS)
+            if not most > 0:
+                raise ValueError(f"a search must be within a positive number of {name}, got {most:g}")
+        return limits
 
     @field_validator("export")
     @classmethod
@@ -160,6 +172,7 @@ def configure(
     *,
     strategy: str = "mixture",
     objectives: Sequence[str] = ("accuracy", "macs"),
+    within: Mapping[str, float] | None = None,
     device_file: str | Path | None = None,
     latency_table: str | Path | None = None,
     space_options: dict[str, Any] | None = None,
@@ -205,6 +218,7 @@ def configure(
         data: see `nas.data.load_data`.
         strategy: `mixture` and `one-shot` rank every architecture; the others propose some of them.
         objectives: what the front is made of, such as accuracy and macs.
+        within: the most macs, params, activations or weight_bytes that a proposed architecture may have, by name.
         device_file: describes the device that energy_mj and bound_ms are for, see `estimators.read_device`.
         latency_table: file of `estimators.LatencyTable.save` that predicts latency_ms; without one it is measured here.
         space_options: keyword arguments of the space's factory.
@@ -273,6 +287,7 @@ def configure(
             },
             "strategy": strategy,
             "objectives": list(objectives),
+            "within": dict(within or {}),
             "hardware": None if device_file is None else read_device(device_file),
             "latency_table": None if latency_table is None else str(latency_table),
             "supernets": {

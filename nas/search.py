@@ -20,6 +20,7 @@ from nas.device import half
 from nas.estimates import estimates
 from nas.export import export
 from nas.files import write_json
+from nas.limits import within
 from nas.objectives import losses
 from nas.progress import Progress, silent
 from nas.pruned import PrunedCostScorer, PrunedNetwork, PrunedScorer, uniform
@@ -137,12 +138,12 @@ def propose(study: Study, scorers: Sequence[Scorer], progress: Progress) -> None
     know is scored. So the strategy ends in the same state, and no trial is lost or doubled. Of a trained model the strategy is told
     of the uniformly pruned ones first.
     """
-    config, space = study.config, study.space
+    config, space = study.config, within(study.space, study.config.within)
     known = {study.architecture(trial).key: trial for trial in study.journal.trials(SEARCH)}
     strategy = make_strategy(config.proposer, space, stream(config.seed, "strategy"))
     expected = min(config.budget.trials or space.raw_size, space.raw_size)
     together = ASK[config.proposer] if config.supernets.count else 1
-    start = uniform(space.net) if isinstance(space.net, PrunedNetwork) else []
+    start = list(filter(space.holds, uniform(space.net))) if isinstance(space.net, PrunedNetwork) else []
     told, spent = 0, 0.0
     progress("ranking", 0, expected)
     while told < expected and spent < (config.budget.seconds or float("inf")):

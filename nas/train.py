@@ -217,10 +217,13 @@ def _check_source(folder: Path, space: SearchSpace, data: ImageData, shared: Sup
 
 
 def _check_fit(space: SearchSpace, data: ImageData, config: RunConfig) -> None:
-    if isinstance(space.net, PrunedNetwork) and (config.supernets.count or "activations" in config.objectives):
+    if isinstance(space.net, PrunedNetwork) and (
+        config.supernets.count or "activations" in (*config.objectives, *config.within)
+    ):
         raise ValueError(
             f"{space.name!r} is a trained model: search it with random, evolution, nsga2 or exhaustive, `supernets` 0, and without the "
-            f"objective activations; got {config.strategy}, {config.supernets.count} and {', '.join(config.objectives)}"
+            f"objective or limit activations; got {config.strategy}, {config.supernets.count} and "
+            f"{', '.join((*config.objectives, *config.within))}"
         )
     if space.net.input_shape != data.input_shape or space.net.num_classes != data.num_classes:
         raise ValueError(

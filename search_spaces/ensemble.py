@@ -18,7 +18,7 @@ from itertools import islice
 from search_spaces.architecture import Architecture
 from search_spaces.choices import Categorical, Choice, Condition, Value, conditions
 from search_spaces.labels import code_labels, written
-from search_spaces.network import Block, Local, Network, is_left_out
+from search_spaces.network import Block, Local, is_left_out
 from search_spaces.numbering import Values
 from search_spaces.paths import SKIPPED, OnPath, prefix
 from search_spaces.space import Constraint, Labels, SearchSpace
@@ -78,7 +78,8 @@ class _Ensemble:
             name=f"{self.base.name}-paths{self.paths}",
             choices=(split, *choices),
             constraints=tuple(
-                Constraint(f"in each path, {rule.rule}", partial(self._all_keep, rule)) for rule in self.base.constraints
+                Constraint(f"in each path, {rule.rule}", partial(self._all_keep, rule))
+                for rule in self.base.constraints
             ),
             canonical=self._canonical,
             labels=_labels(split, [choice for path in by_path for choice in path if choice]),
@@ -95,11 +96,14 @@ class _Ensemble:
 
     @cached_property
     def _first_reader(self) -> Mapping[str, int]:
-        """The number of the first block that reads each choice; that of the head where none does."""
+        """The number of the first block that reads each choice, or one that exists by it; that of the head where none does."""
         columns = {column.name: choice.name for choice in self.base.choices for column in choice.columns}
         first = {choice.name: len(self.base.net.blocks) - 1 for choice in self.base.choices}
         for at, block in reversed(list(enumerate(self.base.net.blocks))):
             first |= dict.fromkeys((columns[name] for name in block.columns), at)
+        for choice in reversed(self.base.choices):
+            for parent in (parent for condition in conditions(choice) for parent in condition):
+                first[parent] = min(first[parent], first[choice.name])
         return first
 
     def _shared(self, name: str, split: int) -> bool:
@@ -199,7 +203,9 @@ class _Ensemble:
         owner = {column.name: choice.name for choice in self.base.choices for column in choice.columns}
         splits = [split for split in self.splits if split <= at or path == 1]
         sources = {
-            (name, self._name(owner[name], path, split) != owner[name]): None for name in block.columns for split in splits
+            (name, self._name(owner[name], path, split) != owner[name]): None
+            for name in block.columns
+            for split in splits
         }
         columns = tuple(f"path{path}.{name}" if own else name for name, own in sources)
         ends = path == self.paths and at == len(self.base.net.blocks) - 1

@@ -195,6 +195,10 @@ class SearchSpace:
                 )
         return self._make(self._canonical(checked))
 
+    def holds(self, values: Mapping[str, Value]) -> bool:
+        """Whether values keep the constraints."""
+        return all(constraint.holds(values) for constraint in self.constraints)
+
     def check(self, arch: Architecture) -> None:
         """Raise ValueError unless `arch` is an architecture of this space."""
         self._check_name(arch)
@@ -314,15 +318,12 @@ class SearchSpace:
         first = int(rng.integers(len(sizes)))
         return sum(sizes[:first]) + _below(sizes[first], rng)
 
-    def _valid(self, values: Values) -> bool:
-        return all(constraint.holds(values) for constraint in self.constraints)
-
     def _canonical(self, values: Values) -> Values:
         return self.canonical(dict(values)) if self.canonical else values
 
     def _stands_for_itself(self, values: Values) -> bool:
         """Only one description of each architecture does, so keeping these alone makes sampling uniform over architectures."""
-        return self._valid(values) and self._canonical(values) == values
+        return self.holds(values) and self._canonical(values) == values
 
     def _settled(self, values: Values, rng: np.random.Generator) -> Architecture | None:
         """Drop choices that no longer exist, draw those that now do; None if a constraint is broken."""
@@ -331,7 +332,7 @@ class SearchSpace:
             if exists(choice, settled):
                 known = choice.name in values
                 settled[choice.name] = values[choice.name] if known else choice.value(_below(choice.size, rng))
-        return self._make(self._canonical(settled)) if self._valid(settled) else None
+        return self._make(self._canonical(settled)) if self.holds(settled) else None
 
     def _make(self, values: Values) -> Architecture:
         return Architecture(self.name, tuple((c.name, values[c.name]) for c in self.choices if c.name in values))
