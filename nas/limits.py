@@ -19,10 +19,9 @@ def within(space: SearchSpace, limits: Mapping[str, float]) -> SearchSpace:
         space: with a network.
         limits: what stand-alone networks may cost at most: macs, params, activations or weight_bytes, by name.
     """
-    cost = _cost(space) if limits else None
+    cost = _cost(space)
 
     def holds(name: str, values: Mapping[str, Value]) -> bool:
-        assert cost is not None
         return cost(space.architecture(values))[name] <= limits[name]
 
     rules = [Constraint(f"at most {most:g} {name}", partial(holds, name)) for name, most in limits.items()]

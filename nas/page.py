@@ -50,6 +50,9 @@ code, .whole { display: inline-block; max-width: 100% }
 dl { display: grid; grid-template-columns: minmax(6rem, max-content) 1fr; gap: .3rem 1.2rem; margin: .5rem 0 }
 dd { margin: 0 }
 """
+COUNTED = 50_000
+"""Descriptions that a page walks over at most to tell how many architectures they are."""
+
 CAPTIONS = {
     "front": "Each dot is an architecture and the line is the best that was found at each cost, so that everything off it is beaten "
     "by something on it; diamonds, where there are any, are networks trained alone.",
@@ -296,7 +299,5 @@ def _size(study: Study) -> str:
 
 def _count(study: Study) -> int | None:
     """How many architectures there are, unless counting takes too long."""
-    try:
-        return study.space.size
-    except ValueError:
-        return None
+    tied = study.space.constraints or study.space.canonical
+    return None if tied and study.space.raw_size > COUNTED else study.space.size

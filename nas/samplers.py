@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from torch import Tensor
 
-from search_spaces import Architecture, Integer, SearchSpace, Subset
+from search_spaces import Architecture, Integer, SearchSpace, Subset, Supernet
 from search_spaces.choices import Choice, Value
 from search_spaces.numbering import Values, exists
 
@@ -37,6 +37,9 @@ class Sampler(ABC):
     @abstractmethod
     def draw(self, epoch: int, rng: np.random.Generator) -> list[Draw]:
         """The architectures of the next step, in the order in which they are trained."""
+
+    def begin(self, epoch: int, supernets: Sequence[Supernet], images: Tensor | None) -> None:  # noqa: B027
+        """Called before the first step of an epoch, with images [B, C, H, W] to look at, if there are any."""
 
     def tell(self, draws: Sequence[Draw], losses: Sequence[float]) -> None:  # noqa: B027
         """The training losses of a step, told after the draw of the step that follows it and before the end of the epoch."""
@@ -216,7 +219,8 @@ def balanced(
     for _ in range(TRIES):
         spread = {choice.name: _spread(choice, count, rng, opened) for choice in space.choices}
         try:
-            return [_taking(space, {name: values[at] for name, values in spread.items()}) for at in range(count)]
+            wanted = ({name: values[at] for name, values in spread.items()} for at in range(count))
+            return [space.architecture(existing(space, each)) for each in wanted]
         except ValueError as error:
             reason = error
     raise ValueError(f"no balanced draw of {space.name!r} kept its constraints ({reason}); use sampler uniform")
@@ -231,12 +235,13 @@ def restricted(space: SearchSpace, rng: np.random.Generator, opened: Open) -> Ar
     return balanced(space, 1, rng, opened)[0]
 
 
-def _taking(space: SearchSpace, wanted: Mapping[str, Value]) -> Architecture:
+def existing(space: SearchSpace, wanted: Mapping[str, Value]) -> Values:
+    """Of a value for every choice, those of the choices that exist."""
     values: Values = {}
     for choice in space.choices:
         if exists(choice, values):
             values[choice.name] = wanted[choice.name]
-    return space.architecture(values)
+    return values
 
 
 def _round(choice: Choice) -> int:

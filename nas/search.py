@@ -21,6 +21,7 @@ from nas.estimates import estimates
 from nas.export import export
 from nas.files import write_json
 from nas.limits import within
+from nas.narrowing import narrowed
 from nas.objectives import losses
 from nas.progress import Progress, silent
 from nas.pruned import PrunedCostScorer, PrunedNetwork, PrunedScorer, uniform
@@ -138,7 +139,11 @@ def propose(study: Study, scorers: Sequence[Scorer], progress: Progress) -> None
     know is scored. So the strategy ends in the same state, and no trial is lost or doubled. Of a trained model the strategy is told
     of the uniformly pruned ones first.
     """
-    config, space = study.config, within(study.space, study.config.within)
+    config = study.config
+    space = within(study.space, config.within) if config.within else study.space
+    for scorer in scorers:
+        if isinstance(scorer, SupernetScorer):
+            space = narrowed(space, scorer.sampler)
     known = {study.architecture(trial).key: trial for trial in study.journal.trials(SEARCH)}
     strategy = make_strategy(config.proposer, space, stream(config.seed, "strategy"))
     expected = min(config.budget.trials or space.raw_size, space.raw_size)

@@ -61,6 +61,12 @@ def ensemble(space: SearchSpace, paths: int = 2, splits: Sequence[int] | None = 
     return _Ensemble(space, paths, tuple(sorted(found, reverse=True))).space()
 
 
+def origin(space: SearchSpace, name: str) -> str:
+    """The choice that a choice of an ensemble's path is a form of; in another space the choice itself."""
+    head, _, rest = name.partition(".")
+    return rest if space.net.heads > 1 and head in {f"path{path}" for path in range(2, space.net.heads + 1)} else name
+
+
 @dataclass(frozen=True)
 class _Ensemble:
     """What ties an ensemble to the space that its paths are of; `splits` fall, from the cheapest to the dearest."""

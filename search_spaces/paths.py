@@ -120,7 +120,7 @@ class Paths(nn.ModuleList):
 
 
 def sequence(parts: Iterable[tuple[str, Hashable, nn.Module]]) -> nn.Sequential:
-    """The network of blocks that run in this order, each with its name and local choice: the trunk, and then `paths`, if there are any."""
+    """The network of blocks that run in this order, each with its name and local choice: the trunk and, if there are any, `paths`."""
     trunk: OrderedDict[str, nn.Module] = OrderedDict()
     paths: list[OrderedDict[str, nn.Module]] = []
     for name, local, module in parts:
