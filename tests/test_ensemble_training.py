@@ -130,7 +130,7 @@ def test_a_search_within_macs_ends_in_files(tmp_path: Path) -> None:
         within={"macs": 150e3},
         trials=8,
         epochs=2,
-        alone_epochs=1,
+        retrain="none",
         batch_size=50,
         limit=200,
         test_limit=50,
@@ -140,23 +140,18 @@ def test_a_search_within_macs_ends_in_files(tmp_path: Path) -> None:
     assert study.space.name == "resnet-elastic-paths2" and study.config.within == {"macs": 150e3}
     assert len(study.trials) == 8 and study.trials["macs"].max() <= 150e3
     assert len({study.find(key)["split"] for key in study.trials["architecture"]}) > 2
-    assert study.front["accuracy_alone"].between(0, 1).all()
 
     data = study.data()
     arch = study.find(study.front["architecture"].iloc[0])
-    described = json.loads((study.place("exports", arch) / "architecture.json").read_text())
+    folder = export(study, arch, tmp_path / "exported", ("onnx",), data)
+    described = json.loads((folder / "architecture.json").read_text())
     assert described["space"]["options"]["paths"] == 2 and described["choices"]["split"] == arch["split"]
-    folder = export(study, arch, tmp_path / "alone", ("onnx",), data)
     loaded, x = nas.load(folder), normalize(data.test.images[:5], data.mean, data.std)
     session = onnxruntime.InferenceSession(str(folder / "model.onnx"), providers=["CPUExecutionProvider"])
     with torch.no_grad():
         expected = loaded(x).numpy()
     np.testing.assert_allclose(np.exp(expected).sum(1), 1, rtol=1e-4)
     np.testing.assert_allclose(session.run(None, {"images": x.numpy()})[0], expected, rtol=1e-3, atol=1e-4)
-
-    other = next(study.find(key) for key in study.trials["architecture"] if key not in set(study.front["architecture"]))
-    from_supernet = nas.load(export(study, other, tmp_path / "other", data=data))
-    assert from_supernet(x).isfinite().all()
 
 
 def test_any_space_has_ensembles_by_name() -> None:
