@@ -167,17 +167,25 @@ def test_one_path_is_the_space_itself() -> None:
 def test_each_head_is_the_single_network_of_its_path(seed: int) -> None:
     space, single = pair("resnet-elastic"), base("resnet-elastic")
     arch = space.sample(np.random.default_rng(seed))
-    supernet, alone = Supernet(space.net, seed=3).train(), Supernet(single.net, seed=3).train()
-    x = images(space)
-    mine = single.locals(single.architecture({name: arch[name] for name in arch if name in _names(single)}))
+    supernet, x = Supernet(space.net, seed=3).train(), images(space)
     heads = supernet(x, space.locals(arch))
-    assert torch.equal(heads[:, 0], alone(x, mine))
-    expected = heads.softmax(2).mean(1).log()
-    torch.testing.assert_close(together(heads.unbind(1), training=False), expected)
+    first = Supernet(single.net, seed=3).train()
+    assert torch.equal(heads[:, 0], first(x, single.locals(of_path(single, arch, 1))))
+    second = Supernet(single.net).train()
+    for at, name in enumerate(second.blocks):
+        source = supernet.blocks[name if at < arch["split"] else f"path2_{name}"]  # type: ignore[operator]
+        second.blocks[name].load_state_dict(source.state_dict())
+    assert torch.equal(heads[:, 1], second(x, single.locals(of_path(single, arch, 2))))
+    torch.testing.assert_close(together(heads.unbind(1), training=False), heads.softmax(2).mean(1).log())
 
 
-def _names(space: SearchSpace) -> set[str]:
-    return {choice.name for choice in space.choices}
+def of_path(single: SearchSpace, arch: Architecture, path: int) -> Architecture:
+    """What one path of an ensemble is alone."""
+    values: Values = {}
+    for choice in single.choices:
+        if exists(choice, values):
+            values[choice.name] = arch.get(f"path{path}.{choice.name}", arch.get(choice.name))
+    return single.architecture(values)
 
 
 def _gradients(module: nn.Module, loss: Tensor) -> dict[str, Tensor | None]:
