@@ -23,6 +23,7 @@ from estimators.counting import Cost, count
 from search_spaces import Architecture, Block, SearchSpace
 from search_spaces.choices import Value
 from search_spaces.network import Local, Shape, output_shape
+from search_spaces.paths import FlowShape, seen
 
 METRICS = ("macs", "params", "activations", "weight_bytes")
 CHUNK = 2**13
@@ -47,7 +48,7 @@ class CostModel:
     def __init__(self, space: SearchSpace) -> None:
         self.space = space
         runs = [list(run) for _, run in groupby(space.net.blocks, key=lambda block: (block.read, block.columns))]
-        shapes: list[list[Shape]] = [[space.net.input_shape], *([] for _ in runs)]
+        shapes: list[list[FlowShape]] = [[space.net.input_shape], *([] for _ in runs)]
         local_of: LocalOf = {}
         self._tables = [
             _Table(space, run, before, after, local_of)
@@ -65,7 +66,8 @@ class CostModel:
 
     def blocks(self, arch: Architecture) -> list[Cost]:
         """Cost of each block of one architecture, in order."""
-        costs, shape = [], self.space.net.input_shape
+        costs: list[Cost] = []
+        shape: FlowShape = self.space.net.input_shape
         for block, local in zip(self.space.net.blocks, self._locals(arch), strict=True):
             costs.append(block_cost(block, local, shape))
             shape = output_shape(block, local, shape)
@@ -157,8 +159,8 @@ class _Table:
         self,
         space: SearchSpace,
         blocks: Sequence[Block],
-        shapes_in: list[Shape],
-        shapes_out: list[Shape],
+        shapes_in: list[FlowShape],
+        shapes_out: list[FlowShape],
         local_of: LocalOf,
     ) -> None:
         names = [column.name for column in space.columns]
@@ -242,12 +244,13 @@ class _Table:
             self.row_of = np.concatenate([self.row_of, np.full(new, -1)])
 
 
-def block_cost(block: Block, local: Local, shape: Shape) -> Cost:
-    """The cost of a stand-alone block on inputs of `shape` (without the batch), counted on the meta device and remembered.
+def block_cost(block: Block, local: Local, shape: FlowShape) -> Cost:
+    """The cost of a stand-alone block where `shape` (without the batch) comes in, counted on the meta device and remembered.
 
     Blocks that are made by the same function are counted once.
     """
-    return _counted(block.alone, local, shape)
+    own = seen(local, shape)
+    return Cost() if own is None else _counted(block.alone, *own)
 
 
 @lru_cache(maxsize=REMEMBERED)

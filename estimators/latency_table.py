@@ -162,7 +162,7 @@ def load_table(path: str | Path, space: SearchSpace) -> LatencyTable:
 def _links(space: SearchSpace, arch: Architecture) -> Iterator[tuple[Block, Local, Shape]]:
     space.check(arch)
     locals = space.locals(arch)
-    return zip(space.net.blocks, locals, space.net.input_shapes(locals), strict=True)
+    return ((part.block, *part.seen) for part in space.net.parts(locals))
 
 
 def _key(block: Block, local: Local, shape: Shape) -> str:

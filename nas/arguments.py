@@ -23,13 +23,14 @@ def pairs(texts: list[str] | None, flag: str) -> dict[str, str]:
     return found
 
 
-def options(texts: list[str] | None, choices: str | None = None) -> dict[str, Any]:
-    """Keyword arguments from `--option name=value`, where the value is YAML, such as 3 or [max,conv], and from `--choices`."""
+def options(texts: list[str] | None, choices: str | None = None, paths: int | None = None) -> dict[str, Any]:
+    """Keyword arguments from `--option name=value`, where the value is YAML, such as 3 or [max,conv], `--choices` and `--paths`."""
     try:
         found = {name: yaml.safe_load(value) for name, value in pairs(texts, "--option").items()}
     except yaml.YAMLError as error:
         raise ValueError(f"the value of an `--option` must be YAML, such as 3 or [max,conv]: {error}") from error
-    return found if choices is None else {**found, "choices": names(choices)}
+    given = {"choices": None if choices is None else names(choices), "paths": paths}
+    return {**found, **{name: value for name, value in given.items() if value is not None}}
 
 
 def numbers(texts: list[str] | None, flag: str) -> dict[str, float]:

@@ -132,6 +132,7 @@ def search_command(
     std: shared.Std = None,
     option: shared.SpaceOptions = None,
     choices: shared.Choices = None,
+    paths: shared.Paths = None,
     formats: Annotated[str, typer.Option("--export", help="Comma-separated: safetensors, onnx, pt2.")] = "safetensors",
     device: shared.Device = "auto",
     bfloat16: shared.Bfloat16 = False,
@@ -162,7 +163,7 @@ def search_command(
             objectives=names(objectives),
             device_file=device_file,
             latency_table=latency_table,
-            space_options=options(option, choices),
+            space_options=options(option, choices, paths),
             supernets=supernets,
             epochs=epochs,
             alone_epochs=alone_epochs,
@@ -284,6 +285,7 @@ def profile(
     choices: Annotated[
         str | None, typer.Option(help="What an elastic space varies, short for --option choices.")
     ] = None,
+    paths: shared.Paths = None,
     json: Json = False,
 ) -> None:
     """Count macs, params and activations, by module or by operator; operators that nobody knows are named.
@@ -291,7 +293,7 @@ def profile(
     Example: `nas profile resnet20-pooling --arch 4-3-3`
     """
     found = profiling.profile(
-        target, arch=arch, input_shape=shape(input), counter=counter, by=by, options=options(option, choices)
+        target, arch=arch, input_shape=shape(input), counter=counter, by=by, options=options(option, choices, paths)
     )
     if json:
         terminal.show_json(found.totals)

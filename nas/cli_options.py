@@ -54,6 +54,12 @@ Choices = Annotated[
     str | None,
     typer.Option(help="What an elastic space varies, such as width,depth,groups,pooling: short for --option choices."),
 ]
+Paths = Annotated[
+    int | None,
+    typer.Option(
+        help="Make ensembles of so many architectures that share their first blocks: short for --option paths."
+    ),
+]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 Bfloat16 = Annotated[
     bool,

@@ -33,10 +33,16 @@ class Part(BaseModel):
 
 
 class SpaceConfig(Part):
-    """A built-in space's name, or `module:function` for one's own; options go to its factory."""
+    """A built-in space's name, or `module:function` for one's own; options go to its factory, and `paths` to `ensemble`."""
 
     name: str
     options: dict[str, Any] = {}
+
+    @property
+    def title(self) -> str:
+        """The name, with the number of paths of an ensemble."""
+        paths = self.options.get("paths", 1)
+        return self.name if paths == 1 else f"{self.name}-paths{paths}"
 
 
 class DataConfig(Part):
@@ -147,9 +153,11 @@ class RunConfig(Part):
     @field_validator("limits")
     @classmethod
     def _known_limits(cls, limits: dict[str, float]) -> dict[str, float]:
-        for name in limits:
+        for name, most in limits.items():
             if name not in METRICS:
                 raise unknown_name("limit of a search", name, METRICS)
+            if not most > 0:
+                raise ValueError(f"a limit of a search must be positive, got {name}={most:g}")
         return limits
 
     @property

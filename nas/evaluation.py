@@ -21,6 +21,7 @@ from nas.device import memory_format, precision
 from nas.progress import Progress, silent
 from search_spaces import Supernet
 from search_spaces.network import Local
+from search_spaces.paths import Flow, FlowShape, advance, shape_of
 
 BatchNorm = nn.modules.batchnorm._BatchNorm
 Buffers = tuple[Tensor, Tensor, Tensor]
@@ -40,10 +41,10 @@ class Link:
 
     block: nn.Module
     norms: list[BatchNorm]
-    running: dict[tuple[Local, torch.Size], list[BatchNorm]] = field(default_factory=dict)
+    running: dict[tuple[Local, FlowShape], list[BatchNorm]] = field(default_factory=dict)
 
-    def norms_of(self, local: Local, x: Tensor) -> list[BatchNorm]:
-        return self.running.get((local, x.shape[1:]), self.norms)
+    def norms_of(self, local: Local, x: Flow) -> list[BatchNorm]:
+        return self.running.get((local, shape_of(x)), self.norms)
 
 
 @dataclass
@@ -175,30 +176,30 @@ def calibrate_(module: nn.Module, data: ImageData, split: Split, *, batch_size: 
 
 
 def _walk(
-    links: list[Link], nodes: list[Node], x: Tensor, calibrated: bool, depth: int = 0
+    links: list[Link], nodes: list[Node], x: Flow, calibrated: bool, depth: int = 0
 ) -> Iterator[tuple[int, Tensor]]:
     """Every architecture's row and logits, depth first."""
     link = links[depth]
     for node in nodes:
         if calibrated:
             _use(link.norms_of(node.local, x), node.statistics)
-        out = link.block(x, node.local)
+        out = advance(link.block, x, node.local)
         for row in node.rows:
-            yield row, out
+            yield row, cast(Tensor, out)
         if node.children:
             yield from _walk(links, node.children, out, calibrated, depth + 1)
 
 
-def _calibrate(links: list[Link], nodes: list[Node], x: Tensor, depth: int = 0) -> None:
+def _calibrate(links: list[Link], nodes: list[Node], x: Flow, depth: int = 0) -> None:
     """Add one batch to the cumulative means of every node's statistics."""
     link = links[depth]
     for node in nodes:
         norms = link.norms_of(node.local, x)
         _use(norms, node.statistics or [Statistics(*map(torch.zeros_like, old)) for old in _statistics(norms)])
-        out = link.block(x, node.local)
+        out = advance(link.block, x, node.local)
         if norms is link.norms:
             norms = [norm for norm in norms if cast(Tensor, norm.num_batches_tracked) > 0]
-            link.running[node.local, x.shape[1:]] = norms
+            link.running[node.local, shape_of(x)] = norms
         node.statistics = _statistics(norms)
         if node.children:
             _calibrate(links, node.children, out, depth + 1)

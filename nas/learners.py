@@ -17,6 +17,7 @@ from nas.device import memory_format
 from nas.extremes import cheap_and_dear, extremes
 from nas.functions import import_function
 from nas.mixture import Mixture
+from nas.narrowing import Narrowing
 from nas.samplers import Delayed, Fair, Groups, Sampler, Sandwich, Uniform, nested
 from nas.settings import LARGEST, SupernetConfig
 from nas.shrinking import Progressive
@@ -27,6 +28,8 @@ from nas.updates import InPlace, Labels, Peers, Rule, Snapshot, Taught
 from search_spaces import SearchSpace, Supernet
 
 WATCHED = 256
+OF_HEADS = ("uniform", "groups", "narrowing")
+"""Samplers whose subnets learn from labels alone, so that each of several heads can."""
 Supernets = OneSupernet | Mixture | Splitting
 
 
@@ -66,6 +69,7 @@ MAKERS: dict[str, Callable[[Request], Sampler]] = {
     "performance": lambda ask: Performance(ask.space, seed=ask.seed, subnets=ask.or_its_own(3)),
     "groups": _groups,
     "split": lambda ask: Uniform(ask.space),
+    "narrowing": lambda ask: Narrowing(ask.space, ask.epochs, ask.seed),
 }
 
 
@@ -119,6 +123,11 @@ def make_learner(
         ValueError: the space cannot serve the sampler, or the teacher does not fit.
     """
     training = shared.training
+    if space.net.heads > 1 and (shared.teacher is not None or shared.sampler not in OF_HEADS):
+        raise ValueError(
+            f"the heads of an ensemble learn from labels: {space.name!r} takes no `teacher` and the samplers {', '.join(OF_HEADS)}, "
+            f"got teacher {shared.teacher} and {shared.sampler}"
+        )
     sampler = make_sampler(shared.sampler, space, epochs=training.epochs, seed=seed, subnets=shared.subnets)
     team = Team(
         space,

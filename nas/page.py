@@ -50,6 +50,9 @@ code, .whole { display: inline-block; max-width: 100% }
 dl { display: grid; grid-template-columns: minmax(6rem, max-content) 1fr; gap: .3rem 1.2rem; margin: .5rem 0 }
 dd { margin: 0 }
 """
+COUNTED = 50_000
+"""Descriptions that a page walks over at most to tell how many architectures they are."""
+
 CAPTIONS = {
     "front": "Each dot is an architecture and the line is the best that was found at each cost, so that everything off it is beaten "
     "by something on it; diamonds, where there are any, are networks trained alone.",
@@ -62,7 +65,7 @@ CAPTIONS = {
 
 def title(study: Study) -> str:
     """What was searched, on what."""
-    return f"{study.config.space.name} on {study.record['data']['name']}"
+    return f"{study.config.space.title} on {study.record['data']['name']}"
 
 
 def searched(study: Study) -> str:
@@ -237,7 +240,7 @@ def _asked(study: Study) -> str:
     config = study.config
     training, alone = config.supernets.training, config.alone
     rows: dict[str, Any] = {
-        "space": f"{config.space.name}, {_size(study)}",
+        "space": f"{config.space.title}, {_size(study)}",
         "its options": _pairs(study.record["space"]["options"]),
         "data": f"{study.record['data']['name']}, fingerprint {study.record['data']['fingerprint']}",
         "objectives": ", ".join(config.objectives),
@@ -296,7 +299,5 @@ def _size(study: Study) -> str:
 
 def _count(study: Study) -> int | None:
     """How many architectures there are, unless counting takes too long."""
-    try:
-        return study.space.size
-    except ValueError:
-        return None
+    tied = study.space.constraints or study.space.canonical
+    return None if tied and study.space.raw_size > COUNTED else study.space.size

@@ -67,7 +67,7 @@ def profile(
         raise ValueError(f"rows by module are those of the counter torch, got {counter}; leave out --by or --counter")
     made = (
         build_space(target, dict(options or {}))
-        if target in SPACES or ":" not in target
+        if target in SPACES or ":" not in target or "paths" in (options or {})
         else _call(target, options or {})
     )
     if isinstance(made, SearchSpace):

@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from torch import Tensor
 
-from search_spaces import Architecture, Integer, SearchSpace, Subset
+from search_spaces import Architecture, Integer, SearchSpace, Subset, Supernet
 from search_spaces.choices import Choice, Value
 from search_spaces.extremes import composed
 
@@ -37,6 +37,9 @@ class Sampler(ABC):
     @abstractmethod
     def draw(self, epoch: int, rng: np.random.Generator) -> list[Draw]:
         """The architectures of the next step, in the order in which they are trained."""
+
+    def begin(self, epoch: int, supernets: Sequence[Supernet], images: Tensor | None) -> None:  # noqa: B027
+        """Called before the first step of an epoch, with images [B, C, H, W] to look at, if there are any."""
 
     def tell(self, draws: Sequence[Draw], losses: Sequence[float]) -> None:  # noqa: B027
         """The training losses of a step, told after the draw of the step that follows it and before the end of the epoch."""

@@ -133,6 +133,7 @@ class SupernetScorer:
 
     def __init__(self, learner: Supernets, space: SearchSpace, data: ImageData, config: RankingConfig) -> None:
         self.supernets = [member.supernet for member in learner.members]
+        self.sampler = learner.team.sampler
         self.space, self.data, self.config = space, data, config
         self.calibration = head(data.train, config.calibration_images)
         self.learner: Mixture | Splitting | None = None

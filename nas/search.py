@@ -21,6 +21,7 @@ from nas.estimates import estimates
 from nas.export import export
 from nas.files import write_json
 from nas.limits import within
+from nas.narrowing import narrowed
 from nas.objectives import losses
 from nas.progress import Progress, silent
 from nas.pruned import PrunedCostScorer, PrunedNetwork, PrunedScorer, uniform
@@ -94,7 +95,7 @@ def search(
 def default_folder(config: RunConfig) -> Path:
     """`runs/<space>-<data>-<strategy>-seed<seed>`."""
     source = Path(config.data.source).name.replace(":", "-").replace("/", "-")
-    space = config.space.name.replace(":", "-")
+    space = config.space.title.replace(":", "-")
     return Path("runs") / f"{space}-{source}-{config.strategy}-seed{config.seed}"
 
 
@@ -142,7 +143,10 @@ def propose(study: Study, scorers: Sequence[Scorer], progress: Progress) -> None
         ValueError: no architecture keeps the limits.
     """
     config, space = study.config, study.space
-    allowed = within(space, config.limits, _cost_scorer(space))
+    for scorer in scorers:
+        if isinstance(scorer, SupernetScorer):
+            space = narrowed(space, scorer.sampler)
+    allowed = within(space, config.limits, _cost_scorer(study.space))
     known = {study.architecture(trial).key: trial for trial in study.journal.trials(SEARCH)}
     strategy = make_strategy(config.proposer, allowed, stream(config.seed, "strategy"))
     expected = min(config.budget.trials or space.raw_size, space.raw_size)

@@ -20,9 +20,10 @@ SAMPLERS = {
     "performance": "as complexity, preferring those that did well",
     "groups": "four balanced ones, each on its part of the batch",
     "split": "one per step; supernets part by gradients until each architecture has its own",
+    "narrowing": "one per step; values that do badly and make no difference are dropped on the way",
 }
 WITH_LARGEST = ("sandwich", "delayed")
-OF_A_FIXED_NUMBER = ("fair", "progressive", "split")
+OF_A_FIXED_NUMBER = ("fair", "progressive", "split", "narrowing")
 LARGEST = "largest"
 
 

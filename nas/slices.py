@@ -52,7 +52,7 @@ class Slices:
 
     def __init__(self, supernet: Supernet) -> None:
         self.network = supernet.network
-        self._parameters = [dict(block.named_parameters()) for block in supernet.blocks.values()]
+        self._parameters = {name: dict(block.named_parameters()) for name, block in supernet.blocks.items()}
         self._parts = lru_cache(maxsize=REMEMBERED)(self._parts_of_one)
 
     def partial(self, subnets: Iterable[Sequence[Local]]) -> dict[nn.Parameter, Part]:
@@ -65,11 +65,10 @@ class Slices:
         return {parameter: part for parameter, part in united.items() if part != _whole(tuple(parameter.shape))}
 
     def _parts_of_one(self, locals: tuple[Local, ...]) -> list[tuple[nn.Parameter, Part]]:
-        blocks = zip(self.network.blocks, locals, self.network.input_shapes(locals), self._parameters, strict=True)
         return [
-            (parameters[name], part)
-            for block, local, shape, parameters in blocks
-            for name, part in used(block, local, shape).items()
+            (self._parameters[block.name][name], part)
+            for block, _, seen in self.network.parts(locals)
+            for name, part in used(block, *seen).items()
         ]
 
 

@@ -1,4 +1,7 @@
-"""Search spaces by name: built-in, `module:function`, or the smaller models inside a trained one, `pruned:module:function`."""
+"""Search spaces by name: built-in, `module:function`, or the smaller models inside a trained one, `pruned:module:function`.
+
+The option `paths` makes ensembles of any of the first two, and `splits` says which blocks they may share; see `search_spaces.ensemble`.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,9 @@ from typing import Any
 from nas.data import ImageData
 from nas.functions import import_function
 from nas.pruned import PREFIX, known_options, pruned_space
-from search_spaces import SPACES, SearchSpace, make_space
+from search_spaces import SPACES, SearchSpace, ensemble, make_space
+
+OF_ENSEMBLES = ("paths", "splits")
 
 
 def build_space(name: str, options: dict[str, Any]) -> SearchSpace:
@@ -17,13 +22,17 @@ def build_space(name: str, options: dict[str, Any]) -> SearchSpace:
     Args:
         name: a built-in space, `module:function` of a factory that returns a SearchSpace, or `pruned:module:function` of one
             that returns a trained model.
-        options: keyword arguments of the factory; of a trained model see `nas.pruned.pruned_space`.
+        options: keyword arguments of the factory; of a trained model see `nas.pruned.pruned_space`. Beside them `paths` and
+            `splits` of an ensemble.
 
     Raises:
         ValueError: no such space, function or option.
     """
     if name.startswith(PREFIX):
         return pruned_space(name, **known_options(name, options))
+    of_ensemble = {key: value for key, value in options.items() if key in OF_ENSEMBLES}
+    if of_ensemble:
+        return ensemble(build_space(name, {k: v for k, v in options.items() if k not in of_ensemble}), **of_ensemble)
     if ":" not in name:
         return make_space(name, **options)
     space = import_function(name)(**options)

@@ -91,7 +91,9 @@ class Team:
                 sort_supernet_(member.supernet)
                 member.optimizer.state.clear()
                 member.average_anew()
-        self.rule.begin(epoch, [member.supernet for member in self.members])
+        supernets = [member.supernet for member in self.members]
+        self.sampler.begin(epoch, supernets, self.watched.images if self.watched else None)
+        self.rule.begin(epoch, supernets)
 
     def step(self, numbers: Sequence[int], draws: Sequence[Draw], batch: tuple[Tensor, Tensor], rate: float) -> None:
         """Train each architecture on the supernet of its number, by one step of each of these supernets."""

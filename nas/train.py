@@ -85,7 +85,7 @@ def train(
 def training_folder(config: RunConfig) -> Path:
     """`runs/<space>-<data>-train-<sampler>-seed<seed>`."""
     source = Path(config.data.source).name.replace(":", "-").replace("/", "-")
-    space = config.space.name.replace(":", "-")
+    space = config.space.title.replace(":", "-")
     return Path("runs") / f"{space}-{source}-train-{config.supernets.sampler}-seed{config.seed}"
 
 

@@ -184,7 +184,9 @@ def set_rate_(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
 
 
 def cross_entropy(logits: Tensor, labels: Tensor, config: TrainingConfig) -> Tensor:
-    """Mean cross-entropy of logits (batch, classes) in float32."""
+    """Mean cross-entropy of logits (batch, classes) in float32; of several heads (batch, heads, classes), the sum of theirs."""
+    if logits.ndim == 3:
+        return torch.stack([cross_entropy(head, labels, config) for head in logits.unbind(1)]).sum()
     return F.cross_entropy(logits.float(), labels, label_smoothing=config.label_smoothing)
 
 

@@ -12,6 +12,7 @@ from search_spaces.channel_bench import channel_bench_macro_resnet
 from search_spaces.choices import Categorical, Choice, Integer, Subset
 from search_spaces.elastic import ElasticBatchNorm2d, ElasticConv2d, ElasticLayerNorm, ElasticLinear
 from search_spaces.elastic_block import elastic_block
+from search_spaces.ensemble import ensemble
 from search_spaces.extremes import largest, smallest
 from search_spaces.grouping import Grouping
 from search_spaces.mobilenet_elastic import mobilenet_elastic
@@ -42,6 +43,7 @@ __all__ = [
     "Supernet",
     "channel_bench_macro_resnet",
     "elastic_block",
+    "ensemble",
     "largest",
     "make_space",
     "mobilenet_elastic",

@@ -1,7 +1,8 @@
 """Kinds of choices that a search space is made of.
 
 A choice has a finite number of values, numbered from 0 by `value`, and writes each value into one or more integer columns, so that
-many architectures fit in one array. `when` maps the name of an earlier choice to the values under which this one exists. `kind` says
+many architectures fit in one array. `when` maps the name of an earlier choice to the values under which this one exists; of several
+such conditions one must hold. `kind` says
 what the values are to the network, one of `KINDS`, for ways of training that treat depths other than widths; None where it is
 something else. A space's fingerprint leaves it out, as it changes no architecture.
 """
@@ -19,6 +20,7 @@ from search_spaces.naming import unknown_name
 
 Value = int | str | tuple[int | str, ...] | None
 Condition = Mapping[str, tuple[Value, ...]]
+When = Condition | tuple[Condition, ...]
 KINDS = ("kernel", "depth", "width", "expansion", "groups", "resolution", "se", "head")
 
 
@@ -35,7 +37,7 @@ class Choice(Protocol):
     @property
     def name(self) -> str: ...
     @property
-    def when(self) -> Condition: ...
+    def when(self) -> When: ...
     @property
     def kind(self) -> str | None: ...
     @property
@@ -50,6 +52,11 @@ class Choice(Protocol):
     def from_codes(self, codes: Sequence[int]) -> Value: ...
     def mutate(self, value: Value, rng: np.random.Generator) -> Value: ...
     def cross(self, a: Value, b: Value, rng: np.random.Generator) -> Value: ...
+
+
+def conditions(choice: Choice) -> tuple[Condition, ...]:
+    """The conditions of a choice, one of which must hold for it to exist."""
+    return (choice.when,) if isinstance(choice.when, Mapping) else choice.when
 
 
 def _shown(values: Sequence[Value], most: int = 12) -> str:
@@ -110,7 +117,7 @@ class Categorical(_Listed):
 
     name: str
     values: tuple[Value, ...]
-    when: Condition = field(default_factory=dict)
+    when: When = field(default_factory=dict)
     kind: str | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
@@ -127,7 +134,7 @@ class Integer(_Listed):
 
     name: str
     values: tuple[int, ...]
-    when: Condition = field(default_factory=dict)
+    when: When = field(default_factory=dict)
     kind: str | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
@@ -151,7 +158,7 @@ class Subset:
     name: str
     items: tuple[int | str, ...]
     taken: int
-    when: Condition = field(default_factory=dict)
+    when: When = field(default_factory=dict)
     kind: str | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:

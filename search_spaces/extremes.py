@@ -38,8 +38,13 @@ def composed(space: SearchSpace, pick: Callable[[Choice], Value]) -> Architectur
     Raises:
         ValueError: it breaks a constraint of the space, or a value is not allowed.
     """
+    return space.architecture(described(space, pick))
+
+
+def described(space: SearchSpace, pick: Callable[[Choice], Value]) -> Values:
+    """The value that `pick` gives to every choice that exists."""
     values: Values = {}
     for choice in space.choices:
         if exists(choice, values):
             values[choice.name] = pick(choice)
-    return space.architecture(values)
+    return values

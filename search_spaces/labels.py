@@ -18,9 +18,9 @@ def code_labels(choices: Sequence[Choice]) -> Labels:
     A position is written in base 36, most often as one character, with as many as the largest of its choice needs. A dash stands
     wherever the part of the choices' names before the first dot changes.
     """
-    lengths = {choice.name: len(_written(choice.size - 1)) for choice in choices}
+    lengths = {choice.name: len(written(choice.size - 1)) for choice in choices}
     positions = {
-        choice.name: {choice.value(at): _written(at).zfill(lengths[choice.name]) for at in range(choice.size)}
+        choice.name: {choice.value(at): written(at).zfill(lengths[choice.name]) for at in range(choice.size)}
         for choice in choices
     }
 
@@ -41,7 +41,7 @@ def code_labels(choices: Sequence[Choice]) -> Labels:
                 known = {code: value for value, code in positions[choice.name].items()}
                 if code not in known:
                     raise ValueError(
-                        f"a label must give choice {choice.name!r} the position of its value, 0 to {_written(choice.size - 1)} "
+                        f"a label must give choice {choice.name!r} the position of its value, 0 to {written(choice.size - 1)} "
                         f"({choice.allowed}); got {code!r} in {text!r}"
                     )
                 values[choice.name] = known[code]
@@ -54,7 +54,7 @@ def code_labels(choices: Sequence[Choice]) -> Labels:
     return Labels(write, read)
 
 
-def _written(number: int) -> str:
+def written(number: int) -> str:
     """`number` in base 36."""
     above, last = divmod(number, len(DIGITS))
-    return (_written(above) if above else "") + DIGITS[last]
+    return (written(above) if above else "") + DIGITS[last]

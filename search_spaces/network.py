@@ -2,22 +2,22 @@
 
 A block looks only at its input and at its *local* choice. Everything that is shared rests on this: a block's cost is remembered
 per (block, local, input shape), two subnets that start with the same locals compute the same activations, and a subnet of a
-supernet is cut out block by block.
+supernet is cut out block by block. Networks of several paths are chains too, see `search_spaces.paths`.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Protocol, cast
+from typing import NamedTuple, Protocol, cast
 
 import torch
 from torch import Tensor, nn
 
 from search_spaces.choices import Value
+from search_spaces.paths import Flow, FlowShape, advance, seen, sequence, shape_after
 
 Local = Hashable
 Shape = tuple[int, ...]
@@ -56,11 +56,15 @@ class Block:
 
 @dataclass(frozen=True, eq=False)
 class Network:
-    """The chain of blocks of a search space, from an image of `input_shape` (channels, height, width) to `num_classes` logits."""
+    """The chain of blocks of a search space, from an image of `input_shape` (channels, height, width) to `num_classes` logits.
+
+    With more than one head, networks put out the logits of each in training, (batch, heads, classes).
+    """
 
     blocks: tuple[Block, ...]
     input_shape: Shape
     num_classes: int
+    heads: int = field(default=1, kw_only=True)
 
     def locals(self, columns: Mapping[str, Value]) -> tuple[Local, ...]:
         """The local choice of each block under the given column values."""
@@ -68,16 +72,30 @@ class Network:
 
     def build(self, locals: Sequence[Local], seed: int = 0) -> nn.Module:
         """A network of its own, initialised from `seed`, with the submodules named after the blocks."""
-        parts = list(zip(self.blocks, locals, self.input_shapes(locals), strict=True))
+        parts = list(self.parts(locals))
         with seeded(seed):
-            return nn.Sequential(OrderedDict((block.name, block.alone(local, shape)) for block, local, shape in parts))
+            return sequence((part.block.name, part.local, part.block.alone(*part.seen)) for part in parts)
 
-    def input_shapes(self, locals: Sequence[Local]) -> Iterator[Shape]:
-        """The shape (without the batch) that enters each block, found on the meta device."""
-        shape = self.input_shape
+    def parts(self, locals: Sequence[Local]) -> Iterator[Part]:
+        """The blocks that run."""
+        for block, local, shape in zip(self.blocks, locals, self.input_shapes(locals), strict=True):
+            if (own := seen(local, shape)) is not None:
+                yield Part(block, local, own)
+
+    def input_shapes(self, locals: Sequence[Local]) -> Iterator[FlowShape]:
+        """The shape (without the batch) that comes to each block, found on the meta device."""
+        shape: FlowShape = self.input_shape
         for block, local in zip(self.blocks, locals, strict=True):
             yield shape
             shape = output_shape(block, local, shape)
+
+
+class Part(NamedTuple):
+    """A block in a network: its local choice there, and the local choice and input shape that it sees itself."""
+
+    block: Block
+    local: Local
+    seen: tuple[Local, Shape]
 
 
 class Supernet(nn.Module):
@@ -95,32 +113,43 @@ class Supernet(nn.Module):
             self.blocks: nn.ModuleDict = nn.ModuleDict({block.name: block.shared() for block in network.blocks})
 
     def forward(self, x: Tensor, locals: Sequence[Local]) -> Tensor:
-        """Logits (batch, classes) of images (batch, channels, height, width) under the subnet of `locals`."""
+        """Logits (batch, classes) of images (batch, channels, height, width) under the subnet of `locals`.
+
+        A network of several heads has log-probabilities, and in training logits (batch, heads, classes).
+        """
+        flow: Flow = x
         for block, local in zip(self.blocks.values(), locals, strict=True):
-            x = block(x, local)
-        return x
+            flow = advance(block, flow, local)
+        return cast(Tensor, flow)
 
     def extract(self, locals: Sequence[Local]) -> nn.Sequential:
         """The subnet of `locals` as a module of its own, with copies of its slice of the weights."""
-        parts = zip(self.blocks.items(), locals, self.network.input_shapes(locals), strict=True)
-        subnet = nn.Sequential(
-            OrderedDict((name, cast(SharedBlock, block).extract(local, shape)) for (name, block), local, shape in parts)
+        subnet = sequence(
+            (block.name, local, cast(SharedBlock, self.blocks[block.name]).extract(*seen))
+            for block, local, seen in self.network.parts(locals)
         )
         return subnet.train(self.training)
 
 
-def output_shape(block: Block, local: Local, in_shape: Shape) -> Shape:
-    """The shape (without the batch) that leaves a block, measured on the meta device and remembered.
+def output_shape(block: Block, local: Local, in_shape: FlowShape) -> FlowShape:
+    """The shape (without the batch) that a block passes on, measured on the meta device and remembered.
 
     Blocks that are made by the same function are measured once.
     """
-    return _measured(block.alone, local, in_shape)
+    own = seen(local, in_shape)
+    return in_shape if own is None else shape_after(local, in_shape, _measured(block.alone, *own)[0])
+
+
+def is_left_out(block: Block, local: Local, in_shape: Shape) -> bool:
+    """Whether the stand-alone block does nothing at all."""
+    return _measured(block.alone, local, in_shape)[1]
 
 
 @lru_cache(maxsize=2**16)
-def _measured(alone: Callable[[Local, Shape], nn.Module], local: Local, in_shape: Shape) -> Shape:
+def _measured(alone: Callable[[Local, Shape], nn.Module], local: Local, in_shape: Shape) -> tuple[Shape, bool]:
     with torch.device("meta"), torch.no_grad():
-        return tuple(alone(local, in_shape).eval()(torch.empty(1, *in_shape)).shape[1:])
+        module = alone(local, in_shape).eval()
+        return tuple(module(torch.empty(1, *in_shape)).shape[1:]), isinstance(module, nn.Identity)
 
 
 @contextmanager

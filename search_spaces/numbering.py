@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from search_spaces.choices import Choice, Value
+from search_spaces.choices import Choice, Value, conditions
 
 Values = dict[str, Value]
 State = tuple[int, tuple[Value, ...]]
@@ -16,7 +16,10 @@ State = tuple[int, tuple[Value, ...]]
 
 def exists(choice: Choice, values: Mapping[str, Value]) -> bool:
     """Whether the earlier `values` call for this choice."""
-    return all(parent in values and values[parent] in allowed for parent, allowed in choice.when.items())
+    return any(
+        all(parent in values and values[parent] in allowed for parent, allowed in condition.items())
+        for condition in conditions(choice)
+    )
 
 
 class Numbering:
@@ -25,7 +28,12 @@ class Numbering:
     def __init__(self, choices: Sequence[Choice]) -> None:
         self.choices = tuple(choices)
         names = [choice.name for choice in self.choices]
-        last_look = {parent: at for at, choice in enumerate(self.choices) for parent in choice.when}
+        last_look = {
+            parent: at
+            for at, choice in enumerate(self.choices)
+            for condition in conditions(choice)
+            for parent in condition
+        }
         # for each position, the choices before it that conditions at or after it look at
         self._parents = [
             tuple(name for name in names[:at] if last_look.get(name, -1) >= at) for at in range(len(names) + 1)
@@ -36,6 +44,12 @@ class Numbering:
     def size(self) -> int:
         """How many descriptions there are."""
         return self._completions(0, {})
+
+    @property
+    def sizes(self) -> list[int]:
+        """How many descriptions there are with each value of the first choice."""
+        first = self.choices[0]
+        return [self._completions(1, {first.name: first.value(number)}) for number in range(first.size)]
 
     def description(self, index: int) -> Values:
         """The description of that number, from 0 to `size` - 1."""

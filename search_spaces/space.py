@@ -11,7 +11,7 @@ from functools import cached_property
 import numpy as np
 
 from search_spaces.architecture import Architecture
-from search_spaces.choices import Choice, Column, Value
+from search_spaces.choices import Choice, Column, Value, conditions
 from search_spaces.naming import unknown_name
 from search_spaces.network import Local, Network
 from search_spaces.numbering import Numbering, Values, exists
@@ -50,6 +50,8 @@ class SearchSpace:
         labels: short names, where the space has them.
         network: the chain of blocks that an architecture describes; without one the space can be searched but not built.
         options: what the space was made with, as JSON values; part of its fingerprint.
+        even_first: sampling draws each value of the first choice equally often, where some of them leave far more architectures
+            than others.
     """
 
     name: str
@@ -59,13 +61,14 @@ class SearchSpace:
     labels: Labels | None = None
     network: Network | None = None
     options: Mapping[str, object] = field(default_factory=dict)
+    even_first: bool = False
 
     def __post_init__(self) -> None:
         seen: dict[str, Choice] = {}
         for choice in self.choices:
             if choice.name in seen:
                 raise ValueError(f"space {self.name!r} has two choices named {choice.name!r}; rename one")
-            for parent, values in choice.when.items():
+            for parent, values in (pair for condition in conditions(choice) for pair in condition.items()):
                 if parent not in seen:
                     raise ValueError(
                         f"choice {choice.name!r} depends on {parent!r}, which must be an earlier choice of {self.name!r}"
@@ -109,13 +112,13 @@ class SearchSpace:
                 yield self._make(values)
 
     def sample(self, rng: np.random.Generator) -> Architecture:
-        """One architecture, every one equally likely.
+        """One architecture, every one equally likely; with `even_first`, every one that shares its first value, which is drawn before.
 
         Raises:
             ValueError: none of 10,000 descriptions keeps the constraints.
         """
         for _ in range(TRIES):
-            values = self._numbering.description(_below(self.raw_size, rng))
+            values = self._numbering.description(self._drawn_index(rng))
             if self._stands_for_itself(values):
                 return self._make(values)
         rules = "; ".join(constraint.rule for constraint in self.constraints)
@@ -308,6 +311,13 @@ class SearchSpace:
     def _numbering(self) -> Numbering:
         return Numbering(self.choices)
 
+    def _drawn_index(self, rng: np.random.Generator) -> int:
+        if not self.even_first:
+            return _below(self.raw_size, rng)
+        sizes = self._numbering.sizes
+        first = int(rng.integers(len(sizes)))
+        return sum(sizes[:first]) + _below(sizes[first], rng)
+
     def _canonical(self, values: Values) -> Values:
         return self.canonical(dict(values)) if self.canonical else values
 
@@ -380,4 +390,7 @@ def _normal(choice: Choice, value: object) -> Value:
 
 
 def _condition(choice: Choice) -> str:
-    return " and ".join(f"{parent} is {' or '.join(map(repr, values))}" for parent, values in choice.when.items())
+    return ", or ".join(
+        " and ".join(f"{parent} is {' or '.join(map(repr, values))}" for parent, values in condition.items())
+        for condition in conditions(choice)
+    )

@@ -59,3 +59,5 @@ def test_limits_that_nothing_keeps(tmp_path: Path, space: str) -> None:
 def test_unknown_limits_are_refused() -> None:
     with pytest.raises(ValueError, match="no limit of a search is named 'mac'; did you mean macs"):
         configure("s", "d", limits={"mac": 1})
+    with pytest.raises(ValueError, match="a limit of a search must be positive, got macs=0"):
+        configure("resnet-elastic", "digits", limits={"macs": 0})

@@ -27,7 +27,9 @@ def batch(count: int = 16) -> tuple[Tensor, Tensor]:
 
 def team(space: SearchSpace = SPACE, config: TrainingConfig = HARD, **settings) -> Team:
     made = Team(space, config, None, Labels(config), seed=0, device=CPU, **settings)  # type: ignore[arg-type]
-    made.sampler = type("Silent", (), {"tell": lambda *_: None, "tensors": dict, "restore": lambda *_: None})()  # type: ignore[assignment]
+    made.sampler = type(
+        "Silent", (), {"begin": lambda *_: None, "tell": lambda *_: None, "tensors": dict, "restore": lambda *_: None}
+    )()  # type: ignore[assignment]
     made.begin(0)
     return made
 
