@@ -19,6 +19,11 @@ from torch.fx import Node
 
 aten = torch.ops.aten
 PUT_BACK = {aten.slice.Tensor: aten.slice_scatter.default, aten.select.int: aten.select_scatter.default}
+ASSERTIONS = (
+    aten._assert_scalar.default,
+    aten.sym_constrain_range.default,
+    aten.sym_constrain_range_for_size.default,
+)
 FILLED = {
     aten.empty.memory_format: aten.zeros.default,
     aten.new_empty.default: aten.new_zeros.default,
@@ -54,6 +59,14 @@ def functional(program: ExportedProgram) -> ExportedProgram:
     if any(spec.kind == InputKind.TOKEN for spec in program.graph_signature.input_specs):
         program = _remove_effect_tokens(program)  # of checks that a matrix could be inverted
     return program
+
+
+def drop_assertions(program: ExportedProgram) -> None:
+    """Take out what a program asserts of sizes that depend on values."""
+    for node in program.graph.nodes:
+        if node.target in ASSERTIONS:
+            program.graph.erase_node(node)
+    program.graph.eliminate_dead_code()
 
 
 def _without_rule(program: ExportedProgram) -> set[Any]:

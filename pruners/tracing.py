@@ -20,9 +20,11 @@ from torch.export.graph_signature import OutputKind
 from torch.fx import GraphModule, Node
 from torch.utils import _pytree as pytree
 
-from pruners.functional import functional
+from pruners.functional import drop_assertions, functional
+from pruners.routing import SomethingChosen, is_chosen, pretended
 
 MOMENTUM = 0.1  # torch's default for batch norms
+CHOOSING = "choosing"  # a graph's note that rows are chosen by their values
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,11 @@ class Trace:
     @property
     def graph_module(self) -> GraphModule:
         return self.program.graph_module
+
+    @property
+    def choosing(self) -> bool:
+        """Whether the model chooses rows by their values; in the graph something is chosen everywhere."""
+        return bool(self.graph_module.meta.get(CHOOSING))
 
     @property
     def nodes(self) -> Sequence[Node]:
@@ -98,7 +105,7 @@ def trace(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any] | Non
         kwargs: example keyword inputs.
 
     Raises:
-        ValueError: if the example inputs do not fit the model, `torch.export` cannot trace it, or sizes depend on data.
+        ValueError: if the example inputs do not fit the model, or `torch.export` cannot trace it.
     """
     args, kwargs = tuple(args), dict(kwargs or {})
     with evaluating(model), _quiet(), torch.no_grad(), _named_inputs(model, kwargs):
@@ -162,9 +169,12 @@ def arguments(node: Node) -> dict[str, Any]:
 
 
 def number(value: Any) -> int:
-    """An integer argument, which may be a symbol (the free first dimension counts as in the example)."""
+    """An integer argument, which may be a symbol: the free first dimension counts as in the example, what depends on values as
+    a number of its own."""
     if isinstance(value, Node):
         value = value.meta["val"]
+    if is_chosen(value):
+        return pretended(value)
     return int(value.node.hint) if isinstance(value, torch.SymInt) else int(value)
 
 
@@ -200,7 +210,13 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], dynamic: Any) -> ExportedProgram:
-    return functional(torch.export.export(model, args, kwargs, dynamic_shapes=dynamic, strict=False))
+    with SomethingChosen() as choices:
+        program = torch.export.export(model, args, kwargs, dynamic_shapes=dynamic, strict=False)
+    program = functional(program)
+    if choices.asked:
+        drop_assertions(program)
+        program.graph_module.meta[CHOOSING] = True
+    return program
 
 
 def _give_momenta(program: ExportedProgram, model: nn.Module) -> None:
@@ -286,13 +302,6 @@ def _refuse_untieable(program: ExportedProgram) -> None:
             raise ValueError(
                 f"what a model computes must not depend on values, got a branch or a loop of its own, {node.name} in module "
                 f"{owner(node)!r}; choose between results by torch.where, and write loops out."
-            )
-        tensors = [x for x in pytree.tree_leaves(node.meta.get("val")) if isinstance(x, torch.Tensor)]
-        if any(isinstance(n, torch.SymInt) and n.node.hint is None for x in tensors for n in x.shape):
-            raise ValueError(
-                f"sizes must follow from the shapes of the inputs, got one that depends on their values at {place}; let every "
-                "expert see every token, weighted by zero where the router did not choose it, or mask instead of selecting; "
-                "or prune submodules without that operator one by one."
             )
 
 
