@@ -23,6 +23,7 @@ ASSERTIONS = (
     aten._assert_scalar.default,
     aten.sym_constrain_range.default,
     aten.sym_constrain_range_for_size.default,
+    aten._assert_tensor_metadata.default,
 )
 FILLED = {
     aten.empty.memory_format: aten.zeros.default,
@@ -135,7 +136,8 @@ def _may_alias(target: Any) -> bool:
     """Whether an operator may return memory of its input, as dropout does in evaluation."""
     if not isinstance(target, OpOverload):
         return True
-    return _is_view(target) or (_is_composite(target) and _name(target) not in FRESH)
+    composite = _is_composite(target) and _returns_tensors(target) and _name(target) not in FRESH
+    return _is_view(target) or composite
 
 
 def _is_view(target: OpOverload) -> bool:

@@ -9,11 +9,13 @@ what the model computes: both the model and its graph run as if nothing was chos
 from __future__ import annotations
 
 import operator
+from functools import cache
 from typing import Any, NamedTuple
 
 import sympy
 import torch
 from torch import Tensor
+from torch.fx import Node
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -130,7 +132,15 @@ class SomethingChosen(TorchFunctionMode):
 
 
 class NothingChosen(TorchDispatchMode):
-    """Runs operators as if no entry was chosen: masks and what counts them are zero."""
+    """Runs operators as if no entry was chosen: masks are zero.
+
+    Args:
+        counts: whether what counts entries, or asks for any, is zero, too.
+    """
+
+    def __init__(self, counts: bool = True) -> None:
+        super().__init__()
+        self.counts = counts
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func.overloadpacket in (aten.index, aten.index_put, aten.index_put_, aten.masked_select):
@@ -138,8 +148,8 @@ class NothingChosen(TorchDispatchMode):
         elif func.overloadpacket is aten.nonzero:
             args = (torch.zeros_like(args[0]),)
         result = func(*args, **(kwargs or {}))
-        asks = func.overloadpacket in (aten.any, aten.sum, aten.count_nonzero, aten.bincount)
-        return torch.zeros_like(result) if asks and not result.is_floating_point() else result
+        counts = self.counts and func.overloadpacket in (aten.any, aten.sum, aten.count_nonzero, aten.bincount)
+        return torch.zeros_like(result) if counts and not result.is_floating_point() else result
 
 
 def is_chosen(size: Any) -> bool:
@@ -147,10 +157,20 @@ def is_chosen(size: Any) -> bool:
     return isinstance(size, torch.SymInt) and size.node.hint is None
 
 
+def chooses(node: Node) -> bool:
+    """Whether the sizes of what a node returns depend on values."""
+    tensors = pytree.tree_leaves(node.meta.get("val"))
+    return any(is_chosen(size) for x in tensors if isinstance(x, Tensor) for size in x.shape)
+
+
 def pretended(size: torch.SymInt) -> int:
     """A number for a size that depends on values, where one is needed: made of primes, so that it equals no other."""
     env = size.node.shape_env
     known = env.backed_var_to_val if hasattr(env, "backed_var_to_val") else env.var_to_val
     expression = size.node.expr.xreplace(known)
-    primes = {symbol: sympy.prime(FIRST_PRIME + int(symbol.name[1:])) for symbol in expression.free_symbols}
-    return int(expression.xreplace(primes))
+    return int(expression.xreplace({symbol: _prime(int(symbol.name[1:])) for symbol in expression.free_symbols}))
+
+
+@cache
+def _prime(which: int) -> int:
+    return int(sympy.prime(FIRST_PRIME + which))

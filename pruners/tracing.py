@@ -20,6 +20,7 @@ from torch.export.graph_signature import OutputKind
 from torch.fx import GraphModule, Node
 from torch.utils import _pytree as pytree
 
+from pruners import routing
 from pruners.functional import drop_assertions, functional
 from pruners.routing import SomethingChosen, is_chosen, pretended
 
@@ -140,7 +141,7 @@ def fitting(args: tuple[Any, ...], kwargs: Mapping[str, Any], given_as: str = "e
         yield
     except Exception as error:
         shapes = [tuple(x.shape) if isinstance(x, torch.Tensor) else x for x in (*args, *kwargs.values())]
-        raise ValueError(f"`{given_as}` must fit the model, got {shapes}: {_first_line(error)}") from error
+        raise ValueError(f"`{given_as}` must fit the model, got {shapes}: {first_line(error)}") from error
 
 
 def owner(node: Node) -> str:
@@ -307,9 +308,9 @@ def _refuse_untieable(program: ExportedProgram) -> None:
 
 def _untraceable(error: Exception) -> str:
     return (
-        f"the model cannot be traced by `torch.export`: {_first_line(error)}\n{_user_frame(error)}"
+        f"the model cannot be traced by `torch.export`: {first_line(error)}\n{_user_frame(error)}"
         "Ways out: replace branches on tensor values by torch.where; pass numbers that do not change as "
-        "attributes; return tensors, tuples, lists or dicts (a transformers model with `use_cache=False`); prune the traceable "
+        "attributes; loop over all experts, not over those that occur; return tensors, tuples, lists or dicts (a transformers model with `use_cache=False`); prune the traceable "
         "submodules one by one."
     )
 
@@ -319,13 +320,14 @@ def _user_frame(error: BaseException) -> str:
     lines, walk = [], error.__traceback__
     while walk is not None:
         file, line = walk.tb_frame.f_code.co_filename, walk.tb_lineno
-        if not file.startswith("<") and not {"torch", "sympy"} & set(Path(file).parts) and file != __file__:
+        if not file.startswith("<") and not {"torch", "sympy"} & set(Path(file).parts) and file not in (__file__, routing.__file__):
             lines.append(f"  at {file}:{line} in {walk.tb_frame.f_code.co_name}\n")
         walk = walk.tb_next
     return lines[-1] if lines else ""
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """What an error says first, or its type where it says nothing."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 

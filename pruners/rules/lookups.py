@@ -13,6 +13,7 @@ from pruners.rules.pointwise import elementwise
 
 ADDRESSED = "addressed by data"
 ADDRESSES = "addresses of data"
+WRITES = ("index_put", "index_add", "index_copy", "scatter", "scatter_add", "scatter_reduce")
 
 
 def index(walk: Walk, node: Node, a: Arguments) -> Dims:

@@ -58,6 +58,7 @@ COPIES: dict[str, Rule] = {
 POINTWISE: dict[str, Rule] = {"prelu": prelu, **dict.fromkeys(
     ("copy", "masked_fill", "addcmul", "addcdiv", "gelu", "silu", "mish", "hardswish", "hardsigmoid", "hardtanh", "relu6",
      "leaky_relu", "elu", "selu", "celu", "softplus", "softsign", "clamp", "lerp", "__and__", "__or__",
-     "floor_divide", "log_sigmoid", "polar", "complex"),
+     "floor_divide", "log_sigmoid", "polar", "complex",
+     "greater", "greater_equal", "less", "less_equal", "not_equal"),
     elementwise,
 )}  # fmt: skip
