@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import nn
@@ -14,8 +13,8 @@ from torch.utils import _pytree as pytree
 from pruners.axes import ELEMENTARY, Axis, count, find
 from pruners.check import Runner
 from pruners.groups import AxisGraph
-from pruners.routing import is_chosen
-from pruners.tracing import arguments, seeded
+from pruners.routing import chooses
+from pruners.tracing import arguments, seeded, several
 
 Counts = Mapping[Axis, int]
 Product = tuple[int, tuple[Axis, ...]]  # a constant times the sizes of some axes
@@ -95,15 +94,11 @@ def _chosen(graph: AxisGraph) -> dict[Axis, int]:
     inputs = list(graph.trace.enlarged().values().values())
     with torch.no_grad(), seeded():
         for node, result in Runner(graph.trace.graph_module).steps(inputs):
-            for value, tensor, dims in zip(*map(_several, (node.meta.get("val"), result)), graph.results(node)):
-                if isinstance(value, torch.Tensor):
-                    sizes = zip(value.shape, tensor.shape, map(find, dims), strict=True)
-                    found |= {axis: n for size, n, axis in sizes if is_chosen(size) and axis.kind == ELEMENTARY}
+            for value, dims in zip(several(result), graph.results(node), strict=False):
+                if isinstance(value, torch.Tensor) and chooses(node):
+                    sizes = zip(map(find, dims), value.shape, strict=True)
+                    found |= {axis: n for axis, n in sizes if axis.kind == ELEMENTARY and axis.frozen}
     return found
-
-
-def _several(value: Any) -> Sequence[Any]:
-    return value if isinstance(value, (tuple, list)) else [value]
 
 
 def _distinct(graph: AxisGraph) -> dict[str, nn.Parameter]:

@@ -16,7 +16,7 @@ from pruners.cuts import Keep
 from pruners.ragged import find_hosts
 from pruners.routing import is_chosen
 from pruners.rules import Dims, frozen, rule
-from pruners.tracing import Trace, arguments, number, operator, owner
+from pruners.tracing import Trace, arguments, number, operator, owner, several
 
 
 @dataclass
@@ -186,8 +186,7 @@ def _placeholder(graph: AxisGraph, node: Node, shared: dict[Any, Dims]) -> Dims:
 
 def _freeze_chosen(graph: AxisGraph, node: Node) -> None:
     """What has a size that depends on values has no places that could be removed."""
-    values = node.meta.get("val")
-    for value, dims in zip(values if isinstance(values, (tuple, list)) else [values], graph.results(node), strict=False):
+    for value, dims in zip(several(node.meta.get("val")), graph.results(node), strict=False):
         if isinstance(value, torch.Tensor):
             for size, axis in zip(value.shape, dims, strict=True):
                 if is_chosen(size):

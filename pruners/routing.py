@@ -9,6 +9,7 @@ what the model computes: both the model and its graph run as if nothing was chos
 from __future__ import annotations
 
 import operator
+from collections.abc import Callable
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -24,20 +25,30 @@ aten = torch.ops.aten
 SEVERAL = 2  # rows that are chosen at least: neither none nor one, which would broadcast
 FIRST_PRIME = 1000  # sizes that depend on values count as primes from the thousandth on
 
+COMPARISONS = ("eq", "ne", "lt", "le", "gt", "ge")
+
 CHOOSING = {
     *(torch.where, torch.nonzero, torch.argwhere, torch.masked_select),
     *(Tensor.where, Tensor.nonzero, Tensor.argwhere, Tensor.masked_select, Tensor.__getitem__),
 }
 ASKING = {torch.any, Tensor.any}
 COUNTING = {torch.sum, Tensor.sum, torch.count_nonzero, Tensor.count_nonzero, torch.bincount, Tensor.bincount}
-COMPARING = {getattr(Tensor, name): getattr(operator, name) for name in ("eq", "ne", "lt", "le", "gt", "ge")} | {
-    getattr(Tensor, f"__{name}__"): getattr(operator, name) for name in ("eq", "ne", "lt", "le", "gt", "ge")
-} | {torch.greater: operator.gt, torch.gt: operator.gt, torch.eq: operator.eq, torch.ne: operator.ne}
+COMPARING: dict[Any, Callable[[int, int], bool]] = {
+    **{getattr(home, name): getattr(operator, name) for name in COMPARISONS for home in (torch, Tensor)},
+    **{getattr(Tensor, f"__{name}__"): getattr(operator, name) for name in COMPARISONS},
+    torch.greater: operator.gt,
+    Tensor.greater: operator.gt,
+}
 MOVING = {
     *(Tensor.__getitem__, Tensor.flatten, Tensor.squeeze, Tensor.view, Tensor.reshape, Tensor.unsqueeze),
     *(Tensor.cpu, Tensor.to, Tensor.int, Tensor.long, Tensor.detach, Tensor.unbind),
 }
-READING = {Tensor.item: lambda x: x, Tensor.__bool__: bool, Tensor.__int__: int, Tensor.__index__: int}
+READING: dict[Any, Callable[[int], Any]] = {
+    Tensor.item: lambda x: x,
+    Tensor.__bool__: bool,
+    Tensor.__int__: int,
+    Tensor.__index__: int,
+}
 
 
 class _All(NamedTuple):
@@ -66,7 +77,8 @@ class SomethingChosen(TorchFunctionMode):
         self._known: dict[int, tuple[Tensor, Known]] = {}  # by identity, with the tensor so that it lives
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        first, kwargs = args[0] if args else None, kwargs or {}
+        first: Any = args[0] if args else None
+        kwargs = kwargs or {}
         known = self._about(first)
         if isinstance(known, _All) and func is Tensor.unbind:  # as loops and `tolist` do
             self.asked = True
@@ -101,7 +113,9 @@ class SomethingChosen(TorchFunctionMode):
 
     def _note(self, func: Any, args: Any, kwargs: Any, known: Known | None, result: Any) -> None:
         """Remember what is known of a result."""
-        first = args[0] if args else None
+        first: Any = args[0] if args else None
+        if not isinstance(first, Tensor):
+            return
         if func in CHOOSING:
             for tensor in pytree.tree_leaves(result):
                 for size in tensor.shape if isinstance(tensor, Tensor) else ():
@@ -115,9 +129,11 @@ class SomethingChosen(TorchFunctionMode):
             if "minlength" in kwargs and is_chosen(result.shape[0]):
                 torch._check(result.shape[0] == kwargs["minlength"])
             self._learn(result, _Several())
-        elif func in COMPARING and isinstance(other := args[1], int):
-            if isinstance(known, int) or (isinstance(known, _Several) and other < SEVERAL):
-                self._learn(result, COMPARING[func](known if isinstance(known, int) else SEVERAL, other))
+        elif func in COMPARING and isinstance(other := args[-1], int):
+            if isinstance(known, int):
+                self._learn(result, COMPARING[func](known, other))
+            elif isinstance(known, _Several) and other < SEVERAL:
+                self._learn(result, COMPARING[func](SEVERAL, other))
         elif isinstance(known, _Several) and func in (Tensor.item, Tensor.__int__):
             self._suppose_several(result)
         elif known is not None and func in MOVING:

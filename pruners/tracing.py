@@ -179,6 +179,11 @@ def number(value: Any) -> int:
     return int(value.node.hint) if isinstance(value, torch.SymInt) else int(value)
 
 
+def several(value: Any) -> Sequence[Any]:
+    """What an operator returns as a sequence, also if it is one value."""
+    return value if isinstance(value, (tuple, list)) else [value]
+
+
 def is_random(node: Node) -> bool:
     """Whether an operator draws random numbers, as dropout does in training only."""
     if not isinstance(node.target, torch._ops.OpOverload) or torch.Tag.nondeterministic_seeded not in node.target.tags:
@@ -310,8 +315,8 @@ def _untraceable(error: Exception) -> str:
     return (
         f"the model cannot be traced by `torch.export`: {first_line(error)}\n{_user_frame(error)}"
         "Ways out: replace branches on tensor values by torch.where; pass numbers that do not change as "
-        "attributes; loop over all experts, not over those that occur; return tensors, tuples, lists or dicts (a transformers model with `use_cache=False`); prune the traceable "
-        "submodules one by one."
+        "attributes; loop over all experts, not over those that occur; return tensors, tuples, lists or dicts (a "
+        "transformers model with `use_cache=False`); prune the traceable submodules one by one."
     )
 
 
@@ -320,7 +325,11 @@ def _user_frame(error: BaseException) -> str:
     lines, walk = [], error.__traceback__
     while walk is not None:
         file, line = walk.tb_frame.f_code.co_filename, walk.tb_lineno
-        if not file.startswith("<") and not {"torch", "sympy"} & set(Path(file).parts) and file not in (__file__, routing.__file__):
+        if (
+            not file.startswith("<")
+            and not {"torch", "sympy"} & set(Path(file).parts)
+            and file not in (__file__, routing.__file__)
+        ):
             lines.append(f"  at {file}:{line} in {walk.tb_frame.f_code.co_name}\n")
         walk = walk.tb_next
     return lines[-1] if lines else ""

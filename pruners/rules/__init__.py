@@ -14,7 +14,7 @@ from pruners.rules.base import Dims as Dims
 from pruners.rules.base import Rule as Rule
 from pruners.rules.base import frozen as frozen
 from pruners.rules.contractions import CONTRACTIONS
-from pruners.rules.lookups import LOOKUPS
+from pruners.rules.lookups import CHOICES, LOOKUPS
 from pruners.rules.moves import MOVES
 from pruners.rules.moves import slice_bounds as slice_bounds
 from pruners.rules.pointwise import COPIES, POINTWISE, elementwise
@@ -32,6 +32,7 @@ RULES: dict[str, Rule] = {
     **COPIES,
     **POINTWISE,
     **LOOKUPS,
+    **CHOICES,
 }
 
 

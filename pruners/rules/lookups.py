@@ -13,7 +13,6 @@ from pruners.rules.pointwise import elementwise
 
 ADDRESSED = "addressed by data"
 ADDRESSES = "addresses of data"
-WRITES = ("index_put", "index_add", "index_copy", "scatter", "scatter_add", "scatter_reduce")
 
 
 def index(walk: Walk, node: Node, a: Arguments) -> Dims:
@@ -110,7 +109,8 @@ def embedding(walk: Walk, node: Node, a: Arguments) -> Dims:
 
 def _addressed(walk: Walk, indices: list[Node | None]) -> list[int]:
     """The dimensions that indices address; a mask addresses as many as it has."""
-    found, d = [], 0
+    found: list[int] = []
+    d = 0
     for i in indices:
         rank = len(walk.dims(i)) if _is_mask(i) else 1
         found += range(d, d + rank) if i is not None else ()
@@ -126,5 +126,6 @@ LOOKUPS: dict[str, Rule] = {
     "index": index, "index_select": index_select, "index_put": index_put, "embedding": embedding,
     "index_add": index_add, "index_copy": index_add,
     **dict.fromkeys(("gather", "scatter", "scatter_add", "scatter_reduce"), scatter),
-    "where": where, "nonzero": places, "nonzero_numpy": places, "masked_select": places,
 }  # fmt: skip
+
+CHOICES: dict[str, Rule] = {"where": where, **dict.fromkeys(("nonzero", "nonzero_numpy", "masked_select"), places)}

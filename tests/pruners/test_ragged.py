@@ -158,6 +158,10 @@ TIED: dict[str, Callable[[], Callable[[Tensor], Tensor]]] = {
     "a square map over heads": SquareOverHeads,
     "softmax over heads": lambda: lambda x: x.softmax(2),
     "heads rolled": lambda: lambda x: x.roll(1, 2),
+    "heads added to others": lambda: lambda x: x.index_add(2, torch.tensor([2, 0, 1]), x),
+    "heads scattered": lambda: lambda x: x.scatter_add(2, torch.tensor([2, 0, 1])[:, None].expand_as(x), x),
+    "heads gathered": lambda: lambda x: x + x.gather(2, torch.tensor([2, 0, 1])[:, None].expand_as(x)),
+    "heads looked up": lambda: lambda x: x + x[:, :, torch.tensor([2, 0, 1])],
     "heads summed up": lambda: lambda x: x.cumsum(2),
     "norm over heads": lambda: lambda x: F.layer_norm(x.transpose(2, 3), (3,)).transpose(2, 3),
     "group norm over heads": lambda: lambda x: F.group_norm(x.transpose(2, 3).flatten(0, 1).flatten(1, 2), 4).view(
