@@ -48,9 +48,14 @@ def masked(removal: Removal, x: Tensor) -> Tensor:
 @pytest.mark.parametrize("name", NAMES)
 def test_removing_equals_masking_whatever_the_routes(name: str) -> None:
     model, x, graph = analysed(name)
+    nothing = Removal(graph, {})
     for seed in range(2):
         removal = Removal(graph, random_removal(graph, seed))
-        smaller, _ = build_smaller(removal, model, rewrite(removal), 1e-9)
+        smaller, form = build_smaller(removal, model, rewrite(removal), 1e-9)
+        assert form == "module"
+        for other in others():
+            with torch.no_grad():
+                assert difference([model(other)], [masked(nothing, other)]) < 1e-12
         for forward in (smaller, rewrite(removal)):
             for other in (x, *others()):
                 with torch.no_grad():
