@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 
 from pruners.axes import Axis, leaves
 from pruners.rewrite import GraphModel, Removal
-from pruners.tracing import Trace, is_random, operator, owner, seeded
+from pruners.tracing import Trace, first_line, is_random, operator, owner, seeded
 
 
 @dataclass(frozen=True)
@@ -159,7 +159,7 @@ def _compared(removal: Removal, model: GraphModel, tolerance: float, precise: bo
             try:
                 other, result = next((n, v) for n, v in theirs if n.name == node.name)
             except Exception as error:
-                return _found(removal, node, float("inf"), _first_line(error))
+                return _found(removal, node, float("inf"), first_line(error))
             if is_random(node):
                 smaller.env[other] = masked.each(node, value, removal.slice)
                 continue
@@ -248,7 +248,3 @@ def _found(removal: Removal, node: Node, found: float, what: str) -> Comparison:
 
 def _tensors(value: Any) -> list[torch.Tensor]:
     return [x for x in pytree.tree_leaves(value) if isinstance(x, torch.Tensor)]
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

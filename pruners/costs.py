@@ -10,9 +10,11 @@ from torch import nn
 from torch.fx import Node
 from torch.utils import _pytree as pytree
 
-from pruners.axes import Axis, count
+from pruners.axes import ELEMENTARY, Axis, count, find
+from pruners.check import Runner
 from pruners.groups import AxisGraph
-from pruners.tracing import arguments
+from pruners.routing import chooses
+from pruners.tracing import arguments, seeded, several
 
 Counts = Mapping[Axis, int]
 Product = tuple[int, tuple[Axis, ...]]  # a constant times the sizes of some axes
@@ -21,6 +23,8 @@ Product = tuple[int, tuple[Axis, ...]]  # a constant times the sizes of some axe
 class CostModel:
     """Costs as sums of products of axis sizes: exact, and cheap enough to be asked thousands of times.
 
+    Where rows are chosen by their values, as many count as the full model chooses on the example inputs.
+
     Args:
         graph: the traced model with its axes.
         model: the model, for what it holds beyond the graph (heads that only training uses).
@@ -28,6 +32,7 @@ class CostModel:
 
     def __init__(self, graph: AxisGraph, model: nn.Module) -> None:
         self.graph, self.copies = graph, graph.trace.copies
+        self.chosen = _chosen(graph)
         self.macs_terms = self._terms(graph.trace.nodes)
         parameters = _distinct(graph)
         self.params_terms: list[Product] = [(1, tuple(graph.tensors[name])) for name in parameters]
@@ -38,7 +43,7 @@ class CostModel:
 
     def macs(self, counts: Counts) -> int:
         """Multiply-accumulates on the example inputs when each axis keeps `counts[axis]` indices."""
-        return _total(self.macs_terms, counts) // self.copies
+        return _total(self.macs_terms, {**self.chosen, **counts}) // self.copies
 
     def params(self, counts: Counts) -> int:
         """Entries of all parameters."""
@@ -79,6 +84,21 @@ def _total(terms: list[Product], counts: Counts) -> int:
             constant *= count(axis, counts)
         total += constant
     return total
+
+
+def _chosen(graph: AxisGraph) -> dict[Axis, int]:
+    """The sizes of axes that depend on values, on as many copies of the example as were traced."""
+    if not graph.trace.choosing:
+        return {}
+    found: dict[Axis, int] = {}
+    inputs = list(graph.trace.enlarged().values().values())
+    with torch.no_grad(), seeded():
+        for node, result in Runner(graph.trace.graph_module).steps(inputs):
+            for value, dims in zip(several(result), graph.results(node), strict=False):
+                if isinstance(value, torch.Tensor) and chooses(node):
+                    sizes = zip(map(find, dims), value.shape, strict=True)
+                    found |= {axis: n for axis, n in sizes if axis.kind == ELEMENTARY and axis.frozen}
+    return found
 
 
 def _distinct(graph: AxisGraph) -> dict[str, nn.Parameter]:

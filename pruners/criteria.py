@@ -84,7 +84,8 @@ def activation(model: GraphModel, batches: Iterable[Batch], tensors: Tensors) ->
                 source, weight = node.args[:2]
                 if isinstance(source, Node) and isinstance(weight, Node) and weight.target in tensors:
                     x = run.env[source].float().movedim(1 - tensors[str(weight.target)].dim(), -1)  # features last
-                    squares = x.reshape(-1, x.shape[-1]).square().mean(0)
+                    rows = x.reshape(-1, x.shape[-1])  # none where no token is routed to an expert
+                    squares = rows.square().sum(0) / max(len(rows), 1)
                     norms[str(weight.target)] = norms.get(str(weight.target), 0) + squares
     result = {}
     for name, squares in norms.items():

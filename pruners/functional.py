@@ -19,6 +19,12 @@ from torch.fx import Node
 
 aten = torch.ops.aten
 PUT_BACK = {aten.slice.Tensor: aten.slice_scatter.default, aten.select.int: aten.select_scatter.default}
+ASSERTIONS = (
+    aten._assert_scalar.default,
+    aten.sym_constrain_range.default,
+    aten.sym_constrain_range_for_size.default,
+    aten._assert_tensor_metadata.default,
+)
 FILLED = {
     aten.empty.memory_format: aten.zeros.default,
     aten.new_empty.default: aten.new_zeros.default,
@@ -54,6 +60,14 @@ def functional(program: ExportedProgram) -> ExportedProgram:
     if any(spec.kind == InputKind.TOKEN for spec in program.graph_signature.input_specs):
         program = _remove_effect_tokens(program)  # of checks that a matrix could be inverted
     return program
+
+
+def drop_assertions(program: ExportedProgram) -> None:
+    """Take out what a program asserts of sizes that depend on values."""
+    for node in program.graph.nodes:
+        if node.target in ASSERTIONS:
+            program.graph.erase_node(node)
+    program.graph.eliminate_dead_code()
 
 
 def _without_rule(program: ExportedProgram) -> set[Any]:
@@ -122,7 +136,8 @@ def _may_alias(target: Any) -> bool:
     """Whether an operator may return memory of its input, as dropout does in evaluation."""
     if not isinstance(target, OpOverload):
         return True
-    return _is_view(target) or (_is_composite(target) and _name(target) not in FRESH)
+    composite = _is_composite(target) and _returns_tensors(target) and _name(target) not in FRESH
+    return _is_view(target) or composite
 
 
 def _is_view(target: OpOverload) -> bool:

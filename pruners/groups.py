@@ -14,8 +14,9 @@ from pruners import axes
 from pruners.axes import Axis, Misaligned, freeze
 from pruners.cuts import Keep
 from pruners.ragged import find_hosts
+from pruners.routing import is_chosen
 from pruners.rules import Dims, frozen, rule
-from pruners.tracing import Trace, arguments, number, operator, owner
+from pruners.tracing import Trace, arguments, number, operator, owner, several
 
 
 @dataclass
@@ -137,6 +138,7 @@ def tie_axes(trace: Trace) -> AxisGraph:
             graph._of[node] = _placeholder(graph, node, shared)
         elif node.op == "call_function":
             graph._of[node] = _apply(graph, node)
+            _freeze_chosen(graph, node)
         elif node.op == "output":
             for result in trace.returned(cast(Sequence[Any], node.args[0])):
                 for axis in graph.dims(result):
@@ -188,6 +190,15 @@ def _placeholder(graph: AxisGraph, node: Node, shared: dict[Any, Dims]) -> Dims:
     dims = shared.setdefault(key, [Axis(size) for size in tensor.shape])
     graph.tensors[name] = dims
     return dims
+
+
+def _freeze_chosen(graph: AxisGraph, node: Node) -> None:
+    """What has a size that depends on values has no places that could be removed."""
+    for value, dims in zip(several(node.meta.get("val")), graph.results(node), strict=False):
+        if isinstance(value, torch.Tensor):
+            for size, axis in zip(value.shape, dims, strict=True):
+                if is_chosen(size):
+                    freeze(axis, "chosen by data")
 
 
 def _freeze_unused(graph: AxisGraph) -> None:

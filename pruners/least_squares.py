@@ -19,6 +19,7 @@ from pruners.plan import PruningPlan
 from pruners.progress import Progress, silent
 from pruners.replay import replay, smaller_graph
 from pruners.rewrite import GraphModel, Removal
+from pruners.routing import chooses
 from pruners.tracing import arguments
 from pruners.unfold import bounds, is_product, sampled
 
@@ -36,7 +37,8 @@ def least_squares_(
 ) -> int:
     """Solve every convolution and linear layer, in order of execution, for what the full model computes there.
 
-    Convolutions with groups, in three dimensions or transposed, and layers that share their weights stay as they are.
+    Convolutions with groups, in three dimensions or transposed, layers that share their weights, and experts that see the
+    tokens routed to them stay as they are.
 
     Each layer sees the inputs that the repaired layers before it produce, and aims at the full model's values on the
     channels that stay: after the batch norm that follows, where there is one, whose mean takes up the shift; after the
@@ -133,7 +135,9 @@ class _Repair(Runner):
         super().__init__(rewritten)
         self.removal, self.ridge, self.iterations, self.solved = removal, ridge, iterations, 0
         self.progress = progress
-        self.layers = {node: followers(node) for node in self.graph.nodes if _is_solvable(node)}
+        apart = {node.name for node in removal.graph.trace.nodes if chooses(node)}  # the full model chooses other rows
+        nodes = [node for node in self.graph.nodes if _is_solvable(node) and node.name not in apart]
+        self.layers = {node: followers(node) for node in nodes}
         self.pending: set[Node] = set()  # layers that wait for the other term of their sum
         self.aims: dict[str, Tensor] = {}
         self.wanted = {n.name for node, f in self.layers.items() for n in (node, f.norm, f.end) if n is not None}

@@ -17,7 +17,8 @@ from pruners.check import Comparison, Masked, compare, difference, needs_copies,
 from pruners.groups import AxisGraph, Group, dependency_groups, tie_axes
 from pruners.plan import PruningPlan, fingerprint, kept_by
 from pruners.rewrite import GraphModel, Removal, rewrite
-from pruners.tracing import Trace, evaluating, fitting, is_random, operator, seeded, trace
+from pruners.routing import NothingChosen
+from pruners.tracing import Trace, evaluating, first_line, fitting, is_random, operator, seeded, trace
 
 
 def verify(
@@ -39,9 +40,13 @@ def verify(
         hint = (
             f"; it draws random numbers ({', '.join(drawn)}), which came out differently: take them as an input"
             if drawn
+            else "; it chooses rows by their values, and must not use their number or branch on what else is chosen"
+            if given.choosing
             else ""
         )
         raise ValueError(f"the traced model must return what the model returns, got a difference of {apart:.2g}{hint}.")
+    if given.choosing:
+        _prove_for_nothing(removal.graph, model, tolerance)
     comparison = compare(removal, rewritten, tolerance)
     if comparison.where:
         names = [group.name for group in found if group.axis in comparison.axes]
@@ -116,6 +121,32 @@ def prove_in(
         again.trace = again.trace.enlarged()
     comparison = verify(removal, rewrite(removal), found, wide, tolerance)
     return prove(_copy_in(dtype, smaller), Masked(removal), comparison, tolerance), comparison.inside
+
+
+def _prove_for_nothing(graph: AxisGraph, model: nn.Module, tolerance: float) -> None:
+    """Prove that the trace, in which something is chosen everywhere, is the model also where nothing is.
+
+    Counts of what is chosen are zero, too, unless the model then does not run (it splits by them).
+    """
+    for counts in (True, False):
+        try:
+            with evaluating(model), NothingChosen(counts):
+                outputs = run_example(model, graph.trace)
+            break
+        except Exception as error:
+            if not counts:
+                raise _undecided(f"an error: {first_line(error)}") from error
+    with NothingChosen(counts):
+        apart = difference(run_traced(Removal(graph, {})), outputs)
+    if apart > tolerance:
+        raise _undecided(f"a difference of {apart:.2g}")
+
+
+def _undecided(what: str) -> ValueError:
+    return ValueError(
+        "a model that chooses rows by their values must compute the same for no rows as where it leaves them out, got "
+        f"{what}; branch on nothing else, or let every expert see every token, weighted by zero where the router did not choose it."
+    )
 
 
 def _refuse_no_numbers(outputs: Sequence[torch.Tensor]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -193,10 +194,11 @@ def prune(
         comparison = verify(removal, rewritten, found, model, tolerance) if check and check_dtype is None else None
         smaller, form = build(removal, model, rewritten, tolerance)
         readings = {aim.name: aim.read(smaller) for aim in aims}
-        if all(reading.met for reading in readings.values()):
+        after = count(smaller, args, kwargs)
+        routed_otherwise = graph.trace.choosing and after["macs"] > asked.get("macs", math.inf)
+        if all(reading.met for reading in readings.values()) and not routed_otherwise:
             break
         budgets[lever] = max(least[lever], budgets[lever] - TIGHTER * whole)
-    after = count(smaller, args, kwargs)
     report = {
         name: {"asked": budget, "predicted": cost.of(name)(removal.counts), "measured": after[name]}
         for name, budget in asked.items()
@@ -336,8 +338,8 @@ def refuse_missed(report: Mapping[str, Mapping[str, float]]) -> None:
     if missed:
         raise ValueError(
             f"`targets` must be met by the built model, got {', '.join(missed)}; ask for a little less. A count beyond its target "
-            "means that an operator costs more than the cost model says, which is worth a report; a measured one that the machine "
-            "is too busy to measure."
+            "means that the smaller model routes to larger experts or, which is worth a report, that an operator costs more than the "
+            "cost model says; a measured one that the machine is too busy to measure."
         )
 
 

@@ -18,6 +18,7 @@ from torch.fx import Node
 
 from pruners.axes import CONCAT, ELEMENTARY, Axis, factor, find, leaves
 from pruners.rules.base import Dims
+from pruners.rules.lookups import LOOKUPS
 from pruners.rules.reductions import ALONG, NORMS, along_dims
 from pruners.tracing import arguments
 
@@ -208,11 +209,13 @@ def _letters(graph: AxisGraph, a: dict[str, object]) -> Dims:
 
 
 def _mixed(graph: AxisGraph, node: Node, name: str) -> list[Axis]:
-    """The axes along which an operator mixes what it returns: what it sorts, shifts or takes statistics over."""
-    if name not in ALONG and name not in NORMS:
+    """The axes along which an operator mixes what it returns: what it sorts, shifts, addresses or takes statistics over."""
+    if name not in ALONG and name not in NORMS and name not in LOOKUPS:
         return []
     a = arguments(node)
     x = graph.dims(next(value for value in a.values() if isinstance(value, Node)))
+    if name in LOOKUPS:
+        return [leaf for dim in x for leaf in leaves(dim) if leaf.frozen]
     if name in ALONG:
         return [x[d] for d in along_dims(a, len(x))]
     if name in ("layer_norm", "rms_norm"):

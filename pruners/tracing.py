@@ -20,9 +20,12 @@ from torch.export.graph_signature import OutputKind
 from torch.fx import GraphModule, Node
 from torch.utils import _pytree as pytree
 
-from pruners.functional import functional
+from pruners import routing
+from pruners.functional import drop_assertions, functional
+from pruners.routing import SomethingChosen, is_chosen, pretended
 
 MOMENTUM = 0.1  # torch's default for batch norms
+CHOOSING = "choosing"  # a graph's note that rows are chosen by their values
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,11 @@ class Trace:
     @property
     def graph_module(self) -> GraphModule:
         return self.program.graph_module
+
+    @property
+    def choosing(self) -> bool:
+        """Whether the model chooses rows by their values; in the graph something is chosen everywhere."""
+        return bool(self.graph_module.meta.get(CHOOSING))
 
     @property
     def nodes(self) -> Sequence[Node]:
@@ -98,7 +106,7 @@ def trace(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any] | Non
         kwargs: example keyword inputs.
 
     Raises:
-        ValueError: if the example inputs do not fit the model, `torch.export` cannot trace it, or sizes depend on data.
+        ValueError: if the example inputs do not fit the model, or `torch.export` cannot trace it.
     """
     args, kwargs = tuple(args), dict(kwargs or {})
     with evaluating(model), _quiet(), torch.no_grad(), _named_inputs(model, kwargs):
@@ -133,7 +141,7 @@ def fitting(args: tuple[Any, ...], kwargs: Mapping[str, Any], given_as: str = "e
         yield
     except Exception as error:
         shapes = [tuple(x.shape) if isinstance(x, torch.Tensor) else x for x in (*args, *kwargs.values())]
-        raise ValueError(f"`{given_as}` must fit the model, got {shapes}: {_first_line(error)}") from error
+        raise ValueError(f"`{given_as}` must fit the model, got {shapes}: {first_line(error)}") from error
 
 
 def owner(node: Node) -> str:
@@ -162,10 +170,18 @@ def arguments(node: Node) -> dict[str, Any]:
 
 
 def number(value: Any) -> int:
-    """An integer argument, which may be a symbol (the free first dimension counts as in the example)."""
+    """An integer argument, which may be a symbol: the free first dimension counts as in the example, what depends on values as
+    a number of its own."""
     if isinstance(value, Node):
         value = value.meta["val"]
+    if is_chosen(value):
+        return pretended(value)
     return int(value.node.hint) if isinstance(value, torch.SymInt) else int(value)
+
+
+def several(value: Any) -> Sequence[Any]:
+    """What an operator returns as a sequence, also if it is one value."""
+    return value if isinstance(value, (tuple, list)) else [value]
 
 
 def is_random(node: Node) -> bool:
@@ -200,7 +216,13 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], dynamic: Any) -> ExportedProgram:
-    return functional(torch.export.export(model, args, kwargs, dynamic_shapes=dynamic, strict=False))
+    with SomethingChosen() as choices:
+        program = torch.export.export(model, args, kwargs, dynamic_shapes=dynamic, strict=False)
+    program = functional(program)
+    if choices.asked:
+        drop_assertions(program)
+        program.graph_module.meta[CHOOSING] = True
+    return program
 
 
 def _give_momenta(program: ExportedProgram, model: nn.Module) -> None:
@@ -287,21 +309,14 @@ def _refuse_untieable(program: ExportedProgram) -> None:
                 f"what a model computes must not depend on values, got a branch or a loop of its own, {node.name} in module "
                 f"{owner(node)!r}; choose between results by torch.where, and write loops out."
             )
-        tensors = [x for x in pytree.tree_leaves(node.meta.get("val")) if isinstance(x, torch.Tensor)]
-        if any(isinstance(n, torch.SymInt) and n.node.hint is None for x in tensors for n in x.shape):
-            raise ValueError(
-                f"sizes must follow from the shapes of the inputs, got one that depends on their values at {place}; let every "
-                "expert see every token, weighted by zero where the router did not choose it, or mask instead of selecting; "
-                "or prune submodules without that operator one by one."
-            )
 
 
 def _untraceable(error: Exception) -> str:
     return (
-        f"the model cannot be traced by `torch.export`: {_first_line(error)}\n{_user_frame(error)}"
+        f"the model cannot be traced by `torch.export`: {first_line(error)}\n{_user_frame(error)}"
         "Ways out: replace branches on tensor values by torch.where; pass numbers that do not change as "
-        "attributes; return tensors, tuples, lists or dicts (a transformers model with `use_cache=False`); prune the traceable "
-        "submodules one by one."
+        "attributes; loop over all experts, not over those that occur; return tensors, tuples, lists or dicts (a "
+        "transformers model with `use_cache=False`); prune the traceable submodules one by one."
     )
 
 
@@ -310,13 +325,18 @@ def _user_frame(error: BaseException) -> str:
     lines, walk = [], error.__traceback__
     while walk is not None:
         file, line = walk.tb_frame.f_code.co_filename, walk.tb_lineno
-        if not file.startswith("<") and not {"torch", "sympy"} & set(Path(file).parts) and file != __file__:
+        if (
+            not file.startswith("<")
+            and not {"torch", "sympy"} & set(Path(file).parts)
+            and file not in (__file__, routing.__file__)
+        ):
             lines.append(f"  at {file}:{line} in {walk.tb_frame.f_code.co_name}\n")
         walk = walk.tb_next
     return lines[-1] if lines else ""
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """What an error says first, or its type where it says nothing."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 

@@ -56,6 +56,8 @@ def sampled(
     node: Node, x: Tensor, kernel: torch.Size, outputs: list[Tensor], enough: int = ENOUGH
 ) -> Iterator[tuple[Tensor, ...]]:
     """Columns of the input and rows of each output, some samples at a time, at about `enough` positions in all."""
+    if not len(x):  # an expert that no token was routed to
+        return
     per_sample = max(1, outputs[0].numel() // len(outputs[0]) // outputs[0].shape[_channel(node)])
     thin = max(1, len(x) * per_sample // (4 * enough))  # whole samples are left out first: unfolding takes long
     values = [value[::thin] for value in (x, *outputs)]

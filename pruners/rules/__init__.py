@@ -14,6 +14,7 @@ from pruners.rules.base import Dims as Dims
 from pruners.rules.base import Rule as Rule
 from pruners.rules.base import frozen as frozen
 from pruners.rules.contractions import CONTRACTIONS
+from pruners.rules.lookups import CHOICES, LOOKUPS
 from pruners.rules.moves import MOVES
 from pruners.rules.moves import slice_bounds as slice_bounds
 from pruners.rules.pointwise import COPIES, POINTWISE, elementwise
@@ -30,6 +31,8 @@ RULES: dict[str, Rule] = {
     **SPACE_MOVES,
     **COPIES,
     **POINTWISE,
+    **LOOKUPS,
+    **CHOICES,
 }
 
 

@@ -1,4 +1,4 @@
-"""Operators that move data: reshape, permute, concatenate, cut, pad, expand, look up."""
+"""Operators that move data: reshape, permute, concatenate, cut, pad, expand."""
 
 from __future__ import annotations
 
@@ -182,46 +182,6 @@ def pad(walk: Walk, node: Node, a: Arguments) -> Dims:
     return x
 
 
-def index(walk: Walk, node: Node, a: Arguments) -> Dims:
-    """x[i, j, :]: indexed dimensions stay; the index's own dimensions take their place (or come first, if apart)."""
-    x = walk.dims(a["self"])
-    where = [d for d, i in enumerate(a["indices"]) if i is not None]
-    for d in where:
-        freeze(x[d], "addressed by data")
-    picked = broadcast(*(walk.dims(a["indices"][d]) for d in where))
-    for axis in picked:
-        freeze(axis, "addresses of data")
-    first = where[0] if where == list(range(where[0], where[-1] + 1)) else 0
-    rest = [axis for d, axis in enumerate(x) if d not in where]
-    return [*rest[:first], *picked, *rest[first:]] if first else [*picked, *rest]
-
-
-def index_select(walk: Walk, node: Node, a: Arguments) -> Dims:
-    x = list(walk.dims(a["self"]))
-    d = a["dim"] % len(x)
-    freeze(x[d], "addressed by data")
-    x[d] = (walk.dims(a["index"]) or [Axis(1)])[0]
-    freeze(x[d], "addresses of data")
-    return x
-
-
-def index_put(walk: Walk, node: Node, a: Arguments) -> Dims:
-    x = walk.dims(a["self"])
-    where = [d for d, i in enumerate(a["indices"]) if i is not None]
-    for d in where:
-        freeze(x[d], "addressed by data")
-    rest = [axis for d, axis in enumerate(x) if d not in where]
-    values = walk.dims(a["values"])
-    for axis in values[: len(values) - len(rest)]:
-        freeze(axis, "addressed by data")
-    if rest and where == list(range(len(where))):
-        broadcast(rest, values[len(values) - len(rest) :] if len(values) >= len(rest) else values)
-    elif rest:
-        for axis in (*rest, *values):
-            freeze(axis, "addressed by data")
-    return x
-
-
 def complex_as_pairs(walk: Walk, node: Node, a: Arguments) -> Dims:
     return [*walk.dims(a["self"]), Axis(2, "real and imaginary parts")]
 
@@ -230,13 +190,6 @@ def pairs_as_complex(walk: Walk, node: Node, a: Arguments) -> Dims:
     *x, pair = walk.dims(a["self"])
     freeze(pair, "real and imaginary parts")
     return x
-
-
-def embedding(walk: Walk, node: Node, a: Arguments) -> Dims:
-    """weight (vocabulary, E) looked up by data."""
-    weight = walk.dims(a["weight"])
-    freeze(weight[0], "vocabulary")
-    return [*walk.dims(a["indices"]), weight[1]]
 
 
 def _times(sizes: Any) -> int:
@@ -254,6 +207,5 @@ MOVES: dict[str, Rule] = {
     "permute": permute, "unsqueeze": unsqueeze, "squeeze": squeeze, "expand": expand, "repeat": repeat,
     "repeat_interleave": repeat_interleave, "cat": cat, "stack": stack, "glu": gated_half, "unbind": unbind,
     "select": select, "slice": take_slice, "slice_scatter": slice_scatter, "select_scatter": select_scatter,
-    "index": index, "index_select": index_select, "index_put": index_put, "embedding": embedding,
     "view_as_real": complex_as_pairs, "view_as_complex": pairs_as_complex,
 }  # fmt: skip

@@ -37,7 +37,7 @@ def filled(walk: Walk, node: Node, a: Arguments) -> Dims:
 
 
 def by_position(walk: Walk, node: Node, a: Arguments) -> Dims:
-    """Entries computed from their own position (arange), or gathered from anywhere: everything stays."""
+    """Entries computed from their own position (arange), or counted over all: everything stays."""
     for source in node.all_input_nodes:
         for axis in walk.dims(source):
             freeze(axis, f"{node.target} addresses it")
@@ -50,14 +50,15 @@ COPIES: dict[str, Rule] = {
          "real", "imag", "conj", "resolve_conj", "zeros_like", "ones_like", "full_like", "empty_like", "lift_fresh_copy",
          "rand_like", "randn_like", "bernoulli",
          "fill", "type_as"), like),
-    **dict.fromkeys(("arange", "linspace", "eye", "scalar_tensor", "gather", "scatter", "histc", "one_hot", "bincount", "tril", "triu"),
+    **dict.fromkeys(("arange", "linspace", "eye", "scalar_tensor", "histc", "one_hot", "bincount", "tril", "triu"),
                     by_position),
     **dict.fromkeys(("zeros", "ones", "full", "empty", "new_zeros", "new_ones", "new_full", "new_empty"), filled),
 }  # fmt: skip
 
 POINTWISE: dict[str, Rule] = {"prelu": prelu, **dict.fromkeys(
-    ("copy", "where", "masked_fill", "addcmul", "addcdiv", "gelu", "silu", "mish", "hardswish", "hardsigmoid", "hardtanh", "relu6",
+    ("copy", "masked_fill", "addcmul", "addcdiv", "gelu", "silu", "mish", "hardswish", "hardsigmoid", "hardtanh", "relu6",
      "leaky_relu", "elu", "selu", "celu", "softplus", "softsign", "clamp", "lerp", "__and__", "__or__",
-     "floor_divide", "log_sigmoid", "polar", "complex"),
+     "floor_divide", "log_sigmoid", "polar", "complex",
+     "greater", "greater_equal", "less", "less_equal", "not_equal"),
     elementwise,
 )}  # fmt: skip

@@ -158,6 +158,10 @@ TIED: dict[str, Callable[[], Callable[[Tensor], Tensor]]] = {
     "a square map over heads": SquareOverHeads,
     "softmax over heads": lambda: lambda x: x.softmax(2),
     "heads rolled": lambda: lambda x: x.roll(1, 2),
+    "heads added to others": lambda: lambda x: x.index_add(2, torch.tensor([2, 0, 1]), x),
+    "heads scattered": lambda: lambda x: x.scatter_add(2, torch.tensor([2, 0, 1])[:, None].expand_as(x), x),
+    "heads gathered": lambda: lambda x: x + x.gather(2, torch.tensor([2, 0, 1])[:, None].expand_as(x)),
+    "heads looked up": lambda: lambda x: x + x[:, :, torch.tensor([2, 0, 1])],
     "heads summed up": lambda: lambda x: x.cumsum(2),
     "norm over heads": lambda: lambda x: F.layer_norm(x.transpose(2, 3), (3,)).transpose(2, 3),
     "group norm over heads": lambda: lambda x: F.group_norm(x.transpose(2, 3).flatten(0, 1).flatten(1, 2), 4).view(
@@ -199,10 +203,11 @@ def test_all_heads_choose_alike(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", [name for name in TIED if "shared" not in name and "norm" not in name and "mean" not in name]
+    "name", [name for name in TIED if not any(word in name for word in ("shared", "norm", "mean", "scattered"))]
 )
 def test_what_is_tied_would_not_equal_masking(name: str) -> None:
-    """Made free all the same, the check finds a difference; norms are left out, as the check defines what they should be."""
+    """Made free all the same, the check finds a difference; norms are left out, as the check defines what they should be, and
+    scattering, whose indices have no heads that could choose."""
     graph, head, (width,) = heads(TIED[name]())
     graph.hosts = {width: head}
     choice = torch.tensor([[True, True, False, False], [False, True, True, False], [True, False, False, True]])
