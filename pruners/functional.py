@@ -67,7 +67,6 @@ def drop_assertions(program: ExportedProgram) -> None:
     for node in program.graph.nodes:
         if node.target in ASSERTIONS:
             program.graph.erase_node(node)
-    program.graph.eliminate_dead_code()
 
 
 def _without_rule(program: ExportedProgram) -> set[Any]:
