@@ -100,7 +100,7 @@ def prove_in(
         Largest relative differences of the outputs, and of every tensor inside.
 
     Raises:
-        ValueError: if removing does not equal masking, or the model cannot run in that type.
+        ValueError: if removing does not equal masking, or the model or the result cannot run in that type.
     """
 
     if not dtype.is_floating_point:
@@ -120,7 +120,13 @@ def prove_in(
     if needs_copies(removal):
         again.trace = again.trace.enlarged()
     comparison = verify(removal, rewrite(removal), found, wide, tolerance)
-    return prove(_copy_in(dtype, smaller), Masked(removal), comparison, tolerance), comparison.inside
+    try:
+        return prove(_copy_in(dtype, smaller), Masked(removal), comparison, tolerance), comparison.inside
+    except RuntimeError as error:
+        raise ValueError(
+            f"the check in {dtype} needs a result that runs in it, got: {first_line(error)}; leave `check_dtype` out (a graph keeps "
+            "the types that it was traced with)."
+        ) from error
 
 
 def _prove_for_nothing(graph: AxisGraph, model: nn.Module, tolerance: float) -> None:

@@ -516,6 +516,25 @@ def test_a_model_that_does_not_run_in_the_check_s_type_is_named() -> None:
         prune(Single(), torch.randn(2, 4), {"params": 0.7}, check_dtype=torch.int64)
 
 
+def test_a_graph_that_keeps_its_types_is_refused_in_another() -> None:
+    class Typed(nn.Module):
+        """Its `forward` fits one width, and casts to the type of its input, which a graph remembers."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner, self.outer = nn.Linear(4, 16), nn.Linear(16, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.outer(self.inner(x).reshape(-1, 16).to(x.dtype))
+
+    model, x = Typed(), torch.randn(2, 4)
+    assert prune(model, x, {"params": 0.7}).summary.form == "graph"
+    with pytest.raises(
+        ValueError, match=r"the check in torch.float64 needs a result that runs in it, got: .* leave `check_dtype` out"
+    ):
+        prune(model, x, {"params": 0.7}, check_dtype=torch.float64)
+
+
 def test_a_model_in_channels_last_is_cut_as_it_is() -> None:
     model = build("residual")[0].to(memory_format=torch.channels_last)
     assert prune(model, torch.randn(2, 3, 8, 8), {"macs": 0.6}).summary.form == "module"
