@@ -55,7 +55,11 @@ class Limits:
 
 
 def uniform(groups: Sequence[Group], scores: Mapping[str, torch.Tensor], limits: Limits) -> tuple[Schedule, int]:
-    """The same pruning ratio in every group; step s is the ratio s/last."""
+    """The same pruning ratio in every group; step s is the ratio s/last.
+
+    Groups of one size lose an index at the same step, so that layers that are alike stay alike, as a configuration of them has it; the
+    costs then fall far at once, and a target may be overshot.
+    """
     last = max((group.size for group in groups), default=1) * 4
 
     def schedule(step: int) -> dict[str, int]:
@@ -169,10 +173,12 @@ def _by_schedule(
     budgets: Mapping[str, float],
     limits: Limits,
 ) -> dict[str, int]:
-    """The first step of a schedule that meets the budgets, as far as it is needed: group by group, in their order."""
+    """The first step of a schedule that meets the budgets, but for `uniform` only as far as it is needed, group by group."""
     schedule, last = SCHEDULES[name](groups, scores, limits)
     step = _first(lambda step: meets(groups, cost, budgets, schedule(step)), last)
     before, after = schedule(max(step - 1, 0)), schedule(step)
+    if name == "uniform":
+        return after
     changed = [name for name in after if after[name] != before[name]]
 
     def partly(count: int) -> dict[str, int]:
