@@ -54,11 +54,12 @@ def check_slice(space: SearchSpace, supernet: Supernet, arch: Architecture) -> N
     }
 
 
-def check_costs(space: SearchSpace, archs: Iterable[Architecture]) -> None:
-    """Predicted costs, one by one and in a batch, are those counted on the network that the supernet gives up."""
+def check_costs(space: SearchSpace, archs: Iterable[Architecture], supernet: Supernet | None = None) -> None:
+    """Predicted costs, one by one and in a batch, are those counted on the network that a supernet gives up (one without data)."""
     model, archs = CostModel(space), list(archs)
-    with torch.device("meta"):
-        supernet = Supernet(space.net)
+    if supernet is None:
+        with torch.device("meta"):
+            supernet = Supernet(space.net)
     batch = model.batch(space.encode(archs))
     for row, arch in enumerate(archs):
         cost = model.cost(arch)

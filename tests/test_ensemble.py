@@ -145,7 +145,7 @@ def test_paths_have_in_common_what_their_trunk_reads_and_what_that_depends_on() 
 def test_a_subnet_is_a_slice_and_costs_what_is_predicted(name: str, seed: int) -> None:
     space, arch = pair(name), pair(name).sample(np.random.default_rng(seed))
     check_slice(space, supernet_of(name), arch)
-    check_costs(space, [arch])
+    check_costs(space, [arch], supernet_of(name))
 
 
 def test_three_paths_and_chosen_splits_are_slices_too() -> None:
@@ -155,7 +155,7 @@ def test_three_paths_and_chosen_splits_are_slices_too() -> None:
         arch = space.sample(rng)
         assert arch["split"] in (2, 5)
         check_slice(space, supernet, arch)
-    check_costs(space, [arch])
+    check_costs(space, [arch], supernet)
 
 
 def test_one_path_is_the_space_itself() -> None:
