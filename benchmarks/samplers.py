@@ -150,7 +150,7 @@ def draw(alone: pd.DataFrame, scores: pd.DataFrame) -> Figure:
         axes.plot(truth["macs"] / 1e6, 100 * score, ".-", lw=0.8, label=str(sampler))
     axes.set_xlabel("macs (M)")
     axes.set_ylabel("accuracy with weights of the supernet (%)")
-    axes.legend(fontsize=8, ncols=2)
+    figure.legend(loc="outside lower center", fontsize=8, ncols=5)
     return figure
 
 
