@@ -54,7 +54,7 @@ from nas.seeding import stream, torch_seed
 from nas.settings import SupernetConfig
 from nas.splitting import Splitting
 from nas.training import Alone, TrainingConfig, fit
-from search_spaces import Architecture, make_space
+from search_spaces import Architecture, SearchSpace, make_space
 
 METHODS = (
     "single", "mixture-2", "mixture-4", "mixture-8", "resolution", "resolution-2", "split", "split-early", "fork", "even", "halving",
@@ -72,12 +72,18 @@ PARTS = {  # fraction of the epochs -> supernets from then on
 
 
 def train_alone(
-    arch: Architecture, seed: int, data: ImageData, config: TrainingConfig, device: torch.device
+    space: SearchSpace,
+    arch: Architecture,
+    part: Split,
+    seed: int,
+    data: ImageData,
+    config: TrainingConfig,
+    device: torch.device,
 ) -> dict[str, object]:
-    """One placement from scratch, measured on test images after the last epoch."""
-    module = SPACE.net.build(SPACE.locals(arch), torch_seed(seed, "alone", arch.key))
+    """An architecture from scratch on a part of the data, measured on test images after the last epoch."""
+    module = space.net.build(space.locals(arch), torch_seed(seed, "alone", arch.key))
     started = time.perf_counter()
-    fit(Alone(module, config, device), data, data.training, config, seed=seed, device=device)
+    fit(Alone(module, config, device), data, part, config, seed=seed, device=device)
     return {"accuracy": module_accuracy(module, data, data.test), "seconds": round(time.perf_counter() - started, 1)}
 
 
@@ -225,7 +231,7 @@ def main() -> None:
             for seed in range(options.seeds):
                 for arch, cost in zip(ARCHS, macs, strict=True):
                     if (SPACE.label(arch), seed) not in done:
-                        found = train_alone(arch, seed, data, config, device)
+                        found = train_alone(SPACE, arch, data.training, seed, data, config, device)
                         append(
                             files["alone"],
                             [{"architecture": SPACE.label(arch), "seed": seed, "macs": int(cost), **found}],

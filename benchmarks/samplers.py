@@ -27,12 +27,11 @@ import pandas as pd
 import torch
 from matplotlib.figure import Figure
 
-from benchmarks.pooling_ranking import append, known
+from benchmarks.pooling_ranking import append, known, train_alone
 from estimators.cost import CostModel
 from nas.config import RankingConfig
 from nas.data import ImageData, load_data
 from nas.device import half, resolve_device
-from nas.evaluation import module_accuracy
 from nas.extremes import extremes
 from nas.files import write_json
 from nas.learners import make_learner, make_sampler
@@ -40,9 +39,9 @@ from nas.progress import silent
 from nas.record import environment
 from nas.samplers import Groups
 from nas.scoring import SupernetScorer
-from nas.seeding import stream, torch_seed
+from nas.seeding import stream
 from nas.settings import SupernetConfig
-from nas.training import Alone, TrainingConfig, fit
+from nas.training import TrainingConfig, fit
 from search_spaces import Architecture, make_space
 
 SAMPLERS = (
@@ -74,16 +73,6 @@ def epochs_for(sampler: str, wanted: float, seed: int) -> int:
             if count > 2 * wanted:
                 break
     return min(found, key=found.__getitem__)
-
-
-def train_alone(
-    arch: Architecture, seed: int, data: ImageData, config: TrainingConfig, device: torch.device
-) -> dict[str, object]:
-    """An architecture from scratch, measured on test images after the last epoch."""
-    module = SPACE.net.build(SPACE.locals(arch), torch_seed(seed, "alone", arch.key))
-    started = time.perf_counter()
-    fit(Alone(module, config, device), data, data.train, config, seed=seed, device=device)
-    return {"accuracy": module_accuracy(module, data, data.test), "seconds": round(time.perf_counter() - started, 1)}
 
 
 def train_supernet(
@@ -191,7 +180,7 @@ def main() -> None:
             for arch, cost in zip(archs, macs, strict=True):
                 label = SPACE.label(arch)
                 if (label,) not in known(files["alone"], ["architecture"]):
-                    found = train_alone(arch, 0, data, config(options.alone_epochs), device)
+                    found = train_alone(SPACE, arch, data.train, 0, data, config(options.alone_epochs), device)
                     append(files["alone"], [{"architecture": label, "macs": int(cost), **found}])
     if all(files[name].exists() for name in ("alone", "samplers", "scores")):
         tables = {
