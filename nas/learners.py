@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple, Protocol, runtime_checkable
@@ -50,8 +49,13 @@ def _sandwich(ask: Request) -> Sandwich:
 
 
 def _delayed(ask: Request) -> Delayed:
-    start = math.ceil(ask.epochs / 2)
-    return Delayed(_sandwich(ask), start, over=max(1, min(10, (ask.epochs - start) // 2)))
+    sandwich, start = _sandwich(ask), ask.epochs // 2
+    if ask.epochs < 3:
+        raise ValueError(
+            f"sampler delayed trains the largest subnet alone first and then fades the others in: at least 3 epochs, got {ask.epochs}; "
+            "use more, or sampler sandwich"
+        )
+    return Delayed(sandwich, start, over=max(1, min(10, (ask.epochs - start) // 2)))
 
 
 def _groups(ask: Request) -> Groups:

@@ -38,7 +38,7 @@ def learner(space: SearchSpace, data: ImageData, sampler: str, epochs: int = 1) 
 
 @pytest.mark.parametrize("sampler", [name for name in SAMPLERS if name not in ("split", "progressive", "narrowing")])
 def test_a_step_trains(space: SearchSpace, digits: ImageData, sampler: str) -> None:
-    made = learner(space, digits, sampler)
+    made = learner(space, digits, sampler, epochs=3)
     made.begin(0)
     made.step(torch.randn(16, 1, 8, 8), torch.randint(0, 10, (16,)), 0.01)
     (row,) = made.end()

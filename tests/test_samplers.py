@@ -127,6 +127,19 @@ def test_delayed_shrinking_starts_with_the_largest_and_fades_the_others_in() -> 
     assert Delayed(Sandwich(SPACE, SMALL, LARGE), start=0, epsilon=0).draw(0, rng()) == [Draw(LARGE, "max")]
 
 
+@pytest.mark.parametrize("epochs", [3, 4, 5, 8, 60])
+def test_delayed_shrinking_has_faded_the_others_in_before_it_ends(epochs: int) -> None:
+    sampler = make_sampler("delayed", SPACE, epochs=epochs, seed=0)
+    first, *_, last = (sampler.draw(epoch, rng()) for epoch in range(epochs))
+    assert [draw.role for draw in first] == ["max"]
+    assert [draw.weight for draw in last] == [1.0] * 4
+
+
+def test_delayed_shrinking_needs_epochs_to_fade_in() -> None:
+    with pytest.raises(ValueError, match="at least 3 epochs, got 2; use more, or sampler sandwich"):
+        make_sampler("delayed", SPACE, epochs=2, seed=0)
+
+
 def test_progressive_shrinking_opens_kernels_then_depths_then_widths() -> None:
     space = elastic_space(blocks=3)
     largest = extremes(space)[1]
