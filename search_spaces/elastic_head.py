@@ -13,7 +13,7 @@ from search_spaces.pooling import SimPool, make_global_pooling
 from search_spaces.pooling.attention import LEAST
 from search_spaces.settings import Settings
 
-HEADS = ("avg", "gem", "ggem", "simpool")
+HEAD_OPERATORS = ("avg", "gem", "ggem", "simpool")
 USUAL = ("avg", "gem", "simpool")
 
 
@@ -21,7 +21,7 @@ class ElasticHead(nn.Module):
     """Global pooling by the chosen operator, then a classifier; local choice: (operator,).
 
     Args:
-        operators: of `HEADS`; each has weights of its own.
+        operators: of `HEAD_OPERATORS`; each has weights of its own.
         channels: of the widest input.
         classifier: (N, channels of the input) -> logits.
     """
@@ -45,11 +45,11 @@ class ElasticHead(nn.Module):
 def head_block(
     settings: Settings, operators: Sequence[str], widths: Sequence[int], layers: Callable[[], Sequence[nn.Module]]
 ) -> Block:
-    """The last block of a network: average pooling, or the choice `head.pooling` if heads are switched on.
+    """The last block of a network: average pooling, or the choice `head.pooling` if `head` is switched on.
 
     Args:
         settings: collects the choice.
-        operators: what it chooses from, see `check_heads`.
+        operators: what it chooses from, see `check_head_operators`.
         widths: of the inputs that there are.
         layers: makes what follows the pooling, from (N, C) to logits.
 
@@ -67,15 +67,17 @@ def head_block(
     )
 
 
-def check_heads(operators: str | Sequence[str] | None) -> tuple[str, ...]:
-    """The operators that heads choose from, in the given order; avg, gem and simpool by default.
+def check_head_operators(operators: str | Sequence[str] | None) -> tuple[str, ...]:
+    """The operators that the choice `head.pooling` has, in the given order; avg, gem and simpool by default.
 
     Raises:
-        ValueError: an operator that is not of `HEADS`, none at all, or one twice.
+        ValueError: an operator that is not of `HEAD_OPERATORS`, none at all, or one twice.
     """
     found = (operators,) if isinstance(operators, str) else tuple(USUAL if operators is None else operators)
-    if not found or not set(found) <= set(HEADS) or len(set(found)) != len(found):
-        raise ValueError(f"`heads` must be among {', '.join(HEADS)}, at least one and none twice; got {list(found)}")
+    if not found or not set(found) <= set(HEAD_OPERATORS) or len(set(found)) != len(found):
+        raise ValueError(
+            f"`head_operators` must be among {', '.join(HEAD_OPERATORS)}, at least one and none twice; got {list(found)}"
+        )
     return found
 
 

@@ -16,7 +16,7 @@ from torch import nn
 from search_spaces.choices import Value
 from search_spaces.elastic import ElasticLinear
 from search_spaces.elastic_block import elastic_block
-from search_spaces.elastic_head import check_heads, head_block
+from search_spaces.elastic_head import check_head_operators, head_block
 from search_spaces.elastic_modules import ConvNorm, Resize
 from search_spaces.inverted_residual import ElasticInvertedResidual, Form
 from search_spaces.labels import code_labels
@@ -62,7 +62,7 @@ def mobilenet_elastic(
     depths: Sequence[int] | Sequence[Sequence[int]] | None = None,
     width_ratios: Sequence[float] | None = None,
     resolutions: Sequence[int] | None = None,
-    heads: Sequence[str] | None = None,
+    head_operators: Sequence[str] | None = None,
     stem: str | None = None,
 ) -> SearchSpace:
     """An elastic MobileNet of five stages.
@@ -78,7 +78,7 @@ def mobilenet_elastic(
         depths: blocks that a stage can have: one list for all stages, or a list for each. Default: 2, 3, 4.
         width_ratios: widths as fractions of the usual ones. Default: 0.5, 0.75, 1.
         resolutions: sides to which images are resized. Default: 3/4, 7/8 and all of `image_size`, without those too small.
-        heads: of `search_spaces.elastic_head.HEADS`, best from the cheapest to the dearest. Default: avg, gem, simpool.
+        head_operators: of `elastic_head.HEAD_OPERATORS`, best from the cheapest to the dearest. Default: avg, gem, simpool.
         stem: `large` halves the resolution five times, `small` three times. Default: large from 96 pixels on.
 
     Raises:
@@ -92,7 +92,7 @@ def mobilenet_elastic(
         "depth.depths": depths,
         "width.width_ratios": width_ratios,
         "resolution.resolutions": resolutions,
-        "head.heads": heads,
+        "head.head_operators": head_operators,
     }
     on = switched_on(choices, CHOICES, given)
     stem = ("large" if image_size >= 96 else "small") if stem is None else stem
@@ -127,7 +127,7 @@ def mobilenet_elastic(
         before = width
     widest = max(before.sizes)
     chain.append(elastic_block("last", (), lambda: ConvNorm(widest, LAST, 1, 1, nn.Hardswish)))
-    chain.append(head_block(settings, check_heads(heads), (LAST,), lambda: _classifier(num_classes)))
+    chain.append(head_block(settings, check_head_operators(head_operators), (LAST,), lambda: _classifier(num_classes)))
     return SearchSpace(
         name="mobilenet-elastic",
         choices=tuple(settings.choices),

@@ -36,7 +36,7 @@ class Chain:
         grouped: values of a choice of groups, from the cheapest to the dearest.
         by_size: whether those are sizes of groups, not numbers.
         operators: what pools.
-        heads: what pools the whole image before the classifier.
+        head_operators: what pools the whole image before the classifier.
     """
 
     settings: Settings
@@ -49,7 +49,7 @@ class Chain:
     grouped: tuple[Value, ...]
     by_size: bool
     operators: tuple[str, ...]
-    heads: tuple[str, ...]
+    head_operators: tuple[str, ...]
 
     def blocks(
         self, in_channels: int, num_classes: int, image_size: int, sides: tuple[int, ...], stem: str
@@ -76,7 +76,7 @@ class Chain:
                 chain.append(self._block(stage, number, entering, width, depth, pool, operator))
             before = width
         widest = max(width.sizes)
-        head = head_block(self.settings, self.heads, width.sizes, lambda: [ElasticLinear(widest, num_classes)])
+        head = head_block(self.settings, self.head_operators, width.sizes, lambda: [ElasticLinear(widest, num_classes)])
         return (*resize, *chain, head)
 
     def _starts(self) -> list[int]:

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from search_spaces.choices import Value
-from search_spaces.elastic_head import check_heads
+from search_spaces.elastic_head import check_head_operators
 from search_spaces.labels import code_labels
 from search_spaces.network import Network
 from search_spaces.options import check_images, integers, plain, stage_depths, switched_on, usual_resolutions
@@ -75,7 +75,7 @@ def resnet_elastic(
     kernel_transforms: bool | None = None,
     operators: Sequence[str] | None = None,
     resolutions: Sequence[int] | None = None,
-    heads: Sequence[str] | None = None,
+    head_operators: Sequence[str] | None = None,
     stem: str | None = None,
 ) -> SearchSpace:
     """An elastic ResNet.
@@ -98,7 +98,7 @@ def resnet_elastic(
         operators: of `search_spaces.pooling.POOLINGS`, for pooling; several are a choice. Default: max, avg, conv.
         resolutions: sides to which images are resized. Default: 3/4, 7/8 and all of `image_size`, without those too small for the
             poolings.
-        heads: of `search_spaces.elastic_head.HEADS`, best from the cheapest to the dearest. Default: avg, gem, simpool.
+        head_operators: of `elastic_head.HEAD_OPERATORS`, best from the cheapest to the dearest. Default: avg, gem, simpool.
         stem: `small` (3x3 convolution) or `large` (7x7 with stride 2, 3x3 max pooling with stride 2). Default: small for CIFAR
             families.
 
@@ -119,7 +119,7 @@ def resnet_elastic(
         "kernel.kernel_transforms": kernel_transforms,
         "pooling.operators": operators,
         "resolution.resolutions": resolutions,
-        "head.heads": heads,
+        "head.head_operators": head_operators,
     }
     on = switched_on(choices, CHOICES, given)
     stem = family.stem if stem is None else stem
@@ -151,7 +151,7 @@ def resnet_elastic(
         grouped=grouped,
         by_size=by_size,
         operators=found_operators,
-        heads=check_heads(heads),
+        head_operators=check_head_operators(head_operators),
     )
     blocks = chain.blocks(in_channels, num_classes, image_size, sides, stem)
     options = {

@@ -20,7 +20,7 @@ from nas.data import ImageData
 from nas.evaluation import calibrate_, predict
 from search_spaces import SearchSpace, Supernet, largest, make_space, smallest
 from search_spaces.elastic import ElasticConv2d
-from search_spaces.elastic_head import HEADS
+from search_spaces.elastic_head import HEAD_OPERATORS
 from search_spaces.mobilenet_elastic import CHOICES as MOBILENET_CHOICES
 from search_spaces.options import usual_resolutions
 from search_spaces.pooling import make_global_pooling
@@ -52,7 +52,14 @@ SPACES: dict[str, tuple[str, Mapping[str, Any]]] = {
     ),
     "resnet18-all": (
         "resnet-elastic",
-        {"depth": 18, "image_size": 12, "choices": ALL, "group_sizes": (2, "dense"), "heads": HEADS, **THIN},
+        {
+            "depth": 18,
+            "image_size": 12,
+            "choices": ALL,
+            "group_sizes": (2, "dense"),
+            "head_operators": HEAD_OPERATORS,
+            **THIN,
+        },
     ),
     "resnet50-all": (
         "resnet-elastic",
@@ -290,11 +297,11 @@ def test_kernel_transforms_are_weights_of_the_supernet_alone() -> None:
             {"choices": "width,pooling", "operators": ("ggem",), "width_ratios": (0.625, 1)},
             "`groups` must divide `channels`, got groups=4, channels=10; use 1, 2, 5, 10",
         ),
-        ({"heads": ("gem",)}, "`heads` needs the choice 'head'; add it to `choices`, or leave `heads` out"),
-        ({"choices": "head", "heads": ("avg", "gsp")}, r"among avg, gem, ggem, simpool, .* got \['avg', 'gsp'\]"),
-        ({"choices": "head", "heads": ("gem", "gem")}, r"at least one and none twice; got \['gem', 'gem'\]"),
+        ({"head_operators": ("gem",)}, "`head_operators` needs the choice 'head'; .* or leave `head_operators` out"),
+        ({"choices": "head", "head_operators": ("avg", "gsp")}, r"among avg, gem, ggem, simpool, .* got \['avg', 'gsp'\]"),
+        ({"choices": "head", "head_operators": ("gem", "gem")}, r"at least one and none twice; got \['gem', 'gem'\]"),
         (
-            {"choices": "head,width", "heads": ("ggem",), "width_ratios": (0.65625, 1)},
+            {"choices": "head,width", "head_operators": ("ggem",), "width_ratios": (0.65625, 1)},
             "`groups` must divide `channels`, got groups=4, channels=42; use 1, 2, 3, 6",
         ),
         ({"choices": "pooling", "operators": ("median",)}, "`operators` must be among .*; got 'median'"),
@@ -332,10 +339,10 @@ def test_slices_of_any_selection_of_choices(data: st.DataObject) -> None:
 
 @pytest.mark.parametrize("name", ["resnet-elastic", "mobilenet-elastic"])
 def test_each_head_pools_as_its_operator_does_with_the_weights_of_the_first_channels(name: str) -> None:
-    space = make_space(name, choices="head,width", heads=HEADS, image_size=16)
+    space = make_space(name, choices="head,width", head_operators=HEAD_OPERATORS, image_size=16)
     supernet, rng = stirred(space).eval(), np.random.default_rng(0)
     assert [(c.name, c.kind) for c in space.choices][-1] == ("head.pooling", "head")
-    for operator in HEADS:
+    for operator in HEAD_OPERATORS:
         arch = space.architecture({**dict(space.sample(rng)), "head.pooling": operator})
         *body, head = supernet.extract(space.locals(arch))
         features = nn.Sequential(*body)(images(space))
