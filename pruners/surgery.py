@@ -139,6 +139,8 @@ def _mend_layer(layer: nn.Module) -> None:
     """Attributes of torch's own layers follow from the shapes of their tensors."""
     if isinstance(layer, nn.Linear):
         layer.out_features, layer.in_features = layer.weight.shape
+    elif isinstance(layer, nn.Bilinear):
+        layer.out_features, layer.in1_features, layer.in2_features = layer.weight.shape
     elif isinstance(layer, nn.Embedding):
         layer.num_embeddings, layer.embedding_dim = layer.weight.shape
     elif isinstance(layer, (nn.LayerNorm, nn.RMSNorm)) and layer.weight is not None:

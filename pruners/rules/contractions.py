@@ -44,6 +44,15 @@ def linear(walk: Walk, node: Node, a: Arguments) -> Dims:
     return [*x[:-1], *weight[:-1]]
 
 
+def bilinear(walk: Walk, node: Node, a: Arguments) -> Dims:
+    """x (..., I) and y (..., J) with weight (O, I, J)."""
+    x, y, weight = (walk.dims(a[name]) for name in ("input1", "input2", "weight"))
+    tie(x[-1], weight[1])
+    tie(y[-1], weight[2])
+    tie_vectors(walk, weight[0], a["bias"])
+    return [*broadcast(x[:-1], y[:-1]), weight[0]]
+
+
 def matmul(walk: Walk, node: Node, a: Arguments) -> Dims:
     """(..., M, K) with (..., K, N); vectors as torch.matmul takes them; an added term broadcasts onto the result."""
     values = [value for value in a.values() if isinstance(value, Node)]
@@ -105,35 +114,46 @@ def grouped_matmul(walk: Walk, node: Node, a: Arguments) -> Dims:
 
 
 def recurrent(walk: Walk, node: Node, a: Arguments) -> list[Dims]:
-    """LSTM (4 gates), GRU (3), plain RNN (1): x (..., I), weights (gates x H, I), (gates x H, H), biases (gates x H)."""
+    """LSTM (4 gates), GRU (3), plain RNN (1): x (..., I), weights (gates x H, I), (gates x H, H), biases (gates x H).
+
+    A projected LSTM puts out P of its H units: weights (4 x H, P) and, as the last of a layer, (P, H). Its H stay, since torch tells
+    a projection by P and H being different.
+    """
     name = str(node.target)
     gates = 4 if "lstm" in name else 3 if "gru" in name else 1
     x = walk.dims(a["input"])
     states = [walk.dims(state) for state in (a["hx"] if isinstance(a["hx"], (list, tuple)) else [a["hx"]])]
     weights = [walk.dims(weight) for weight in a["params"]]
     directions = 2 if a["bidirectional"] else 1
-    per_layer = 4 if a["has_biases"] else 2
-    inputs, hidden = x[-1], states[0][-1]
+    inputs, hidden, units = x[-1], states[0][-1], states[-1][-1]
+    projected = hidden.size != units.size
+    if projected:
+        freeze(units, "units of a projected LSTM")
+    per_layer = (4 if a["has_biases"] else 2) + projected
     for start in range(0, len(weights), per_layer * directions):
         for offset in range(start, start + per_layer * directions, per_layer):
             tie(weights[offset][1], inputs)
-            for dims in weights[offset : offset + per_layer]:
-                gate, units = factor(dims[0], (gates, dims[0].size // gates))
+            for dims in weights[offset : offset + per_layer - projected]:
+                gate, rows = factor(dims[0], (gates, dims[0].size // gates))
                 freeze(gate, "gates of a recurrent layer")
-                tie(units, hidden)
+                tie(rows, units)
             tie(weights[offset + 1][1], hidden)
+            if projected:
+                broadcast([hidden, units], weights[offset + per_layer - 1])
         inputs = concat([hidden] * directions)
     for state in states:
         freeze(state[0], "layers of a recurrent network")
-        tie(state[-1], hidden)
+    if not projected:
+        tie(units, hidden)
     return [[*x[:-1], inputs], *states]
 
 
 CONTRACTIONS: dict[str, Rule] = {
     "conv1d": convolution, "conv2d": convolution, "conv3d": convolution, "convolution": convolution,
     "conv_transpose1d": convolution, "conv_transpose2d": convolution, "conv_transpose3d": convolution,
-    "linear": linear, "matmul": matmul, "mm": matmul, "bmm": matmul, "addmm": matmul, "baddbmm": matmul, "mv": matmul,
-    "addmv": matmul, "dot": matmul, "vdot": matmul,
+    "linear": linear, "bilinear": bilinear,
+    "matmul": matmul, "mm": matmul, "bmm": matmul, "addmm": matmul, "baddbmm": matmul, "mv": matmul, "addmv": matmul,
+    "dot": matmul, "vdot": matmul,
     "einsum": einsum, "scaled_dot_product_attention": attention,
     "grouped_mm_fallback": grouped_matmul, "_grouped_mm": grouped_matmul,
     "lstm": recurrent, "gru": recurrent, "rnn_tanh": recurrent, "rnn_relu": recurrent,

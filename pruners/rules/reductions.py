@@ -61,6 +61,14 @@ def reduction(walk: Walk, node: Node, a: Arguments) -> Dims | list[Dims]:
     return [out, out] if isinstance(node.meta["val"], (tuple, list)) else out
 
 
+def loss(walk: Walk, node: Node, a: Arguments) -> Dims:
+    """Entry by entry, then averaged or added up over all unless `reduction` is 0."""
+    if a["reduction"]:
+        walk.statistic(node)
+    entries = broadcast(walk.dims(a["self"]), walk.dims(a["target"]))
+    return [] if a["reduction"] else entries
+
+
 def along(walk: Walk, node: Node, a: Arguments) -> Dims | list[Dims]:
     """What depends on every index of a dimension, or on their order: it stays, the other dimensions pass."""
     x = walk.dims(next(value for value in a.values() if isinstance(value, Node)))
@@ -111,10 +119,26 @@ NORMS: dict[str, Rule] = {
     "layer_norm": layer_norm, "rms_norm": layer_norm, "group_norm": group_norm, "_weight_norm": weight_norm,
 }  # fmt: skip
 
-REDUCTIONS: dict[str, Rule] = dict.fromkeys(
-    ("sum", "mean", "var", "var_mean", "std", "std_mean", "amax", "amin", "linalg_vector_norm", "norm", "any", "all"),
-    reduction,
-)
+REDUCTIONS: dict[str, Rule] = {
+    **dict.fromkeys(
+        (
+            "sum",
+            "mean",
+            "var",
+            "var_mean",
+            "std",
+            "std_mean",
+            "amax",
+            "amin",
+            "linalg_vector_norm",
+            "norm",
+            "any",
+            "all",
+        ),
+        reduction,
+    ),
+    **dict.fromkeys(("mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss", "soft_margin_loss"), loss),
+}
 
 ALONG: dict[str, Rule] = dict.fromkeys(
     ("softmax", "_softmax", "log_softmax", "logsumexp", "cumsum", "cumprod", "sort", "argsort", "topk", "argmax", "argmin",

@@ -6,8 +6,8 @@ import math
 
 from torch.fx import Node
 
-from pruners.axes import factor, freeze, product
-from pruners.rules.base import Arguments, Dims, Rule, Walk, frozen
+from pruners.axes import factor, freeze, product, tie
+from pruners.rules.base import Arguments, Dims, Rule, Walk, broadcast, frozen
 
 
 def pixel_shuffle(walk: Walk, node: Node, a: Arguments) -> Dims:
@@ -53,6 +53,23 @@ def fold_windows(walk: Walk, node: Node, a: Arguments) -> Dims:
     return [*batch, channels, *frozen(walk.shape(node)[-2:], "space of windows")]
 
 
+def unpool(walk: Walk, node: Node, a: Arguments) -> Dims:
+    """Values (..., C, H, W) to the places (..., C, H, W) that a pooling took them from."""
+    *channels, height, width = broadcast(walk.dims(a["self"]), walk.dims(a["indices"]))
+    for axis in (height, width):
+        freeze(axis, "space of a pooling")
+    return [*channels, *frozen(walk.shape(node)[-2:], "space of a pooling")]
+
+
+def grid_sample(walk: Walk, node: Node, a: Arguments) -> Dims:
+    """x (N, C, space) at the points of a grid (N, space, 2 or 3), whose numbers address x."""
+    (batch, channels, *space), (batch_of_grid, *grid) = walk.dims(a["input"]), walk.dims(a["grid"])
+    tie(batch, batch_of_grid)
+    for axis in (*space, *grid):
+        freeze(axis, "space of a grid")
+    return [batch, channels, *grid[:-1]]
+
+
 def channel_shuffle(walk: Walk, node: Node, a: Arguments) -> Dims:
     x = list(walk.dims(next(value for value in a.values() if isinstance(value, Node))))
     outer, inner = factor(x[1], (a["groups"], x[1].size // a["groups"]))
@@ -62,5 +79,7 @@ def channel_shuffle(walk: Walk, node: Node, a: Arguments) -> Dims:
 
 SPACE_MOVES: dict[str, Rule] = {
     "pixel_shuffle": pixel_shuffle, "pixel_unshuffle": pixel_unshuffle, "im2col": unfold_windows, "col2im": fold_windows,
+    "max_unpool2d": unpool,
+    **dict.fromkeys(("grid_sampler", "grid_sampler_2d", "grid_sampler_3d"), grid_sample),
     "channel_shuffle": channel_shuffle, "native_channel_shuffle": channel_shuffle,
 }  # fmt: skip

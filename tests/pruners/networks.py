@@ -208,6 +208,22 @@ class Recurrent(nn.Module):
         return self.head(x[:, -1])
 
 
+class ProjectedRecurrent(nn.Module):
+    """LSTMs that put out a projection of their units."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Linear(5, 6)
+        self.lstm = nn.LSTM(6, 12, 2, batch_first=True, bidirectional=True, proj_size=8)
+        self.second = nn.LSTM(16, 9, batch_first=True, proj_size=4, bias=False)
+        self.head = nn.Linear(4, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x, (_, cell) = self.lstm(self.embed(x))
+        x, _ = self.second(x)
+        return self.head(x[:, -1]) + cell.sum((0, 2))[:, None]
+
+
 class LoopedExperts(nn.Module):
     """Every expert sees every token, weighted by a router."""
 
@@ -289,6 +305,7 @@ NETWORKS: dict[str, Callable[[], tuple[nn.Module, tuple[Tensor, ...]]]] = {
     "shared": lambda: (Shared(), (torch.randint(0, 11, (2, 6)),)),
     "normed": lambda: (Normed(), (torch.randn(2, 3, 10),)),
     "recurrent": lambda: (Recurrent(), (torch.randn(2, 4, 5),)),
+    "projected recurrent": lambda: (ProjectedRecurrent(), (torch.randn(2, 4, 5),)),
     "looped experts": lambda: (LoopedExperts(), (torch.randn(2, 4, 5),)),
     "stacked experts": lambda: (StackedExperts(), (torch.randn(2, 4, 5),)),
     "state space": lambda: (StateSpace(), (torch.randn(2, 4, 6),)),

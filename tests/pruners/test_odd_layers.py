@@ -37,6 +37,19 @@ class Multiplied(nn.Module):
         return self.bilinear(x, x.tanh())
 
 
+class Warped(nn.Module):
+    """Channels read at places that other channels say."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.where = nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        grid = self.where(x).tanh().unflatten(1, (2, 2))
+        image = x.transpose(1, 2).unflatten(2, (2, 2))
+        return F.grid_sample(image, grid, align_corners=False).flatten(2).transpose(1, 2)
+
+
 class PerFeature(nn.Module):
     """A slope for each of the features, which a convolution would call channels."""
 
@@ -48,6 +61,11 @@ class PerFeature(nn.Module):
         return self.slopes(x.transpose(1, 2)).transpose(1, 2)
 
 
+def unpooled(x: Tensor) -> Tensor:
+    values, places = F.max_pool1d(x.transpose(1, 2), 2, return_indices=True)
+    return F.max_unpool1d(values, places, 2).transpose(1, 2)
+
+
 def longer(x: Tensor) -> Tensor:
     return F.interpolate(x.transpose(1, 2), scale_factor=1.5, mode="nearest-exact").transpose(1, 2)
 
@@ -57,6 +75,10 @@ LAYERS: dict[str, tuple[Callable[[], Callable[[Tensor], Tensor]], int]] = {
     "prelu shared": (lambda: nn.PReLU(), 8),
     "prelu per feature": (PerFeature, 8),
     "resized exactly": (lambda: longer, 8),
+    "sampled on a grid": (Warped, 8),
+    "unpooled": (lambda: unpooled, 8),
+    "loss entry by entry": (lambda: lambda x: F.smooth_l1_loss(x, x.flip(1), reduction="none"), 8),
+    "loss": (lambda: lambda x: x * F.mse_loss(x, x.flip(1)), 8),
     "softmax": (lambda: nn.Softmax(-1), 8),
     "cumulative sum": (lambda: lambda x: x.cumsum(-1), 8),
     "maximum with another": (lambda: lambda x: torch.maximum(x, x.flip(1)), 8),
@@ -83,7 +105,7 @@ LAYERS: dict[str, tuple[Callable[[], Callable[[Tensor], Tensor]], int]] = {
     "views": (lambda: lambda x: x.movedim(1, 2).swapaxes(1, 2).flatten(1).view_as(x) @ x.mT @ x, 8),
     "one left out": (lambda: lambda x: torch.cat([x[..., :3], x[..., 4:]], -1), 7),
 }
-FROZEN = ("softmax", "cumulative sum", "largest values", "sorted", "bilinear", "local response", "distances", "pooled channels",
+FROZEN = ("softmax", "cumulative sum", "largest values", "sorted", "local response", "distances", "pooled channels",
           "unfolded", "triangle", "stepped", "rolled", "reflected")  # fmt: skip
 
 
