@@ -25,11 +25,13 @@ from nas.config import FORMATS
 from nas.data import ImageData
 from nas.evaluation import calibrate_
 from nas.files import put_tensors, replacing, write_json
+from nas.learners import Supernets
 from nas.pruned import PrunedNetwork, recalibrated
 from nas.retrain import build, weights_path
 from nas.scoring import head
 from nas.spaces import build_space
 from nas.study import Study
+from nas.team import OneSupernet
 from nas.train import load_supernets
 from search_spaces import Architecture, SearchSpace
 from search_spaces.naming import unknown_name
@@ -132,7 +134,7 @@ def from_supernet(study: Study, arch: Architecture, data: ImageData) -> nn.Modul
         raise ValueError(
             f"{study.space.label(arch)} was not trained alone, and the run has no supernet to take weights from"
         )
-    supernet = learner.members[_best_supernet(study, arch)].supernet
+    supernet = learner.members[_best_supernet(study, arch, learner)].supernet
     locals = study.space.locals(arch)
     calibrated = calibrate_(supernet.extract(locals), data, head(data.train, study.config.ranking.calibration_images))
     module = study.space.net.build(locals)
@@ -151,10 +153,13 @@ def _source(study: Study) -> str:
     return "trained model" if isinstance(study.space.net, PrunedNetwork) else "supernet"
 
 
-def _best_supernet(study: Study, arch: Architecture) -> int:
+def _best_supernet(study: Study, arch: Architecture, learner: Supernets) -> int:
+    """The supernet that ranked an architecture best, or the one that it belongs to where no other was asked."""
     table = study.trials
     ranked = table[table["architecture"] == arch.key].filter(regex=r"^accuracy_supernet\d+$").dropna(axis=1)
-    return int(str(ranked.iloc[0].idxmax()).removeprefix("accuracy_supernet")) if ranked.size else 0
+    if ranked.size:
+        return int(str(ranked.iloc[0].idxmax()).removeprefix("accuracy_supernet"))
+    return 0 if isinstance(learner, OneSupernet) else learner.assign([arch])[0]
 
 
 def _describe(study: Study, arch: Architecture, data: ImageData, weights: str) -> dict[str, Any]:

@@ -20,6 +20,8 @@ from nas.data import ImageData
 from nas.evaluation import module_accuracy
 from nas.export import export, from_supernet
 from nas.retrain import build
+from nas.splitting import Splitting
+from nas.train import load_supernets
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +102,28 @@ def test_the_weights_of_the_better_supernet_are_taken(finished: Study, data: Ima
     tensors = nas.checkpoint.load(finished.folder / "supernets" / "checkpoint.safetensors").tensors
     weight = tensors[f"supernet{better}/weights/blocks.head.body.2.weight"]
     assert torch.equal(module.state_dict()["head.2.weight"], weight)
+
+
+def test_after_a_split_each_architecture_has_the_weights_of_its_own_supernet(tmp_path: Path) -> None:
+    study = nas.search(
+        "resnet20-pooling",
+        "digits",
+        out=tmp_path / "run",
+        strategy="one-shot",
+        sampler="split",
+        epochs=4,
+        batch_size=32,
+        limit=300,
+        retrain="none",
+    )
+    data = study.data()
+    learner = load_supernets(study, data)
+    assert isinstance(learner, Splitting)
+    archs = list(study.space.enumerate())
+    for arch in (archs[0], archs[-1]):
+        number = learner.assign([arch])[0]
+        head = learner.members[number].supernet.state_dict()["blocks.head.body.2.weight"]
+        assert number and torch.equal(from_supernet(study, arch, data).state_dict()["head.2.weight"], head)
 
 
 def test_a_model_that_differs_from_its_source_is_not_written(
