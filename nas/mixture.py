@@ -22,9 +22,11 @@ from nas.batches import batches
 from nas.data import ImageData
 from nas.device import memory_format, precision
 from nas.seeding import stream
+from nas.supernet import without_dropout
 from nas.team import Team
 from nas.training import Batch, Row
 from search_spaces import Architecture
+from search_spaces.paths import together
 
 MOST_ARCHITECTURES = 100_000
 MOST_ROUNDS = 1_000
@@ -147,8 +149,11 @@ class Mixture:
         self.untold.append([])
         for number, draw in zip(numbers, draws, strict=True):
             images, labels = next(self.validation)
-            with torch.no_grad(), precision(self.device):
-                logits = self.members[number].supernet(images, self.team.space.locals(draw.arch))
+            supernet = self.members[number].supernet
+            with torch.no_grad(), precision(self.device), without_dropout(supernet):
+                logits = supernet(images, self.team.space.locals(draw.arch))
+            if self.team.space.net.heads > 1:
+                logits = together(logits.unbind(1), training=False)
             accuracy = (logits.argmax(1) == labels).float().mean()
             self.untold[-1].append((self.rows(draw.arch), number, accuracy))
 

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.nn.functional import cross_entropy
 
 from nas.data import ImageData
 from nas.extremes import extremes
 from nas.mixture import MOST_ARCHITECTURES, Mixture, MixtureConfig, balance, kl_from_uniform, replay, softmax
-from nas.samplers import Sandwich, Uniform
+from nas.samplers import Draw, Sandwich, Uniform
+from nas.seeding import stream
 from nas.team import Team
 from nas.training import TrainingConfig, fit
 from nas.updates import InPlace, Labels
-from search_spaces import SearchSpace, make_space
+from search_spaces import SearchSpace, ensemble, make_space
 from tests.elastic_toy import elastic_space
 
 THRESHOLD = 1e-4
@@ -148,10 +152,48 @@ def test_stopping_and_going_on_ends_with_the_same_weights_and_averages(
             assert torch.equal(value, b.supernet.state_dict()[name]), name
 
 
+@pytest.mark.parametrize("paths", [1, 2])
+def test_averages_take_in_what_the_subnet_gets_right_of_the_next_validation_images(
+    paths: int, digits: ImageData
+) -> None:
+    space = ensemble(elastic_space()) if paths == 2 else elastic_space()
+    learner = mixture(space, digits, supernets=2, decay=0.75)
+    learner.begin(0)
+    learner.step(torch.randn(64, 1, 8, 8), torch.randint(10, (64,)), 0.1)
+    [[(rows, number, _)]] = learner.untold
+    images, labels = next(learner._validation(stream(0, "validation", 0)))
+    with torch.no_grad():
+        logits = learner.members[number].supernet(images, space.locals(learner.archs[rows[0]]))
+    chances = logits.softmax(-1) if paths == 1 else logits.softmax(-1).mean(1)
+    right = (chances.argmax(1) == labels).double().mean().item()
+    learner.end()
+    assert learner.averages[rows[0], number] == pytest.approx(0.75 + 0.25 * right)
+    assert (learner.averages != 1).sum() == 1
+
+
+def test_an_architecture_belongs_to_the_supernet_of_the_last_temperature(space: SearchSpace, digits: ImageData) -> None:
+    learner = mixture(space, digits, epochs=10, temperature=30)
+    learner.averages = np.random.default_rng(0).uniform(0.2, 0.9, learner.averages.shape)
+    last, first = (learner.assignment(epoch)[0].argmax(axis=1).tolist() for epoch in (10, 0))
+    assert learner.assign(learner.archs) == last != first
+
+
 def test_a_sandwich_is_shared_among_the_supernets_and_one_largest_teaches_them_all(digits: ImageData) -> None:
     space = elastic_space()
     config = TrainingConfig(epochs=1, batch_size=50)
-    team = Team(space, config, Sandwich(space, *extremes(space)), InPlace(config), seed=0, device=CPU, supernets=2)
+    small, large = extremes(space)
+    team = Team(space, config, Sandwich(space, small, large), InPlace(config), seed=0, device=CPU, supernets=2)
+    images, labels = torch.randn(16, 1, 8, 8), torch.randint(10, (16,))
+    with torch.no_grad():
+        teacher, student = (
+            copy.deepcopy(member.supernet).train()(images, space.locals(arch))
+            for member, arch in zip(team.members, (large, small), strict=True)
+        )
+    team.begin(0)
+    team.step([0, 1], [Draw(large, "max"), Draw(small, "min")], (images, labels), 0.1)
+    team.settle()
+    expected = cross_entropy(teacher, labels), cross_entropy(student, teacher.softmax(1))
+    assert [row["loss"] for row in team.end()] == pytest.approx([loss.item() for loss in expected])
     history = fit(Mixture(team, digits, MixtureConfig(), CPU), digits, digits.train, config, seed=0, device=CPU)
     assert [row["supernet"] for row in history] == [0, 1] and all(np.isfinite(row["loss"]) for row in history)
 
