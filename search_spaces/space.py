@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import islice
 
 import numpy as np
 
@@ -17,6 +18,7 @@ from search_spaces.network import Local, Network
 from search_spaces.numbering import Numbering, Values, exists
 
 TRIES = 10_000
+TRIES_PER_VALUE = 1_000
 NEIGHBOUR_TRIES = 100
 COUNTABLE = 2_000_000
 
@@ -117,8 +119,8 @@ class SearchSpace:
         Raises:
             ValueError: none of 10,000 descriptions keeps the constraints.
         """
-        for _ in range(TRIES):
-            values = self._numbering.description(self._drawn_index(rng))
+        for index in islice(self._drawn(rng), TRIES):
+            values = self._numbering.description(index)
             if self._stands_for_itself(values):
                 return self._make(values)
         rules = "; ".join(constraint.rule for constraint in self.constraints)
@@ -311,12 +313,14 @@ class SearchSpace:
     def _numbering(self) -> Numbering:
         return Numbering(self.choices)
 
-    def _drawn_index(self, rng: np.random.Generator) -> int:
-        if not self.even_first:
-            return _below(self.raw_size, rng)
-        sizes = self._numbering.sizes
-        first = int(rng.integers(len(sizes)))
-        return sum(sizes[:first]) + _below(sizes[first], rng)
+    def _drawn(self, rng: np.random.Generator) -> Iterator[int]:
+        """Random descriptions without end; with `even_first`, many of the same first value before those of another."""
+        sizes = self._numbering.sizes if self.even_first else [self.raw_size]
+        while True:
+            first = int(rng.integers(len(sizes))) if self.even_first else 0
+            before = sum(sizes[:first])
+            for _ in range(TRIES_PER_VALUE):
+                yield before + _below(sizes[first], rng)
 
     def _canonical(self, values: Values) -> Values:
         return self.canonical(dict(values)) if self.canonical else values

@@ -45,15 +45,14 @@ def check_enumeration(space: SearchSpace) -> None:
 def check_uniform(space: SearchSpace, rng: np.random.Generator, each: int = 30, least: float = 1e-7) -> None:
     """Every architecture is sampled about equally often: chi-square with about `each` draws of each one.
 
-    With `even_first` each value of the first choice is drawn as often, whether it has many descriptions or few.
+    With `even_first` each value of the first choice is drawn as often, whether it has many architectures or few.
     """
     archs = list(space.enumerate())
     counts = Counter(space.sample(rng) for _ in range(each * len(archs)))
     assert set(counts) <= set(archs)
     weights = np.ones(len(archs))
     if space.even_first:
-        codes = range(space.raw_size)
-        firsts = Counter(space._numbering.description(index)[space.choices[0].name] for index in codes)
+        firsts = Counter(arch[space.choices[0].name] for arch in archs)
         weights = np.array([1 / firsts[arch[space.choices[0].name]] for arch in archs])
     expected = weights * each * len(archs) / weights.sum()
     assert chisquare([counts[arch] for arch in archs], expected).pvalue > least or len(archs) == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 
 import numpy as np
@@ -11,8 +12,9 @@ from nas.pareto import crowding_distance, hypervolume, non_dominated_rank
 from nas.strategies import NSGA2, STRATEGIES, CoarseToFine, Evolution, Exhaustive, RandomSearch, make_strategy
 from nas.strategies.coarse_to_fine import tied
 from nas.strategies.ranked import Ranked
-from search_spaces import Architecture, Categorical, Constraint, Integer, SearchSpace, Subset, make_space
+from search_spaces import Architecture, Categorical, Constraint, Integer, SearchSpace, Subset, ensemble, make_space
 from tests.conformance import check_strategy, made_up_losses, sequences, sequences_elsewhere, visited
+from tests.elastic_toy import elastic_space
 
 POOLING = make_space("resnet20-pooling")
 SETTINGS = {
@@ -97,6 +99,19 @@ def test_random_search_is_uniform_without_repetition() -> None:
     for position in range(2):
         counts = np.unique([POOLING.label(pair[position]) for pair in first], return_counts=True)[1]
         assert len(counts) == 36 and counts.min() >= 6 and counts.max() <= 40  # 20 on average
+
+
+def test_random_search_of_an_ensemble_takes_splits_in_turns() -> None:
+    space = ensemble(elastic_space(2))
+    every = Counter(arch["split"] for arch in space.enumerate())
+    assert max(every.values()) > 5 * min(every.values())
+    asked = [
+        arch["split"] for arch in RandomSearch(space, np.random.default_rng(0)).ask(len(every) * min(every.values()))
+    ]
+    for start in range(0, len(asked), len(every)):
+        assert set(asked[start : start + len(every)]) == set(every)
+    whole = RandomSearch(space, np.random.default_rng(0)).ask(10**6)
+    assert len(whole) == len(set(whole)) == space.size
 
 
 def test_nsga2_keeps_the_best_of_parents_and_children() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Protocol
@@ -11,6 +12,7 @@ from numpy.typing import ArrayLike
 
 from nas.pareto import Floats, check_losses
 from search_spaces import Architecture, SearchSpace
+from search_spaces.choices import Value
 
 SMALL = 100_000
 DRAWS = 1_000
@@ -93,7 +95,7 @@ class Archive:
         return self.sample()
 
     def sample(self) -> Architecture | None:
-        """A new architecture, every one equally likely; None if there is none.
+        """A new architecture, every one equally likely, or with `even_first` every value of the first choice; None if there is none.
 
         A space of up to 100,000 descriptions is listed once and shuffled. From a larger one architectures are drawn; after 1,000 draws
         in a row of known ones, or where no more were found to keep its constraints, it counts as used up.
@@ -139,4 +141,15 @@ class Archive:
     @cached_property
     def _shuffled(self) -> list[Architecture]:
         archs = list(self.space.enumerate())
-        return [archs[at] for at in self.rng.permutation(len(archs))]
+        shuffled = [archs[at] for at in self.rng.permutation(len(archs))]
+        return list(reversed(_in_turns(shuffled, self.space.choices[0].name))) if self.space.even_first else shuffled
+
+
+def _in_turns(archs: Sequence[Architecture], choice: str) -> list[Architecture]:
+    """The same architectures in an order in which the values of a choice take turns, as long as there are some of each."""
+    before: Counter[Value] = Counter()
+    turns = []
+    for arch in archs:
+        turns.append(before[arch[choice]])
+        before[arch[choice]] += 1
+    return [archs[at] for at in np.argsort(turns, kind="stable")]
