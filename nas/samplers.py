@@ -32,7 +32,13 @@ class Draw(NamedTuple):
 
 
 class Sampler(ABC):
-    """Proposes the architectures of each step; those without memory implement `draw` alone."""
+    """Proposes the architectures of each step; those without memory implement `draw` alone.
+
+    Attributes:
+        averages: the losses of a step are averaged, also of the part that one of several supernets has; else they are added.
+    """
+
+    averages = True
 
     @abstractmethod
     def draw(self, epoch: int, rng: np.random.Generator) -> list[Draw]:
@@ -135,6 +141,8 @@ class Sandwich(Sampler):
     Reference: Yu et al., "BigNAS: Scaling Up Neural Architecture Search with Big Single-Stage Models", ECCV 2020, arXiv:2003.11142.
     """
 
+    averages = False
+
     def __init__(self, space: SearchSpace, smallest: Architecture, largest: Architecture, subnets: int = 2) -> None:
         self.space, self.smallest, self.largest, self.subnets = space, smallest, largest, subnets
 
@@ -156,6 +164,8 @@ class Delayed(Sampler):
     Differs: the factor rises by the epoch; `start`, `epsilon` and `over` are ours.
     """
 
+    averages = False
+
     def __init__(self, sandwich: Sandwich, start: int, epsilon: float = 1e-4, over: int = 10) -> None:
         self.sandwich, self.start, self.epsilon, self.over = sandwich, start, epsilon, over
 
@@ -174,7 +184,7 @@ class Groups(Sampler):
     A choice that exists under some values of others only is balanced before it is known which of the architectures have it, so that
     among those the numbers can differ by more.
 
-    Meant for a batch that is split among them, see `nas.supernet.Team`. Ordered choices open from their largest value
+    Meant for a batch that is split among them, see `nas.team.Team`. Ordered choices open from their largest value
     on, one by one over the first `opening` epochs.
 
     Reference: Liao, Karaman, Sze, "Searching for Efficient Multi-Stage Vision Transformers", 2021, arXiv:2109.00642.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
@@ -99,7 +100,7 @@ class Team:
         """Train each architecture on the supernet of its number, by one step of each of these supernets."""
         self.batch, self.rate = batch, rate
         self.steps += 1
-        losses = self._together(numbers, draws) if self.split else self._in_turn(numbers, draws)
+        losses = self._together(numbers, draws) if self.split else self._in_turn(numbers, self._shared(numbers, draws))
         for number, draw in zip(numbers, draws, strict=True):
             self.members[number].trained.append(self.space.locals(draw.arch))
         self.settle()
@@ -161,6 +162,13 @@ class Team:
         self.sampler.restore(below("sampler", tensors))
         self.rule.restore(below("rule", tensors), [member.supernet for member in self.members])
 
+    def _shared(self, numbers: Sequence[int], draws: Sequence[Draw]) -> Sequence[Draw]:
+        """The draws with weights by which each supernet averages those of its own, where the sampler averages."""
+        own = Counter(numbers)
+        if len(own) == 1 or not self.sampler.averages:
+            return draws
+        return [d._replace(weight=d.weight * len(draws) / own[n]) for n, d in zip(numbers, draws, strict=True)]
+
     def _in_turn(self, numbers: Sequence[int], draws: Sequence[Draw]) -> list[Tensor]:
         """Every architecture on the whole batch; gradients add up, and the activations of one are there at a time."""
         step = Step(*self.batch)
@@ -172,13 +180,17 @@ class Team:
         return losses
 
     def _together(self, numbers: Sequence[int], draws: Sequence[Draw]) -> list[Tensor]:
-        """Every architecture on its part of the batch; each image counts the same."""
+        """Every architecture on its part of the batch; each image counts the same among those of its supernet."""
         images, labels = self.batch
         parts = zip(images.tensor_split(len(draws)), labels.tensor_split(len(draws)), strict=True)
         losses = [self._loss(n, d, Step(*part)) for n, d, part in zip(numbers, draws, parts, strict=True)]
         sizes = [len(part) for part in labels.tensor_split(len(draws))]
-        total = sum(loss * (d.weight * size) for loss, d, size in zip(losses, draws, sizes, strict=True))
-        (total / (len(labels) * self.accumulate)).backward()  # type: ignore[union-attr]
+        own: Counter[int] = Counter()
+        for number, size in zip(numbers, sizes, strict=True):
+            own[number] += size
+        weights = [d.weight * size / own[n] for n, d, size in zip(numbers, draws, sizes, strict=True)]
+        total = torch.stack([loss * (w / self.accumulate) for loss, w in zip(losses, weights, strict=True)]).sum()
+        total.backward()
         return [loss.detach() for loss in losses]
 
     def _loss(self, number: int, draw: Draw, step: Step) -> Tensor:

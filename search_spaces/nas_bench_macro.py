@@ -14,6 +14,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping
 from functools import partial
+from typing import cast
 
 from torch import Tensor, nn
 
@@ -48,6 +49,11 @@ class InvertedResidual(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, c_in, H, W) -> (N, c_out, ceil(H / stride), ceil(W / stride))."""
         return x + self.body(x) if self.residual else self.body(x)
+
+    def zero_residuals_(self) -> None:
+        """Where the input is added, let the convolutions contribute nothing at first: the scale of the last normalisation is zero."""
+        if self.residual:
+            nn.init.zeros_(cast(nn.BatchNorm2d, self.body[-1]).weight)
 
 
 class SharedKinds(nn.Module):

@@ -92,6 +92,11 @@ class ResidualBlock(nn.Module):
             out = norm(layer(F.relu(out) if at else out))
         return F.relu(out + self.shortcut(x[..., :: self.step, :: self.step] if self.step > 1 else x))
 
+    def zero_residuals_(self) -> None:
+        """Let the body contribute nothing at first: the scale of its last normalisation, where that has one, is zero."""
+        if isinstance(scale := self.norms[-1].weight, Tensor):
+            nn.init.zeros_(scale)
+
 
 class SharedResidualBlock(nn.Module):
     """A residual block whose weights serve every downsampling operator, with an operator of each kind in front that has one."""

@@ -12,13 +12,13 @@ from torch import Tensor, nn
 
 from nas.data import ImageData
 from nas.distillation import Distillation
-from nas.learners import make_learner, make_sampler
+from nas.learners import make_learner, make_sampler, zero_residuals_
 from nas.samplers import Delayed, Draw, Groups, Sampler, Sandwich, Uniform
 from nas.settings import SupernetConfig
 from nas.team import OneSupernet, Team, Watched
 from nas.training import NotFinite, TrainingConfig, fit
 from nas.updates import InPlace, Labels, Peers, Rule, Snapshot, Step, Taught, check_teacher, soft_cross_entropy
-from search_spaces import SearchSpace, make_space
+from search_spaces import SearchSpace, Supernet, make_space
 from tests.elastic_toy import elastic_space
 from tests.test_samplers import LARGE, SMALL, SPACE, reversed_choices
 from tests.test_slices import batch
@@ -131,6 +131,33 @@ def test_one_group_with_all_open_is_a_plain_step_and_each_image_counts_once() ->
     halves = [supernet(images[part], SPACE.locals(a)) for part, a in ((slice(8), SMALL), (slice(8, 16), LARGE))]
     nn.functional.cross_entropy(torch.cat(halves), labels).backward()
     assert_close(moved(made), [-parameter.grad for parameter in supernet.parameters()])  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("split", [False, True])
+def test_supernets_that_share_a_step_average_what_each_has_of_it(split: bool) -> None:
+    images, labels = batch()
+    images, labels = images[:15], labels[:15]
+    archs = [SMALL, LARGE, SPACE.architecture({"depth": 1, "width1": 4, "kernel1": 3})]
+    draws = [Draw(arch, weight=1.0 if split else 1 / 3) for arch in archs]
+
+    def team(supernets: int) -> Team:
+        made = Team(
+            SPACE, PLAIN, Uniform(SPACE, 3), Labels(PLAIN), seed=0, device=CPU, supernets=supernets, split=split
+        )
+        made.begin(0)
+        return made
+
+    shared = team(2)
+    shared.step([1, 0, 1], draws, (images, labels), 1.0)
+    for number, own in ((0, [1]), (1, [0, 2])):
+        alone = team(2)
+        mine = [draws[at]._replace(weight=1.0 if split else 1 / len(own)) for at in own]
+        part = torch.cat([torch.arange(5) + 5 * at for at in own]) if split else torch.arange(15)
+        alone.step([number] * len(own), mine, (images[part], labels[part]), 1.0)
+        ours, theirs = (list(made.members[number].supernet.parameters()) for made in (shared, alone))
+        assert_close(ours, theirs)
+        with pytest.raises(AssertionError):
+            assert_close(ours, list(team(2).members[number].supernet.parameters()))
 
 
 def test_accumulating_two_batches_is_one_step_on_their_mean_gradient() -> None:
@@ -260,6 +287,7 @@ def test_progressive_shrinking_sorts_once_and_keeps_its_teacher(digits: ImageDat
     fit(whole, digits, digits.train, config, seed=0, device=CPU)
     fit(resumed, digits, digits.train, config, seed=0, device=CPU, path=tmp_path / "c")
     assert_equal(weights(whole), weights(resumed))
+    assert isinstance(whole.team.rule, Snapshot) and whole.team.rule.teacher and whole.team.rule.teacher.training
     ours, theirs = whole.team.rule, resumed.team.rule
     assert isinstance(ours, Snapshot) and isinstance(theirs, Snapshot) and ours.teacher and theirs.teacher
     assert_equal(list(ours.teacher.parameters()), list(theirs.teacher.parameters()))
@@ -275,9 +303,46 @@ def test_sorting_leaves_the_largest_subnet_as_it_is(digits: ImageData) -> None:
         mixture=False,
     )
     supernet, images = made.members[0].supernet, batch()[0]
-    before = supernet(images, SPACE.locals(LARGE)).detach()
+    before, unsorted = supernet(images, SPACE.locals(LARGE)).detach(), weights(made)
     made.begin(next(epoch for epoch in range(8) if made.team.sampler.sorts(epoch)))  # type: ignore[attr-defined]
     torch.testing.assert_close(supernet(images, SPACE.locals(LARGE)).detach(), before, rtol=1e-4, atol=1e-5)
+    with pytest.raises(AssertionError):
+        assert_equal(weights(made), unsorted)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "block", "local"),
+    [
+        ("resnet20-pooling", {"bn": "affine"}, "block2", None),
+        ("resnet20-pooling", {"bn": "affine", "weights": "per-resolution"}, "block2", None),
+        ("nas-bench-macro", {}, "block2", 1),
+    ],
+)
+def test_residual_branches_of_blocks_without_slices_can_start_at_zero(
+    name: str, options: dict[str, str], block: str, local: int | None
+) -> None:
+    supernet = Supernet(make_space(name, **options).net).eval()
+    x = torch.rand(2, 64 if name == "nas-bench-macro" else 16, 32, 32)
+    assert not torch.equal(supernet.blocks[block](x, local), x)
+    zero_residuals_(supernet)
+    assert torch.equal(supernet.blocks[block](x, local), x)
+
+
+@pytest.mark.parametrize(("sampler", "epoch"), [("sandwich", 0), ("progressive", None)])
+def test_the_moving_average_starts_anew_where_weights_were_rearranged(
+    sampler: str, epoch: int | None, digits: ImageData
+) -> None:
+    config = TrainingConfig(epochs=8, batch_size=50)
+    shared = SupernetConfig(training=config, sampler=sampler, ema=0.9)
+    made = make_learner(shared, SPACE, digits, seed=0, device=CPU, mixture=False)
+    if epoch is None:
+        made.begin(0)
+        made.step(*batch(), 0.1)
+        epoch = next(at for at in range(8) if made.team.sampler.sorts(at))  # type: ignore[attr-defined]
+    made.begin(epoch)
+    (member,) = made.members
+    for name, value in member.supernet.named_parameters():
+        assert torch.equal(member.averaged[name], value), name
 
 
 @pytest.mark.parametrize(("sampler", "zero"), [("sandwich", True), ("delayed", True), ("uniform", False)])
