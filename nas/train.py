@@ -110,7 +110,10 @@ def open_run(
     _check_fit(space, data, config)
     if config.supernets.source is not None:
         _check_source(Path(config.supernets.source), space, data, config.supernets)
-    adjustable = ADJUSTABLE if _in_training(config, folder) else ()
+    trains = _in_training(config, folder)
+    if trains and not (folder / "run.yaml").exists():
+        _check_learner(config, space, data, device)
+    adjustable = ADJUSTABLE if trains else ()
     return Study.create(folder, config, space, data, options, adjustable), data, device
 
 
@@ -181,6 +184,13 @@ def adopt(config: RunConfig, *, space: bool = False, data: bool = False) -> RunC
 def _learner(study: Study, data: ImageData, device: torch.device, shared: SupernetConfig) -> Supernets:
     seed, mixture = study.config.seed, study.config.strategy == "mixture"
     return make_learner(shared, study.space, data, seed=seed, device=device, mixture=mixture)
+
+
+def _check_learner(config: RunConfig, space: SearchSpace, data: ImageData, device: torch.device) -> None:
+    """Raise what making the supernets would, before there is a folder; one stands for all, as a mixture of many takes its time."""
+    one = config.supernets.model_copy(update={"count": 1})
+    splits_a_mixture = config.strategy == "mixture" and one.sampler == "split"
+    make_learner(one, space, data, seed=config.seed, device=device, mixture=splits_a_mixture)
 
 
 def _checkpoint(folder: Path) -> Path:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -25,6 +26,7 @@ from nas.data import ImageData
 from nas.distillation import Distillation
 from nas.train import load_supernets
 from nas.training import NotFinite
+from search_spaces import make_space
 from tests.elastic_toy import elastic_space
 from tests.test_cli import lines, run
 
@@ -192,6 +194,17 @@ def test_a_teacher_of_other_classes_is_refused_before_training(digits: ImageData
         nas.train(elastic_space(), digits, out=tmp_path, teacher="tests.test_train:seven_classes", **QUICK)
     with pytest.raises(ValueError, match="teacher 'tests.test_slices:batch' must return a module, got tuple"):
         nas.train(elastic_space(), digits, out=tmp_path / "b", teacher="tests.test_slices:batch", **QUICK)
+
+
+@pytest.mark.parametrize("settings", [{"supernets": 2, "sampler": "split"}, {"sampler": "fair"}])
+def test_what_the_space_cannot_have_leaves_no_folder_in_the_way(
+    settings: dict[str, Any], digits: ImageData, tmp_path: Path
+) -> None:
+    for verb in (nas.train, nas.search):
+        space, out = make_space("nas-bench-macro", in_channels=1, image_size=8), tmp_path / verb.__name__
+        with pytest.raises(ValueError, match="use strategy one-shot|use uniform"):
+            verb(space, digits, out=out, **settings, **QUICK)
+        assert not out.exists()
 
 
 def test_an_exported_network_teaches(finished: nas.Study, digits: ImageData, tmp_path: Path) -> None:
