@@ -19,7 +19,8 @@ from search_spaces.choices import Choice, Condition, Value, conditions
 from search_spaces.ensemble import origin
 from search_spaces.extremes import described
 from search_spaces.network import Local
-from search_spaces.paths import advance
+from search_spaces.paths import OnPath, advance
+from search_spaces.pooling.windows import tokens
 
 SITUATIONS = 4
 FEWEST = 2
@@ -185,9 +186,12 @@ def _named(wanted: Mapping[str, Value]) -> Callable[[Choice], Value]:
 
 
 def _features(supernet: Supernet, locals: Sequence[Local], images: Tensor) -> Tensor:
-    """What leaves the last of some blocks, averaged over the image: (batch, channels)."""
+    """What leaves the last of some blocks, averaged over the image or its tokens: (batch, channels)."""
     flow: Any = images
     for block, local in zip(supernet.blocks.values(), locals, strict=False):
         flow = advance(block, flow, local)
-    out = flow[-1] if isinstance(flow, tuple) else flow
-    return out.float().flatten(2).mean(2) if out.ndim > 2 else out.float()
+    if isinstance(flow, tuple):  # of the paths so far
+        flow = flow[-1]
+    elif isinstance(locals[-1], OnPath):  # logits of every head
+        flow = flow[:, -1]
+    return tokens(flow.float()).mean(1) if flow.ndim > 2 else flow.float()

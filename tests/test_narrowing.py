@@ -76,6 +76,20 @@ def test_the_value_that_makes_no_difference_goes_where_all_do_alike() -> None:
     assert apart[2] == pytest.approx(expected, rel=1e-4)
 
 
+def test_the_last_block_of_the_last_path_is_compared_by_its_own_logits() -> None:
+    space = ensemble(make_space("resnet-elastic", depth=20, choices="head", in_channels=1, image_size=8), splits=(5,))
+    supernet = Supernet(space.net).train()
+    archs = [
+        space.architecture({"split": 5, "head.pooling": "avg", "path2.head.pooling": name})
+        for name in ("avg", "simpool")
+    ]
+    apart = dissimilarity(supernet, [space.locals(arch) for arch in archs], images(space))
+    logits = [supernet(images(space), space.locals(arch))[:, -1].log_softmax(1) for arch in archs]
+    with torch.no_grad():
+        expected = [float((a.exp() * (a - b)).sum(1).mean()) for a, b in (logits, logits[::-1])]
+    np.testing.assert_allclose(apart, expected, rtol=1e-4)
+
+
 def test_paths_of_an_ensemble_have_what_is_left_in_common() -> None:
     space = ensemble(SPACE)
     sampler = Narrowing(space, 4, seed=0)
