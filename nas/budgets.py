@@ -4,7 +4,7 @@ Reference: Tang et al., "ElasticViT: Conflict-aware Supernet Training for Deploy
 ICCV 2023, arXiv:2303.09730.
 Differs: budgets are equal shares of 4,096 architectures drawn uniformly and ordered by macs, so they suit any space; the smallest
 subnet of a step is the cheapest of the budgets in the same third; an architecture's score is renewed when it is trained again, not at
-fixed times.
+fixed times; banks hold 50 architectures at every budget; subnets but the cheapest learn from the labels, or from one given teacher.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ from search_spaces import SearchSpace, Supernet
 
 WATCHED = 256
 OF_HEADS = ("uniform", "groups", "narrowing")
-"""Samplers whose subnets learn from labels alone, so that each of several heads can."""
+"""Samplers that serve several heads: their subnets learn from labels alone, and take a canonical form and choices that are no sizes."""
 Supernets = OneSupernet | Mixture | Splitting
 
 

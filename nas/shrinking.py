@@ -42,8 +42,9 @@ class Progressive(Sampler):
         ValueError: no ordered choice is of any of the kinds, or there are fewer epochs than stages.
 
     Reference: Cai et al., "Once-for-All: Train One Network and Specialize it for Efficient Deployment", ICLR 2020, arXiv:1908.09791.
-    Differs: one schedule of the learning rate for all stages, which are equally long; kernels open one by one; the mean of
-    a step's gradients in place of their sum; channels are not sorted again, group by group, before the widths after the first.
+    Differs: one schedule of the learning rate for all stages, which are equally long; kernels open one by one, and resolutions with
+    them, not at once; the mean of a step's gradients in place of their sum; channels are not sorted again, group by group, before the
+    widths after the first.
     """
 
     def __init__(self, space: SearchSpace, largest: Architecture, epochs: int) -> None:

@@ -143,6 +143,8 @@ class Taught(Labels):
 class Snapshot(Labels):
     """From epoch `start` on, subnets learn from the labels and from the largest subnet as it was when that epoch began.
 
+    Of several supernets the first one's largest subnet teaches all.
+
     Args:
         config: label smoothing.
         largest: local choices of the largest subnet.

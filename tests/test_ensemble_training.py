@@ -108,7 +108,7 @@ def test_a_stop_changes_nothing(sampler: str, digits: ImageData, tmp_path: Path)
 @pytest.mark.parametrize(
     "sampler", ["sandwich", "delayed", "progressive", "sorted", "complexity", "performance", "split", "fair"]
 )
-def test_samplers_whose_subnets_teach_each_other_are_refused(sampler: str, digits: ImageData) -> None:
+def test_samplers_that_do_not_serve_heads_are_refused(sampler: str, digits: ImageData) -> None:
     shared = SupernetConfig(sampler=sampler, training=TrainingConfig(epochs=8))
     with pytest.raises(
         ValueError, match=f"learn from labels: 'toy-paths2' takes no `teacher` .* uniform, .* and {sampler}"

@@ -5,8 +5,8 @@ y = mean(max(x, 1e-6)^p)^(1/p): p = 1 is the average of positive values, and a l
 
 Reference: GeM: Radenovic, Tolias, Chum, "Fine-tuning CNN Image Retrieval with No Human Annotation", TPAMI 2019, arXiv:1711.02512.
 GGeM: Ko et al., "Group Generalized Mean Pooling for Vision Transformer", 2022, arXiv:2212.04114.
-Differs: the parameter is log p, which keeps p positive and lets weight decay pull towards the average; p may be learned to lie below
-1, between the average and the geometric mean. Computed in logarithms, so that large p do not overflow.
+Differs: the parameter is log p, which keeps p positive; p may be learned to lie below 1, between the average and the geometric mean.
+Computed in logarithms, so that large p do not overflow.
 """
 
 from __future__ import annotations
