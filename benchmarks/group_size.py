@@ -15,8 +15,6 @@ weights, measured latency and energy by the model of `estimators.energy`, priced
 from __future__ import annotations
 
 import argparse
-import shlex
-import sys
 import time
 from collections.abc import Sequence
 from itertools import product
@@ -29,13 +27,11 @@ import torch.nn.functional as F
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from benchmarks.pooling_ranking import append
+from benchmarks.resumable import append, common_options, known, note
 from estimators import Device, compare_latency, count, estimate_energy
 from nas.data import ImageData, load_data
 from nas.device import half
 from nas.evaluation import module_accuracy
-from nas.files import write_json
-from nas.record import environment
 from nas.seeding import torch_seed
 from nas.training import Alone, TrainingConfig, fit
 from search_spaces.grouping import Grouping
@@ -195,11 +191,7 @@ def main() -> None:
     if options.threads:
         torch.set_num_threads(options.threads)
     files = {name: options.out / f"{name}.csv" for name in ("networks", "accuracy")}
-    settings = {key: str(value) if isinstance(value, Path) else value for key, value in vars(options).items()}
-    command = shlex.join(["python", "-m", "benchmarks.group_size", *sys.argv[1:]])
-    write_json(
-        options.out / f"run_{'_'.join(options.parts)}.json", {"command": command, "settings": settings, **environment()}
-    )
+    note(options.out / f"run_{'_'.join(options.parts)}.json", "benchmarks.group_size", options)
     networks = pd.read_csv(files["networks"]) if files["networks"].exists() else design()
     if "latency" in options.parts:
         networks = measure(networks, options.threads)
@@ -207,13 +199,11 @@ def main() -> None:
     if "accuracy" in options.parts:
         data = load_data(options.data, seed=0, limit=options.limit)
         config = TrainingConfig(epochs=options.epochs, batch_size=options.batch_size)
-        known = set()
-        if files["accuracy"].exists():
-            known = set(pd.read_csv(files["accuracy"])[["kind", "grouping", "seed"]].itertuples(index=False, name=None))
+        done = known(files["accuracy"], ["kind", "grouping", "seed"])
         with half(options.bfloat16):
             for seed, (_, row) in product(range(options.seeds), networks.iterrows()):
                 key = (row["kind"], row["grouping"], seed)
-                if key not in known:
+                if key not in done:
                     named = dict(zip(("kind", "grouping", "seed"), key, strict=True))
                     append(files["accuracy"], [{**named, **train(row, seed, data, config)}])
     report(networks, files["accuracy"], options.out)
@@ -229,16 +219,11 @@ def report(networks: pd.DataFrame, path: Path, out: Path) -> None:
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", required=True, help="CIFAR-10, as for `nas search --data`")
-    parser.add_argument("--out", type=Path, required=True, help="folder to write, or to go on with")
+    parser = common_options(__doc__)
     parser.add_argument("--parts", nargs="+", default=["latency", "accuracy"], choices=["latency", "accuracy"])
     parser.add_argument("--seeds", type=int, default=3, help="times that each network is trained")
     parser.add_argument("--epochs", type=int, default=30)
-    parser.add_argument("--limit", type=int, help="training images to use")
     parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--bfloat16", action="store_true", help="train in bf16 autocast")
-    parser.add_argument("--threads", type=int, help="of torch")
     return parser.parse_args()
 
 

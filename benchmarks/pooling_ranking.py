@@ -9,6 +9,7 @@ number of training steps on the training part, the same for all methods:
     mixture-M      balanced mixture of M supernets
     resolution     one supernet in which a block has weights of its own for each resolution that it computes at
     resolution-M   balanced mixture of M such supernets
+    grouped        as resolution, four placements in each step, each on a quarter of the batch (sampler `groups`)
     split          one supernet that splits by gradients into 6 at half of the epochs and into 36 at three quarters
     split-early    the same at a sixth and at a third
     fork           one supernet for a sixth of the epochs, then each placement goes on alone from a copy of it
@@ -17,21 +18,16 @@ number of training steps on the training part, the same for all methods:
     macs           more is better; free
 `ranking.csv` compares each with training alone: Kendall's tau, Spearman's rho, the true rank and test accuracy of the pick, steps and
 seconds; `front.csv` holds, for each method, the accuracy alone of the placements on its front of score against macs. Methods and
-their settings were fixed before any score was compared with training alone, but for five that came after the scores of the
-others were seen: the control `even`, and `split-early`, `fork`, `resolution` and `resolution-M`, whose settings were fixed before
-their own scores were.
+their settings were fixed before any score was compared with training alone, but for six that came after the scores of the
+others were seen: the control `even`, and `split-early`, `fork`, `resolution`, `resolution-M` and `grouped`, whose settings were
+fixed before their own scores were.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
-import json
 import math
-import shlex
-import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -40,15 +36,14 @@ import torch
 from matplotlib.figure import Figure
 from scipy.stats import kendalltau, spearmanr
 
+from benchmarks.resumable import append, common_options, known, note
 from estimators.cost import CostModel
 from nas.config import RankingConfig
 from nas.data import ImageData, Split, load_data
 from nas.device import half, resolve_device
 from nas.evaluation import module_accuracy
-from nas.files import write_json
 from nas.learners import make_learner
 from nas.progress import silent
-from nas.record import environment
 from nas.scoring import SupernetScorer
 from nas.seeding import stream, torch_seed
 from nas.settings import SupernetConfig
@@ -57,8 +52,8 @@ from nas.training import Alone, TrainingConfig, fit
 from search_spaces import Architecture, SearchSpace, make_space
 
 METHODS = (
-    "single", "mixture-2", "mixture-4", "mixture-8", "resolution", "resolution-2", "split", "split-early", "fork", "even", "halving",
-    "macs",
+    "single", "mixture-2", "mixture-4", "mixture-8", "resolution", "resolution-2", "grouped", "split", "split-early", "fork", "even",
+    "halving", "macs",
 )  # fmt: skip
 SPACE = make_space("resnet20-pooling")
 BY_RESOLUTION = make_space("resnet20-pooling", weights="per-resolution")
@@ -91,8 +86,9 @@ def by_supernet(method: str, seed: int, data: ImageData, config: TrainingConfig,
     """Validation accuracy of every placement from trained supernets."""
     kind, _, number = method.partition("-")
     count = int(number) if number.isdigit() else 1
-    space = BY_RESOLUTION if kind == "resolution" else SPACE
-    shared = SupernetConfig(count=count, training=config, sampler="split" if method in PARTS else "uniform")
+    space = BY_RESOLUTION if kind in ("resolution", "grouped") else SPACE
+    sampler = "split" if method in PARTS else "groups" if kind == "grouped" else "uniform"
+    shared = SupernetConfig(count=count, training=config, sampler=sampler)
     learner = make_learner(shared, space, data, seed=seed, device=device, mixture=count > 1)
     if isinstance(learner, Splitting):
         splits = {max(1, int(fraction * config.epochs)): parts for fraction, parts in PARTS[method].items()}
@@ -196,16 +192,6 @@ def draw(alone: pd.DataFrame, scores: pd.DataFrame, table: pd.DataFrame) -> Figu
     return figure
 
 
-def append(path: Path, rows: Sequence[dict[str, object]]) -> None:
-    """Add rows to a table, with a header where it is new."""
-    new = not path.exists()
-    with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        if new:
-            writer.writeheader()
-        writer.writerows(rows)
-
-
 def main() -> None:
     """Train what is not trained yet, and compare what there is."""
     options = parse()
@@ -217,12 +203,7 @@ def main() -> None:
     shared = {"batch_size": options.batch_size, "learning_rate": options.learning_rate}
     macs = CostModel(SPACE).batch(SPACE.encode(ARCHS))["macs"]
     files = {name: options.out / f"{name}.csv" for name in ("alone", "scores", "ranking", "front")}
-    settings = {key: str(value) if isinstance(value, Path) else value for key, value in vars(options).items()}
-    command = shlex.join(["python", "-m", "benchmarks.pooling_ranking", *sys.argv[1:]])
-    record = options.out / f"run_{'_'.join(options.parts)}.json"
-    before = json.loads(record.read_text())["commands"] if record.exists() else []
-    commands = list(dict.fromkeys([*before, command]))
-    write_json(record, {"commands": commands, "settings": settings, **environment()})
+    note(options.out / f"run_{'_'.join(options.parts)}.json", "benchmarks.pooling_ranking", options)
 
     with half(options.bfloat16):
         if "alone" in options.parts:
@@ -277,32 +258,16 @@ def report(files: dict[str, Path], out: Path) -> None:
     print(ranking.to_string(index=False))
 
 
-def known(path: Path, columns: list[str]) -> set[tuple[object, ...]]:
-    """The values of some columns in each row of a table; none where there is no table."""
-    return (
-        set(map(tuple, pd.read_csv(path, dtype={"architecture": str})[columns].to_numpy())) if path.exists() else set()
-    )
-
-
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", required=True, help="CIFAR-10, as for `nas search --data`")
-    parser.add_argument("--out", type=Path, required=True, help="folder to write, or to go on with")
+    parser = common_options(__doc__)
     parser.add_argument("--parts", nargs="+", default=["alone", "methods"], choices=["alone", "methods"])
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
     parser.add_argument("--seeds", type=int, default=3, help="times that each placement is trained alone")
     parser.add_argument("--supernet-seeds", type=int, default=1, help="times that each method is run")
     parser.add_argument("--epochs", type=int, default=100, help="of each method, on the training part")
     parser.add_argument("--alone-epochs", type=int, default=100, help="of training alone, on all training images")
-    parser.add_argument("--limit", type=int, help="training and validation images to use")
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--learning-rate", type=float, default=0.1)
-    parser.add_argument(
-        "--bfloat16",
-        action="store_true",
-        help="bf16 and channels last on a CPU too: 2 to 3 times faster with the instructions",
-    )
-    parser.add_argument("--threads", type=int, help="of torch")
     parser.add_argument("--device", default="auto")
     return parser.parse_args()
 

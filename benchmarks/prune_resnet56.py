@@ -14,6 +14,9 @@ Methods, all to the same macs by one counter, and trained alike in the end:
 weights as they were (`cut`), after BN recalibration (`recalibrated`), after least squares instead (`least_squares`), and after one
 epoch on all 50,000 training images (`trained`, from least squares where there is such, else from recalibration), at its last
 step. 1,000 unlabelled training images serve criteria, curves, recalibration and least squares. Nothing is chosen on test images.
+
+With several `--rates` each method has the learning rate that does best for it at that size: the first seed's model is trained on
+nine tenths of the training images with each, and the held-out tenth decides (`rates.csv`). Those rows say `chosen` as their `rate`.
 """
 
 from __future__ import annotations
@@ -21,10 +24,8 @@ from __future__ import annotations
 import argparse
 import copy
 import csv
-import json
-import shlex
-import sys
 import time
+from collections.abc import Callable, Sequence
 from itertools import islice, product
 from pathlib import Path
 
@@ -32,13 +33,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from benchmarks.resumable import note
 from estimators import compare_latency, count
 from examples.cifar_resnet import BasicBlock, CifarResNet, pretrained
 from nas.batches import batches
-from nas.data import ImageData, load_data, with_normalisation
+from nas.data import ImageData, Split, load_data, with_normalisation
 from nas.evaluation import module_accuracy
-from nas.files import write_json
-from nas.record import environment
 from nas.seeding import stream
 from nas.training import Alone, TrainingConfig, fit
 from pruners import groups, least_squares_, noise, prune, recalibrate_
@@ -53,10 +53,11 @@ OURS = {
 METHODS = (*OURS, "torch-pruning", "torch-pruning-inner")
 SHAPE = (3, 32, 32)
 LATENCY_BATCH = 32
-TRAINING = TrainingConfig(epochs=1, learning_rate=0.02, final_learning_rate=2e-4)
-KEY = ("model", "speedup_asked", "method", "channels", "seed")
+USUAL_RATE = 0.02
+SETTING = ("model", "speedup_asked", "method", "channels")
+KEY = (*SETTING, "seed", "rate")
 COLUMNS = (
-    *KEY, "macs_speedup", "params", "form", "dense", "cut", "recalibrated", "least_squares", "trained",
+    *KEY, "learning_rate", "macs_speedup", "params", "form", "dense", "cut", "recalibrated", "least_squares", "trained",
     "latency_ms", "latency_dense_ms", "latency_speedup", "seconds_prune", "seconds_least_squares", "seconds_training",
 )  # fmt: skip
 
@@ -113,10 +114,32 @@ def by_torch_pruning(model: CifarResNet, budget: float, within_blocks: bool) -> 
     return smaller
 
 
+def trained(model: nn.Module, rate: float, split: Split, seed: int, data: ImageData) -> nn.Module:
+    """A copy of a model after one epoch on a part of the data."""
+    config = TrainingConfig(epochs=1, learning_rate=rate, final_learning_rate=rate / 100)
+    result, device = copy.deepcopy(model), torch.device("cpu")
+    fit(Alone(result, config, device), data, split, config, seed=seed, device=device)
+    return result
+
+
+def held_out(model: nn.Module, rates: Sequence[float], seed: int, data: ImageData) -> dict[float, float]:
+    """Learning rate -> accuracy (%) on the held-out images after an epoch on the others."""
+    return {
+        rate: round(100 * module_accuracy(trained(model, rate, data.train, seed, data), data, data.validation), 2)
+        for rate in rates
+    }
+
+
 def measure(
-    model: CifarResNet, speedup: float, method: str, channels: str, seed: int, data: ImageData, train: bool
+    model: CifarResNet,
+    speedup: float,
+    method: str,
+    channels: str,
+    seed: int,
+    data: ImageData,
+    rate_for: Callable[[nn.Module], float] | None,
 ) -> dict:
-    """One row."""
+    """One row; `rate_for` gives the learning rate of the epoch of training, None leaves training out."""
 
     def score(network: nn.Module) -> str:
         return f"{100 * module_accuracy(network, data, data.test):.2f}"
@@ -155,19 +178,38 @@ def measure(
         row |= {"seconds_least_squares": f"{time.perf_counter() - start:.1f}", "least_squares": score(smaller)}
     else:
         smaller = recalibrated
-    if train:
+    if rate_for is not None:
+        row["learning_rate"] = rate = rate_for(smaller)
         start = time.perf_counter()
-        learner = Alone(smaller, TRAINING, torch.device("cpu"))
-        fit(learner, data, data.training, TRAINING, seed=seed, device=torch.device("cpu"))
-        row |= {"seconds_training": f"{time.perf_counter() - start:.1f}", "trained": score(smaller)}
+        after = trained(smaller, rate, data.training, seed, data)
+        row |= {"seconds_training": f"{time.perf_counter() - start:.1f}", "trained": score(after)}
     return row
 
 
-def write_header(path: Path) -> None:
-    """Versions and hardware, and every command that added rows."""
-    command = shlex.join(["python", "-m", "benchmarks.prune_resnet56", *sys.argv[1:]])
-    before = json.loads(path.read_text())["commands"] if path.exists() else []
-    write_json(path, {"commands": list(dict.fromkeys([*before, command])), **environment()})
+def best_rate(
+    tried: Path, setting: dict[str, str], model: nn.Module, rates: Sequence[float], seed: int, data: ImageData
+) -> float:
+    """The learning rate that does best on held-out images, of those in the file for the setting; they are tried if there are none."""
+    rows = read(tried)
+    own = [row for row in rows if all(row[k] == v for k, v in setting.items())]
+    if not own:
+        found = held_out(model, rates, seed, data)
+        own = [{**setting, "learning_rate": str(rate), "held_out": str(score)} for rate, score in found.items()]
+        write(tried, rows + own)
+    return float(max(own, key=lambda row: float(row["held_out"]))["learning_rate"])
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    """The rows of a table; none where there is no table."""
+    return list(csv.DictReader(path.open())) if path.exists() else []
+
+
+def write(path: Path, rows: Sequence[dict[str, str]]) -> None:
+    """Write a table anew."""
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def main() -> None:
@@ -181,29 +223,33 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
     parser.add_argument("--channels", nargs="+", default=["inner"], choices=["inner", "all"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--rates", nargs="+", type=float, help="learning rates to choose among; without it, 0.02")
     parser.add_argument("--no-training", action="store_true", help="leave out the epoch of training")
     options = parser.parse_args()
-    table = options.out / "prune_resnet56.csv"
-    rows = list(csv.DictReader(table.open())) if table.exists() else []
+    table, tried = options.out / "prune_resnet56.csv", options.out / "rates.csv"
     options.out.mkdir(parents=True, exist_ok=True)
+    rows = read(table)
     data = load_data(options.data, seed=0, validation_fraction=0.1)
     data = with_normalisation(data, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     settings = product(options.seeds, options.models, options.speedups, options.methods, options.channels)
     for seed, name, speedup, method, channels in settings:
         if method not in OURS:
             channels = "inner" if method.endswith("inner") else "all"
-        key = dict(zip(KEY, map(str, (name, speedup, method, channels, seed)), strict=True))
+        setting = dict(zip(SETTING, map(str, (name, speedup, method, channels)), strict=True))
+        key = {**setting, "seed": str(seed), "rate": "chosen" if options.rates else "usual"}
         before = next((row for row in rows if all(row[k] == v for k, v in key.items())), None)
         if before and (before["trained"] or options.no_training):
             continue
+
+        def rate_for(model: nn.Module, setting: dict[str, str] = setting, seed: int = seed) -> float:
+            return best_rate(tried, setting, model, options.rates, seed, data) if options.rates else USUAL_RATE
+
         model = pretrained(options.weights / WEIGHTS[name])
-        row = {**key, **measure(model, speedup, method, channels, seed, data, not options.no_training)}
+        found = measure(model, speedup, method, channels, seed, data, None if options.no_training else rate_for)
+        row = {**key, **found}
         rows = [other for other in rows if other is not before] + [{c: str(row.get(c, "")) for c in COLUMNS}]
-        with table.open("w", newline="") as file:
-            writer = csv.DictWriter(file, COLUMNS)
-            writer.writeheader()
-            writer.writerows(rows)
-        write_header(options.out / "prune_resnet56.json")
+        write(table, rows)
+        note(options.out / "prune_resnet56.json", "benchmarks.prune_resnet56", options)
         print({k: v for k, v in rows[-1].items() if v}, flush=True)
 
 

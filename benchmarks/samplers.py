@@ -14,29 +14,24 @@ most 1.25 times as many), and the same of macs as the score.
 from __future__ import annotations
 
 import argparse
-import json
-import shlex
-import sys
 import time
 from collections.abc import Sequence
 from itertools import combinations
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
 
-from benchmarks.pooling_ranking import append, known, train_alone
+from benchmarks.pooling_ranking import train_alone
+from benchmarks.resumable import append, common_options, known, note
 from estimators.cost import CostModel
 from nas.config import RankingConfig
 from nas.data import ImageData, load_data
 from nas.device import half, resolve_device
 from nas.extremes import extremes
-from nas.files import write_json
 from nas.learners import make_learner, make_sampler
 from nas.progress import silent
-from nas.record import environment
 from nas.samplers import Groups
 from nas.scoring import SupernetScorer
 from nas.seeding import stream
@@ -152,7 +147,7 @@ def main() -> None:
         torch.set_num_threads(options.threads)
     data = load_data(options.data, seed=0, limit=options.limit, validation_fraction=options.validation_fraction)
     files = {name: options.out / f"{name}.csv" for name in ("alone", "samplers", "scores", "summary")}
-    note(options)
+    note(options.out / "run.json", "benchmarks.samplers", options)
     rng = stream(0, "architectures")
     archs = [SPACE.sample(rng) for _ in range(options.architectures)]
     macs = CostModel(SPACE).batch(SPACE.encode(archs))["macs"]
@@ -193,19 +188,8 @@ def main() -> None:
             print(summary.to_string(index=False))
 
 
-def note(options: argparse.Namespace) -> None:
-    """Write down the command, after those of earlier runs, with settings and versions."""
-    settings = {key: str(value) if isinstance(value, Path) else value for key, value in vars(options).items()}
-    record = options.out / "run.json"
-    before = json.loads(record.read_text())["commands"] if record.exists() else []
-    command = shlex.join(["python", "-m", "benchmarks.samplers", *sys.argv[1:]])
-    write_json(record, {"commands": list(dict.fromkeys([*before, command])), "settings": settings, **environment()})
-
-
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", required=True, help="CIFAR-10, as for `nas search --data`")
-    parser.add_argument("--out", type=Path, required=True, help="folder to write, or to go on with")
+    parser = common_options(__doc__)
     parser.add_argument("--parts", nargs="+", default=["samplers", "alone"], choices=["samplers", "alone"])
     parser.add_argument("--samplers", nargs="+", default=list(SAMPLERS), choices=SAMPLERS)
     parser.add_argument("--seeds", type=int, default=1, help="times that each sampler is run")
@@ -214,12 +198,9 @@ def parse() -> argparse.Namespace:
         "--passes", type=int, default=5_000_000, help="images through subnets in the training of a supernet"
     )
     parser.add_argument("--alone-epochs", type=int, default=100)
-    parser.add_argument("--limit", type=int, help="training and validation images to use")
     parser.add_argument("--validation-fraction", type=float, default=0.1)
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--learning-rate", type=float, default=0.1)
-    parser.add_argument("--bfloat16", action="store_true", help="bf16 and channels last on a CPU too")
-    parser.add_argument("--threads", type=int, help="of torch")
     parser.add_argument("--device", default="auto")
     return parser.parse_args()
 

@@ -71,7 +71,7 @@ def test_controls_take_no_more_steps_than_supernets(method: str, steps: list[int
     assert len(scores) == 36 and 0.9 * budget <= sum(steps) <= budget * 1.02
 
 
-@pytest.mark.parametrize("method", ["single", "mixture-2", "resolution", "resolution-2"])
+@pytest.mark.parametrize("method", ["single", "mixture-2", "resolution", "resolution-2", "grouped"])
 def test_supernets_score_every_placement(
     method: str, steps: list[int], digits: ImageData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -84,7 +84,8 @@ def test_supernets_score_every_placement(
     monkeypatch.setattr(benchmark, "SupernetScorer", lambda learner, space, *_: _Scorer(learner, space, spaces))
     scores = benchmark.by_supernet(method, 0, digits, TrainingConfig(epochs=1, batch_size=4), CPU)
     assert len(scores) == 36 and steps == [len(digits.train) // 4]
-    assert spaces == [(benchmark.BY_RESOLUTION if "resolution" in method else SPACE, 2 if method.endswith("2") else 1)]
+    own = benchmark.BY_RESOLUTION if method.startswith(("resolution", "grouped")) else SPACE
+    assert spaces == [(own, 2 if method.endswith("2") else 1)]
 
 
 class _Scorer:
