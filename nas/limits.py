@@ -5,10 +5,28 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
+from nas.extremes import cheap_and_dear
 from nas.progress import silent
-from nas.scoring import Scorer
+from nas.scoring import CostScorer, Scorer
+from nas.seeding import stream
 from search_spaces import Constraint, SearchSpace
 from search_spaces.choices import Value
+
+LISTED = 100_000
+
+
+def check_kept(space: SearchSpace, limits: Mapping[str, float]) -> None:
+    """Look for an architecture that keeps the limits: among all in a space of up to 100,000, else the cheapest and at random.
+
+    Raises:
+        ValueError: none was found.
+    """
+    allowed = within(space, limits, CostScorer(space))
+    if space.raw_size <= LISTED:
+        if next(allowed.enumerate(), None) is None:
+            raise ValueError(f"no architecture of {space.name!r} has {allowed.constraints[-1].rule}; allow more")
+    elif not allowed.keeps(cheap_and_dear(space)[0]):
+        allowed.sample(stream(0, "limits"))
 
 
 def within(space: SearchSpace, limits: Mapping[str, float], costs: Scorer) -> SearchSpace:

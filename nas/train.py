@@ -16,6 +16,7 @@ from nas.data import ImageData
 from nas.device import half, resolve_device
 from nas.files import replacing, write_text
 from nas.learners import Supernets, make_learner
+from nas.limits import check_kept
 from nas.progress import Progress, silent
 from nas.pruned import PrunedNetwork
 from nas.settings import SupernetConfig
@@ -111,8 +112,11 @@ def open_run(
     if config.supernets.source is not None:
         _check_source(Path(config.supernets.source), space, data, config.supernets)
     trains = _in_training(config, folder)
-    if trains and not (folder / "run.yaml").exists():
-        _check_learner(config, space, data, device)
+    if not (folder / "run.yaml").exists():
+        if config.limits and not isinstance(space.net, PrunedNetwork):
+            check_kept(space, config.limits)
+        if trains:
+            _check_learner(config, space, data, device)
     adjustable = ADJUSTABLE if trains else ()
     return Study.create(folder, config, space, data, options, adjustable), data, device
 

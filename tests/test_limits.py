@@ -51,9 +51,10 @@ def test_a_stopped_search_within_limits_goes_on_and_ends_the_same(tmp_path: Path
 
 
 @pytest.mark.parametrize("space", ["resnet20-pooling", "resnet-elastic"])
-def test_limits_that_nothing_keeps(tmp_path: Path, space: str) -> None:
+def test_limits_that_nothing_keeps_are_refused_before_there_is_a_folder(tmp_path: Path, space: str) -> None:
     with pytest.raises(ValueError, match="macs of at most 5"):
         run(tmp_path / "run", space, strategy="random", limits={"macs": 5})
+    assert not (tmp_path / "run").exists()
 
 
 def test_unknown_limits_are_refused() -> None:
