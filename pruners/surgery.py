@@ -14,6 +14,7 @@ from torch import nn
 from torch.fx import Node
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
+from torch.utils import _pytree as pytree
 
 from pruners.axes import Axis, leaves
 from pruners.check import difference, run_example
@@ -112,7 +113,16 @@ def _smaller_tensors(removal: Removal, model: nn.Module, graph_model: GraphModel
             full = f"{name}.{key}".lstrip(".")
             if isinstance(tensor, torch.Tensor) and full in removal.graph.tensors and id(tensor) not in found:
                 found[id(tensor)] = cut[full] if full in cut else sliced(removal, full)
-    return found
+    return {**computed_tensors(model), **found}
+
+
+def computed_tensors(model: nn.Module) -> dict[int, torch.Tensor]:
+    """Tensors that a model holds from an earlier run with gradients (a normalised weight, features), by id, without their history.
+
+    As a memo they let a model be copied that `copy.deepcopy` would refuse.
+    """
+    held = (x for part in model.modules() for x in pytree.tree_leaves(vars(part)))
+    return {id(x): x.detach() for x in held if isinstance(x, torch.Tensor) and not x.is_leaf}
 
 
 def size_changes(removal: Removal) -> dict[str, dict[int, set[int]]]:
