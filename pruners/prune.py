@@ -26,7 +26,7 @@ from pruners.importance import Criterion
 from pruners.plan import PruningPlan, make_plan, unique_state
 from pruners.progress import Progress, silent
 from pruners.proof import prove, prove_in, verify
-from pruners.replay import replay, smaller_graph
+from pruners.replay import rebuild, replay
 from pruners.rewrite import Removal, rewrite
 from pruners.selection import Importance, Selection, check_steps
 from pruners.surgery import build
@@ -177,7 +177,7 @@ def prune(
 
     def built_within(budgets: Mapping[str, float]) -> nn.Module:
         removal = removal_within(budgets)
-        return build(removal, model, rewrite(removal), tolerance)[0]
+        return build(removal, model, rewrite(removal), tolerance).model
 
     budgets = dict(asked)
     predicted: dict[str, Reading] = {}
@@ -192,7 +192,7 @@ def prune(
             graph.trace = graph.trace.enlarged()
         rewritten = rewrite(removal)
         comparison = verify(removal, rewritten, found, model, tolerance) if check and check_dtype is None else None
-        smaller, form = build(removal, model, rewritten, tolerance)
+        smaller, form, mended = build(removal, model, rewritten, tolerance)
         readings = {aim.name: aim.read(smaller) for aim in aims}
         after = count(smaller, args, kwargs)
         routed_otherwise = graph.trace.choosing and after["macs"] > asked.get("macs", math.inf)
@@ -207,7 +207,7 @@ def prune(
         for name, reading in readings.items()
     }
     refuse_missed(report)
-    plan = make_plan(graph, found, removal.keep, form)
+    plan = make_plan(graph, found, removal.keep, form, mended)
     outside = inside = None
     if comparison is not None:
         outside, inside = prove(smaller, Masked(removal), comparison, tolerance), comparison.inside
@@ -253,7 +253,7 @@ def load(folder: str | Path, model: nn.Module) -> nn.Module:
         raise FileNotFoundError(f"no plan at {path}; give a folder that `PruneResult.save` wrote")
     plan = PruningPlan.from_json(path.read_bytes())
     removal = replay(plan, model)
-    smaller, _ = build(removal, model, smaller_graph(plan, removal), tolerance=1e-4, form=plan.form)  # type: ignore[arg-type]
+    smaller = rebuild(plan, removal, model)
     _load_weights(smaller, Path(folder) / WEIGHTS)
     configure(smaller, model, removal)
     return smaller
