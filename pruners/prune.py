@@ -52,6 +52,7 @@ class Summary:
         unknown: operators without a rule; what they touch was left alone.
         configuration: None if the model has no Hugging Face configuration; True if the smaller model's describes it, so that
             `save_pretrained` and `from_pretrained` give it back; False if none can, so that only `PruneResult.save` saves it.
+        reason: why the result is a graph: what the cut copy of the module raised, or that its outputs differ; None for a module.
     """
 
     before: Mapping[str, float]
@@ -63,6 +64,7 @@ class Summary:
     groups: Mapping[str, tuple[int, int]]
     unknown: Mapping[str, int]
     configuration: bool | None = None
+    reason: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
@@ -192,7 +194,7 @@ def prune(
             graph.trace = graph.trace.enlarged()
         rewritten = rewrite(removal)
         comparison = verify(removal, rewritten, found, model, tolerance) if check and check_dtype is None else None
-        smaller, form, mended = build(removal, model, rewritten, tolerance)
+        smaller, form, mended, reason = build(removal, model, rewritten, tolerance)
         readings = {aim.name: aim.read(smaller) for aim in aims}
         after = count(smaller, args, kwargs)
         routed_otherwise = graph.trace.choosing and after["macs"] > asked.get("macs", math.inf)
@@ -223,6 +225,7 @@ def prune(
         groups={g.name: (g.size, removal.counts[g.axis]) for g in found if g.axis in removal.counts},
         unknown=dict(graph.unknown),
         configuration=configure(smaller, model, removal),
+        reason=reason,
     )
     return PruneResult(smaller, plan, summary)
 

@@ -136,7 +136,10 @@ class PrunableSpace:
         rewritten = rewrite(removal)
         comparison = verify(removal, rewritten, self.found, self.model, self.tolerance) if check else None
         bypass(rewritten, left_out)
-        built = Built(rewritten, "graph") if left_out else build(removal, self.model, rewritten, self.tolerance)
+        if left_out:
+            built = Built(rewritten, "graph", reason="blocks are left out")
+        else:
+            built = build(removal, self.model, rewritten, self.tolerance)
         if comparison and left_out:
             comparison = replace(comparison, reference=tuple(bypassed_outputs(removal, left_out)))
         summary = Summary(
@@ -151,6 +154,7 @@ class PrunableSpace:
             groups={g.name: (g.size, removal.counts[g.axis]) for g in self.scores if g.axis in keep},
             unknown=dict(self.graph.unknown),
             configuration=configure(built.model, self.model, removal),
+            reason=built.reason,
         )
         plan = make_plan(self.graph, self.found, keep, built.form, built.mended)
         return PruneResult(built.model, replace(plan, blocks=tuple(block.name for block in left_out)), summary)

@@ -19,7 +19,7 @@ from torch.utils import _pytree as pytree
 from pruners.axes import Axis, leaves
 from pruners.check import difference, run_example
 from pruners.rewrite import GraphModel, Removal, sliced
-from pruners.tracing import owner
+from pruners.tracing import first_line, owner
 
 Form = Literal["module", "graph"]
 SHAKEN = 65_536  # entries of a tensor that get noise, at most
@@ -32,11 +32,13 @@ class Built(NamedTuple):
         model: in eval mode.
         form: which of two things it is.
         mended: names of the attributes that were changed for it, as "blocks.0.heads".
+        reason: of a graph, why the module's forward cannot express the smaller shapes: its error, or that its outputs differ.
     """
 
     model: nn.Module
     form: Form
     mended: tuple[str, ...] = ()
+    reason: str | None = None
 
 
 def build(removal: Removal, model: nn.Module, graph_model: GraphModel, tolerance: float) -> Built:
@@ -52,13 +54,17 @@ def build(removal: Removal, model: nn.Module, graph_model: GraphModel, tolerance
     """
     changes = attribute_changes(removal, model)
     kinds = _by_kind(model, changes)
+    reasons = []
 
     def attempt(names: Collection[str]) -> nn.Module | None:
         try:
             module = cut_module(removal, model, graph_model, {name: changes[name] for name in names})
-            return module if agrees(module, graph_model, removal, tolerance) else None
-        except Exception:  # the module cannot be copied, or its forward cannot express the smaller shapes
-            return None
+            if agrees(module, graph_model, removal, tolerance):
+                return module
+            reasons.append("its outputs differ")
+        except Exception as error:  # the module cannot be copied, or its forward cannot express the smaller shapes
+            reasons.append(first_line(error))
+        return None
 
     mended = set(changes).difference(*kinds)
     module = attempt(mended)
@@ -68,7 +74,9 @@ def build(removal: Removal, model: nn.Module, graph_model: GraphModel, tolerance
         for kind in kinds:
             if (leaner := attempt(mended - kind)) is not None:
                 module, mended = leaner, mended - kind
-    return Built(graph_model, "graph") if module is None else Built(module, "module", tuple(sorted(mended)))
+    if module is None:
+        return Built(graph_model, "graph", reason=reasons[:2][-1])  # with everything mended, where anything can be
+    return Built(module, "module", tuple(sorted(mended)))
 
 
 def cut_module(removal: Removal, model: nn.Module, graph_model: GraphModel, attributes: Mapping[str, Any]) -> nn.Module:
