@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from pruners.tracing import Trace
+from pruners.tracing import Trace, tensors_in
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ def _arranged(batch: Batch, trace: Trace) -> Batch:
                 f"got {', '.join(map(repr, unknown))} as well."
             )
     else:
-        tensors = _tensors(batch.args)
+        tensors = tensors_in(batch.args)
     if len(tensors) != len(places):
         raise ValueError(
             f"`batches` must hold as many inputs as `example_inputs` ({len(places)} tensors), got {len(tensors)}; write several "
@@ -113,17 +113,13 @@ def _arranged(batch: Batch, trace: Trace) -> Batch:
 
 
 def _as_many(name: str, given: Any, example: Any) -> list[Tensor]:
-    found, wanted = _tensors(given), len(_tensors(example))
+    found, wanted = tensors_in(given), len(tensors_in(example))
     if len(found) != wanted:
         raise ValueError(
             f"`batches` must hold the input {name!r} as `example_inputs` do (tensors: {wanted}), got {len(found)}; give every "
             "batch as a dict with the same names."
         )
     return found
-
-
-def _tensors(value: Any) -> list[Tensor]:
-    return [x for x in pytree.tree_leaves(value) if isinstance(x, Tensor)]
 
 
 def _check_tensors(batch: Batch, trace: Trace) -> None:

@@ -14,12 +14,11 @@ from torch import nn
 from torch.fx import Node
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
-from torch.utils import _pytree as pytree
 
 from pruners.axes import Axis, leaves
 from pruners.check import difference, run_example
 from pruners.rewrite import GraphModel, Removal, sliced
-from pruners.tracing import first_line, owner
+from pruners.tracing import first_line, owner, tensors_in
 
 Form = Literal["module", "graph"]
 SHAKEN = 65_536  # entries of a tensor that get noise, at most
@@ -148,8 +147,7 @@ def computed_tensors(model: nn.Module) -> dict[int, torch.Tensor]:
 
     As a memo they let a model be copied that `copy.deepcopy` would refuse.
     """
-    held = (x for part in model.modules() for x in pytree.tree_leaves(vars(part)))
-    return {id(x): x.detach() for x in held if isinstance(x, torch.Tensor) and not x.is_leaf}
+    return {id(x): x.detach() for part in model.modules() for x in tensors_in(vars(part)) if not x.is_leaf}
 
 
 def size_changes(removal: Removal) -> dict[str, dict[int, set[int]]]:

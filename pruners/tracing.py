@@ -189,6 +189,11 @@ def several(value: Any) -> Sequence[Any]:
     return value if isinstance(value, (tuple, list)) else [value]
 
 
+def tensors_in(value: Any) -> list[torch.Tensor]:
+    """The tensors in a tuple, list or dict of whatever depth, in order."""
+    return [x for x in pytree.tree_leaves(value) if isinstance(x, torch.Tensor)]
+
+
 def is_random(node: Node) -> bool:
     """Whether an operator draws random numbers, as dropout does in training only."""
     if not isinstance(node.target, torch._ops.OpOverload) or torch.Tag.nondeterministic_seeded not in node.target.tags:
