@@ -11,8 +11,8 @@ they have the same pieces. Where no common refinement exists, all the pieces are
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import accumulate
 
 import torch
 
@@ -190,7 +190,7 @@ def count(axis: Axis, kept: Mapping[Axis, int]) -> int:
     if axis.kind == ELEMENTARY:
         return kept.get(axis, axis.size)
     counts = [count(part, kept) for part in axis.parts]
-    return sum(counts) if axis.kind == CONCAT else _times(counts)
+    return sum(counts) if axis.kind == CONCAT else math.prod(counts)
 
 
 def units(axis: Axis, leaf: Axis) -> torch.Tensor:
@@ -206,10 +206,6 @@ def units(axis: Axis, leaf: Axis) -> torch.Tensor:
         outer, inner = torch.broadcast_tensors(result[:, None], inner)
         result = torch.where(inner >= 0, inner, outer).flatten()
     return result
-
-
-def _times(sizes: Sequence[int]) -> int:
-    return list(accumulate(sizes, lambda a, b: a * b, initial=1))[-1]
 
 
 def _pieces(axis: Axis, kind: str) -> list[Axis]:
@@ -230,7 +226,7 @@ def _compound(kind: str, parts: list[Axis]) -> Axis:
     if len(parts) == 1:
         return parts[0]
     sizes = [part.size for part in parts]
-    axis = Axis(_times(sizes) if kind == PRODUCT else sum(sizes))
+    axis = Axis(math.prod(sizes) if kind == PRODUCT else sum(sizes))
     if parts:
         axis.kind, axis.parts, axis.frozen = kind, tuple(parts), None
     return axis

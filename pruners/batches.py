@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from pruners.tracing import Trace
+from pruners.tracing import Trace, tensors_in
 
 
 @dataclass(frozen=True)
@@ -20,11 +20,13 @@ class Batch:
         args: positional inputs.
         kwargs: keyword inputs.
         targets: labels or whatever a loss takes, None if there are none.
+        free: which of `inputs` hold the samples, those of a trace; None for all tensors.
     """
 
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
     targets: Any = None
+    free: frozenset[int] | None = None
 
     @property
     def inputs(self) -> list[Any]:
@@ -33,10 +35,13 @@ class Batch:
 
     def part(self, start: int, end: int) -> Batch:
         """Some of the samples."""
-        args, kwargs, targets = pytree.tree_map_only(
-            Tensor, lambda x: x[start:end], (self.args, dict(self.kwargs), self.targets)
-        )
-        return Batch(args, kwargs, targets)
+        leaves, spec = pytree.tree_flatten((self.args, dict(self.kwargs)))
+        for place, x in enumerate(leaves):
+            if isinstance(x, Tensor) and (self.free is None or place in self.free):
+                leaves[place] = x[start:end]
+        args, kwargs = pytree.tree_unflatten(leaves, spec)
+        targets = pytree.tree_map_only(Tensor, lambda x: x[start:end], self.targets)
+        return replace(self, args=args, kwargs=kwargs, targets=targets)
 
 
 def as_batch(given: Any) -> Batch:
@@ -95,7 +100,7 @@ def _arranged(batch: Batch, trace: Trace) -> Batch:
                 f"got {', '.join(map(repr, unknown))} as well."
             )
     else:
-        tensors = _tensors(batch.args)
+        tensors = tensors_in(batch.args)
     if len(tensors) != len(places):
         raise ValueError(
             f"`batches` must hold as many inputs as `example_inputs` ({len(places)} tensors), got {len(tensors)}; write several "
@@ -104,11 +109,11 @@ def _arranged(batch: Batch, trace: Trace) -> Batch:
     for place, tensor in zip(places, tensors, strict=True):
         leaves[place] = tensor
     args, kwargs = pytree.tree_unflatten(leaves, spec)
-    return replace(batch, args=args, kwargs=kwargs)
+    return replace(batch, args=args, kwargs=kwargs, free=trace.free or None)
 
 
 def _as_many(name: str, given: Any, example: Any) -> list[Tensor]:
-    found, wanted = _tensors(given), len(_tensors(example))
+    found, wanted = tensors_in(given), len(tensors_in(example))
     if len(found) != wanted:
         raise ValueError(
             f"`batches` must hold the input {name!r} as `example_inputs` do (tensors: {wanted}), got {len(found)}; give every "
@@ -117,15 +122,13 @@ def _as_many(name: str, given: Any, example: Any) -> list[Tensor]:
     return found
 
 
-def _tensors(value: Any) -> list[Tensor]:
-    return [x for x in pytree.tree_leaves(value) if isinstance(x, Tensor)]
-
-
 def _check_tensors(batch: Batch, trace: Trace) -> None:
-    free = int(trace.batched)  # the first dimension
-    pairs = list(zip(_tensors((batch.args, batch.kwargs)), _tensors((trace.args, trace.kwargs)), strict=True))
-    sizes = {x.shape[:free] for x, _ in pairs}
-    for x, e in pairs:
+    examples = pytree.tree_leaves((trace.args, dict(trace.kwargs)))
+    sizes = {x.shape[:1] for place, x in enumerate(batch.inputs) if place in trace.free}
+    for place, (x, e) in enumerate(zip(batch.inputs, examples, strict=True)):
+        if not isinstance(e, Tensor):
+            continue
+        free = int(place in trace.free)  # the first dimension
         same = x.dim() == e.dim() and x.shape[free:] == e.shape[free:] and (x.dtype, x.device) == (e.dtype, e.device)
         if not same or len(sizes) > 1:
             shape = "x".join(["N"] * free + [str(n) for n in e.shape[free:]])

@@ -10,12 +10,11 @@ from typing import Any
 
 import torch
 from torch.fx import Node
-from torch.utils import _pytree as pytree
 
 from pruners.check import Masked
 from pruners.groups import AxisGraph, Group
 from pruners.rewrite import GraphModel, Removal
-from pruners.tracing import Trace
+from pruners.tracing import Trace, tensors_in
 
 
 @dataclass(frozen=True)
@@ -119,7 +118,7 @@ def bypassed_outputs(removal: Removal, blocks: Iterable[Block]) -> list[torch.Te
     """What the masked full graph returns on the example inputs when some blocks pass on their source."""
     with torch.no_grad():
         *_, (_, value) = Bypassed(removal, blocks).steps(list(removal.graph.trace.values().values()))
-    return [x for x in pytree.tree_leaves(removal.graph.trace.returned(value)) if isinstance(x, torch.Tensor)]
+    return tensors_in(removal.graph.trace.returned(value))
 
 
 def _needed(nodes: Sequence[Node], sides: Mapping[Node, int]) -> set[Node]:

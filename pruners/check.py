@@ -10,11 +10,10 @@ from typing import Any
 import torch
 from torch import fx, nn
 from torch.fx import Node
-from torch.utils import _pytree as pytree
 
 from pruners.axes import Axis, leaves
 from pruners.rewrite import GraphModel, Removal
-from pruners.tracing import Trace, first_line, is_random, operator, owner, seeded
+from pruners.tracing import Trace, first_line, is_random, operator, owner, seeded, several, tensors_in
 
 
 @dataclass(frozen=True)
@@ -153,8 +152,8 @@ def _compared(removal: Removal, model: GraphModel, tolerance: float, precise: bo
         for node, value in masked.steps(list(values.values())):
             if node.op == "output" or node.name not in names:
                 if node.op == "output":
-                    reference = _tensors(trace.returned(value))
-                    outputs = difference(_tensors(next(v for n, v in theirs if n.op == "output")), reference)
+                    reference = tensors_in(trace.returned(value))
+                    outputs = difference(tensors_in(next(v for n, v in theirs if n.op == "output")), reference)
                 continue
             try:
                 other, result = next((n, v) for n, v in theirs if n.name == node.name)
@@ -185,10 +184,9 @@ def needs_copies(removal: Removal) -> bool:
 
 
 def _merges_batch(removal: Removal, node: Node) -> bool:
-    values = node.meta["val"] if isinstance(node.meta.get("val"), (tuple, list)) else [node.meta.get("val")]
     return any(
         isinstance(value.shape[dim], torch.SymInt)
-        for value, dims in zip(values, removal.graph.results(node), strict=False)
+        for value, dims in zip(several(node.meta.get("val")), removal.graph.results(node), strict=False)
         if isinstance(value, torch.Tensor)
         for cut in removal.cuts(dims)
         for dim in (cut.dim, *cut.across)
@@ -198,7 +196,7 @@ def _merges_batch(removal: Removal, node: Node) -> bool:
 def run_example(model: nn.Module, trace: Trace) -> list[torch.Tensor]:
     """The tensors that a model returns on the example inputs; the same random numbers are drawn every time."""
     with torch.no_grad(), seeded():
-        return _tensors(model(*trace.args, **trace.kwargs))
+        return tensors_in(model(*trace.args, **trace.kwargs))
 
 
 def run_traced(removal: Removal) -> list[torch.Tensor]:
@@ -206,7 +204,7 @@ def run_traced(removal: Removal) -> list[torch.Tensor]:
     with torch.no_grad(), seeded():
         trace = removal.graph.trace
         *_, (_, value) = Masked(removal).steps(list(trace.values().values()))
-    return _tensors(trace.returned(value))
+    return tensors_in(trace.returned(value))
 
 
 def difference(results: list[torch.Tensor], references: list[torch.Tensor]) -> float:
@@ -244,7 +242,3 @@ def _found(removal: Removal, node: Node, found: float, what: str) -> Comparison:
     axes = [leaf for axis in every for leaf in leaves(axis)]
     lost = tuple(dict.fromkeys(leaf for leaf in axes if removal.touched(leaf)))
     return Comparison(found, found, f"{operator(node)} of module {owner(node)!r} ({what})", lost)
-
-
-def _tensors(value: Any) -> list[torch.Tensor]:
-    return [x for x in pytree.tree_leaves(value) if isinstance(x, torch.Tensor)]

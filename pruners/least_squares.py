@@ -5,7 +5,7 @@ Shapes as in `pruners.unfold`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,7 +76,7 @@ def least_squares_(
     rewritten = smaller_graph(plan, removal)
     rewritten.load_state_dict(smaller.state_dict(), strict=False)
     given = zip(*(batch.inputs for batch in like_example(batches, removal.graph.trace)), strict=True)
-    inputs = [torch.cat(values) if isinstance(values[0], Tensor) else values[0] for values in given]
+    inputs = [_joined(values, place in removal.graph.trace.free) for place, values in enumerate(given)]
     if not all(values.isfinite().all() for values in inputs if isinstance(values, Tensor)):
         raise ValueError("`batches` must be finite, got NaN or infinity; weights solved on them would be NaN.")
     repair = _Repair(removal, rewritten, inputs, ridge, iterations, progress)
@@ -85,6 +85,19 @@ def least_squares_(
             pass
     smaller.load_state_dict(rewritten.state_dict(), strict=False)
     return repair.solved
+
+
+def _joined(values: Sequence[Any], free: bool) -> Any:
+    """One input of all batches together, which is one for all where it holds no samples."""
+    if free:
+        return torch.cat(list(values))
+    first = values[0]
+    if isinstance(first, Tensor) and not all(torch.equal(first, other) for other in values):
+        raise ValueError(
+            f"`batches` must share what holds no samples, got an input of shape {tuple(first.shape)} that differs; repair on those "
+            "batches in which it is the same."
+        )
+    return first
 
 
 @dataclass(frozen=True)

@@ -53,6 +53,7 @@ class PruningPlan:
         form: "module" (a cut copy of the module) or "graph" (the rewritten graph).
         inputs: the example inputs as shapes, types and plain values, from which the model is traced again.
         blocks: names of residual blocks that are left out.
+        mended: names of the attributes that change with the sizes, in a module; None for all that could.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", strict=True)
@@ -63,6 +64,7 @@ class PruningPlan:
     form: str
     inputs: Mapping[str, Any]
     blocks: Sequence[str] = ()
+    mended: Sequence[str] | None = None
     version: int = VERSION
 
     def to_json(self) -> str:
@@ -93,12 +95,19 @@ class PruningPlan:
         return plan
 
 
-def make_plan(graph: AxisGraph, groups: Sequence[Group], keep: Mapping[Axis, torch.Tensor], form: str) -> PruningPlan:
+def make_plan(
+    graph: AxisGraph,
+    groups: Sequence[Group],
+    keep: Mapping[Axis, torch.Tensor],
+    form: str,
+    mended: Sequence[str] | None = None,
+) -> PruningPlan:
     """Write down a removal."""
     touched = [group for group in groups if group.axis in keep]
     removed = {group.name: _indices(~keep[group.axis]) for group in touched}
     inputs = describe_inputs(graph.trace.args, graph.trace.kwargs)
-    return PruningPlan(fingerprint(graph), removed, {group.name: group.size for group in touched}, form, inputs)
+    sizes = {group.name: group.size for group in touched}
+    return PruningPlan(fingerprint(graph), removed, sizes, form, inputs, mended=mended)
 
 
 def kept_by(plan: PruningPlan, graph: AxisGraph, groups: Sequence[Group]) -> dict[Axis, torch.Tensor]:

@@ -18,7 +18,8 @@ from pruners.groups import AxisGraph, Group, dependency_groups, tie_axes
 from pruners.plan import PruningPlan, fingerprint, kept_by
 from pruners.rewrite import GraphModel, Removal, rewrite
 from pruners.routing import NothingChosen
-from pruners.tracing import Trace, evaluating, first_line, fitting, is_random, operator, seeded, trace
+from pruners.surgery import computed_tensors
+from pruners.tracing import Trace, evaluating, first_line, fitting, is_random, operator, seeded, tensors_in, trace
 
 
 def verify(
@@ -177,14 +178,13 @@ def _apart_in_float64(smaller: nn.Module, masked: Masked, otherwise: float) -> f
         return otherwise
     with torch.no_grad(), seeded():
         *_, (_, value) = masked.steps(list(trace.values().values()))
-    returned = pytree.tree_leaves(trace.returned(value))
-    return difference(outputs, [x for x in returned if isinstance(x, torch.Tensor)])
+    return difference(outputs, tensors_in(trace.returned(value)))
 
 
 def _copy_in(dtype: torch.dtype, model: nn.Module) -> nn.Module:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # of torch's own when it copies a graph
-        return copy.deepcopy(model).to(dtype)
+        return copy.deepcopy(model, computed_tensors(model)).to(dtype)
 
 
 def _converted(trace: Trace, dtype: torch.dtype) -> Any:

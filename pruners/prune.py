@@ -26,7 +26,7 @@ from pruners.importance import Criterion
 from pruners.plan import PruningPlan, make_plan, unique_state
 from pruners.progress import Progress, silent
 from pruners.proof import prove, prove_in, verify
-from pruners.replay import replay, smaller_graph
+from pruners.replay import rebuild, replay
 from pruners.rewrite import Removal, rewrite
 from pruners.selection import Importance, Selection, check_steps
 from pruners.surgery import build
@@ -52,6 +52,7 @@ class Summary:
         unknown: operators without a rule; what they touch was left alone.
         configuration: None if the model has no Hugging Face configuration; True if the smaller model's describes it, so that
             `save_pretrained` and `from_pretrained` give it back; False if none can, so that only `PruneResult.save` saves it.
+        reason: why the result is a graph: what the cut copy of the module raised, or that its outputs differ; None for a module.
     """
 
     before: Mapping[str, float]
@@ -63,6 +64,7 @@ class Summary:
     groups: Mapping[str, tuple[int, int]]
     unknown: Mapping[str, int]
     configuration: bool | None = None
+    reason: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
@@ -177,7 +179,7 @@ def prune(
 
     def built_within(budgets: Mapping[str, float]) -> nn.Module:
         removal = removal_within(budgets)
-        return build(removal, model, rewrite(removal), tolerance)[0]
+        return build(removal, model, rewrite(removal), tolerance).model
 
     budgets = dict(asked)
     predicted: dict[str, Reading] = {}
@@ -192,7 +194,7 @@ def prune(
             graph.trace = graph.trace.enlarged()
         rewritten = rewrite(removal)
         comparison = verify(removal, rewritten, found, model, tolerance) if check and check_dtype is None else None
-        smaller, form = build(removal, model, rewritten, tolerance)
+        smaller, form, mended, reason = build(removal, model, rewritten, tolerance)
         readings = {aim.name: aim.read(smaller) for aim in aims}
         after = count(smaller, args, kwargs)
         routed_otherwise = graph.trace.choosing and after["macs"] > asked.get("macs", math.inf)
@@ -207,7 +209,7 @@ def prune(
         for name, reading in readings.items()
     }
     refuse_missed(report)
-    plan = make_plan(graph, found, removal.keep, form)
+    plan = make_plan(graph, found, removal.keep, form, mended)
     outside = inside = None
     if comparison is not None:
         outside, inside = prove(smaller, Masked(removal), comparison, tolerance), comparison.inside
@@ -223,6 +225,7 @@ def prune(
         groups={g.name: (g.size, removal.counts[g.axis]) for g in found if g.axis in removal.counts},
         unknown=dict(graph.unknown),
         configuration=configure(smaller, model, removal),
+        reason=reason,
     )
     return PruneResult(smaller, plan, summary)
 
@@ -253,7 +256,7 @@ def load(folder: str | Path, model: nn.Module) -> nn.Module:
         raise FileNotFoundError(f"no plan at {path}; give a folder that `PruneResult.save` wrote")
     plan = PruningPlan.from_json(path.read_bytes())
     removal = replay(plan, model)
-    smaller, _ = build(removal, model, smaller_graph(plan, removal), tolerance=1e-4, form=plan.form)  # type: ignore[arg-type]
+    smaller = rebuild(plan, removal, model)
     _load_weights(smaller, Path(folder) / WEIGHTS)
     configure(smaller, model, removal)
     return smaller

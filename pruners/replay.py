@@ -10,6 +10,7 @@ from pruners.blocks import bypass, removable_blocks
 from pruners.groups import dependency_groups, tie_axes
 from pruners.plan import PruningPlan, example_inputs, kept_by
 from pruners.rewrite import GraphModel, Removal, rewrite
+from pruners.surgery import attribute_changes, cut_module
 from pruners.tracing import trace
 
 
@@ -44,3 +45,17 @@ def smaller_graph(plan: PruningPlan, removal: Removal) -> GraphModel:
             raise ValueError(f"a plan must leave out blocks that the model has, got {missing}; it has {list(blocks)}.")
         bypass(rewritten, [blocks[name] for name in plan.blocks])
     return rewritten
+
+
+def rebuild(plan: PruningPlan, removal: Removal, model: nn.Module) -> nn.Module:
+    """The smaller model of a plan, in the form that it was saved in, with the weights of the model.
+
+    Raises:
+        ValueError: if the plan names a block that the model does not have.
+    """
+    graph_model = smaller_graph(plan, removal)
+    if plan.form == "graph":
+        return graph_model
+    changes = attribute_changes(removal, model)
+    mended = {name: new for name, new in changes.items() if plan.mended is None or name in plan.mended}
+    return cut_module(removal, model, graph_model, mended)

@@ -10,12 +10,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import fx, nn
 from torch.fx import Node
-from torch.fx.graph import _PyTreeCodeGen, _PyTreeInfo
+from torch.fx.graph import _PyTreeInfo
 
 from pruners.axes import Axis, count, cut, factor, find, units
 from pruners.cuts import Cut, Keep, cuts, host_place, kept_per_row
 from pruners.groups import AxisGraph, Group
 from pruners.rules import slice_bounds
+from pruners.served import CheckedInputs, served
 from pruners.tracing import arguments, is_random, number
 from pruners.tracing import operator as operator_name
 
@@ -37,7 +38,8 @@ class GraphModel(fx.GraphModule):
     """A rewritten graph as a module: parameters keep their names, `train` and `eval` switch batch norms and dropout.
 
     Dropout that the model leaves on in evaluation stays on. Dropout inside fused attention and randomness of another kind
-    (stochastic depth) are not in the graph and stay off.
+    (stochastic depth) are not in the graph and stay off. Inputs of other shapes than those traced are refused, but for a free
+    first dimension.
     """
 
     def train(self, mode: bool = True) -> GraphModel:
@@ -178,10 +180,11 @@ def rewrite(removal: Removal) -> GraphModel:
         if node.op != "output":
             if node.target in DROPOUTS and is_random(node):
                 env[node].meta["always"] = True
-            env[node].meta.setdefault("nn_module_stack", node.meta.get("nn_module_stack"))
+            env[node].meta.setdefault("nn_module_stack", node.meta.get("nn_module_stack", {}))
     in_spec, out_spec = trace.program.call_spec.in_spec, trace.program.call_spec.out_spec
     names = [f"arg_{i}" for i in range(in_spec.child(0).num_children)] + list(in_spec.child(1).context)
-    graph.set_codegen(_PyTreeCodeGen(_PyTreeInfo(names, in_spec, out_spec)))
+    inputs = [node for node in trace.nodes if node.op == "placeholder" and node.name not in trace.tensors]
+    graph.set_codegen(CheckedInputs(_PyTreeInfo(names, in_spec, out_spec), served(inputs)))
     graph.eliminate_dead_code()
     return GraphModel(root, graph).eval()
 

@@ -26,7 +26,7 @@ from pruners.prune import PruneResult, Summary, analyse, count, prunable, split_
 from pruners.ragged import keep_highest
 from pruners.rewrite import Removal, rewrite
 from pruners.selection import Importance, Selection
-from pruners.surgery import build
+from pruners.surgery import Built, build
 from search_spaces import Architecture, Categorical, Integer, SearchSpace
 from search_spaces.choices import Choice, Value
 from search_spaces.space import Labels
@@ -136,22 +136,28 @@ class PrunableSpace:
         rewritten = rewrite(removal)
         comparison = verify(removal, rewritten, self.found, self.model, self.tolerance) if check else None
         bypass(rewritten, left_out)
-        smaller, form = build(removal, self.model, rewritten, self.tolerance, "graph" if left_out else None)
+        if left_out:
+            built = Built(rewritten, "graph", reason="blocks are left out")
+        else:
+            built = build(removal, self.model, rewritten, self.tolerance)
         if comparison and left_out:
             comparison = replace(comparison, reference=tuple(bypassed_outputs(removal, left_out)))
         summary = Summary(
             before=self._before,
-            after=count(smaller, self.args, self.kwargs),
+            after=count(built.model, self.args, self.kwargs),
             targets={},
-            difference=prove(smaller, Bypassed(removal, left_out), comparison, self.tolerance) if comparison else None,
+            difference=prove(built.model, Bypassed(removal, left_out), comparison, self.tolerance)
+            if comparison
+            else None,
             difference_inside=comparison.inside if comparison else None,
-            form=form,
+            form=built.form,
             groups={g.name: (g.size, removal.counts[g.axis]) for g in self.scores if g.axis in keep},
             unknown=dict(self.graph.unknown),
-            configuration=configure(smaller, self.model, removal),
+            configuration=configure(built.model, self.model, removal),
+            reason=built.reason,
         )
-        plan = make_plan(self.graph, self.found, keep, form)
-        return PruneResult(smaller, replace(plan, blocks=tuple(block.name for block in left_out)), summary)
+        plan = make_plan(self.graph, self.found, keep, built.form, built.mended)
+        return PruneResult(built.model, replace(plan, blocks=tuple(block.name for block in left_out)), summary)
 
     def _left_out(self, arch: Architecture) -> list[Block]:
         return [block for name, block in self.blocks.items() if arch.get(name) == LEAVE_OUT]

@@ -5,9 +5,9 @@ from __future__ import annotations
 import copy
 import math
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import nn
@@ -18,49 +18,76 @@ from torch.nn.modules.conv import _ConvNd
 from pruners.axes import Axis, leaves
 from pruners.check import difference, run_example
 from pruners.rewrite import GraphModel, Removal, sliced
-from pruners.tracing import owner
+from pruners.tracing import first_line, owner, tensors_in
 
 Form = Literal["module", "graph"]
 SHAKEN = 65_536  # entries of a tensor that get noise, at most
 
 
-def build(
-    removal: Removal, model: nn.Module, graph_model: GraphModel, tolerance: float, form: Form | None = None
-) -> tuple[nn.Module, Form]:
+class Built(NamedTuple):
+    """A smaller model.
+
+    Attributes:
+        model: in eval mode.
+        form: which of two things it is.
+        mended: names of the attributes that were changed for it, as "blocks.0.heads".
+        reason: of a graph, why the module's forward cannot express the smaller shapes: its error, or that its outputs differ.
+    """
+
+    model: nn.Module
+    form: Form
+    mended: tuple[str, ...] = ()
+    reason: str | None = None
+
+
+def build(removal: Removal, model: nn.Module, graph_model: GraphModel, tolerance: float) -> Built:
     """Build the smaller model, as a copy of the module where its forward can express it, else as the rewritten graph.
+
+    Of the module's attributes only those are changed without which it does not return the same.
 
     Args:
         removal: what stays.
         model: the full model; it is not changed.
         graph_model: the rewritten graph of the removal.
         tolerance: largest relative difference allowed between the two forms.
-        form: build this form only.
-
-    Returns:
-        The smaller model, in eval mode, and which form it is.
     """
-    if form == "graph":
-        return graph_model, "graph"
-    if form == "module":
-        return cut_module(removal, model, graph_model), "module"
-    try:
-        module = cut_module(removal, model, graph_model)
-        if agrees(module, graph_model, removal, tolerance):
-            return module, "module"
-    except Exception:  # the module cannot be copied, or its forward cannot express the smaller shapes
-        pass
-    return graph_model, "graph"
+    changes = attribute_changes(removal, model)
+    kinds = _by_kind(model, changes)
+    reasons = []
+
+    def attempt(names: Collection[str]) -> nn.Module | None:
+        try:
+            module = cut_module(removal, model, graph_model, {name: changes[name] for name in names})
+            if agrees(module, graph_model, removal, tolerance):
+                return module
+            reasons.append("its outputs differ")
+        except Exception as error:  # the module cannot be copied, or its forward cannot express the smaller shapes
+            reasons.append(first_line(error))
+        return None
+
+    mended = set(changes).difference(*kinds)
+    module = attempt(mended)
+    if module is None and kinds:
+        mended = set(changes)
+        module = attempt(mended)
+        for kind in kinds:
+            if (leaner := attempt(mended - kind)) is not None:
+                module, mended = leaner, mended - kind
+    if module is None:
+        return Built(graph_model, "graph", reason=reasons[:2][-1])  # with everything mended, where anything can be
+    return Built(module, "module", tuple(sorted(mended)))
 
 
-def cut_module(removal: Removal, model: nn.Module, graph_model: GraphModel) -> nn.Module:
-    """A copy of a module with the graph's tensors and mended attributes; its forward may or may not run."""
+def cut_module(removal: Removal, model: nn.Module, graph_model: GraphModel, attributes: Mapping[str, Any]) -> nn.Module:
+    """A copy of a module with the graph's tensors and some attributes changed; its forward may or may not run."""
     module = copy.deepcopy(model, _smaller_tensors(removal, model, graph_model)).eval()
-    pairs = size_changes(removal)
-    for name, part in module.named_modules():
+    for part in module.modules():
         _mend_layer(part)
-        _mend_attributes(part, pairs.get(name, {}))
     for node in removal.graph.trace.nodes:
         _mend_groups(removal, node, module)
+    for name, value in attributes.items():
+        holder, _, key = name.rpartition(".")
+        setattr(module.get_submodule(holder), key, value)
     return module
 
 
@@ -112,7 +139,15 @@ def _smaller_tensors(removal: Removal, model: nn.Module, graph_model: GraphModel
             full = f"{name}.{key}".lstrip(".")
             if isinstance(tensor, torch.Tensor) and full in removal.graph.tensors and id(tensor) not in found:
                 found[id(tensor)] = cut[full] if full in cut else sliced(removal, full)
-    return found
+    return {**computed_tensors(model), **found}
+
+
+def computed_tensors(model: nn.Module) -> dict[int, torch.Tensor]:
+    """Tensors that a model holds from an earlier run with gradients (a normalised weight, features), by id, without their history.
+
+    As a memo they let a model be copied that `copy.deepcopy` would refuse.
+    """
+    return {id(x): x.detach() for part in model.modules() for x in tensors_in(vars(part)) if not x.is_leaf}
 
 
 def size_changes(removal: Removal) -> dict[str, dict[int, set[int]]]:
@@ -169,26 +204,45 @@ def _mend_groups(removal: Removal, node: Node, module: nn.Module) -> None:
             layer.out_channels, layer.in_channels = second * layer.groups, first
 
 
-def _mend_attributes(part: nn.Module, changes: dict[int, set[int]]) -> None:
-    """Integers of a module that equal a size its operators work with, where that size changes in one way only.
+def attribute_changes(removal: Removal, model: nn.Module) -> dict[str, Any]:
+    """Attributes that equal a size their module's operators work with, where that size changes in one way only, as they would be.
 
-    Where another dimension of the same size stays, the change is taken: the comparison with the graph decides.
+    Nothing says whether an attribute means that size: the comparison with the graph decides. Of torch's own layers, only the
+    recurrent ones and attention have sizes that do not follow from the tensors that they hold themselves.
     """
-    changed = {old: new - {old} for old, new in changes.items() if old > 1}
-    certain = {old: next(iter(new)) for old, new in changed.items() if len(new) == 1}
+    pairs = size_changes(removal)
+    changes = {}
+    for name, part in model.named_modules():
+        if _is_torchs(part) and not isinstance(part, (nn.RNNBase, nn.MultiheadAttention)):
+            continue
+        changed = {old: new - {old} for old, new in pairs.get(name, {}).items() if old > 1}
+        certain = {old: next(iter(new)) for old, new in changed.items() if len(new) == 1}
+        for key, value in vars(part).items():
+            if not key.startswith("_") and (new := _replaced(value, certain)) != value:
+                changes[f"{name}.{key}".lstrip(".")] = new
+    return changes
 
-    def mended(value: Any) -> Any:
-        if isinstance(value, bool):
-            return value
-        if isinstance(value, int):
-            return certain.get(value, value)
-        if isinstance(value, (list, tuple, torch.Size)) and all(isinstance(v, int) for v in value):
-            return type(value)(mended(v) for v in value)
-        return value
 
-    if not type(part).__module__.startswith("torch.nn.modules") or isinstance(
-        part, (nn.RNNBase, nn.MultiheadAttention)
-    ):
-        for name, value in list(part.__dict__.items()):
-            if not name.startswith("_") and (new := mended(value)) != value:
-                setattr(part, name, new)
+def _by_kind(model: nn.Module, names: Iterable[str]) -> list[set[str]]:
+    """Attributes that mean the same, having one name in one class; those of torch's own layers are beyond doubt and in no kind."""
+    kinds: dict[tuple[type, str], set[str]] = defaultdict(set)
+    for name in names:
+        holder, _, key = name.rpartition(".")
+        part = model.get_submodule(holder)
+        if not _is_torchs(part):
+            kinds[type(part), key].add(name)
+    return list(kinds.values())
+
+
+def _is_torchs(part: nn.Module) -> bool:
+    return type(part).__module__.startswith("torch.nn.modules")
+
+
+def _replaced(value: Any, sizes: Mapping[int, int]) -> Any:
+    """An integer, or some of a sequence of integers, in their new sizes; anything else as it is."""
+    if type(value) is int:
+        return sizes.get(value, value)
+    if isinstance(value, (list, tuple)) and all(type(item) is int for item in value):
+        make = getattr(value, "_make", type(value))  # a named tuple's takes all of them in one argument
+        return make(sizes.get(item, item) for item in value)
+    return value

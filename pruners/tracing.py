@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.export import Dim, ExportedProgram
-from torch.export.graph_signature import OutputKind
+from torch.export.graph_signature import InputKind, OutputKind
 from torch.fx import GraphModule, Node
 from torch.utils import _pytree as pytree
 
@@ -39,7 +39,7 @@ class Trace:
         copies: how many copies of the given example the graph was traced with (2 where a batch of 1 was given).
         tensors: placeholder name to the tensor's name in the model (parameter, buffer or constant).
         constants: names in `tensors` that are in no state_dict of the model.
-        batched: whether the first dimension of the inputs is free in the graph.
+        free: which inputs, counted one by one, have a first dimension that is free in the graph: the batch.
     """
 
     program: ExportedProgram
@@ -47,8 +47,13 @@ class Trace:
     kwargs: Mapping[str, Any]
     tensors: Mapping[str, str]
     constants: frozenset[str] = field(default_factory=frozenset)
-    batched: bool = False
+    free: frozenset[int] = frozenset()
     copies: int = 1
+
+    @property
+    def batched(self) -> bool:
+        """Whether the graph takes batches of any size."""
+        return bool(self.free)
 
     @property
     def graph_module(self) -> GraphModule:
@@ -79,7 +84,7 @@ class Trace:
 
     def enlarged(self) -> Trace:
         """The same trace with an example of the size that it was traced with."""
-        args, kwargs = _repeated(self.args, dict(self.kwargs), self.copies)
+        args, kwargs = _repeated(self.args, dict(self.kwargs), self.free, self.copies)
         return replace(self, args=args, kwargs=kwargs, copies=1)
 
     def values(self) -> dict[str, Any]:
@@ -97,8 +102,9 @@ def trace(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any] | Non
 
     A batch norm that averages over all batches (`momentum=None`), which a graph cannot count, is traced with torch's 0.1.
 
-    The first dimension of the inputs is traced as free where the model allows it; a batch of 1, which cannot be told from
-    a dimension that broadcasts, is traced as two copies of itself.
+    The first dimension of the inputs is traced as free where the model allows it, but for inputs whose first dimension is not as
+    large as that of the first: a time, positions that all samples share. A batch of 1, which cannot be told from a dimension
+    that broadcasts, is traced as two copies of itself.
 
     Args:
         model: any module; its mode and weights are left as they are.
@@ -110,12 +116,11 @@ def trace(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any] | Non
     """
     args, kwargs = tuple(args), dict(kwargs or {})
     with evaluating(model), _quiet(), torch.no_grad(), _named_inputs(model, kwargs):
-        copies = 2 if _batch_size(args, kwargs) == 1 else 1
-        larger = _repeated(args, kwargs, copies)
-        program = _export_batched(model, *larger)
-        batched = program is not None
+        size, free = _batch(args, kwargs)
+        copies = 2 if size == 1 else 1
+        program = _export_batched(model, *_repeated(args, kwargs, free, copies), free) if free else None
         if program is None:
-            copies = 1
+            free, copies = frozenset(), 1
             try:
                 program = _export(model, args, kwargs, None)
             except Exception as error:
@@ -131,7 +136,7 @@ def trace(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any] | Non
     first_name = {id(tensor): name for name, tensor in (*model.named_buffers(), *model.named_parameters())}
     for placeholder, name in tensors.items():  # tied weights go by their first name
         tensors[placeholder] = first_name.get(id(program.state_dict.get(name)), name)
-    return Trace(program, args, kwargs, tensors, frozenset(set(tensors.values()) - known), batched, copies)
+    return Trace(program, args, kwargs, tensors, frozenset(set(tensors.values()) - known), free, copies)
 
 
 @contextmanager
@@ -184,6 +189,11 @@ def several(value: Any) -> Sequence[Any]:
     return value if isinstance(value, (tuple, list)) else [value]
 
 
+def tensors_in(value: Any) -> list[torch.Tensor]:
+    """The tensors in a tuple, list or dict of whatever depth, in order."""
+    return [x for x in pytree.tree_leaves(value) if isinstance(x, torch.Tensor)]
+
+
 def is_random(node: Node) -> bool:
     """Whether an operator draws random numbers, as dropout does in training only."""
     if not isinstance(node.target, torch._ops.OpOverload) or torch.Tag.nondeterministic_seeded not in node.target.tags:
@@ -234,39 +244,43 @@ def _give_momenta(program: ExportedProgram, model: nn.Module) -> None:
             node.update_arg(place, MOMENTUM)
 
 
-def _batch_size(args: tuple[Any, ...], kwargs: dict[str, Any]) -> int | None:
-    """The first dimension of all tensors among the inputs, or None if they do not share one."""
-    tensors = [x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
-    sizes = {x.shape[0] if x.dim() else None for x in tensors}
-    return sizes.pop() if len(sizes) == 1 else None
+def _batch(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[int | None, frozenset[int]]:
+    """The first dimension of the first tensor that has one, and which of all inputs share it."""
+    sizes = [
+        x.shape[0] if isinstance(x, torch.Tensor) and x.dim() else None for x in pytree.tree_leaves((args, kwargs))
+    ]
+    size = next((size for size in sizes if size is not None), None)
+    return size, frozenset(place for place, other in enumerate(sizes) if other == size and size is not None)
 
 
-def _repeated(args: tuple[Any, ...], kwargs: dict[str, Any], copies: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    return pytree.tree_map_only(torch.Tensor, lambda x: torch.cat([x] * copies) if copies > 1 else x, (args, kwargs))
-
-
-def _export_batched(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ExportedProgram | None:
-    """Export with a free first dimension, or None where the model does not allow it."""
-    if _batch_size(args, kwargs) is None:
-        return None
-    dynamic = pytree.tree_map(lambda x: {0: Dim.AUTO} if isinstance(x, torch.Tensor) else None, (args, kwargs))
-    try:
-        program = _export(model, args, kwargs, _by_name(model, *dynamic))
-    except Exception:
-        return None
-    users = [node for node in program.graph.nodes if node.name in program.graph_signature.user_inputs]
-    free = all(
-        isinstance(n.meta["val"].shape[0], torch.SymInt) for n in users if isinstance(n.meta["val"], torch.Tensor)
+def _repeated(
+    args: tuple[Any, ...], kwargs: dict[str, Any], free: frozenset[int], copies: int
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    leaves, spec = pytree.tree_flatten((args, kwargs))
+    return pytree.tree_unflatten(
+        [torch.cat([x] * copies) if place in free and copies > 1 else x for place, x in enumerate(leaves)], spec
     )
-    return program if free else None
 
 
-def _by_name(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Dynamic shapes as `torch.export` wants them: by position, or by name where keywords are used."""
-    if not kwargs:
-        return args
-    names = list(inspect.signature(model.forward).parameters)
-    return {**dict(zip(names, args, strict=False)), **kwargs}
+def _export_batched(
+    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], free: frozenset[int]
+) -> ExportedProgram | None:
+    """Export with a free first dimension of some inputs, or None where the model does not allow it."""
+    leaves, spec = pytree.tree_flatten((args, kwargs))
+    shapes = pytree.tree_unflatten([{0: Dim.AUTO} if place in free else None for place in range(len(leaves))], spec)
+    try:
+        program = _export(model, args, kwargs, _by_name(model, *shapes))
+    except Exception:  # whatever a model says of a size that is no number; what does not fit is said without one
+        return None
+    placeholders = (node for node in program.graph.nodes if node.op == "placeholder")
+    specs = zip(placeholders, program.graph_signature.input_specs, strict=True)
+    users = [node for node, spec in specs if spec.kind == InputKind.USER_INPUT]
+    return program if all(isinstance(users[place].meta["val"].shape[0], torch.SymInt) for place in free) else None
+
+
+def _by_name(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Dynamic shapes under the names of the forward's parameters, those collected in `*args` as one, as `torch.export` wants them."""
+    return inspect.signature(model.forward).bind(*args, **kwargs).arguments
 
 
 @contextmanager

@@ -79,7 +79,7 @@ def test_module_and_graph_return_the_same(name: str) -> None:
     model, _, graph = analysed(name)
     before = {key: value.clone() for key, value in model.state_dict().items()}
     removal = Removal(graph, random_removal(graph, 2))
-    smaller, form = build_smaller(removal, model, rewrite(removal), 1e-4)
+    smaller, form, *_ = build_smaller(removal, model, rewrite(removal), 1e-4)
     assert difference(run_example(smaller, graph.trace), run_example(rewrite(removal), graph.trace)) < 1e-4
     if name in MODULES:
         assert form == "module"
@@ -102,7 +102,7 @@ def test_agreement_is_of_the_weights_themselves_and_of_others() -> None:
     graph = tie_axes(trace(model, (torch.randn(2, 4),)))
     removal = Removal(graph, random_removal(graph, 0))
     smaller = rewrite(removal)
-    module = cut_module(removal, model, smaller)
+    module = cut_module(removal, model, smaller, {})
     assert agrees(module, smaller, removal, 1e-4)
     with torch.no_grad():  # noise in a bias of zeros makes an output beside which the weights' own is small
         module[0].weight.mul_(1e-3)
