@@ -16,7 +16,7 @@ from torch import nn
 from torch.fx import Node
 
 from pruners.batches import like_example
-from pruners.criteria import GRADIENT_CRITERIA, WEIGHT_CRITERIA, Loss, Tensors, activation, lamp
+from pruners.criteria import GRADIENT_CRITERIA, WEIGHT_CRITERIA, Loss, Tensors, activation, cross_entropy, lamp
 from pruners.groups import AxisGraph, Group, Member
 from pruners.ragged import curve
 from pruners.reconstruction import Moments, lost_by_group
@@ -64,7 +64,7 @@ def score_groups(
         model: the model to score, for criteria that pass over data; with `keep`, the rewritten graph of what stays.
         keep: what stays of each elementary axis; everything if not given.
         batches: iterable of (inputs, targets), or of inputs for "activation"; see `pruners.batches`.
-        loss: loss(outputs, targets), cross-entropy if None.
+        loss: loss(outputs, targets) of all that the model returns; if None, cross-entropy of the first tensor of it.
         aggregate: "sum", "mean" or "max" over the members of a group.
         normalise: what the scores of a group are divided by: "mean", "max", "sum" or "none"; if not given, "none" for "lamp",
             which compares groups already, else "mean".
@@ -134,7 +134,7 @@ def _vectors(
         vectors = {name: [scores] for name, scores in lost.items() if scores is not None}
     elif criterion in GRADIENT_CRITERIA:
         data = like_example(batches, graph.trace, traced=isinstance(model, GraphModel))
-        entries = GRADIENT_CRITERIA[criterion](model, data, loss or nn.functional.cross_entropy, tensors)
+        entries = GRADIENT_CRITERIA[criterion](model, data, loss or cross_entropy, tensors)
     else:
         runs = model if base.keep and isinstance(model, GraphModel) else rewrite(base)
         if criterion == "activation":

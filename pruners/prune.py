@@ -133,7 +133,7 @@ def prune(
         ignore: names of groups, tensors or modules that lose nothing.
         batches: iterable of (inputs, targets), for what passes over data; inputs are a tensor, several in a tuple, or a dict by
             name, as the example inputs are; kept in memory if it is not a list or a loader.
-        loss: loss(outputs, targets), cross-entropy if None.
+        loss: loss(outputs, targets) of all that the model returns; if None, cross-entropy of the first tensor of it.
         aggregate: "sum", "mean" or "max" over the members of a group.
         normalise: scores of a group are divided by their "mean", "max" or "sum", or by nothing ("none"); if None, by the mean, and for
             "lamp", which compares groups already, by nothing.
