@@ -23,7 +23,7 @@ from pruners.costs import CostModel
 from pruners.criteria import Loss
 from pruners.groups import AxisGraph, Group, dependency_groups, tie_axes
 from pruners.importance import Criterion
-from pruners.plan import PruningPlan, make_plan, unique_state
+from pruners.plan import PruningPlan, describe_inputs, make_plan, unique_state
 from pruners.progress import Progress, silent
 from pruners.proof import prove, prove_in, verify
 from pruners.replay import replay, smaller_graph
@@ -156,6 +156,7 @@ def prune(
     limits = Limits(round_to, min_kept, max_ratio)
     check_steps(steps, schedule)
     args, kwargs = split_inputs(example_inputs)
+    describe_inputs(args, kwargs)  # a plan must hold them in the end
     graph = analyse(model, args, kwargs)
     found = dependency_groups(graph)
     free = prunable(found, ignore)

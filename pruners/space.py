@@ -19,7 +19,7 @@ from pruners.costs import CostModel
 from pruners.criteria import Loss
 from pruners.groups import Group, dependency_groups
 from pruners.importance import Criterion
-from pruners.plan import fingerprint, make_plan
+from pruners.plan import describe_inputs, fingerprint, make_plan
 from pruners.progress import Progress, silent
 from pruners.proof import prove, verify
 from pruners.prune import PruneResult, Summary, analyse, count, prunable, split_inputs
@@ -84,6 +84,7 @@ class PrunableSpace:
             )
         self.model, self.tolerance = model, tolerance
         self.args, self.kwargs = split_inputs(example_inputs)
+        describe_inputs(self.args, self.kwargs)  # a plan must hold them in the end
         self.graph = analyse(model, self.args, self.kwargs)
         self.found = dependency_groups(self.graph)
         blocks = removable_blocks(self.graph)

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils import _pytree as pytree
 
 from estimators import compare_latency
 from pruners.costs import CostModel
@@ -228,7 +229,7 @@ def _timed(
     model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> Callable[[nn.Module], tuple[float, float]]:
     """Median milliseconds of both models, which take turns on the example inputs."""
-    tensors = [x for x in (*args, *kwargs.values()) if isinstance(x, torch.Tensor)]
+    tensors = [x for x in pytree.tree_leaves((args, dict(kwargs))) if isinstance(x, torch.Tensor)]
     place = tensors[0].device if tensors else torch.device("cpu")
 
     def compare(smaller: nn.Module) -> tuple[float, float]:
