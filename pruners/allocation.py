@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -141,8 +142,7 @@ def allocate(
     Raises:
         ValueError: if a budget cannot be met; the message says what range can.
     """
-    if allocation not in ALLOCATIONS:
-        raise ValueError(f"`allocation` must be one of {', '.join(ALLOCATIONS)}, got {allocation!r}.")
+    check_allocation(allocation)
     limits, gone = limits or Limits(), gone or {}
     check_reachable(groups, cost, budgets, limits)
     curves = {group.name: curve(scores[group.name]) for group in groups}
@@ -156,6 +156,17 @@ def allocate(
     return {
         group.axis: keep_highest(scores[group.name], removed[group.name]) for group in groups if removed[group.name]
     }
+
+
+def check_allocation(allocation: Any, has_batches: bool = True) -> None:
+    """Refuse an allocation that does not exist, and one over data where there are none."""
+    if allocation not in ALLOCATIONS:
+        raise ValueError(f"`allocation` must be one of {', '.join(ALLOCATIONS)}, got {allocation!r}.")
+    if allocation == "distortion" and not has_batches:
+        raise ValueError(
+            "`allocation='distortion'` needs `batches`, an iterable of (inputs, targets) or of inputs; without data take one of "
+            f"{', '.join(name for name in ALLOCATIONS if name != allocation)}."
+        )
 
 
 def importance_lost(scores: torch.Tensor) -> Damage:

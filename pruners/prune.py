@@ -16,13 +16,13 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from estimators import count as count_cost
-from pruners.allocation import Limits, check_reachable
+from pruners.allocation import Limits, check_allocation, check_reachable
 from pruners.check import Masked, needs_copies
 from pruners.configuration import configure
 from pruners.costs import CostModel
 from pruners.criteria import Loss
 from pruners.groups import AxisGraph, Group, dependency_groups, tie_axes
-from pruners.importance import Criterion
+from pruners.importance import Criterion, check_importance
 from pruners.plan import PruningPlan, describe_inputs, make_plan, unique_state
 from pruners.progress import Progress, silent
 from pruners.proof import prove, prove_in, verify
@@ -30,7 +30,16 @@ from pruners.replay import replay, smaller_graph
 from pruners.rewrite import Removal, rewrite
 from pruners.selection import Importance, Selection, check_steps
 from pruners.surgery import build
-from pruners.targets import ATTEMPTS, TIGHTER, Estimator, Reading, counted_budgets, measured_targets, search
+from pruners.targets import (
+    ATTEMPTS,
+    TIGHTER,
+    Estimator,
+    Reading,
+    check_targets,
+    counted_budgets,
+    measured_targets,
+    search,
+)
 from pruners.tracing import trace
 
 PLAN, WEIGHTS = "plan.json", "weights.safetensors"
@@ -155,6 +164,9 @@ def prune(
     """
     limits = Limits(round_to, min_kept, max_ratio)
     check_steps(steps, schedule)
+    check_targets(targets, estimators or {})
+    check_importance(importance, aggregate, normalise, batches)
+    check_allocation(allocation, batches is not None)
     args, kwargs = split_inputs(example_inputs)
     describe_inputs(args, kwargs)  # a plan must hold them in the end
     graph = analyse(model, args, kwargs)

@@ -100,10 +100,6 @@ class Selection:
         """
         how = self.importance
         distortion = self.allocation == "distortion"
-        if how.batches is None and distortion:
-            raise ValueError(
-                '`allocation="distortion"` needs `batches`, an iterable of (inputs, targets) or of inputs.'
-            )
         moments: Mapping[Node, Moments] = {}
         if how.batches is not None and (distortion or how.criterion == "obs"):
             seen = watched(how.batches, f"inputs of layers{step}", self.progress)

@@ -18,7 +18,7 @@ from pruners.configuration import configure
 from pruners.costs import CostModel
 from pruners.criteria import Loss
 from pruners.groups import Group, dependency_groups
-from pruners.importance import Criterion
+from pruners.importance import Criterion, check_importance
 from pruners.plan import describe_inputs, fingerprint, make_plan
 from pruners.progress import Progress, silent
 from pruners.proof import prove, verify
@@ -82,6 +82,7 @@ class PrunableSpace:
             raise ValueError(
                 f"`steps` must be from 1 to {len(DIGITS)} and `round_to` at least 1, got {steps} and {round_to}."
             )
+        check_importance(importance, "sum", "none", batches)
         self.model, self.tolerance = model, tolerance
         self.args, self.kwargs = split_inputs(example_inputs)
         describe_inputs(self.args, self.kwargs)  # a plan must hold them in the end
