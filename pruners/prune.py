@@ -108,7 +108,7 @@ def prune(
     estimators: Mapping[str, Estimator] | None = None,
     importance: str | Criterion = "l2",
     allocation: str = "global",
-    ignore: Sequence[str] = (),
+    ignore: str | Sequence[str] = (),
     batches: Iterable[Any] | None = None,
     loss: Loss | None = None,
     aggregate: str = "sum",
@@ -139,7 +139,7 @@ def prune(
             for each of their entries, larger = keep, for all or some of them.
         allocation: "global", "uniform", "isomorphic", "optimal" (the most importance that can stay) or "distortion" (the least
             change of the outputs, measured on `batches`).
-        ignore: names of groups, tensors or modules that lose nothing.
+        ignore: names of groups, tensors or modules that lose nothing, or one name.
         batches: iterable of (inputs, targets), for what passes over data; inputs are a tensor, several in a tuple, or a dict by
             name, as the example inputs are; kept in memory if it is not a list or a loader.
         loss: loss(outputs, targets) of all that the model returns; if None, cross-entropy of the first tensor of it.
@@ -167,6 +167,7 @@ def prune(
     check_targets(targets, estimators or {})
     check_importance(importance, aggregate, normalise, batches)
     check_allocation(allocation, batches is not None)
+    ignore = several_names(ignore)
     args, kwargs = split_inputs(example_inputs)
     describe_inputs(args, kwargs)  # a plan must hold them in the end
     graph = analyse(model, args, kwargs)
@@ -290,8 +291,10 @@ def analyse(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
     """Trace a model and tie its axes, after checking that it can be pruned at all.
 
     Raises:
-        ValueError: on several devices or none (meta), half precision, NaN or infinite weights or inputs on another device.
+        ValueError: if it is no module or one in TorchScript, on several devices or none (meta), half precision, NaN or infinite
+            weights or inputs on another device.
     """
+    _refuse_no_module(model)
     devices: dict[torch.device, str] = {}
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         devices.setdefault(tensor.device, name)
@@ -337,6 +340,21 @@ def prunable(found: Sequence[Group], ignore: Sequence[str]) -> list[Group]:
     return [group for group in found if not group.protected and not names[group.name] & set(ignore)]
 
 
+def several_names(ignore: str | Sequence[str]) -> list[str]:
+    """What `ignore` names, one name or several.
+
+    Raises:
+        ValueError: if it is something else.
+    """
+    found = [ignore] if isinstance(ignore, str) else list(ignore) if isinstance(ignore, Iterable) else [ignore]
+    if wrong := [name for name in found if not isinstance(name, str)]:
+        raise ValueError(
+            f"`ignore` must be names of groups, tensors or modules, got {wrong[0]!r} ({type(wrong[0]).__name__}); `pruners.groups` "
+            "lists them."
+        )
+    return found
+
+
 def refuse_missed(report: Mapping[str, Mapping[str, float]]) -> None:
     """Refuse a result that is beyond a target.
 
@@ -360,6 +378,17 @@ def count(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) ->
     """Macs on the example inputs, parameters and their bytes of a built model."""
     total = count_cost(model, kwargs or args).total
     return {"macs": total.macs, "params": total.params, "weight_bytes": total.weight_bytes}
+
+
+def _refuse_no_module(model: Any) -> None:
+    """Refuse what is no module, and modules that have no Python code to trace."""
+    named = model.named_modules() if isinstance(model, nn.Module) else [("", model)]
+    for name, part in named:
+        if not isinstance(part, nn.Module) or isinstance(part, torch.jit.ScriptModule):
+            raise ValueError(
+                f"`model` must be a module in Python, which `torch.export` can trace, got {type(part).__name__}"
+                f"{f' in {name!r}' if name else ''}; give the `nn.Module` that it was made from."
+            )
 
 
 def _names(group: Group) -> set[str]:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from pruners.allocation import Limits
+from pruners.allocation import Limits, whole_number
 from pruners.axes import Axis
 from pruners.blocks import Block, Bypassed, around, bypass, bypassed_outputs, inside, removable_blocks, unneeded
 from pruners.check import needs_copies
@@ -22,7 +22,7 @@ from pruners.importance import Criterion, check_importance
 from pruners.plan import describe_inputs, fingerprint, make_plan
 from pruners.progress import Progress, silent
 from pruners.proof import prove, verify
-from pruners.prune import PruneResult, Summary, analyse, count, prunable, split_inputs
+from pruners.prune import PruneResult, Summary, analyse, count, prunable, several_names, split_inputs
 from pruners.ragged import keep_highest
 from pruners.rewrite import Removal, rewrite
 from pruners.selection import Importance, Selection
@@ -69,7 +69,7 @@ class PrunableSpace:
         steps: int = 8,
         depth: bool = True,
         importance: str | Criterion = "l2",
-        ignore: Sequence[str] = (),
+        ignore: str | Sequence[str] = (),
         batches: Iterable[Any] | None = None,
         loss: Loss | None = None,
         round_to: int = 1,
@@ -78,10 +78,11 @@ class PrunableSpace:
         tolerance: float = 1e-4,
         progress: Progress = silent,
     ) -> None:
-        if not 1 <= steps <= len(DIGITS) or round_to < 1:
-            raise ValueError(
-                f"`steps` must be from 1 to {len(DIGITS)} and `round_to` at least 1, got {steps} and {round_to}."
-            )
+        whole_number("steps", steps)
+        whole_number("round_to", round_to)
+        if steps > len(DIGITS):
+            raise ValueError(f"`steps` must be at most {len(DIGITS)}, a digit each, got {steps}.")
+        ignore = several_names(ignore)
         check_importance(importance, "sum", "none", batches)
         self.model, self.tolerance = model, tolerance
         self.args, self.kwargs = split_inputs(example_inputs)

@@ -34,6 +34,13 @@ class Idle(nn.Module):
         ({"targets": {"macs": None}}, r"`targets\['macs'\]` must be positive, got None"),
         ({"targets": {"flops": 0.5}}, "`targets` must be among macs, .*, got 'flops'"),
         ({"targets": {"macs": -1}}, "must be positive, got -1"),
+        ({"steps": 1.5}, "`steps` must be a whole number of at least 1, got 1.5"),
+        ({"steps": "2"}, "`steps` must be a whole number of at least 1, got '2'"),
+        ({"round_to": 2.5}, "`round_to` must be a whole number of at least 1, got 2.5"),
+        ({"min_kept": 0.5}, "`min_kept` must be a whole number of at least 1, got 0.5; a layer of no channels"),
+        ({"max_ratio": "all"}, r"`max_ratio` must be a fraction in \(0, 1\], got 'all'"),
+        ({"ignore": 5}, r"`ignore` must be names of groups, tensors or modules, got 5 \(int\)"),
+        ({"ignore": [nn.ReLU()]}, r"got ReLU\(\) \(ReLU\); `pruners.groups` lists them"),
     ],
 )  # fmt: skip
 def test_what_needs_no_work_is_refused_before_the_model_runs(settings: dict[str, Any], message: str) -> None:
@@ -44,3 +51,29 @@ def test_what_needs_no_work_is_refused_before_the_model_runs(settings: dict[str,
 def test_a_space_asks_for_data_before_the_model_runs() -> None:
     with pytest.raises(ValueError, match="`importance='fisher'` needs `batches`"):
         PrunableSpace(Idle(), torch.zeros(2, 3), importance="fisher")
+
+
+def small() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 2)).eval()
+
+
+def test_one_name_is_ignored_as_a_list_of_it_is() -> None:
+    x = torch.randn(2, 3)
+    one, listed = (prune(small(), x, {"macs": 0.7}, ignore=ignore).plan for ignore in ("0.weight:0", ["0.weight:0"]))
+    assert one == listed and set(one.removed) == {"2.weight:0"}
+    space = PrunableSpace(small(), x, ignore="4.weight")
+    assert [group.name for group in space.scores] == ["0.weight:0"]
+    with pytest.raises(ValueError, match=r"`ignore` must name groups, tensors or modules, got '0.wei'; did you mean"):
+        prune(small(), x, {"macs": 0.7}, ignore="0.wei")
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+@pytest.mark.parametrize("make", [torch.jit.script, lambda m: torch.jit.trace(m, torch.zeros(2, 3)), type, str])
+def test_what_is_no_module_in_python_is_refused(make: Any) -> None:
+    with pytest.raises(ValueError, match=r"`model` must be a module in Python, .* got \w+; give the `nn.Module`"):
+        prune(make(small()), torch.zeros(2, 3), {"macs": 0.5})
+    inside = make(small())
+    if isinstance(inside, nn.Module):
+        with pytest.raises(ValueError, match="in '0'; give"):
+            prune(nn.Sequential(inside, nn.Linear(2, 2)), torch.zeros(2, 3), {"macs": 0.5})

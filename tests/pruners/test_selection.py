@@ -139,7 +139,7 @@ def test_repair_and_the_search_for_measured_targets_tell_where_they_are(capfd: p
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"steps": 0}, "`steps` must be at least 1, got 0"),
+        ({"steps": 0}, "`steps` must be a whole number of at least 1, got 0"),
         ({"schedule": "cosine"}, "`schedule` must be one of linear, geometric, got 'cosine'"),
         ({"allocation": "distortion"}, "needs `batches`"),
         ({"allocation": "distortion", "batches": []}, "at least one batch"),
