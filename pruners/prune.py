@@ -13,6 +13,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
+from torch.fx import Node
 from torch.utils import _pytree as pytree
 
 from estimators import count as count_cost
@@ -40,7 +41,7 @@ from pruners.targets import (
     measured_targets,
     search,
 )
-from pruners.tracing import trace
+from pruners.tracing import Trace, number, trace
 
 PLAN, WEIGHTS = "plan.json", "weights.safetensors"
 
@@ -292,7 +293,7 @@ def analyse(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
 
     Raises:
         ValueError: if it is no module or one in TorchScript, on several devices or none (meta), half precision, NaN or infinite
-            weights or inputs on another device.
+            weights, inputs on another device, or empty tensors as inputs or as all that the model returns.
     """
     _refuse_no_module(model)
     devices: dict[torch.device, str] = {}
@@ -319,10 +320,17 @@ def analyse(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
         if isinstance(tensor, nn.Parameter) and not (least.isfinite() and most.isfinite()):  # buffers may be masks
             raise ValueError(f"weights of `model` must be finite, got infinity in {name!r}; load weights that are.")
     for x in pytree.tree_leaves((args, kwargs)):
+        if isinstance(x, torch.Tensor) and not x.numel():
+            raise ValueError(
+                f"`example_inputs` must hold numbers, got a tensor of shape {tuple(x.shape)}, on which nothing can be proved; give "
+                "at least one sample."
+            )
         if isinstance(x, torch.Tensor) and devices and x.device not in devices:
             ours = ", ".join(map(str, devices))
             raise ValueError(f"`example_inputs` must be on the model's device, got {x.device} for a model on {ours}.")
-    return tie_axes(trace(model, args, kwargs))
+    traced = trace(model, args, kwargs)
+    _refuse_no_outputs(traced)
+    return tie_axes(traced)
 
 
 def prunable(found: Sequence[Group], ignore: Sequence[str]) -> list[Group]:
@@ -389,6 +397,18 @@ def _refuse_no_module(model: Any) -> None:
                 f"`model` must be a module in Python, which `torch.export` can trace, got {type(part).__name__}"
                 f"{f' in {name!r}' if name else ''}; give the `nn.Module` that it was made from."
             )
+
+
+def _refuse_no_outputs(traced: Trace) -> None:
+    """Refuse a model that returns no number on its example inputs."""
+    *_, output = traced.nodes
+    values = [x.meta["val"] for x in traced.returned(output.args[0]) if isinstance(x, Node)]  # type: ignore[arg-type]
+    shapes = [tuple(map(number, value.shape)) for value in values if isinstance(value, torch.Tensor)]
+    if not any(map(math.prod, shapes)):
+        raise ValueError(
+            f"the model must return numbers on `example_inputs`, got tensors of shapes {shapes}, on which nothing can be proved; give "
+            "inputs on which it does."
+        )
 
 
 def _names(group: Group) -> set[str]:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pruners import PrunableSpace, prune
+from pruners import PrunableSpace, groups, prune
 
 
 class Idle(nn.Module):
@@ -77,3 +77,27 @@ def test_what_is_no_module_in_python_is_refused(make: Any) -> None:
     if isinstance(inside, nn.Module):
         with pytest.raises(ValueError, match="in '0'; give"):
             prune(nn.Sequential(inside, nn.Linear(2, 2)), torch.zeros(2, 3), {"macs": 0.5})
+
+
+class Cropped(nn.Module):
+    """Returns what is beyond some columns, and zeros of no size."""
+
+    def __init__(self, start: int) -> None:
+        super().__init__()
+        self.inner, self.outer, self.start = nn.Linear(3, 8), nn.Linear(8, 4), start
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self.outer(self.inner(x).relu())[:, self.start :], x.new_zeros(0)
+
+
+@pytest.mark.parametrize("call", [lambda m, x: prune(m, x, {"macs": 0.5}), PrunableSpace, groups])
+def test_nothing_is_proved_on_nothing(call: Any) -> None:
+    with pytest.raises(
+        ValueError, match=r"`example_inputs` must hold numbers, got a tensor of shape \(0, 3\), .*; give at least"
+    ):
+        call(small(), torch.zeros(0, 3))
+    with pytest.raises(
+        ValueError, match=r"must return numbers on `example_inputs`, got tensors of shapes \[\(2, 0\), \(0,\)\]"
+    ):
+        call(Cropped(4), torch.zeros(2, 3))
+    assert call(Cropped(3), torch.zeros(2, 3))  # one of the outputs holds a number
