@@ -205,6 +205,8 @@ def _distances(vectors: torch.Tensor) -> torch.Tensor:
     """Sum of distances of each vector to all others in its row; shape (..., n) for vectors (..., n, entries).
 
     Reference: He et al., Filter pruning via geometric median, CVPR 2019.
+    Differs: the paper's distances are between filters, the rows of one layer. Here each tensor that the group takes part in adds its
+    own: all layers that put the index out by their rows, and all that read it by their columns.
     """
     return torch.cdist(vectors, vectors, compute_mode="donot_use_mm_for_euclid_dist").sum(-1)
 
