@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
@@ -13,6 +14,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
+from torch.export.graph_signature import OutputKind
 from torch.fx import Node
 from torch.utils import _pytree as pytree
 
@@ -28,9 +30,9 @@ from pruners.plan import PruningPlan, describe_inputs, make_plan, unique_state
 from pruners.progress import Progress, silent
 from pruners.proof import prove, prove_in, verify
 from pruners.replay import replay, smaller_graph
-from pruners.rewrite import Removal, rewrite
+from pruners.rewrite import GraphModel, Removal, rewrite, sliced
 from pruners.selection import Importance, Selection, check_steps
-from pruners.surgery import build
+from pruners.surgery import Form, build
 from pruners.targets import (
     ATTEMPTS,
     TIGHTER,
@@ -172,18 +174,19 @@ def prune(
     args, kwargs = split_inputs(example_inputs)
     describe_inputs(args, kwargs)  # a plan must hold them in the end
     graph = analyse(model, args, kwargs)
+    runs = to_run(model, graph.trace)
     found = dependency_groups(graph)
     free = prunable(found, ignore)
     cost = CostModel(graph, model)
     asked = counted_budgets(targets, cost)
-    aims = measured_targets(targets, estimators or {}, model, args, kwargs)
+    aims = measured_targets(targets, estimators or {}, runs, args, kwargs)
     least = check_reachable(free, cost, asked, limits)
     lever = "macs" if cost.macs({}) else "params"
     whole = cost.of(lever)({})
     data: Any = batches if batches is None or isinstance(batches, Sized) else list(batches)
     how = Importance(importance, data, loss, aggregate, normalise, seed)
-    selection = Selection(graph, free, model, cost, how, allocation, limits, progress)
-    guess = [whole * aim.fraction(model) for aim in aims] if steps > 1 else []
+    selection = Selection(graph, free, runs, cost, how, allocation, limits, progress)
+    guess = [whole * aim.fraction(runs) for aim in aims] if steps > 1 else []
     last = asked | ({lever: min([asked.get(lever, whole), *guess])} if guess else {})
     ranking = selection.descend(last, least, steps, schedule, between)
 
@@ -206,8 +209,8 @@ def prune(
         if needs_copies(removal):
             graph.trace = graph.trace.enlarged()
         rewritten = rewrite(removal)
-        comparison = verify(removal, rewritten, found, model, tolerance) if check and check_dtype is None else None
-        smaller, form = build(removal, model, rewritten, tolerance)
+        comparison = verify(removal, rewritten, found, runs, tolerance) if check and check_dtype is None else None
+        smaller, form = build_unwritten(removal, model, rewritten, tolerance)
         readings = {aim.name: aim.read(smaller) for aim in aims}
         after = count(smaller, args, kwargs)
         routed_otherwise = graph.trace.choosing and after["macs"] > asked.get("macs", math.inf)
@@ -333,6 +336,23 @@ def analyse(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
     return tie_axes(traced)
 
 
+def to_run(model: nn.Module, trace: Trace) -> nn.Module:
+    """The model, or a copy of it where it writes to its own tensors: an embedding with `max_norm` does so in evaluation, too."""
+    return copy.deepcopy(model) if _written(trace) else model
+
+
+def build_unwritten(
+    removal: Removal, model: nn.Module, rewritten: GraphModel, tolerance: float, form: Form | None = None
+) -> tuple[nn.Module, Form]:
+    """`build`, which runs what it builds; what that wrote to its own tensors is taken back."""
+    smaller, built = build(removal, model, rewritten, tolerance, form)
+    own = {**dict(smaller.named_parameters()), **dict(smaller.named_buffers())}
+    with torch.no_grad():
+        for name in _written(removal.graph.trace) & own.keys() & removal.graph.tensors.keys():
+            own[name].copy_(sliced(removal, name))
+    return smaller, built
+
+
 def prunable(found: Sequence[Group], ignore: Sequence[str]) -> list[Group]:
     """The groups that are neither protected nor ignored.
 
@@ -386,6 +406,13 @@ def count(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) ->
     """Macs on the example inputs, parameters and their bytes of a built model."""
     total = count_cost(model, kwargs or args).total
     return {"macs": total.macs, "params": total.params, "weight_bytes": total.weight_bytes}
+
+
+def _written(trace: Trace) -> set[str]:
+    """Names of the parameters and buffers that a model writes to as it runs."""
+    kinds = (OutputKind.PARAMETER_MUTATION, OutputKind.BUFFER_MUTATION)
+    specs = trace.program.graph_signature.output_specs
+    return {spec.target for spec in specs if spec.kind in kinds and spec.target is not None}
 
 
 def _refuse_no_module(model: Any) -> None:

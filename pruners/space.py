@@ -22,11 +22,20 @@ from pruners.importance import Criterion, check_importance
 from pruners.plan import describe_inputs, fingerprint, make_plan
 from pruners.progress import Progress, silent
 from pruners.proof import prove, verify
-from pruners.prune import PruneResult, Summary, analyse, count, prunable, several_names, split_inputs
+from pruners.prune import (
+    PruneResult,
+    Summary,
+    analyse,
+    build_unwritten,
+    count,
+    prunable,
+    several_names,
+    split_inputs,
+    to_run,
+)
 from pruners.ragged import keep_highest
 from pruners.rewrite import Removal, rewrite
 from pruners.selection import Importance, Selection
-from pruners.surgery import build
 from search_spaces import Architecture, Categorical, Integer, SearchSpace
 from search_spaces.choices import Choice, Value
 from search_spaces.space import Labels
@@ -88,15 +97,15 @@ class PrunableSpace:
         self.args, self.kwargs = split_inputs(example_inputs)
         describe_inputs(self.args, self.kwargs)  # a plan must hold them in the end
         self.graph = analyse(model, self.args, self.kwargs)
-        self.found = dependency_groups(self.graph)
+        self.found, self.runs = dependency_groups(self.graph), to_run(model, self.graph.trace)
         blocks = removable_blocks(self.graph)
         free = prunable(self.found, [given for given in ignore if given not in {block.name for block in blocks}])
         self.blocks = {block.name: block for block in blocks if depth and not _ignored(block, ignore)}
         self.cost = CostModel(self.graph, model)
         data: Any = batches if batches is None or isinstance(batches, Sized) else list(batches)
         how = Importance(importance, data, loss, "sum", "none", seed)
-        selection = Selection(self.graph, free, model, self.cost, how, "global", Limits(), progress)
-        scores = selection.rank({}, model).scores
+        selection = Selection(self.graph, free, self.runs, self.cost, how, "global", Limits(), progress)
+        scores = selection.rank({}, self.runs).scores
         self.scores = {group: scores[group.name].cpu() for group in free}
         self._before = count(model, self.args, self.kwargs)
         if not free and not self.blocks:
@@ -137,9 +146,9 @@ class PrunableSpace:
         if needs_copies(removal):
             self.graph.trace = self.graph.trace.enlarged()
         rewritten = rewrite(removal)
-        comparison = verify(removal, rewritten, self.found, self.model, self.tolerance) if check else None
+        comparison = verify(removal, rewritten, self.found, self.runs, self.tolerance) if check else None
         bypass(rewritten, left_out)
-        smaller, form = build(removal, self.model, rewritten, self.tolerance, "graph" if left_out else None)
+        smaller, form = build_unwritten(removal, self.model, rewritten, self.tolerance, "graph" if left_out else None)
         if comparison and left_out:
             comparison = replace(comparison, reference=tuple(bypassed_outputs(removal, left_out)))
         summary = Summary(
