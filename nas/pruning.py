@@ -18,7 +18,7 @@ from nas.data import ImageData
 from nas.device import resolve_device
 from nas.distillation import Distillation
 from nas.estimates import estimates
-from nas.evaluation import module_accuracy
+from nas.evaluation import check_classifies, module_accuracy
 from nas.files import replacing, write_json
 from nas.functions import import_function
 from nas.progress import Progress, silent
@@ -203,6 +203,7 @@ def prune_model(
     model = model.to("cpu")
     repair = None
     if data is not None:
+        check_classifies(model, data, example)
         repair = Repair(
             model,
             data,
@@ -214,7 +215,6 @@ def prune_model(
             device=place,
             progress=progress,
         )
-    measure("before", model)
     result = prune(
         model,
         example,
@@ -237,6 +237,7 @@ def prune_model(
         seed=seed,
         progress=progress,
     )
+    measure("before", model)
     measure("pruned", result.model)
     for step in repairs:
         assert repair is not None

@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -75,6 +76,20 @@ class Wrapper(nn.Module):
         self.module = nn.Linear(4, 3)
 
 
+class Several(nn.Module):
+    """Returns logits among other things."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.network, self.kind = small(), kind
+
+    def forward(self, x: torch.Tensor) -> Any:
+        logits = self.network(x)
+        return {"dict": {"logits": logits}, "tuple": (None, logits), "few": logits[:, :5], "map": logits[..., None]}[
+            self.kind
+        ]
+
+
 @pytest.fixture(scope="module")
 def trained(digits: ImageData) -> nn.Module:
     torch.manual_seed(0)
@@ -138,6 +153,28 @@ def test_the_check_is_as_asked_for() -> None:
         prune_model(small(), example, targets, tolerance=1e-30)
     with pytest.raises(ValueError, match="`check_dtype` must be float32 or float64, got 'half'"):
         prune_model(small(), example, targets, check_dtype="half")
+
+
+@pytest.mark.parametrize(
+    ("kind", "found"), [("dict", "a dict"), ("tuple", "a tuple"), ("few", "2x5"), ("map", "2x10x1")]
+)
+def test_data_need_logits_of_their_classes(kind: str, found: str, digits: ImageData) -> None:
+    message = rf"needs a model that returns one tensor \(N, classes\), here of 10 classes or more, got {found} for 2 images of 'digits'"
+    with pytest.raises(ValueError, match=message):
+        prune_model(Several(kind), torch.randn(1, 1, 8, 8), {"macs": 0.5}, data=digits)
+
+
+@pytest.mark.parametrize(
+    ("make", "example", "takes"),
+    [
+        (lambda: nn.Conv2d(3, 8, 3), torch.randn(1, 3, 16, 16), "1x3x16x16"),
+        (Tokens, tokens(), "1x8, 1x8"),
+    ],
+)
+def test_data_must_be_images_that_the_model_takes(make: Any, example: Any, takes: str, digits: ImageData) -> None:
+    message = rf"got 'digits' with images 1x1x8x8 for a model of inputs {takes}: .*; give images of that shape"
+    with pytest.raises(ValueError, match=message):
+        prune_model(make(), example, {"macs": 0.5}, data=digits)
 
 
 def test_the_command_prunes_and_says_what_it_did(weights: Path, tmp_path: Path) -> None:
