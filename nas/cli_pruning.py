@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from torch import nn
 
 from nas import cli_options as shared
 from nas import terminal
@@ -17,8 +18,9 @@ from nas.cli_options import Json
 from nas.data import ImageData, load_data, with_normalisation
 from nas.distillation import Distillation
 from nas.format import percent, si
-from nas.pruning import example_inputs, load_model, parse_targets, prune_model
+from nas.pruning import check_input, example_inputs, load_model, parse_targets, prune_model
 from pruners.groups import dependency_groups
+from pruners.importance import CRITERIA, WITHOUT_DATA
 from pruners.prune import analyse, split_inputs
 
 HELD_OUT = 0.1  # of the training images: they are not trained on
@@ -118,12 +120,16 @@ def prune(
 
     Example: `nas prune mymodels:resnet56 --weights w.th --input 1x3x32x32 --target macs=0.5 --data cifar10 --recover calibrate`
     """
+    if data is None:
+        _refuse_without_data(importance, allocation, recover)
+    targets, network = parse_targets(target), load_model(model, options(option), weights)
+    example = _fitting_inputs(input, network, seed)
     images = None if data is None else _images(data, mean, std, seed, limit, test_limit, image_size)
     with terminal.bars() as progress:
         result, summary = prune_model(
-            load_model(model, options(option), weights),
-            example_inputs(input, seed),
-            parse_targets(target),
+            network,
+            example,
+            targets,
             data=images,
             importance=importance,
             allocation=allocation,
@@ -170,7 +176,8 @@ def groups(model: Target, input: Input, weights: Weights = None, option: Options
 
     Example: `nas groups mymodels:resnet56 --input 1x3x32x32`
     """
-    graph = analyse(load_model(model, options(option), weights), *split_inputs(example_inputs(input)))
+    network = load_model(model, options(option), weights)
+    graph = analyse(network, *split_inputs(_fitting_inputs(input, network)))
     found = dependency_groups(graph)
     if json:
         for group in found:
@@ -186,6 +193,24 @@ def groups(model: Target, input: Input, weights: Weights = None, option: Options
 def _show_unknown(operators: Mapping[str, int]) -> None:
     for operator, times in operators.items():
         terminal.err.print(f"left alone, as its rule is not known: {operator} ({times} times)", highlight=False)
+
+
+def _refuse_without_data(importance: str, allocation: str, recover: str) -> None:
+    """Options that pass over images, where there are none."""
+    over_data = {
+        f"--importance {importance}": importance in CRITERIA and importance not in WITHOUT_DATA,
+        f"--allocation {allocation}": allocation == "distortion",
+        f"--recover {recover}": bool(names(recover)),
+    }
+    for given, needs in over_data.items():
+        if needs:
+            raise ValueError(f"`{given}` needs images; give --data, such as --data digits")
+
+
+def _fitting_inputs(text: str, model: nn.Module, seed: int = 0) -> Any:
+    example = example_inputs(text, seed)
+    check_input(model, example, text)
+    return example
 
 
 def _images(

@@ -9,16 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from nas.batches import normalize
 from nas.data import ImageData, Split
 from nas.device import memory_format, precision
 from nas.progress import Progress, silent
+from pruners.tracing import evaluating, first_line
 from search_spaces import Supernet
 from search_spaces.network import Local
 from search_spaces.paths import Flow, FlowShape, advance, shape_of
@@ -153,6 +155,39 @@ def module_accuracy(module: nn.Module, data: ImageData, split: Split, *, batch_s
             right += int((module(images).argmax(1).cpu() == split.labels[at : at + len(images)]).sum())
     module.train(was_training)
     return right / len(split)
+
+
+def check_classifies(module: nn.Module, data: ImageData, example: Any) -> None:
+    """Refuse data whose images a network does not take, or does not put into their classes.
+
+    Args:
+        module: on the CPU; its mode is left as it was.
+        data: images, of which two test images are tried.
+        example: inputs that the network takes.
+
+    Raises:
+        ValueError: the images do not fit, or the network returns something else than logits (N, classes) of enough classes.
+    """
+    try:
+        with evaluating(module), torch.no_grad():
+            logits = module(normalize(data.test.images[:2], data.mean, data.std))
+    except Exception as error:
+        takes = ", ".join(_sizes(x) for x in tree_leaves(example) if isinstance(x, Tensor))
+        raise ValueError(
+            f"--data (`data` in Python) must be images that the model takes, got {data.name!r} with images "
+            f"{_sizes(data.test.images[:1])} for a model of inputs {takes}: {first_line(error)}; give images of that shape "
+            "(--image-size resizes them), or leave the data out"
+        ) from error
+    found = _sizes(logits) if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
+    if not isinstance(logits, Tensor) or logits.dim() != 2 or logits.shape[1] < data.num_classes:
+        raise ValueError(
+            f"--data (`data` in Python) needs a model that returns one tensor (N, classes), here of {data.num_classes} classes or "
+            f"more, got {found} for 2 images of {data.name!r}; wrap the model so that it returns its logits, or leave the data out"
+        )
+
+
+def _sizes(x: Tensor) -> str:
+    return "x".join(map(str, x.shape))
 
 
 def calibrate_(module: nn.Module, data: ImageData, split: Split, *, batch_size: int = 250) -> nn.Module:

@@ -17,17 +17,21 @@ from nas.arguments import numbers, pairs, shape
 from nas.data import ImageData
 from nas.device import resolve_device
 from nas.distillation import Distillation
-from nas.estimates import estimates
-from nas.evaluation import module_accuracy
+from nas.estimates import ESTIMATES, estimates
+from nas.evaluation import check_classifies, module_accuracy
 from nas.files import replacing, write_json
 from nas.functions import import_function
 from nas.progress import Progress, silent
 from nas.record import environment
 from nas.recovery import Repair, parse_recovery
 from pruners import PruneResult, prune
+from pruners.prune import split_inputs
+from pruners.targets import COUNTED, LATENCY
+from pruners.tracing import evaluating, first_line
 
 CHECKPOINT_KEYS = ("state_dict", "model")  # where training scripts keep the weights beside an optimiser
 WRAPPER = "module."
+TARGETS = (*COUNTED, LATENCY, *ESTIMATES)
 CHECKED_IN = {"float32": torch.float32, "float64": torch.float64}
 
 
@@ -39,9 +43,15 @@ def parse_targets(texts: Sequence[str]) -> dict[str, float | str]:
     """
     found: dict[str, float | str] = {}
     for name, value in pairs(list(texts), "--target").items():
+        _check_target(name)
         timed = name == "latency_ms" and value.endswith("ms")
         found[name] = value if timed else numbers([f"{name}={value}"], "--target")[name]
     return found
+
+
+def _check_target(name: str) -> None:
+    if name not in TARGETS:
+        raise ValueError(f"--target (`targets` in Python) must be among {', '.join(TARGETS)}, got {name!r}")
 
 
 def example_inputs(text: str, seed: int = 0) -> Any:
@@ -56,10 +66,37 @@ def example_inputs(text: str, seed: int = 0) -> Any:
         ValueError: neither a shape nor a function.
     """
     if ":" in text:
-        return import_function(text)()
+        found = import_function(text)()
+        if not isinstance(found, (Tensor, Mapping, list, tuple)):
+            raise ValueError(
+                f"`--input {text}` must return a tensor, several in a tuple, or a dict by name, got {type(found).__name__}"
+            )
+        return found
     sizes = shape(text)
     assert sizes is not None
     return torch.randn(*sizes, generator=torch.Generator().manual_seed(seed))
+
+
+def check_input(model: nn.Module, example: Any, text: str) -> None:
+    """Refuse example inputs that a model does not take.
+
+    Args:
+        model: its mode is left as it was.
+        example: what `example_inputs` made of `text`.
+        text: as it was typed.
+
+    Raises:
+        ValueError: the model does not run on them.
+    """
+    args, kwargs = split_inputs(example)
+    try:
+        with evaluating(model), torch.no_grad():
+            model(*args, **kwargs)
+    except Exception as error:
+        raise ValueError(
+            f"`--input` must fit the model, got {text}: {first_line(error)}; give the shape of a tensor of random numbers, batch "
+            "first, or --input module:function, which returns inputs of another kind, such as tokens"
+        ) from error
 
 
 def load_model(target: str, options: Mapping[str, Any], weights: Path | None = None) -> nn.Module:
@@ -183,12 +220,14 @@ def prune_model(
     Raises:
         ValueError: something does not fit; the message says what.
     """
+    for name in targets:
+        _check_target(name)
     known = estimates(targets, None if device_file is None else read_device(device_file))
     if check_dtype not in (None, *CHECKED_IN):
         raise ValueError(f"`check_dtype` must be {' or '.join(CHECKED_IN)}, got {check_dtype!r}")
     repairs = parse_recovery(recover)
     if repairs and data is None:
-        raise ValueError("`recover` needs images; give `data`")
+        raise ValueError("--recover (`recover` in Python) needs images; give --data (`data`), such as digits")
     folder = None if out is None else Path(out)
     if folder is not None and folder.exists() and not (folder / "plan.json").exists() and any(folder.iterdir()):
         raise ValueError(f"{folder} is not empty and holds no pruned model; give another folder")
@@ -203,6 +242,7 @@ def prune_model(
     model = model.to("cpu")
     repair = None
     if data is not None:
+        check_classifies(model, data, example)
         repair = Repair(
             model,
             data,
@@ -214,7 +254,6 @@ def prune_model(
             device=place,
             progress=progress,
         )
-    measure("before", model)
     result = prune(
         model,
         example,
@@ -237,6 +276,7 @@ def prune_model(
         seed=seed,
         progress=progress,
     )
+    measure("before", model)
     measure("pruned", result.model)
     for step in repairs:
         assert repair is not None

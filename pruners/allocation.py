@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral, Real
+from typing import Any
 
 import torch
 
@@ -32,14 +34,10 @@ class Limits:
     max_ratio: float = 0.9
 
     def __post_init__(self) -> None:
-        if self.round_to < 1:
-            raise ValueError(f"`round_to` must be at least 1, got {self.round_to}.")
-        if self.min_kept < 1:
-            raise ValueError(
-                f"`min_kept` must be at least 1, got {self.min_kept}; a layer of no channels cuts the graph."
-            )
-        if not 0 < self.max_ratio <= 1:
-            raise ValueError(f"`max_ratio` must be in (0, 1], got {self.max_ratio}.")
+        whole_number("round_to", self.round_to)
+        whole_number("min_kept", self.min_kept, "; a layer of no channels cuts the graph")
+        if not isinstance(self.max_ratio, Real) or not 0 < self.max_ratio <= 1:
+            raise ValueError(f"`max_ratio` must be a fraction in (0, 1], got {self.max_ratio!r}.")
 
     def levels(self, group: Group, least: int = 0) -> list[int]:
         """The numbers of indices that a group may lose, from `least`, ascending."""
@@ -52,6 +50,12 @@ class Limits:
         kept = max(group.size - wanted, min(fewest, group.size))
         kept = -(-kept // step) * step
         return max(group.size - kept, 0)
+
+
+def whole_number(name: str, value: Any, why: str = "") -> None:
+    """Refuse what is no whole number of at least 1."""
+    if not isinstance(value, Integral) or value < 1:
+        raise ValueError(f"`{name}` must be a whole number of at least 1, got {value!r}{why}.")
 
 
 def uniform(groups: Sequence[Group], scores: Mapping[str, torch.Tensor], limits: Limits) -> tuple[Schedule, int]:
@@ -141,8 +145,7 @@ def allocate(
     Raises:
         ValueError: if a budget cannot be met; the message says what range can.
     """
-    if allocation not in ALLOCATIONS:
-        raise ValueError(f"`allocation` must be one of {', '.join(ALLOCATIONS)}, got {allocation!r}.")
+    check_allocation(allocation)
     limits, gone = limits or Limits(), gone or {}
     check_reachable(groups, cost, budgets, limits)
     curves = {group.name: curve(scores[group.name]) for group in groups}
@@ -156,6 +159,17 @@ def allocate(
     return {
         group.axis: keep_highest(scores[group.name], removed[group.name]) for group in groups if removed[group.name]
     }
+
+
+def check_allocation(allocation: Any, has_batches: bool = True) -> None:
+    """Refuse an allocation that does not exist, and one over data where there are none."""
+    if allocation not in ALLOCATIONS:
+        raise ValueError(f"`allocation` must be one of {', '.join(ALLOCATIONS)}, got {allocation!r}.")
+    if allocation == "distortion" and not has_batches:
+        raise ValueError(
+            "`allocation='distortion'` needs `batches`, an iterable of (inputs, targets) or of inputs; without data take one of "
+            f"{', '.join(name for name in ALLOCATIONS if name != allocation)}."
+        )
 
 
 def importance_lost(scores: torch.Tensor) -> Damage:

@@ -18,7 +18,7 @@ from pruners.batches import Batch
 from pruners.check import Runner
 from pruners.relevance import reads_weight
 from pruners.rewrite import GraphModel
-from pruners.tracing import evaluating, fitting, operator
+from pruners.tracing import evaluating, first_line, fitting, operator
 
 Tensors = Mapping[str, torch.Tensor]
 Scores = dict[str, torch.Tensor]
@@ -64,7 +64,7 @@ def fisher(model: nn.Module, batches: Iterable[Batch], loss: Loss, tensors: Tens
 
     Reference: LeCun et al., Optimal brain damage, NeurIPS 1989; the Hessian's diagonal by squared gradients.
     """
-    samples = (batch.part(i, i + 1) for batch in batches for i in range(len(_targets(batch))))
+    samples = (batch.part(i, i + 1) for batch in batches for i in range(_count(batch)))
     return _from_gradients(model, samples, loss, tensors, lambda w, g: 0.5 * w.square() * g.square())
 
 
@@ -98,6 +98,31 @@ def activation(model: GraphModel, batches: Iterable[Batch], tensors: Tensors) ->
     return result
 
 
+def cross_entropy(outputs: Any, targets: Any) -> torch.Tensor:
+    """The loss where none is given: cross-entropy of the first tensor that the model returns.
+
+    Args:
+        outputs: what the model returns, with logits (N, classes) in front.
+        targets: labels (N,), or whatever else `torch.nn.functional.cross_entropy` takes.
+
+    Raises:
+        ValueError: if they do not fit.
+    """
+    first = first_tensor(outputs)
+    try:
+        return nn.functional.cross_entropy(first, targets)
+    except Exception as error:
+        raise ValueError(
+            f"without a `loss`, the model must return logits (N, classes) first, for labels (N,), got {_shape(first)} and "
+            f"{_shape(targets)}: {first_line(error)}; give `loss`, a function of (outputs, targets)."
+        ) from error
+
+
+def first_tensor(outputs: Any) -> Any:
+    """The first tensor among what a model returns, None if there is none."""
+    return next((x for x in pytree.tree_leaves(outputs) if isinstance(x, torch.Tensor)), None)
+
+
 WEIGHT_CRITERIA: dict[str, Callable[[Tensors], Scores]] = {"l1": l1, "l2": l2}
 GRADIENT_CRITERIA = {"taylor": taylor, "fisher": fisher}
 
@@ -112,7 +137,7 @@ def _from_gradients(model: nn.Module, batches: Iterable[Batch], loss: Loss, tens
             p.requires_grad_(True)
         with evaluating(model), torch.enable_grad():
             for batch in batches:
-                value = loss(_logits(_forward(model, batch)), _targets(batch))
+                value = _one_number(loss(_forward(model, batch), _targets(batch)))
                 gradients = torch.autograd.grad(value, list(parameters.values()), allow_unused=True)
                 for (name, p), gradient in zip(parameters.items(), gradients, strict=True):
                     if gradient is not None:
@@ -126,7 +151,7 @@ def _from_gradients(model: nn.Module, batches: Iterable[Batch], loss: Loss, tens
 def _forward(model: nn.Module, batch: Batch) -> Any:
     if isinstance(model, GraphModel):
         *_, (_, outputs) = Runner(model).steps(batch.inputs)
-        return outputs
+        return model.graph.process_outputs(outputs)
     with fitting(batch.args, batch.kwargs, "batches"):
         return model(*batch.args, **batch.kwargs)
 
@@ -137,5 +162,24 @@ def _targets(batch: Batch) -> Any:
     return batch.targets
 
 
-def _logits(outputs: Any) -> torch.Tensor:
-    return outputs if isinstance(outputs, torch.Tensor) else pytree.tree_leaves(outputs)[0]
+def _count(batch: Batch) -> int:
+    """How many samples a batch has: as many as its targets."""
+    targets = first_tensor(_targets(batch))
+    if targets is None or not targets.dim():
+        raise ValueError(
+            f"`importance='fisher'` needs targets in tensors, a sample in each row, got {_shape(batch.targets)}; use 'taylor'."
+        )
+    return len(targets)
+
+
+def _one_number(value: Any) -> torch.Tensor:
+    if isinstance(value, torch.Tensor) and value.numel() == 1 and value.requires_grad:
+        return value
+    found = f"{_shape(value)} without a gradient" if isinstance(value, torch.Tensor) else _shape(value)
+    raise ValueError(
+        f"`loss` must return a tensor of one number that depends on the outputs, got {found}; take the mean, and detach nothing."
+    )
+
+
+def _shape(value: Any) -> str:
+    return f"shape {tuple(value.shape)}" if isinstance(value, torch.Tensor) else f"a {type(value).__name__}"

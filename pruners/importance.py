@@ -16,7 +16,7 @@ from torch import nn
 from torch.fx import Node
 
 from pruners.batches import like_example
-from pruners.criteria import GRADIENT_CRITERIA, WEIGHT_CRITERIA, Loss, Tensors, activation, lamp
+from pruners.criteria import GRADIENT_CRITERIA, WEIGHT_CRITERIA, Loss, Tensors, activation, cross_entropy, lamp
 from pruners.groups import AxisGraph, Group, Member
 from pruners.ragged import curve
 from pruners.reconstruction import Moments, lost_by_group
@@ -26,18 +26,8 @@ from pruners.tracing import arguments, operator
 
 AGGREGATIONS = ("sum", "mean", "max")
 NORMALISATIONS = ("mean", "max", "sum", "none")
-CRITERIA = (
-    *WEIGHT_CRITERIA,
-    "lamp",
-    "bn_scale",
-    "fpgm",
-    "random",
-    *GRADIENT_CRITERIA,
-    "activation",
-    "lrp",
-    "lrp_zplus",
-    "obs",
-)
+WITHOUT_DATA = (*WEIGHT_CRITERIA, "lamp", "bn_scale", "fpgm", "random")
+CRITERIA = (*WITHOUT_DATA, *GRADIENT_CRITERIA, "activation", "lrp", "lrp_zplus", "obs")
 Criterion = Callable[[Tensors], Mapping[str, torch.Tensor]]
 
 
@@ -64,7 +54,7 @@ def score_groups(
         model: the model to score, for criteria that pass over data; with `keep`, the rewritten graph of what stays.
         keep: what stays of each elementary axis; everything if not given.
         batches: iterable of (inputs, targets), or of inputs for "activation"; see `pruners.batches`.
-        loss: loss(outputs, targets), cross-entropy if None.
+        loss: loss(outputs, targets) of all that the model returns; if None, cross-entropy of the first tensor of it.
         aggregate: "sum", "mean" or "max" over the members of a group.
         normalise: what the scores of a group are divided by: "mean", "max", "sum" or "none"; if not given, "none" for "lamp",
             which compares groups already, else "mean".
@@ -77,12 +67,8 @@ def score_groups(
     Raises:
         ValueError: if there is no such option, data are missing, or a score is not finite.
     """
+    check_importance(criterion, aggregate, normalise, batches)
     normalise = normalise or ("none" if criterion == "lamp" else "mean")
-    for name, value, allowed in (
-        ("importance", criterion, CRITERIA), ("aggregate", aggregate, AGGREGATIONS), ("normalise", normalise, NORMALISATIONS)
-    ):  # fmt: skip
-        if value not in allowed and not callable(value):
-            raise ValueError(f"`{name}` must be one of {', '.join(allowed)}, got {value!r}.")
     base = Removal(graph, keep or {})
     vectors = _vectors(base, groups, criterion, model, batches, loss, seed, moments or {})
     result = {}
@@ -97,6 +83,21 @@ def score_groups(
             )
         result[group.name] = scores.masked_fill(~stays, -torch.inf)
     return result
+
+
+def check_importance(criterion: Any, aggregate: Any, normalise: Any, batches: Iterable[Any] | None) -> None:
+    """Refuse options of importance that do not exist, and criteria over data where there are none."""
+    known = {"aggregate": (aggregate, AGGREGATIONS), "normalise": (normalise, (*NORMALISATIONS, None))}
+    if not callable(criterion):
+        known["importance"] = (criterion, CRITERIA)
+    for name, (value, allowed) in known.items():
+        if value not in allowed:
+            raise ValueError(f"`{name}` must be one of {', '.join(map(str, allowed))}, got {value!r}.")
+    if batches is None and not callable(criterion) and criterion not in WITHOUT_DATA:
+        raise ValueError(
+            f"`importance={criterion!r}` needs `batches`, an iterable of (inputs, targets); without data take one of "
+            f"{', '.join(WITHOUT_DATA)}."
+        )
 
 
 def _vectors(
@@ -127,15 +128,15 @@ def _vectors(
         entries = {name: tensors[name].abs() for name in batch_norm_scales(graph) if name in tensors}
     elif criterion == "fpgm":
         entries = {name: tensor for name, tensor in tensors.items() if tensor.dim() > 1}
-    elif batches is None or model is None:
-        raise ValueError(f"`importance={criterion!r}` needs `batches`, an iterable of (inputs, targets).")
     elif criterion == "obs":
         lost = {group.name: lost_by_group(graph, group, moments) for group in groups}
         vectors = {name: [scores] for name, scores in lost.items() if scores is not None}
     elif criterion in GRADIENT_CRITERIA:
+        assert batches is not None and model is not None
         data = like_example(batches, graph.trace, traced=isinstance(model, GraphModel))
-        entries = GRADIENT_CRITERIA[criterion](model, data, loss or nn.functional.cross_entropy, tensors)
+        entries = GRADIENT_CRITERIA[criterion](model, data, loss or cross_entropy, tensors)
     else:
+        assert batches is not None
         runs = model if base.keep and isinstance(model, GraphModel) else rewrite(base)
         if criterion == "activation":
             entries = activation(runs, like_example(batches, graph.trace), tensors)
@@ -204,6 +205,8 @@ def _distances(vectors: torch.Tensor) -> torch.Tensor:
     """Sum of distances of each vector to all others in its row; shape (..., n) for vectors (..., n, entries).
 
     Reference: He et al., Filter pruning via geometric median, CVPR 2019.
+    Differs: the paper's distances are between filters, the rows of one layer. Here each tensor that the group takes part in adds its
+    own: all layers that put the index out by their rows, and all that read it by their columns.
     """
     return torch.cdist(vectors, vectors, compute_mode="donot_use_mm_for_euclid_dist").sum(-1)
 

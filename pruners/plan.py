@@ -7,7 +7,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
@@ -17,7 +17,8 @@ from pruners.axes import Axis
 from pruners.groups import AxisGraph, Group
 from pruners.tracing import operator
 
-VERSION = 2
+VERSION = 3  # 2 knew no inputs in lists, tuples and dicts
+READABLE = (2, VERSION)
 LARGEST_INPUT = 2**28  # numbers in a tensor that a plan may ask for
 Index = Annotated[int, Field(ge=0)]
 
@@ -35,11 +36,27 @@ class PlainInput(BaseModel, extra="forbid", strict=True):
     value: bool | int | float | str | None
 
 
+class SequenceInput(BaseModel, extra="forbid", strict=True):
+    """Inputs in a list or a tuple."""
+
+    kind: Literal["list", "tuple"]
+    items: list[Input]
+
+
+class NamedInput(BaseModel, extra="forbid", strict=True):
+    """Inputs in a dict."""
+
+    named: dict[str, Input]
+
+
+Input = TensorInput | PlainInput | SequenceInput | NamedInput
+
+
 class Inputs(BaseModel, extra="forbid", strict=True):
     """Example inputs by position and by name."""
 
-    args: list[TensorInput | PlainInput]
-    kwargs: dict[str, TensorInput | PlainInput]
+    args: list[Input]
+    kwargs: dict[str, Input]
 
 
 @dataclass(frozen=True)
@@ -88,8 +105,9 @@ class PruningPlan:
                 f"a plan must be JSON with the fields of `PruningPlan`, got {str(first['input'])[:80]!r} for {where} "
                 f"({first['msg']}); save it again."
             ) from error
-        if plan.version != VERSION:
-            raise ValueError(f"plan version must be {VERSION}, got {plan.version}; save it again with this release.")
+        if plan.version not in READABLE:
+            known = " or ".join(map(str, READABLE))
+            raise ValueError(f"plan version must be {known}, got {plan.version}; save it again with this release.")
         if plan.form not in ("module", "graph"):
             raise ValueError(f"`form` of a plan must be 'module' or 'graph', got {plan.form!r}.")
         return plan
@@ -165,18 +183,27 @@ def fingerprint(graph: AxisGraph) -> str:
 
 
 def describe_inputs(args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """Example inputs as plain data: tensors by shape and type, other values as they are."""
+    """Example inputs as plain data: tensors by shape and type, other values as they are, also in lists, tuples and dicts.
 
-    def plain(value: Any) -> Any:
-        if isinstance(value, torch.Tensor):
-            return {"shape": list(value.shape), "dtype": str(value.dtype).removeprefix("torch.")}
-        if value is None or isinstance(value, (bool, int, float, str)):
-            return {"value": value}
-        raise ValueError(
-            f"`example_inputs` must be tensors or plain values, got {type(value).__name__}; wrap the model."
-        )
+    Raises:
+        ValueError: if there is anything else among them.
+    """
+    return {"args": [_described(x) for x in args], "kwargs": {name: _described(x) for name, x in kwargs.items()}}
 
-    return {"args": [plain(value) for value in args], "kwargs": {name: plain(value) for name, value in kwargs.items()}}
+
+def _described(value: Any) -> dict[str, Any]:
+    if isinstance(value, torch.Tensor):
+        return {"shape": list(value.shape), "dtype": str(value.dtype).removeprefix("torch.")}
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return {"value": value}
+    if type(value) in (list, tuple):
+        return {"kind": type(value).__name__, "items": [_described(x) for x in value]}
+    if type(value) is dict and all(isinstance(name, str) for name in value):
+        return {"named": {name: _described(x) for name, x in value.items()}}
+    raise ValueError(
+        "`example_inputs` must be tensors or plain values, or lists, tuples and dicts by name of them, got "
+        f"{type(value).__name__}; wrap the model."
+    )
 
 
 def example_inputs(inputs: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -185,20 +212,23 @@ def example_inputs(inputs: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str
     Raises:
         ValueError: if a type is none of torch, or a tensor would have more than `LARGEST_INPUT` numbers.
     """
+    return tuple(map(_restored, inputs["args"])), {name: _restored(item) for name, item in inputs["kwargs"].items()}
 
-    def restored(item: Mapping[str, Any]) -> Any:
-        if "value" in item:
-            return item["value"]
-        dtype = getattr(torch, item["dtype"], None)
-        if not isinstance(dtype, torch.dtype):
-            raise ValueError(f"`dtype` of an input must be a torch type, got {item['dtype']!r}.")
-        if math.prod(item["shape"]) > LARGEST_INPUT:
-            raise ValueError(
-                f"an input of a plan must have at most {LARGEST_INPUT:,} numbers, got shape {item['shape']}."
-            )
-        return torch.zeros(item["shape"], dtype=dtype)
 
-    return tuple(map(restored, inputs["args"])), {name: restored(item) for name, item in inputs["kwargs"].items()}
+def _restored(item: Mapping[str, Any]) -> Any:
+    if "value" in item:
+        return item["value"]
+    if "items" in item:
+        items = [_restored(x) for x in item["items"]]
+        return tuple(items) if item["kind"] == "tuple" else items
+    if "named" in item:
+        return {name: _restored(x) for name, x in item["named"].items()}
+    dtype = getattr(torch, item["dtype"], None)
+    if not isinstance(dtype, torch.dtype):
+        raise ValueError(f"`dtype` of an input must be a torch type, got {item['dtype']!r}.")
+    if math.prod(item["shape"]) > LARGEST_INPUT:
+        raise ValueError(f"an input of a plan must have at most {LARGEST_INPUT:,} numbers, got shape {item['shape']}.")
+    return torch.zeros(item["shape"], dtype=dtype)
 
 
 def unique_state(model: nn.Module) -> dict[str, torch.Tensor]:

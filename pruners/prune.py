@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
@@ -13,25 +14,36 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
+from torch.export.graph_signature import OutputKind
+from torch.fx import Node
 from torch.utils import _pytree as pytree
 
 from estimators import count as count_cost
-from pruners.allocation import Limits, check_reachable
+from pruners.allocation import Limits, check_allocation, check_reachable
 from pruners.check import Masked, needs_copies
 from pruners.configuration import configure
 from pruners.costs import CostModel
 from pruners.criteria import Loss
 from pruners.groups import AxisGraph, Group, dependency_groups, tie_axes
-from pruners.importance import Criterion
-from pruners.plan import PruningPlan, make_plan, unique_state
+from pruners.importance import Criterion, check_importance
+from pruners.plan import PruningPlan, describe_inputs, make_plan, unique_state
 from pruners.progress import Progress, silent
 from pruners.proof import prove, prove_in, verify
 from pruners.replay import rebuild, replay
-from pruners.rewrite import Removal, rewrite
+from pruners.rewrite import Removal, rewrite, sliced
 from pruners.selection import Importance, Selection, check_steps
-from pruners.surgery import build
-from pruners.targets import ATTEMPTS, TIGHTER, Estimator, Reading, counted_budgets, measured_targets, search
-from pruners.tracing import trace
+from pruners.surgery import Built, build
+from pruners.targets import (
+    ATTEMPTS,
+    TIGHTER,
+    Estimator,
+    Reading,
+    check_targets,
+    counted_budgets,
+    measured_targets,
+    search,
+)
+from pruners.tracing import Trace, number, trace
 
 PLAN, WEIGHTS = "plan.json", "weights.safetensors"
 
@@ -101,7 +113,7 @@ def prune(
     estimators: Mapping[str, Estimator] | None = None,
     importance: str | Criterion = "l2",
     allocation: str = "global",
-    ignore: Sequence[str] = (),
+    ignore: str | Sequence[str] = (),
     batches: Iterable[Any] | None = None,
     loss: Loss | None = None,
     aggregate: str = "sum",
@@ -132,10 +144,10 @@ def prune(
             for each of their entries, larger = keep, for all or some of them.
         allocation: "global", "uniform", "isomorphic", "optimal" (the most importance that can stay) or "distortion" (the least
             change of the outputs, measured on `batches`).
-        ignore: names of groups, tensors or modules that lose nothing.
+        ignore: names of groups, tensors or modules that lose nothing, or one name.
         batches: iterable of (inputs, targets), for what passes over data; inputs are a tensor, several in a tuple, or a dict by
             name, as the example inputs are; kept in memory if it is not a list or a loader.
-        loss: loss(outputs, targets), cross-entropy if None.
+        loss: loss(outputs, targets) of all that the model returns; if None, cross-entropy of the first tensor of it.
         aggregate: "sum", "mean" or "max" over the members of a group.
         normalise: scores of a group are divided by their "mean", "max" or "sum", or by nothing ("none"); if None, by the mean, and for
             "lamp", which compares groups already, by nothing.
@@ -157,20 +169,26 @@ def prune(
     """
     limits = Limits(round_to, min_kept, max_ratio)
     check_steps(steps, schedule)
+    check_targets(targets, estimators or {})
+    check_importance(importance, aggregate, normalise, batches)
+    check_allocation(allocation, batches is not None)
+    ignore = several_names(ignore)
     args, kwargs = split_inputs(example_inputs)
+    describe_inputs(args, kwargs)  # a plan must hold them in the end
     graph = analyse(model, args, kwargs)
+    runs = to_run(model, graph.trace)
     found = dependency_groups(graph)
     free = prunable(found, ignore)
     cost = CostModel(graph, model)
     asked = counted_budgets(targets, cost)
-    aims = measured_targets(targets, estimators or {}, model, args, kwargs)
+    aims = measured_targets(targets, estimators or {}, runs, args, kwargs)
     least = check_reachable(free, cost, asked, limits)
     lever = "macs" if cost.macs({}) else "params"
     whole = cost.of(lever)({})
     data: Any = batches if batches is None or isinstance(batches, Sized) else list(batches)
     how = Importance(importance, data, loss, aggregate, normalise, seed)
-    selection = Selection(graph, free, model, cost, how, allocation, limits, progress)
-    guess = [whole * aim.fraction(model) for aim in aims] if steps > 1 else []
+    selection = Selection(graph, free, runs, cost, how, allocation, limits, progress)
+    guess = [whole * aim.fraction(runs) for aim in aims] if steps > 1 else []
     last = asked | ({lever: min([asked.get(lever, whole), *guess])} if guess else {})
     ranking = selection.descend(last, least, steps, schedule, between)
 
@@ -193,8 +211,8 @@ def prune(
         if needs_copies(removal):
             graph.trace = graph.trace.enlarged()
         rewritten = rewrite(removal)
-        comparison = verify(removal, rewritten, found, model, tolerance) if check and check_dtype is None else None
-        smaller, form, mended, reason = build(removal, model, rewritten, tolerance)
+        comparison = verify(removal, rewritten, found, runs, tolerance) if check and check_dtype is None else None
+        smaller, form, mended, reason = unwritten(removal, build(removal, model, rewritten, tolerance))
         readings = {aim.name: aim.read(smaller) for aim in aims}
         after = count(smaller, args, kwargs)
         routed_otherwise = graph.trace.choosing and after["macs"] > asked.get("macs", math.inf)
@@ -280,8 +298,10 @@ def analyse(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
     """Trace a model and tie its axes, after checking that it can be pruned at all.
 
     Raises:
-        ValueError: on several devices or none (meta), half precision, NaN or infinite weights or inputs on another device.
+        ValueError: if it is no module or one in TorchScript, on several devices or none (meta), half precision, NaN or infinite
+            weights, inputs on another device, or empty tensors as inputs or as all that the model returns.
     """
+    _refuse_no_module(model)
     devices: dict[torch.device, str] = {}
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         devices.setdefault(tensor.device, name)
@@ -306,10 +326,31 @@ def analyse(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
         if isinstance(tensor, nn.Parameter) and not (least.isfinite() and most.isfinite()):  # buffers may be masks
             raise ValueError(f"weights of `model` must be finite, got infinity in {name!r}; load weights that are.")
     for x in pytree.tree_leaves((args, kwargs)):
+        if isinstance(x, torch.Tensor) and not x.numel():
+            raise ValueError(
+                f"`example_inputs` must hold numbers, got a tensor of shape {tuple(x.shape)}, on which nothing can be proved; give "
+                "at least one sample."
+            )
         if isinstance(x, torch.Tensor) and devices and x.device not in devices:
             ours = ", ".join(map(str, devices))
             raise ValueError(f"`example_inputs` must be on the model's device, got {x.device} for a model on {ours}.")
-    return tie_axes(trace(model, args, kwargs))
+    traced = trace(model, args, kwargs)
+    _refuse_no_outputs(traced)
+    return tie_axes(traced)
+
+
+def to_run(model: nn.Module, trace: Trace) -> nn.Module:
+    """The model, or a copy of it where it writes to its own tensors: an embedding with `max_norm` does so in evaluation, too."""
+    return copy.deepcopy(model) if _written(trace) else model
+
+
+def unwritten(removal: Removal, built: Built) -> Built:
+    """What was built and has run, after taking back what it wrote to its own tensors."""
+    own = {**dict(built.model.named_parameters()), **dict(built.model.named_buffers())}
+    with torch.no_grad():
+        for name in _written(removal.graph.trace) & own.keys() & removal.graph.tensors.keys():
+            own[name].copy_(sliced(removal, name))
+    return built
 
 
 def prunable(found: Sequence[Group], ignore: Sequence[str]) -> list[Group]:
@@ -325,6 +366,21 @@ def prunable(found: Sequence[Group], ignore: Sequence[str]) -> list[Group]:
             close = ", ".join(difflib.get_close_matches(name, sorted(known), 3, 0.4)) or "none is close"
             raise ValueError(f"`ignore` must name groups, tensors or modules, got {name!r}; did you mean: {close}?")
     return [group for group in found if not group.protected and not names[group.name] & set(ignore)]
+
+
+def several_names(ignore: str | Sequence[str]) -> list[str]:
+    """What `ignore` names, one name or several.
+
+    Raises:
+        ValueError: if it is something else.
+    """
+    found = [ignore] if isinstance(ignore, str) else list(ignore) if isinstance(ignore, Iterable) else [ignore]
+    if wrong := [name for name in found if not isinstance(name, str)]:
+        raise ValueError(
+            f"`ignore` must be names of groups, tensors or modules, got {wrong[0]!r} ({type(wrong[0]).__name__}); `pruners.groups` "
+            "lists them."
+        )
+    return found
 
 
 def refuse_missed(report: Mapping[str, Mapping[str, float]]) -> None:
@@ -350,6 +406,36 @@ def count(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) ->
     """Macs on the example inputs, parameters and their bytes of a built model."""
     total = count_cost(model, kwargs or args).total
     return {"macs": total.macs, "params": total.params, "weight_bytes": total.weight_bytes}
+
+
+def _written(trace: Trace) -> set[str]:
+    """Names of the parameters and buffers that a model writes to as it runs."""
+    kinds = (OutputKind.PARAMETER_MUTATION, OutputKind.BUFFER_MUTATION)
+    specs = trace.program.graph_signature.output_specs
+    return {spec.target for spec in specs if spec.kind in kinds and spec.target is not None}
+
+
+def _refuse_no_module(model: Any) -> None:
+    """Refuse what is no module, and modules that have no Python code to trace."""
+    named = model.named_modules() if isinstance(model, nn.Module) else [("", model)]
+    for name, part in named:
+        if not isinstance(part, nn.Module) or isinstance(part, torch.jit.ScriptModule):
+            raise ValueError(
+                f"`model` must be a module in Python, which `torch.export` can trace, got {type(part).__name__}"
+                f"{f' in {name!r}' if name else ''}; give the `nn.Module` that it was made from."
+            )
+
+
+def _refuse_no_outputs(traced: Trace) -> None:
+    """Refuse a model that returns no number on its example inputs."""
+    *_, output = traced.nodes
+    values = [x.meta["val"] for x in traced.returned(output.args[0]) if isinstance(x, Node)]  # type: ignore[arg-type]
+    shapes = [tuple(map(number, value.shape)) for value in values if isinstance(value, torch.Tensor)]
+    if not any(map(math.prod, shapes)):
+        raise ValueError(
+            f"the model must return numbers on `example_inputs`, got tensors of shapes {shapes}, on which nothing can be proved; give "
+            "inputs on which it does."
+        )
 
 
 def _names(group: Group) -> set[str]:

@@ -79,7 +79,7 @@ def relevance(
         base: the traced full model with its axes, and what stays of it.
         groups: groups to score.
         model: the rewritten graph of what stays.
-        batches: with labels of shape (N,) as targets; the model returns logits of shape (N, classes).
+        batches: with labels of shape (N,) as targets; the first tensor that the model returns are logits of shape (N, classes).
         positive: z+ for convolutions.
         epsilon: see `Relevance`.
 
@@ -132,19 +132,26 @@ def _of_layers(run: Relevance, layers: set[str], batch: Batch) -> dict[str, Tens
         for node, value in run.steps(batch.inputs):
             if node.name in layers:
                 values[node.name] = value
-        logits = value[0]
-        if logits.dim() != 2 or labels.shape != logits.shape[:1] or labels.is_floating_point():
+        logits = next((x for x in value if isinstance(x, Tensor)), torch.tensor(0))
+        if not _classified(logits, labels):
             raise ValueError(
-                f"`importance='lrp'` needs logits (N, classes) and labels (N,), got {tuple(logits.shape)} and "
-                f"{tuple(labels.shape)} of {labels.dtype}; use 'taylor' with a `loss` for other outputs."
+                f"`importance='lrp'` needs logits (N, classes) as the first tensor that the model returns and labels (N,) of these "
+                f"classes, got {tuple(logits.shape)} and {tuple(labels.shape)} of {labels.dtype}, such as "
+                f"{labels.flatten()[:8].tolist()}; use 'taylor' with a `loss` for other outputs."
             )
-        chosen = logits.gather(1, labels[:, None]).sum()
+        chosen = logits.gather(1, labels.long()[:, None]).sum()
         gradients = torch.autograd.grad(chosen, list(values.values()), allow_unused=True)
     return {
         name: (value * gradient).detach()
         for (name, value), gradient in zip(values.items(), gradients, strict=True)
         if gradient is not None
     }
+
+
+def _classified(logits: Tensor, labels: Tensor) -> bool:
+    """Whether labels (N,) are among the classes of logits (N, classes)."""
+    fits = logits.dim() == 2 and labels.shape == logits.shape[:1] and not labels.is_floating_point()
+    return fits and labels.numel() > 0 and int(labels.min()) >= 0 and int(labels.max()) < logits.shape[1]
 
 
 def _passing(result: Tensor, surrogate: Tensor, stabiliser: float) -> Tensor:

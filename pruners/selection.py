@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.fx import Node
 
-from pruners.allocation import Limits, allocate
+from pruners.allocation import Limits, allocate, whole_number
 from pruners.axes import Axis
 from pruners.costs import CostModel
 from pruners.criteria import Loss
@@ -100,10 +100,6 @@ class Selection:
         """
         how = self.importance
         distortion = self.allocation == "distortion"
-        if how.batches is None and distortion:
-            raise ValueError(
-                '`allocation="distortion"` needs `batches`, an iterable of (inputs, targets) or of inputs.'
-            )
         moments: Mapping[Node, Moments] = {}
         if how.batches is not None and (distortion or how.criterion == "obs"):
             seen = watched(how.batches, f"inputs of layers{step}", self.progress)
@@ -160,7 +156,6 @@ class Selection:
 
 def check_steps(steps: int, schedule: str) -> None:
     """Refuse a schedule that does not exist."""
-    if steps < 1:
-        raise ValueError(f"`steps` must be at least 1, got {steps}.")
+    whole_number("steps", steps)
     if schedule not in SCHEDULES:
         raise ValueError(f"`schedule` must be one of {', '.join(SCHEDULES)}, got {schedule!r}.")

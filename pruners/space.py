@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from pruners.allocation import Limits
+from pruners.allocation import Limits, whole_number
 from pruners.axes import Axis
 from pruners.blocks import Block, Bypassed, around, bypass, bypassed_outputs, inside, removable_blocks, unneeded
 from pruners.check import needs_copies
@@ -18,11 +18,21 @@ from pruners.configuration import configure
 from pruners.costs import CostModel
 from pruners.criteria import Loss
 from pruners.groups import Group, dependency_groups
-from pruners.importance import Criterion
-from pruners.plan import fingerprint, make_plan
+from pruners.importance import Criterion, check_importance
+from pruners.plan import describe_inputs, fingerprint, make_plan
 from pruners.progress import Progress, silent
 from pruners.proof import prove, verify
-from pruners.prune import PruneResult, Summary, analyse, count, prunable, split_inputs
+from pruners.prune import (
+    PruneResult,
+    Summary,
+    analyse,
+    count,
+    prunable,
+    several_names,
+    split_inputs,
+    to_run,
+    unwritten,
+)
 from pruners.ragged import keep_highest
 from pruners.rewrite import Removal, rewrite
 from pruners.selection import Importance, Selection
@@ -69,7 +79,7 @@ class PrunableSpace:
         steps: int = 8,
         depth: bool = True,
         importance: str | Criterion = "l2",
-        ignore: Sequence[str] = (),
+        ignore: str | Sequence[str] = (),
         batches: Iterable[Any] | None = None,
         loss: Loss | None = None,
         round_to: int = 1,
@@ -78,22 +88,25 @@ class PrunableSpace:
         tolerance: float = 1e-4,
         progress: Progress = silent,
     ) -> None:
-        if not 1 <= steps <= len(DIGITS) or round_to < 1:
-            raise ValueError(
-                f"`steps` must be from 1 to {len(DIGITS)} and `round_to` at least 1, got {steps} and {round_to}."
-            )
+        whole_number("steps", steps)
+        whole_number("round_to", round_to)
+        if steps > len(DIGITS):
+            raise ValueError(f"`steps` must be at most {len(DIGITS)}, a digit each, got {steps}.")
+        ignore = several_names(ignore)
+        check_importance(importance, "sum", "none", batches)
         self.model, self.tolerance = model, tolerance
         self.args, self.kwargs = split_inputs(example_inputs)
+        describe_inputs(self.args, self.kwargs)  # a plan must hold them in the end
         self.graph = analyse(model, self.args, self.kwargs)
-        self.found = dependency_groups(self.graph)
+        self.found, self.runs = dependency_groups(self.graph), to_run(model, self.graph.trace)
         blocks = removable_blocks(self.graph)
         free = prunable(self.found, [given for given in ignore if given not in {block.name for block in blocks}])
         self.blocks = {block.name: block for block in blocks if depth and not _ignored(block, ignore)}
         self.cost = CostModel(self.graph, model)
         data: Any = batches if batches is None or isinstance(batches, Sized) else list(batches)
         how = Importance(importance, data, loss, "sum", "none", seed)
-        selection = Selection(self.graph, free, model, self.cost, how, "global", Limits(), progress)
-        scores = selection.rank({}, model).scores
+        selection = Selection(self.graph, free, self.runs, self.cost, how, "global", Limits(), progress)
+        scores = selection.rank({}, self.runs).scores
         self.scores = {group: scores[group.name].cpu() for group in free}
         self._before = count(model, self.args, self.kwargs)
         if not free and not self.blocks:
@@ -134,12 +147,13 @@ class PrunableSpace:
         if needs_copies(removal):
             self.graph.trace = self.graph.trace.enlarged()
         rewritten = rewrite(removal)
-        comparison = verify(removal, rewritten, self.found, self.model, self.tolerance) if check else None
+        comparison = verify(removal, rewritten, self.found, self.runs, self.tolerance) if check else None
         bypass(rewritten, left_out)
         if left_out:
             built = Built(rewritten, "graph", reason="blocks are left out")
         else:
             built = build(removal, self.model, rewritten, self.tolerance)
+        built = unwritten(removal, built)
         if comparison and left_out:
             comparison = replace(comparison, reference=tuple(bypassed_outputs(removal, left_out)))
         summary = Summary(

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils import _pytree as pytree
 
 from estimators import compare_latency
 from pruners.costs import CostModel
@@ -75,6 +76,30 @@ class Measured:
         return Reading(full, value, self.asked * full if self.relative else self.asked)
 
 
+def check_targets(targets: Any, estimators: Mapping[str, Estimator]) -> None:
+    """Refuse targets that are none, that nothing tells, or that are no amounts.
+
+    Args:
+        targets: name to what may remain.
+        estimators: name to a function that tells it.
+    """
+    known = ", ".join(dict.fromkeys((*COUNTED, LATENCY, *estimators)))
+    if not isinstance(targets, Mapping):
+        raise ValueError(
+            f"`targets` must be a mapping from {known} to what may remain, got {targets!r}; write {{'macs': 0.5}}."
+        )
+    if not targets:
+        raise ValueError(f"`targets` must name at least one of {known}, got none.")
+    if taken := set(estimators) & set(COUNTED):
+        raise ValueError(
+            f"`estimators` must have names of their own, got {', '.join(sorted(taken))}, counted already; rename."
+        )
+    for name, value in targets.items():
+        if name not in (*COUNTED, LATENCY, *estimators):
+            raise ValueError(f"`targets` must be among {known}, got {name!r}; give a function for it in `estimators`.")
+        parse_target(name, value)
+
+
 def counted_budgets(targets: Mapping[str, float | str], cost: CostModel) -> dict[str, float]:
     """Counted targets as numbers of macs, parameters or bytes; fractions are of the whole model."""
     budgets = {}
@@ -92,7 +117,7 @@ def measured_targets(
     args: tuple[Any, ...],
     kwargs: Mapping[str, Any],
 ) -> list[Measured]:
-    """Targets beyond the counted ones.
+    """Targets beyond the counted ones, all of which `check_targets` knows.
 
     Args:
         targets: name to what may remain.
@@ -102,22 +127,9 @@ def measured_targets(
         args: positional example inputs.
         kwargs: keyword example inputs.
 
-    Raises:
-        ValueError: if there is no target, or one without an estimator.
     """
-    known = dict.fromkeys((*COUNTED, LATENCY, *estimators))
-    if not targets:
-        raise ValueError(f"`targets` must name at least one of {', '.join(known)}, got none.")
-    if taken := set(estimators) & set(COUNTED):
-        raise ValueError(
-            f"`estimators` must have names of their own, got {', '.join(sorted(taken))}, counted already; rename."
-        )
     result = []
     for name, value in targets.items():
-        if name not in known:
-            raise ValueError(
-                f"`targets` must be among {', '.join(known)}, got {name!r}; give a function for it in `estimators`."
-            )
         if name in estimators:
             result.append(
                 Measured(name, *parse_target(name, value), _estimated(estimators[name], model, kwargs or args))
@@ -139,7 +151,7 @@ def parse_target(name: str, value: float | str) -> tuple[float, bool]:
     text = isinstance(value, str)
     try:
         number = float(value.removesuffix("ms")) if isinstance(value, str) else float(value)
-    except ValueError:
+    except (TypeError, ValueError):
         number = math.nan
     if text and not (name == LATENCY and str(value).endswith("ms")):
         number = math.nan
@@ -228,7 +240,7 @@ def _timed(
     model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> Callable[[nn.Module], tuple[float, float]]:
     """Median milliseconds of both models, which take turns on the example inputs."""
-    tensors = [x for x in (*args, *kwargs.values()) if isinstance(x, torch.Tensor)]
+    tensors = [x for x in pytree.tree_leaves((args, dict(kwargs))) if isinstance(x, torch.Tensor)]
     place = tensors[0].device if tensors else torch.device("cpu")
 
     def compare(smaller: nn.Module) -> tuple[float, float]:

@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -24,6 +25,7 @@ from pruners import load
 
 ROOT = Path(__file__).parents[1]
 TARGET = "tests.test_pruning:small"
+HALVED = [TARGET, "--input", "1x1x8x8", "--target", "macs=0.5"]
 RECOVER = ["calibrate", "least-squares", "finetune:3", "distill:2"]
 
 
@@ -67,12 +69,30 @@ def tokens() -> dict[str, torch.Tensor]:
     return {"ids": torch.arange(8).view(1, 8), "mask": torch.ones(1, 8)}
 
 
+def nothing() -> None:
+    """No inputs at all."""
+
+
 class Wrapper(nn.Module):
     """A model with an attribute that is called as in wrapped models."""
 
     def __init__(self) -> None:
         super().__init__()
         self.module = nn.Linear(4, 3)
+
+
+class Several(nn.Module):
+    """Returns logits among other things."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.network, self.kind = small(), kind
+
+    def forward(self, x: torch.Tensor) -> Any:
+        logits = self.network(x)
+        return {"dict": {"logits": logits}, "tuple": (None, logits), "few": logits[:, :5], "map": logits[..., None]}[
+            self.kind
+        ]
 
 
 @pytest.fixture(scope="module")
@@ -140,6 +160,28 @@ def test_the_check_is_as_asked_for() -> None:
         prune_model(small(), example, targets, check_dtype="half")
 
 
+@pytest.mark.parametrize(
+    ("kind", "found"), [("dict", "a dict"), ("tuple", "a tuple"), ("few", "2x5"), ("map", "2x10x1")]
+)
+def test_data_need_logits_of_their_classes(kind: str, found: str, digits: ImageData) -> None:
+    message = rf"needs a model that returns one tensor \(N, classes\), here of 10 classes or more, got {found} for 2 images of 'digits'"
+    with pytest.raises(ValueError, match=message):
+        prune_model(Several(kind), torch.randn(1, 1, 8, 8), {"macs": 0.5}, data=digits)
+
+
+@pytest.mark.parametrize(
+    ("make", "example", "takes"),
+    [
+        (lambda: nn.Conv2d(3, 8, 3), torch.randn(1, 3, 16, 16), "1x3x16x16"),
+        (Tokens, tokens(), "1x8, 1x8"),
+    ],
+)
+def test_data_must_be_images_that_the_model_takes(make: Any, example: Any, takes: str, digits: ImageData) -> None:
+    message = rf"got 'digits' with images 1x1x8x8 for a model of inputs {takes}: .*; give images of that shape"
+    with pytest.raises(ValueError, match=message):
+        prune_model(make(), example, {"macs": 0.5}, data=digits)
+
+
 def test_the_command_prunes_and_says_what_it_did(weights: Path, tmp_path: Path) -> None:
     common = ["--input", "1x1x8x8", "--weights", weights]
     done = run(
@@ -196,6 +238,8 @@ def test_targets_as_they_are_typed() -> None:
         "params": 1e6,
         "latency_ms": "0.8ms",
     }
+    with pytest.raises(ValueError, match="--target .* must be among .*, bound_ms, got 'flops'"):
+        prune_model(small(), torch.randn(1, 1, 8, 8), {"flops": 0.5})
     for spoilt in ("macs=5ms", "latency_ms=fast", "macs"):
         with pytest.raises(ValueError, match="`--target` must be name="):
             parse_targets([spoilt])
@@ -207,6 +251,14 @@ def test_groups_are_listed() -> None:
     assert sum(group["size"] == 4 and not group["protected"] for group in groups) == 2
     assert any(group["protected"] for group in groups)
     assert "protected because" in run("groups", TARGET, "--input", "1x1x8x8").stdout
+
+
+def test_groups_of_tokens_say_how_inputs_are_given() -> None:
+    done = run("groups", "tests.test_pruning:Tokens", "--input", "2x5")
+    assert (done.returncode, done.stdout) == (2, "") and "Traceback" not in done.stderr
+    assert re.search(
+        r"`--input` must fit the model, got 2x5: .*give .*--input module:function", re.sub(r"\s+", " ", done.stderr)
+    )
 
 
 def test_operators_without_a_rule_are_listed_with_the_groups() -> None:
@@ -296,14 +348,25 @@ def test_bad_recovery_steps_are_refused(step: str) -> None:
     ("arguments", "message"),
     [
         ([TARGET, "--input", "1x1x8x8", "--target", "macs=0.0001"], "macs"),
-        ([TARGET, "--input", "1x3x8x8", "--target", "macs=0.5"], "1, 3, 8, 8"),
+        ([TARGET, "--input", "1x3x8x8", "--target", "macs=0.5"], "`--input` must fit the model, got 1x3x8x8"),
         ([TARGET, "--input", "1x1x8x8", "--target", "macs=half"], "`--target` must be name=number"),
         (
             [TARGET, "--input", "1x1x8x8", "--target", "macs=0.5", "--importance", "magic"],
             "`importance` must be one of",
         ),
         ([TARGET, "--input", "1x1x8x8", "--target", "macs=0.5", "--ignore", "nothing"], "`ignore` must name groups"),
-        ([TARGET, "--input", "1x1x8x8", "--target", "macs=0.5", "--recover", "calibrate"], "`recover` needs images"),
+        ([*HALVED, "--recover", "calibrate"], "`--recover calibrate` needs images; give --data"),
+        ([*HALVED, "--importance", "taylor"], "`--importance taylor` needs images; give --data"),
+        ([*HALVED, "--allocation", "distortion"], "`--allocation distortion` needs images"),
+        (
+            [TARGET, "--input", "1x1x8x8", "--target", "flops=0.5"],
+            "must be among macs, params, weight_bytes, latency_ms, peak_memory_bytes, energy_mj, bound_ms, got 'flops'",
+        ),
+        (
+            ["tests.test_pruning:Tokens", "--input", "2x5", "--target", "macs=0.5"],
+            "or --input module:function, which returns",
+        ),
+        ([TARGET, "--input", "tests.test_pruning:nothing", "--target", "macs=0.5"], "or a dict by name, got NoneType"),
         ([TARGET, "--input", "1x1x8x8", "--target", "macs=0.5", "--data", "digits", "--mean", "0.5"], "go together"),
         (
             [TARGET, "--input", "1x1x8x8", "--target", "macs=0.5", "--data", "digits", "--batch-size", "0"],

@@ -58,6 +58,15 @@ def test_fpgm_sums_distances_to_the_others() -> None:
     torch.testing.assert_close(_distances(filters), expected, atol=1e-4, rtol=0)
 
 
+def test_fpgm_adds_distances_between_the_columns_that_read_a_filter() -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+    graph = tie_axes(trace(model, (torch.randn(2, 3),)))
+    free = [group for group in dependency_groups(graph) if not group.protected]
+    (scores,) = score_groups(graph, free, "fpgm", normalise="none").values()
+    torch.testing.assert_close(scores, _distances(model[0].weight.detach()) + _distances(model[2].weight.detach().T))
+    assert "Differs:" in str(_distances.__doc__)
+
+
 def test_activation_scales_columns_by_the_norm_of_what_they_read() -> None:
     model = nn.Sequential(nn.Linear(3, 2, bias=False))
     weight = torch.tensor([[1.0, -2.0, 0.5], [3.0, 0.1, -1.0]])

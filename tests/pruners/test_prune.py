@@ -362,7 +362,8 @@ def damaged(data: Any) -> Iterator[Any]:
 
 def test_damage_to_any_part_of_a_plan_is_a_value_error(residual: Any) -> None:
     plan = json.loads(residual[2].plan.to_json())
-    plan["inputs"]["kwargs"] = {"flag": {"value": True}}
+    nested = {"named": {"a": {"kind": "tuple", "items": [{"shape": [2], "dtype": "int64"}]}}}
+    plan["inputs"]["kwargs"] = {"flag": {"value": True}, "more": {"kind": "list", "items": [nested]}}
     refused = 0
     for spoilt in damaged(plan):
         try:

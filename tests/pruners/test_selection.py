@@ -139,13 +139,16 @@ def test_repair_and_the_search_for_measured_targets_tell_where_they_are(capfd: p
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"steps": 0}, "`steps` must be at least 1, got 0"),
+        ({"steps": 0}, "`steps` must be a whole number of at least 1, got 0"),
         ({"schedule": "cosine"}, "`schedule` must be one of linear, geometric, got 'cosine'"),
         ({"allocation": "distortion"}, "needs `batches`"),
         ({"allocation": "distortion", "batches": []}, "at least one batch"),
         ({"allocation": "best"}, "`allocation` must be one of uniform, global, isomorphic, optimal, distortion"),
         ({"importance": "lrp"}, "needs `batches`"),
-        ({"importance": "lrp", "batches": [(torch.zeros(2, 3, 8, 8), torch.zeros(2))]}, r"labels \(N,\), got"),
+        (
+            {"importance": "lrp", "batches": [(torch.zeros(2, 3, 8, 8), torch.zeros(2))]},
+            r"labels \(N,\) of these classes, got",
+        ),
         ({"importance": "lrp", "batches": [torch.zeros(2, 3, 8, 8)]}, "got no labels"),
         ({"importance": lambda tensors: {"nowhere": torch.ones(2)}}, "for 'nowhere' of shape None"),
         ({"importance": lambda tensors: {"head.bias": torch.ones(2)}}, r"got \(2,\) for 'head.bias' of shape \(5,\)"),

@@ -229,8 +229,10 @@ def test_ignored_blocks_and_groups_stay() -> None:
 
 def test_bad_input_is_refused(tmp_path: Path) -> None:
     space, model, example = made("residual")
-    with pytest.raises(ValueError, match="`steps` must be from 1 to 35 and `round_to` at least 1, got 0 and 1"):
+    with pytest.raises(ValueError, match="`steps` must be a whole number of at least 1, got 0"):
         PrunableSpace(model, example, steps=0)
+    with pytest.raises(ValueError, match="`steps` must be at most 35, a digit each, got 36"):
+        PrunableSpace(model, example, steps=36)
     with pytest.raises(ValueError, match="`ignore` must name groups"):
         PrunableSpace(model, example, ignore=["nowhere"])
     with pytest.raises(ValueError, match="nothing can be removed"):
