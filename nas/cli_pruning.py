@@ -19,9 +19,9 @@ from nas.data import ImageData, load_data, with_normalisation
 from nas.distillation import Distillation
 from nas.format import percent, si
 from nas.pruning import check_input, example_inputs, load_model, parse_targets, prune_model
+from pruners.analysis import analyse, split_inputs
 from pruners.groups import dependency_groups
 from pruners.importance import CRITERIA, WITHOUT_DATA
-from pruners.prune import analyse, split_inputs
 
 HELD_OUT = 0.1  # of the training images: they are not trained on
 

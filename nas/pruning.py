@@ -25,7 +25,7 @@ from nas.progress import Progress, silent
 from nas.record import environment
 from nas.recovery import Repair, parse_recovery
 from pruners import PruneResult, prune
-from pruners.prune import split_inputs
+from pruners.analysis import split_inputs
 from pruners.targets import COUNTED, LATENCY
 from pruners.tracing import evaluating, first_line
 

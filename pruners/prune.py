@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import difflib
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from dataclasses import asdict, dataclass
@@ -14,25 +12,23 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
-from torch.export.graph_signature import OutputKind
-from torch.fx import Node
-from torch.utils import _pytree as pytree
 
 from estimators import count as count_cost
 from pruners.allocation import Limits, check_allocation, check_reachable
+from pruners.analysis import analyse, prunable, several_names, split_inputs
 from pruners.check import Masked, needs_copies
 from pruners.configuration import configure
 from pruners.costs import CostModel
 from pruners.criteria import Loss
-from pruners.groups import AxisGraph, Group, dependency_groups, tie_axes
+from pruners.groups import Group, dependency_groups
 from pruners.importance import Criterion, check_importance
 from pruners.plan import PruningPlan, describe_inputs, make_plan, unique_state
 from pruners.progress import Progress, silent
 from pruners.proof import prove, prove_in, verify
 from pruners.replay import rebuild, replay
-from pruners.rewrite import Removal, rewrite, sliced
+from pruners.rewrite import Removal, rewrite
 from pruners.selection import Importance, Selection, check_steps
-from pruners.surgery import Built, build
+from pruners.surgery import build
 from pruners.targets import (
     ATTEMPTS,
     TIGHTER,
@@ -43,7 +39,7 @@ from pruners.targets import (
     measured_targets,
     search,
 )
-from pruners.tracing import Trace, number, trace
+from pruners.writes import to_run, unwritten
 
 PLAN, WEIGHTS = "plan.json", "weights.safetensors"
 
@@ -280,109 +276,6 @@ def load(folder: str | Path, model: nn.Module) -> nn.Module:
     return smaller
 
 
-def split_inputs(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Positional and keyword inputs from what the user gave."""
-    if isinstance(example_inputs, torch.Tensor):
-        return (example_inputs,), {}
-    if isinstance(example_inputs, Mapping):
-        return (), dict(example_inputs)
-    if isinstance(example_inputs, Sequence) and not isinstance(example_inputs, str):
-        return tuple(example_inputs), {}
-    raise ValueError(
-        "`example_inputs` must be a tensor, a sequence of positional inputs or a dict of keyword inputs, "
-        f"got {type(example_inputs).__name__}."
-    )
-
-
-def analyse(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> AxisGraph:
-    """Trace a model and tie its axes, after checking that it can be pruned at all.
-
-    Raises:
-        ValueError: if it is no module or one in TorchScript, on several devices or none (meta), half precision, NaN or infinite
-            weights, inputs on another device, or empty tensors as inputs or as all that the model returns.
-    """
-    _refuse_no_module(model)
-    devices: dict[torch.device, str] = {}
-    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-        devices.setdefault(tensor.device, name)
-    if len(devices) > 1 or torch.device("meta") in devices:
-        found = ", ".join(f"{device} ({name!r})" for device, name in devices.items())
-        raise ValueError(
-            f"`model` must be on one device that holds values, got {found}; move it with `model.to(...)`, or load its weights."
-        )
-    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-        if tensor.is_floating_point() and tensor.dtype not in (torch.float32, torch.float64):
-            raise ValueError(
-                f"`model` must be in float32 or float64, got {tensor.dtype} ({name!r}); prune `model.float()` and convert "
-                "the result back."
-            )
-        if not tensor.is_floating_point() or not tensor.numel():
-            continue
-        least, most = tensor.aminmax()  # both NaN where any entry is
-        if least.isnan():
-            raise ValueError(
-                f"`model` must hold no NaN, got some in {name!r}; importance and the check need real numbers."
-            )
-        if isinstance(tensor, nn.Parameter) and not (least.isfinite() and most.isfinite()):  # buffers may be masks
-            raise ValueError(f"weights of `model` must be finite, got infinity in {name!r}; load weights that are.")
-    for x in pytree.tree_leaves((args, kwargs)):
-        if isinstance(x, torch.Tensor) and not x.numel():
-            raise ValueError(
-                f"`example_inputs` must hold numbers, got a tensor of shape {tuple(x.shape)}, on which nothing can be proved; give "
-                "at least one sample."
-            )
-        if isinstance(x, torch.Tensor) and devices and x.device not in devices:
-            ours = ", ".join(map(str, devices))
-            raise ValueError(f"`example_inputs` must be on the model's device, got {x.device} for a model on {ours}.")
-    traced = trace(model, args, kwargs)
-    _refuse_no_outputs(traced)
-    return tie_axes(traced)
-
-
-def to_run(model: nn.Module, trace: Trace) -> nn.Module:
-    """The model, or a copy of it where it writes to its own tensors: an embedding with `max_norm` does so in evaluation, too."""
-    return copy.deepcopy(model) if _written(trace) else model
-
-
-def unwritten(removal: Removal, built: Built) -> Built:
-    """What was built and has run, after taking back what it wrote to its own tensors."""
-    own = {**dict(built.model.named_parameters()), **dict(built.model.named_buffers())}
-    with torch.no_grad():
-        for name in _written(removal.graph.trace) & own.keys() & removal.graph.tensors.keys():
-            own[name].copy_(sliced(removal, name))
-    return built
-
-
-def prunable(found: Sequence[Group], ignore: Sequence[str]) -> list[Group]:
-    """The groups that are neither protected nor ignored.
-
-    Raises:
-        ValueError: if `ignore` names nothing in the model.
-    """
-    names = {group.name: {group.name, *_names(group)} for group in found}
-    known = set().union(*names.values())
-    for name in ignore:
-        if name not in known:
-            close = ", ".join(difflib.get_close_matches(name, sorted(known), 3, 0.4)) or "none is close"
-            raise ValueError(f"`ignore` must name groups, tensors or modules, got {name!r}; did you mean: {close}?")
-    return [group for group in found if not group.protected and not names[group.name] & set(ignore)]
-
-
-def several_names(ignore: str | Sequence[str]) -> list[str]:
-    """What `ignore` names, one name or several.
-
-    Raises:
-        ValueError: if it is something else.
-    """
-    found = [ignore] if isinstance(ignore, str) else list(ignore) if isinstance(ignore, Iterable) else [ignore]
-    if wrong := [name for name in found if not isinstance(name, str)]:
-        raise ValueError(
-            f"`ignore` must be names of groups, tensors or modules, got {wrong[0]!r} ({type(wrong[0]).__name__}); `pruners.groups` "
-            "lists them."
-        )
-    return found
-
-
 def refuse_missed(report: Mapping[str, Mapping[str, float]]) -> None:
     """Refuse a result that is beyond a target.
 
@@ -406,45 +299,6 @@ def count(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) ->
     """Macs on the example inputs, parameters and their bytes of a built model."""
     total = count_cost(model, kwargs or args).total
     return {"macs": total.macs, "params": total.params, "weight_bytes": total.weight_bytes}
-
-
-def _written(trace: Trace) -> set[str]:
-    """Names of the parameters and buffers that a model writes to as it runs."""
-    kinds = (OutputKind.PARAMETER_MUTATION, OutputKind.BUFFER_MUTATION)
-    specs = trace.program.graph_signature.output_specs
-    return {spec.target for spec in specs if spec.kind in kinds and spec.target is not None}
-
-
-def _refuse_no_module(model: Any) -> None:
-    """Refuse what is no module, and modules that have no Python code to trace."""
-    named = model.named_modules() if isinstance(model, nn.Module) else [("", model)]
-    for name, part in named:
-        if not isinstance(part, nn.Module) or isinstance(part, torch.jit.ScriptModule):
-            raise ValueError(
-                f"`model` must be a module in Python, which `torch.export` can trace, got {type(part).__name__}"
-                f"{f' in {name!r}' if name else ''}; give the `nn.Module` that it was made from."
-            )
-
-
-def _refuse_no_outputs(traced: Trace) -> None:
-    """Refuse a model that returns no number on its example inputs."""
-    *_, output = traced.nodes
-    values = [x.meta["val"] for x in traced.returned(output.args[0]) if isinstance(x, Node)]  # type: ignore[arg-type]
-    shapes = [tuple(map(number, value.shape)) for value in values if isinstance(value, torch.Tensor)]
-    if not any(map(math.prod, shapes)):
-        raise ValueError(
-            f"the model must return numbers on `example_inputs`, got tensors of shapes {shapes}, on which nothing can be proved; give "
-            "inputs on which it does."
-        )
-
-
-def _names(group: Group) -> set[str]:
-    """Tensors of a group and all modules around them."""
-    result = set()
-    for member in group.members:
-        parts = member.tensor.split(".")
-        result |= {".".join(parts[: i + 1]) for i in range(len(parts))}
-    return result
 
 
 def _load_weights(model: nn.Module, path: Path) -> None:

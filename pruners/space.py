@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from pruners.allocation import Limits, whole_number
+from pruners.analysis import analyse, prunable, several_names, split_inputs
 from pruners.axes import Axis
 from pruners.blocks import Block, Bypassed, around, bypass, bypassed_outputs, inside, removable_blocks, unneeded
 from pruners.check import needs_copies
@@ -22,21 +23,12 @@ from pruners.importance import Criterion, check_importance
 from pruners.plan import describe_inputs, fingerprint, make_plan
 from pruners.progress import Progress, silent
 from pruners.proof import prove, verify
-from pruners.prune import (
-    PruneResult,
-    Summary,
-    analyse,
-    count,
-    prunable,
-    several_names,
-    split_inputs,
-    to_run,
-    unwritten,
-)
+from pruners.prune import PruneResult, Summary, count
 from pruners.ragged import keep_highest
 from pruners.rewrite import Removal, rewrite
 from pruners.selection import Importance, Selection
 from pruners.surgery import Built, build
+from pruners.writes import to_run, unwritten
 from search_spaces import Architecture, Categorical, Integer, SearchSpace
 from search_spaces.choices import Choice, Value
 from search_spaces.space import Labels
