@@ -51,9 +51,9 @@ def verify(
     comparison = compare(removal, rewritten, tolerance)
     if comparison.where:
         names = [group.name for group in found if group.axis in comparison.axes]
+        advice = f", groups {names}; pass these in `ignore`, and" if names else ";"
         raise ValueError(
-            f"removing must equal masking to {tolerance:g}, got a difference at {comparison.where}, groups {names}; pass "
-            "these in `ignore`, and report the operator."
+            f"removing must equal masking to {tolerance:g}, got a difference at {comparison.where}{advice} report the operator."
         )
     return comparison
 
