@@ -17,10 +17,10 @@ number of training steps on the training part, the same for all methods:
     halving        placements trained alone, the better half of them longer, by validation accuracy
     macs           more is better; free
 `ranking.csv` compares each with training alone: Kendall's tau, Spearman's rho, the true rank and test accuracy of the pick, steps and
-seconds; `front.csv` holds, for each method, the accuracy alone of the placements on its front of score against macs. Methods and
-their settings were fixed before any score was compared with training alone, but for six that came after the scores of the
-others were seen: the control `even`, and `split-early`, `fork`, `resolution`, `resolution-M` and `grouped`, whose settings were
-fixed before their own scores were.
+seconds; `agreement.csv` does so for each seed of training alone against the mean of the others; `front.csv` holds, for each method,
+the accuracy alone of the placements on its front of score against macs. Methods and their settings were fixed before any score was
+compared with training alone, but for six that came after the scores of the others were seen: the control `even`, and `split-early`,
+`fork`, `resolution`, `resolution-M` and `grouped`, whose settings were fixed before their own scores were.
 """
 
 from __future__ import annotations
@@ -171,6 +171,17 @@ def compare(alone: pd.DataFrame, scores: pd.DataFrame) -> tuple[pd.DataFrame, pd
     return pd.DataFrame(rows), pd.DataFrame(fronts)
 
 
+def agreement(alone: pd.DataFrame) -> pd.DataFrame:
+    """Each training alone as if it were a method, against the mean of the others: as much as can be expected of any method."""
+    tables = []
+    for seed in sorted(alone["seed"].unique()):
+        own = alone["seed"] == seed
+        part = alone[own].rename(columns={"accuracy": "score"})
+        part = part.assign(method="alone", steps=0, seconds=round(part["seconds"].sum(), 1))
+        tables.append(compare(alone[~own], part)[0])
+    return pd.concat(tables).drop(columns="steps")
+
+
 def draw(alone: pd.DataFrame, scores: pd.DataFrame, table: pd.DataFrame) -> Figure:
     """Score against accuracy alone, one panel a method and budget (its first seed)."""
     truth = alone.groupby("architecture")["accuracy"].agg(["mean", "min", "max"])
@@ -253,6 +264,8 @@ def report(files: dict[str, Path], out: Path) -> None:
         return
     ranking, front = compare(alone, scores)
     ranking.to_csv(files["ranking"], index=False)
+    if alone["seed"].nunique() > 1:
+        agreement(alone).to_csv(out / "agreement.csv", index=False)
     front.to_csv(files["front"], index=False)
     draw(alone, scores, ranking).savefig(out / "ranking.png", dpi=150)
     print(ranking.to_string(index=False))

@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
+from scipy.stats import kendalltau
 
 from benchmarks import pooling_ranking as benchmark
 from nas.data import ImageData
@@ -46,6 +47,18 @@ def test_the_truth_is_the_mean_over_seeds() -> None:
     ranking, _ = benchmark.compare(both, table([0.0] * 35 + [1.0]))
     assert ranking.iloc[0]["accuracy_alone"] == pytest.approx(0.55)
     assert ranking.iloc[0]["true_rank"] == 1
+
+
+def test_each_training_alone_is_compared_with_the_mean_of_the_others() -> None:
+    first, second = [at / 100 for at in range(36)], [at / 100 for at in range(36)]
+    second[0], second[35] = 0.355, -0.01  # the best becomes the worst, and the worst the best
+    third = [(a + b) / 2 for a, b in zip(first, second, strict=True)]
+    runs = pd.concat([alone(run, seed).assign(seconds=2.0) for seed, run in enumerate((first, second, third))])
+    table = benchmark.agreement(runs)
+    assert list(table["seed"]) == [0, 1, 2] and set(table["seconds"]) == {72.0}
+    assert table["kendall_tau"].iloc[2] == 1  # the others' mean is the third
+    expected = kendalltau(first, [(b + c) / 2 for b, c in zip(second, third, strict=True)]).statistic
+    assert table["kendall_tau"].iloc[0] == round(expected, 3) < 1
 
 
 @pytest.fixture
