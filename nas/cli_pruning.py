@@ -166,6 +166,8 @@ def prune(
         terminal.show_table(["test images", "accuracy"], cells)
     if result.summary.difference is not None:
         print(f"differs from the masked model by {result.summary.difference:.1e}, relative")
+    if result.summary.reason:
+        print(f"a graph, as the model's own forward cannot express the smaller shapes: {result.summary.reason}")
     _show_unknown(result.summary.unknown)
     if out is not None:
         print(out)

@@ -95,8 +95,8 @@ def test_supernets_score_every_placement(
         make_space("resnet20-pooling", in_channels=1, image_size=8, weights="per-resolution"),
     )
     monkeypatch.setattr(benchmark, "SupernetScorer", lambda learner, space, *_: _Scorer(learner, space, spaces))
-    scores = benchmark.by_supernet(method, 0, digits, TrainingConfig(epochs=1, batch_size=4), CPU)
-    assert len(scores) == 36 and steps == [len(digits.train) // 4]
+    scores = benchmark.by_supernet(method, 0, digits, TrainingConfig(epochs=1, batch_size=8), CPU)
+    assert len(scores) == 36 and steps == [len(digits.train) // 8]
     own = benchmark.BY_RESOLUTION if method.startswith(("resolution", "grouped")) else SPACE
     assert spaces == [(own, 2 if method.endswith("2") else 1)]
 

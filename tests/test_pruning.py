@@ -207,6 +207,13 @@ def test_the_command_prunes_and_says_what_it_did(weights: Path, tmp_path: Path) 
     assert summary["after"]["params"] <= 0.5 * summary["before"]["params"] and summary["test_accuracy"] == {}
 
 
+def test_the_command_says_why_the_result_is_a_graph() -> None:
+    options = [f"--option={name}" for name in ("d_model=16", "nhead=2", "dim_feedforward=32", "batch_first=true")]
+    done = run("prune", "torch.nn:TransformerEncoderLayer", *options, "--input", "1x5x16", "--target", "macs=0.6")
+    assert done.returncode == 0, done.stderr
+    assert "as a graph" in done.stdout and "forward cannot express the smaller shapes: " in done.stdout
+
+
 def test_the_command_takes_steps_relevance_and_optimal_allocation(weights: Path) -> None:
     common = ["prune", TARGET, "--input", "1x1x8x8", "--weights", weights, "--data", "digits", "--json"]
     done = run(

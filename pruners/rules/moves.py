@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+import math
 
 from torch.fx import Node
 
@@ -18,7 +18,7 @@ def view(walk: Walk, node: Node, a: Arguments) -> Dims:
     while ours or theirs:
         taken = [ours.pop(0)] if ours else []
         sizes = [theirs.pop(0)] if theirs else []
-        have, want = _times(axis.size for axis in taken), _times(sizes)
+        have, want = math.prod(axis.size for axis in taken), math.prod(sizes)
         while have != want:
             if have < want:
                 taken.append(ours.pop(0))
@@ -190,13 +190,6 @@ def pairs_as_complex(walk: Walk, node: Node, a: Arguments) -> Dims:
     *x, pair = walk.dims(a["self"])
     freeze(pair, "real and imaginary parts")
     return x
-
-
-def _times(sizes: Any) -> int:
-    result = 1
-    for size in sizes:
-        result *= size
-    return result
 
 
 MOVES: dict[str, Rule] = {
