@@ -61,8 +61,8 @@ def whole_number(name: str, value: Any, why: str = "") -> None:
 def uniform(groups: Sequence[Group], scores: Mapping[str, torch.Tensor], limits: Limits) -> tuple[Schedule, int]:
     """The same pruning ratio in every group; step s is the ratio s/last.
 
-    Groups of one size lose an index at the same step, so that layers that are alike stay alike, as a configuration of them has it; the
-    costs then fall far at once, and a target may be overshot.
+    Groups of one size lose an index together, so that layers that are alike stay alike, as a configuration of them has it; where many
+    are, the costs fall far at once, and a target may be overshot.
     """
     last = max((group.size for group in groups), default=1) * 4
 
@@ -187,18 +187,22 @@ def _by_schedule(
     budgets: Mapping[str, float],
     limits: Limits,
 ) -> dict[str, int]:
-    """The first step of a schedule that meets the budgets, but for `uniform` only as far as it is needed, group by group."""
+    """The first step of a schedule that meets the budgets, and of that step only as much as is needed.
+
+    Groups take their turn one by one, in `uniform` all of one size at once, the largest first.
+    """
     schedule, last = SCHEDULES[name](groups, scores, limits)
     step = _first(lambda step: meets(groups, cost, budgets, schedule(step)), last)
     before, after = schedule(max(step - 1, 0)), schedule(step)
+    turns = [[group.name] for group in groups]
     if name == "uniform":
-        return after
-    changed = [name for name in after if after[name] != before[name]]
+        sizes = sorted({group.size for group in groups}, reverse=True)
+        turns = [[group.name for group in groups if group.size == size] for size in sizes]
 
     def partly(count: int) -> dict[str, int]:
-        return before | {name: after[name] for name in changed[:count]}
+        return before | {name: after[name] for turn in turns[:count] for name in turn}
 
-    return partly(_first(lambda count: meets(groups, cost, budgets, partly(count)), len(changed)))
+    return partly(_first(lambda count: meets(groups, cost, budgets, partly(count)), len(turns)))
 
 
 def check_reachable(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from functools import cache
 
 import pytest
@@ -82,6 +83,23 @@ def test_uniform_removes_one_ratio() -> None:
     keep = allocate(free, scores, cost, counted_budgets({"macs": 0.5}, cost), "uniform")
     ratios = [1 - int(keep[group.axis].sum()) / group.size for group in free]
     assert max(ratios) - min(ratios) < 1 / 32
+
+
+@pytest.mark.parametrize("left", [0.25, 0.4, 0.6, 0.8])
+def test_uniform_goes_no_further_than_the_groups_of_one_size_must(left: float) -> None:
+    widths = (16, 32, 16, 32, 64, 16, 64, 10)
+    model = nn.Sequential(*(nn.Linear(a, b) for a, b in itertools.pairwise(widths))).eval()
+    graph = tie_axes(trace(model, (torch.randn(2, 16),)))
+    free = [group for group in dependency_groups(graph) if not group.protected]
+    cost = CostModel(graph, model)
+    wanted = counted_budgets({"macs": left}, cost)
+    keep = allocate(free, {group.name: torch.rand(group.size) for group in free}, cost, wanted, "uniform")
+    kept = {group: int(keep[group.axis].sum()) if group.axis in keep else group.size for group in free}
+    by_size = {size: {count for group, count in kept.items() if group.size == size} for size in widths[:-1]}
+    assert all(len(counts) == 1 for counts in by_size.values()), "layers of one size must stay alike"
+    assert cost.macs({group.axis: count for group, count in kept.items()}) <= wanted["macs"]
+    more = [{g.axis: count + (g.size == size) for g, count in kept.items()} for size in by_size]
+    assert any(cost.macs(counts) > wanted["macs"] for counts in more)
 
 
 def test_isomorphic_groups_share_a_ratio() -> None:
