@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -19,10 +20,19 @@ from search_spaces import SearchSpace, Supernet
 from search_spaces.network import Local
 
 
+@runtime_checkable
+class Parting(Protocol):
+    """A module with sets of weights that learn from each other's gradients until they have parted."""
+
+    def spread_gradients_(self, done: float) -> None:
+        """Spread the gradients before a step, when a fraction of the training is done."""
+
+
 class Member:
     """A supernet with its optimiser.
 
-    A step moves only the part of the parameters that its subnets use: the rest keeps its bits, momentum and weight decay included.
+    A step moves only the part of the parameters that its subnets use: the rest keeps its bits, momentum and weight decay included; but
+    for weights that are parting, which move together.
 
     Args:
         space: the search space.
@@ -46,6 +56,7 @@ class Member:
         self.supernet = supernet.to(device, memory_format=memory_format(device))  # type: ignore[call-overload]
         self.optimizer = sgd(self.supernet, config)
         self.slices = Slices(self.supernet)
+        self.parting = [module for module in self.supernet.modules() if isinstance(module, Parting)]
         self.moves_unused = bool(config.momentum or config.weight_decay)
         self.trained: list[Sequence[Local]] = []
         self.batches = 0
@@ -56,8 +67,10 @@ class Member:
         self.averaged: dict[str, Tensor] = {}
         self.average_anew()
 
-    def update(self, learning_rate: float) -> None:
-        """One step of the optimiser down the gradients that have added up."""
+    def update(self, learning_rate: float, done: float) -> None:
+        """One step of the optimiser down the gradients that have added up, when a fraction of the training is done."""
+        for module in self.parting:
+            module.spread_gradients_(done)
         set_rate_(self.optimizer, learning_rate)
         step_(self.optimizer, self.slices.partial(self.trained) if self.moves_unused else {})
         self.optimizer.zero_grad(set_to_none=True)

@@ -110,7 +110,7 @@ class Team:
             member = self.members[number]
             member.batches += 1
             if member.batches == self.accumulate:
-                member.update(rate)
+                member.update(rate, self.epoch / self.config.epochs)
 
     def settle(self) -> None:
         """Read the losses of the last step, if that was not done.
@@ -139,7 +139,7 @@ class Team:
         rows = []
         for number, member in enumerate(self.members):
             if member.batches:
-                member.update(self.rate)
+                member.update(self.rate, self.epoch / self.config.epochs)
             check_weights(member.optimizer)
             followed = self._follow(member, self.watched) if member.steps and self.watched else {}
             rows.append({**member.row(number), **followed})

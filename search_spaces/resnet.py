@@ -15,7 +15,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import Literal, cast, get_args
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -28,6 +28,7 @@ from search_spaces.resolution_weights import ByResolution
 from search_spaces.space import Labels, SearchSpace
 
 Norm = Callable[[int], nn.Module]
+Weights = Literal["shared", "per-resolution", "parting"]
 
 
 def affine_norm(channels: int) -> nn.Module:
@@ -169,7 +170,7 @@ def pooling_space(
     operators: Sequence[str] | None = None,
     bn: Literal["paper", "affine"] = "paper",
     stem: Literal["small", "large"] = "small",
-    weights: Literal["shared", "per-resolution"] = "shared",
+    weights: Weights = "shared",
 ) -> SearchSpace:
     """The pooling placements of a ResNet.
 
@@ -185,7 +186,8 @@ def pooling_space(
             trained alone have ordinary BN, except that the first one of each block has no scale and shift. `affine` is
             ordinary BN everywhere, and a supernet's subnets need calibration.
         stem: `small` is a 3x3 convolution; `large` a 7x7 convolution with stride 2 and 3x3 max pooling with stride 2.
-        weights: of a supernet: `shared` gives a block one set, `per-resolution` one for each resolution that it can compute at.
+        weights: of a supernet: `shared` gives a block one set, `per-resolution` one for each resolution that it can compute at, and
+            `parting` such ones that start equal and part in training.
 
     Raises:
         ValueError: an unknown option, or images too small for the poolings, or which they do not divide into weights per resolution.
@@ -196,8 +198,8 @@ def pooling_space(
         raise ValueError(f"`bn` must be one of {', '.join(ALONE_NORMS)}; got {bn!r}")
     if stem not in ("small", "large"):
         raise ValueError(f"`stem` must be small or large; got {stem!r}")
-    if weights not in ("shared", "per-resolution"):
-        raise ValueError(f"`weights` must be shared or per-resolution; got {weights!r}")
+    if weights not in get_args(Weights):
+        raise ValueError(f"`weights` must be one of {', '.join(get_args(Weights))}; got {weights!r}")
     check_images(in_channels, num_classes, image_size)
     plan = PLANS[depth]
     operators = (
@@ -216,7 +218,7 @@ def pooling_space(
         choices=tuple(choices),
         labels=_labels(len(plan.blocks), plan.poolings, operators),
         network=Network(
-            _blocks(plan, in_channels, num_classes, operators, bn, stem, sides),
+            _blocks(plan, in_channels, num_classes, operators, bn, stem, sides, weights == "parting"),
             (in_channels, image_size, image_size),
             num_classes,
         ),
@@ -251,6 +253,7 @@ def _blocks(
     bn: str,
     stem: str,
     sides: tuple[int, ...],
+    parting: bool,
 ) -> tuple[Block, ...]:
     alone, shared = ALONE_NORMS[bn], SHARED_NORMS[bn]
     blocks = [_fixed("stem", lambda norms: _stem(in_channels, plan.stem, norms, stem), alone, shared)]
@@ -258,7 +261,7 @@ def _blocks(
     for position, c_out in enumerate(plan.blocks, start=1):
         fewest, most = max(0, plan.poolings - len(plan.blocks) + position), min(position, plan.poolings)
         at = sides[fewest : most + 1]
-        blocks.append(_residual(position, c_in, c_out, plan.bottleneck, operators, alone, shared, at))
+        blocks.append(_residual(position, c_in, c_out, plan.bottleneck, operators, alone, shared, at, parting))
         c_in = c_out
     blocks.append(_fixed("head", lambda norms: _head(c_in, num_classes), alone, shared))
     return tuple(blocks)
@@ -277,6 +280,7 @@ def _residual(
     alone: Norms,
     shared: Norms,
     sides: tuple[int, ...],
+    parting: bool,
 ) -> Block:
     searched = len(operators) > 1
 
@@ -291,8 +295,12 @@ def _residual(
         columns=(f"pools[{position}]", "operator") if searched else (f"pools[{position}]",),
         read=read,
         alone=lambda local, shape: ResidualBlock(c_in, c_out, bottleneck, alone, local),  # type: ignore[arg-type]
-        shared=lambda: ByResolution(one, sides, lambda side, pools: side // 2 if pools else side) if sides else one(),
+        shared=lambda: ByResolution(one, sides, _side_after, parting) if sides else one(),
     )
+
+
+def _side_after(side: int, pools: Local) -> int:
+    return side // 2 if pools else side
 
 
 def _stem(c_in: int, c_out: int, norms: Norms, kind: str) -> nn.Sequential:

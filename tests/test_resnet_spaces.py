@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from estimators import CostModel, count
 from search_spaces import Architecture, SearchSpace, Supernet, make_space, pooling_space
 from search_spaces.pooling import POOLINGS
-from search_spaces.resnet import ALONE_NORMS, ResidualBlock, SharedResidualBlock
+from search_spaces.resnet import ALONE_NORMS, ResidualBlock, SharedResidualBlock, Weights
 from tests.conformance import check_space
 
 LAYERS = {20: 10, 18: 9, 50: 17}
@@ -166,10 +166,11 @@ def test_a_subnet_takes_the_weights_of_its_own_operator_only(operators: list[str
 
 @pytest.mark.parametrize("operators", [("max",), ("conv", "gated")])
 @pytest.mark.parametrize(("stem", "size"), [("small", 8), ("large", 16)])
+@pytest.mark.parametrize("weights", ["per-resolution", "parting"])
 def test_blocks_with_weights_per_resolution_share_those_of_one_resolution_alone(
-    stem: Literal["small", "large"], size: int, operators: tuple[str, ...]
+    stem: Literal["small", "large"], size: int, operators: tuple[str, ...], weights: Weights
 ) -> None:
-    space = pooling_space(20, image_size=size, stem=stem, operators=operators, weights="per-resolution")
+    space = pooling_space(20, image_size=size, stem=stem, operators=operators, weights=weights)
     supernet = Supernet(space.net, 0).eval()
     trained: set[str] = set()
     for arch in space.enumerate():
@@ -326,7 +327,7 @@ def test_the_seed_alone_decides_the_weights_and_no_generator_is_touched(monkeypa
     [
         (34, {}, "`depth` must be one of 20, 18, 50; got 34"),
         (20, {"bn": "none"}, "`bn` must be one of paper, affine; got 'none'"),
-        (20, {"weights": "own"}, "`weights` must be shared or per-resolution; got 'own'"),
+        (20, {"weights": "own"}, "`weights` must be one of shared, per-resolution, parting; got 'own'"),
         (
             20,
             {"weights": "per-resolution", "image_size": 30},
