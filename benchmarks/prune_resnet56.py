@@ -5,7 +5,8 @@
 
 Methods, all to the same macs by one counter, and trained alike in the end:
     distortion           importance "obs", allocation "distortion", then least squares
-    data-free            the same on standard normal noise in place of images
+    noise                the same on standard normal noise in place of images
+    synthetic            the same on inputs made from the model's batch norms (500, `pruners.synthetic`)
     uniform, random      squared weights or nothing as importance, the same ratio everywhere, then least squares
     torch-pruning        group L2 norms, global, in 400 steps, on a rewrite whose shortcuts are exact 0/1 convolutions
     torch-pruning-inner  the same, held to the channels inside blocks
@@ -41,14 +42,19 @@ from nas.data import ImageData, Split, load_data, with_normalisation
 from nas.evaluation import module_accuracy
 from nas.seeding import stream
 from nas.training import Alone, TrainingConfig, fit
-from pruners import groups, least_squares_, noise, prune, recalibrate_
+from pruners import groups, least_squares_, noise, prune, recalibrate_, synthetic
 
 WEIGHTS = {"resnet20": "resnet20-12fca82f.th", "resnet56": "resnet56-4bfd9763.th"}
 OURS = {
     "distortion": ("obs", "distortion"),
-    "data-free": ("obs", "distortion"),
+    "noise": ("obs", "distortion"),
+    "synthetic": ("obs", "distortion"),
     "uniform": ("l2", "uniform"),
     "random": ("random", "uniform"),
+}
+INPUTS: dict[str, Callable[..., list[Tensor]]] = {
+    "noise": lambda model, example, seed: noise(example, seed=seed),
+    "synthetic": synthetic,
 }
 METHODS = (*OURS, "torch-pruning", "torch-pruning-inner")
 SHAPE = (3, 32, 32)
@@ -145,10 +151,10 @@ def measure(
         return f"{100 * module_accuracy(network, data, data.test):.2f}"
 
     sample = [x for x, _ in islice(batches(data.training, data, 100, rng=stream(seed, "calibration")), 10)]
-    seen = noise(sample[0], seed=seed) if method == "data-free" else sample
     row: dict[str, object] = {"dense": score(model)}
     macs = count(model, SHAPE).total.macs
     start = time.perf_counter()
+    seen = INPUTS[method](model, sample[0], seed=seed) if method in INPUTS else sample
     if method in OURS:
         importance, allocation = OURS[method]
         result = prune(

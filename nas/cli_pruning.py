@@ -21,7 +21,7 @@ from nas.format import percent, si
 from nas.pruning import check_input, example_inputs, load_model, parse_targets, prune_model
 from pruners.analysis import analyse, split_inputs
 from pruners.groups import dependency_groups
-from pruners.importance import CRITERIA, WITHOUT_DATA
+from pruners.importance import CRITERIA, WITHOUT_DATA, WITHOUT_LABELS
 
 HELD_OUT = 0.1  # of the training images: they are not trained on
 
@@ -55,6 +55,14 @@ def prune(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the plan and the smaller weights.")] = None,
     data: Annotated[str | None, typer.Option(help="Images to repair and measure on, as for `nas search`.")] = None,
+    synthetic: Annotated[
+        int,
+        typer.Option(
+            help="Without data: so many inputs made from the model's batch norms, for least-squares, calibrate, obs, activation and "
+            "distortion; 500 are good.",
+            min=0,
+        ),
+    ] = 0,
     importance: Annotated[
         str,
         typer.Option(
@@ -72,7 +80,7 @@ def prune(
     allocation: Annotated[
         str,
         typer.Option(
-            help="uniform, global, isomorphic, optimal (most importance), or distortion (measured on --data)."
+            help="uniform, global, isomorphic, optimal (most importance), or distortion (measured on --data or --synthetic)."
         ),
     ] = "global",
     steps: Annotated[int, typer.Option(help="Times that importance is computed, each time on what is left.")] = 1,
@@ -121,7 +129,7 @@ def prune(
     Example: `nas prune mymodels:resnet56 --weights w.th --input 1x3x32x32 --target macs=0.5 --data cifar10 --recover calibrate`
     """
     if data is None:
-        _refuse_without_data(importance, allocation, recover)
+        _refuse_without_data(importance, allocation, recover, synthetic > 0)
     targets, network = parse_targets(target), load_model(model, options(option), weights)
     example = _fitting_inputs(input, network, seed)
     images = None if data is None else _images(data, mean, std, seed, limit, test_limit, image_size)
@@ -131,6 +139,7 @@ def prune(
             example,
             targets,
             data=images,
+            synthetic=synthetic,
             importance=importance,
             allocation=allocation,
             aggregate=aggregate,
@@ -197,16 +206,19 @@ def _show_unknown(operators: Mapping[str, int]) -> None:
         terminal.err.print(f"left alone, as its rule is not known: {operator} ({times} times)", highlight=False)
 
 
-def _refuse_without_data(importance: str, allocation: str, recover: str) -> None:
-    """Options that pass over images, where there are none."""
+def _refuse_without_data(importance: str, allocation: str, recover: str, synthetic: bool) -> None:
+    """Options that pass over images, where there are none, or over labels, which synthetic inputs have not."""
+    possible = WITHOUT_LABELS if synthetic else WITHOUT_DATA
     over_data = {
-        f"--importance {importance}": importance in CRITERIA and importance not in WITHOUT_DATA,
-        f"--allocation {allocation}": allocation == "distortion",
-        f"--recover {recover}": bool(names(recover)),
+        f"--importance {importance}": importance in CRITERIA and importance not in possible,
+        f"--allocation {allocation}": allocation == "distortion" and not synthetic,
+        f"--recover {recover}": bool(names(recover)) and not synthetic,
     }
     for given, needs in over_data.items():
         if needs:
-            raise ValueError(f"`{given}` needs images; give --data, such as --data digits")
+            raise ValueError(
+                f"`{given}` needs images{' and labels' if synthetic else ''}; give --data, such as --data digits"
+            )
 
 
 def _fitting_inputs(text: str, model: nn.Module, seed: int = 0) -> Any:

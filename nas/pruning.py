@@ -23,9 +23,10 @@ from nas.files import replacing, write_json
 from nas.functions import import_function
 from nas.progress import Progress, silent
 from nas.record import environment
-from nas.recovery import Repair, parse_recovery
+from nas.recovery import WITHOUT_TRAINING, Recovery, Repair, parse_recovery, repair_untrained
 from pruners import PruneResult, prune
 from pruners.analysis import split_inputs
+from pruners.synthetic import synthetic as synthetic_inputs
 from pruners.targets import COUNTED, LATENCY
 from pruners.tracing import evaluating, first_line
 
@@ -169,6 +170,7 @@ def prune_model(
     targets: Mapping[str, float | str],
     *,
     data: ImageData | None = None,
+    synthetic: int = 0,
     importance: str = "l2",
     allocation: str = "global",
     aggregate: str = "sum",
@@ -200,6 +202,8 @@ def prune_model(
         example: inputs of the model, see `pruners.prune`, on which macs are counted.
         targets: see `pruners.prune`; beside those, `peak_memory_bytes`, `energy_mj` and `bound_ms`.
         data: images for criteria, repair and measurement.
+        synthetic: without data, how many inputs to make in their place from the model's batch norms, see `pruners.synthetic`; for what
+            needs no labels.
         importance, allocation, aggregate, normalise, round_to, min_kept, max_ratio, steps, schedule, ignore, check, tolerance: see
             `pruners.prune`.
         check_dtype: float32 or float64, which the check computes in; the model's own if None.
@@ -226,8 +230,7 @@ def prune_model(
     if check_dtype not in (None, *CHECKED_IN):
         raise ValueError(f"`check_dtype` must be {' or '.join(CHECKED_IN)}, got {check_dtype!r}")
     repairs = parse_recovery(recover)
-    if repairs and data is None:
-        raise ValueError("--recover (`recover` in Python) needs images; give --data (`data`), such as digits")
+    _check_means(repairs, data, synthetic, example)
     folder = None if out is None else Path(out)
     if folder is not None and folder.exists() and not (folder / "plan.json").exists() and any(folder.iterdir()):
         raise ValueError(f"{folder} is not empty and holds no pruned model; give another folder")
@@ -254,6 +257,9 @@ def prune_model(
             device=place,
             progress=progress,
         )
+    sample: list[Any] | None = repair.sample if repair else None
+    if synthetic:
+        sample = synthetic_inputs(model, example, synthetic, seed=seed, progress=progress)
     result = prune(
         model,
         example,
@@ -272,15 +278,18 @@ def prune_model(
         check=check,
         check_dtype=None if check_dtype is None else CHECKED_IN[check_dtype],
         tolerance=tolerance,
-        batches=repair.sample if repair else None,
+        batches=sample,
         seed=seed,
         progress=progress,
     )
     measure("before", model)
     measure("pruned", result.model)
     for step in repairs:
-        assert repair is not None
-        repair(step, result)
+        if repair:
+            repair(step, result)
+        else:
+            assert sample is not None
+            repair_untrained(step, result, model, sample, progress)
         measure(str(step), result.model)
     summary = {
         **result.summary.to_dict(),
@@ -294,6 +303,25 @@ def prune_model(
             result.save(temporary)
             write_json(temporary / "summary.json", summary)
     return result, summary
+
+
+def _check_means(repairs: Sequence[Recovery], data: ImageData | None, synthetic: int, example: Any) -> None:
+    """Refuse repairs that there is nothing for, and synthetic inputs beside data or for a model of several inputs."""
+    if synthetic and data is not None:
+        raise ValueError(
+            "--synthetic (`synthetic` in Python) is for those without data; leave it out, or --data (`data`)"
+        )
+    if synthetic and not isinstance(example, Tensor):
+        raise ValueError(
+            "--synthetic (`synthetic` in Python) needs a model of one tensor; give --data (`data`) of your own"
+        )
+    possible = WITHOUT_TRAINING if synthetic else ()
+    missing = [str(step) for step in repairs if step.kind not in possible]
+    if missing and data is None:
+        raise ValueError(
+            f"--recover {','.join(missing)} (`recover` in Python) needs images; give --data (`data`), such as digits, or, to repair "
+            "without training, --synthetic 500"
+        )
 
 
 def read_summary(folder: Path) -> dict[str, Any]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -98,10 +99,8 @@ class Repair:
 
     def __call__(self, step: Recovery, result: PruneResult) -> None:
         """Repair the model of a result; it is left on the CPU in eval mode."""
-        if step.kind == "calibrate":
-            recalibrate_(result.model, self.sample, self.progress)
-        elif step.kind == "least-squares":
-            least_squares_(result.model, self.model, result.plan, self.sample, progress=self.progress)
+        if step.kind in WITHOUT_TRAINING:
+            repair_untrained(step, result, self.model, self.sample, self.progress)
         else:
             self._train(step, result.model)
 
@@ -123,6 +122,24 @@ class Repair:
             progress=self.progress,
         )
         model.to("cpu")
+
+
+def repair_untrained(
+    step: Recovery, result: PruneResult, model: nn.Module, sample: Iterable[Any], progress: Progress = silent
+) -> None:
+    """Repair the model of a result by a step that trains nothing.
+
+    Args:
+        step: one of `WITHOUT_TRAINING`.
+        result: of pruning `model`.
+        model: the unpruned model.
+        sample: batches of inputs, with labels or without.
+        progress: told how far it is.
+    """
+    if step.kind == "calibrate":
+        recalibrate_(result.model, sample, progress)
+    else:
+        least_squares_(result.model, model, result.plan, sample, progress=progress)
 
 
 def _sample(data: ImageData, split: Split, seed: int) -> Iterator[tuple[Tensor, Tensor]]:

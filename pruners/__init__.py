@@ -12,3 +12,4 @@ from pruners.prune import groups as groups
 from pruners.prune import load as load
 from pruners.prune import prune as prune
 from pruners.space import PrunableSpace as PrunableSpace
+from pruners.synthetic import synthetic as synthetic

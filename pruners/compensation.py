@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from pruners.allocation import whole_number
 from pruners.batches import as_batch
 from pruners.progress import Progress, silent, watched
 from pruners.rewrite import GraphModel
@@ -63,7 +64,8 @@ def _unchanged(model: nn.Module, layers: Sequence[_BatchNorm]) -> Iterator[None]
 def noise(example: Tensor, samples: int = 1000, batch: int = 100, seed: int = 0) -> list[Tensor]:
     """Batches of standard normal noise for those who have no data: for `batches` of `prune` and of `least_squares_`.
 
-    Batch statistics of noise are not those of data: do not recalibrate with it.
+    Batch statistics of noise are not those of data: do not recalibrate with it. Better for a model with batch norms is
+    `pruners.synthetic`.
 
     Args:
         example: an input of the model, batch first; its shape, type and device are taken.
@@ -74,8 +76,13 @@ def noise(example: Tensor, samples: int = 1000, batch: int = 100, seed: int = 0)
     Returns:
         Tensors of shape (batch, ...), the last one smaller if need be.
 
+    Raises:
+        ValueError: the example is not of real numbers, or a number is no whole one of at least 1.
+
     Reference: Wang et al., Structurally prune anything, 2024 (OBSPA without data: calibration on noise).
     """
+    whole_number("samples", samples)
+    whole_number("batch", batch)
     if not example.is_floating_point():
         raise ValueError(f"`example` must hold real numbers, got {example.dtype}; noise is no substitute for tokens.")
     generator = torch.Generator().manual_seed(seed)

@@ -27,7 +27,8 @@ from pruners.tracing import arguments, operator
 AGGREGATIONS = ("sum", "mean", "max")
 NORMALISATIONS = ("mean", "max", "sum", "none")
 WITHOUT_DATA = (*WEIGHT_CRITERIA, "lamp", "bn_scale", "fpgm", "random")
-CRITERIA = (*WITHOUT_DATA, *GRADIENT_CRITERIA, "activation", "lrp", "lrp_zplus", "obs")
+WITHOUT_LABELS = (*WITHOUT_DATA, "activation", "obs")
+CRITERIA = (*WITHOUT_LABELS, *GRADIENT_CRITERIA, "lrp", "lrp_zplus")
 Criterion = Callable[[Tensors], Mapping[str, torch.Tensor]]
 
 

@@ -230,6 +230,16 @@ def test_the_command_takes_steps_relevance_and_optimal_allocation(weights: Path)
     assert by_curves.returncode == 0 and "distortion: " in by_curves.stderr
 
 
+def test_the_command_repairs_without_data_on_synthetic_inputs(weights: Path) -> None:
+    done = run(
+        "prune", TARGET, "--input", "1x1x8x8", "--weights", weights, "--target", "macs=0.5", "--synthetic", "40",
+        "--importance", "obs", "--allocation", "distortion", "--recover", "least-squares,calibrate", "--json",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "synthetic inputs: 100 done" in done.stderr and "least squares" in done.stderr
+    assert json.loads(done.stdout)["test_accuracy"] == {}
+
+
 def test_the_command_measures_latency() -> None:
     """To all of the model's latency and more: what this machine measures is not for a test to say."""
     done = run("prune", TARGET, "--input", "1x1x8x8", "--target", "latency_ms=1000ms", "--target", "macs=0.9", "--json")
@@ -365,6 +375,13 @@ def test_bad_recovery_steps_are_refused(step: str) -> None:
         ([*HALVED, "--recover", "calibrate"], "`--recover calibrate` needs images; give --data"),
         ([*HALVED, "--importance", "taylor"], "`--importance taylor` needs images; give --data"),
         ([*HALVED, "--allocation", "distortion"], "`--allocation distortion` needs images"),
+        ([*HALVED, "--synthetic", "40", "--importance", "taylor"], "`--importance taylor` needs images and labels"),
+        (
+            [*HALVED, "--synthetic", "40", "--recover", "calibrate,finetune:1"],
+            "--recover finetune:1 (`recover` in Python)",
+        ),
+        ([*HALVED, "--synthetic", "40", "--data", "digits"], "is for those without data"),
+        ([*HALVED, "--synthetic", "-1"], "--synthetic"),
         (
             [TARGET, "--input", "1x1x8x8", "--target", "flops=0.5"],
             "must be among macs, params, weight_bytes, latency_ms, peak_memory_bytes, energy_mj, bound_ms, got 'flops'",
