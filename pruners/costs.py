@@ -40,6 +40,7 @@ class CostModel:
         held = list(model.parameters())
         self.extra_params = sum(p.numel() for p in held) - _total(self.params_terms, {})
         self.extra_bytes = sum(p.numel() * p.element_size() for p in held) - _total(self.bytes_terms, {})
+        self.predicted: dict[str, Callable[[Counts], float]] = {}
 
     def macs(self, counts: Counts) -> int:
         """Multiply-accumulates on the example inputs when each axis keeps `counts[axis]` indices."""
@@ -69,12 +70,24 @@ class CostModel:
         return [
             (constant if _per_sample(node) else constant * self.copies, axes)
             for node in nodes
-            for constant, axes in _macs(self.graph, node)
+            for constant, axes in operator_macs(self.graph, node)
         ]
 
-    def of(self, target: str) -> Callable[[Counts], int]:
-        """The cost function called `target`."""
-        return {"macs": self.macs, "params": self.params, "weight_bytes": self.weight_bytes}[target]
+    def predicting(self, name: str, predict: Callable[[Counts], float]) -> CostModel:
+        """The same costs, and one more that is predicted rather than counted; it must not rise as sizes fall."""
+        more = copy.copy(self)
+        more.predicted = {**self.predicted, name: predict}
+        return more
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of all costs."""
+        return ("macs", "params", "weight_bytes", *self.predicted)
+
+    def of(self, target: str) -> Callable[[Counts], float]:
+        """The cost function called `target`; counted ones return whole numbers."""
+        counted = {"macs": self.macs, "params": self.params, "weight_bytes": self.weight_bytes}
+        return {**counted, **self.predicted}[target]
 
 
 def _total(terms: list[Product], counts: Counts) -> int:
@@ -117,7 +130,7 @@ def _per_sample(node: Node) -> bool:
     return any(isinstance(size, torch.SymInt) for tensor in tensors for size in tensor.shape)
 
 
-def _macs(graph: AxisGraph, node: Node) -> list[Product]:
+def operator_macs(graph: AxisGraph, node: Node) -> list[Product]:
     """Terms of one operator, as `estimators.count` counts it; none for operators that it does not count."""
     if not isinstance(node.target, torch._ops.OpOverload):
         return []

@@ -3,7 +3,8 @@
 Damage adds up over groups: group i that loses r of its indices has damage `damages[i][r]`. Costs do not: a convolution costs
 the product of what two groups keep. So the program is solved for costs along each group's own axis around a solution, exactly,
 as a multiple-choice knapsack; the answer is repaired at exact costs, and the next program is solved around it, within half the
-distance whenever it is no better. Where costs do add up the first answer is the optimum.
+distance whenever it is no better. Where costs do add up the first answer is the optimum. Costs may be staircases, as latency is:
+a repair looks beyond the next index, for the next step down.
 """
 
 from __future__ import annotations
@@ -19,12 +20,14 @@ from numpy.typing import NDArray
 from pruners.axes import Axis
 from pruners.costs import CostModel
 from pruners.groups import Group
+from pruners.targets import COUNTED
 
 Counts = dict[str, int]  # indices removed per group
 Damage = NDArray[np.float64]  # of losing 0, 1, ... indices
 CAPACITY = 16_384  # units that a budget is divided into at most
 CHOICES = 128  # numbers of removed indices per group in one program at most
 ROUNDS = 16
+LONGEST_STRIDE = 16  # numbers of removed indices that a repair looks ahead
 
 
 def multiple_choice(
@@ -73,7 +76,8 @@ class Program:
         budgets: name of a cost to what it may be.
 
     Reference: Shen et al., Structural pruning via latency-saliency knapsack (HALP), NeurIPS 2022.
-    Differs: any costs that follow from sizes and several budgets, and programs around a solution rather than a latency table.
+    Differs: any costs that follow from sizes and several budgets at once, latency among them (see `pruners.latency`), and programs
+        around a solution, where a layer's cost is that of what the layers before and after it keep then.
     """
 
     groups: Sequence[Group]
@@ -112,7 +116,8 @@ class Program:
         # Costs add up to what they come to around the solution, which each curve holds once
         here = sum(self._total(around, name) / self.budgets[name] for name in mix)
         room = len(mix) - here + sum(here - low for low in least)
-        scale = self.budgets[mix[0]] if len(mix) == 1 else CAPACITY / max(room, 1e-9)
+        exact = len(mix) == 1 and mix[0] in COUNTED  # whole numbers, which need no finer units
+        scale = self.budgets[mix[0]] if exact else CAPACITY / max(room, 1e-9)
         unit = max(1.0, room * scale / CAPACITY)
         costs = [
             np.ceil(((curve - low) * scale / unit).round(6)).astype(np.int64)
@@ -146,7 +151,7 @@ class Program:
     def _repaired(self, removed: Counts) -> Counts:
         """Remove what damages least for what it saves until every budget is met, then give back what fits."""
         while over := next((name for name in self.budgets if self._total(removed, name) > self.budgets[name]), None):
-            group, count = max(self._steps(removed, 1), key=partial(self._rate, removed, over))
+            group, count = max(self._strides(removed), key=partial(self._rate, removed, over))
             removed = {**removed, group: count}
         return self._filled(removed)
 
@@ -176,5 +181,13 @@ class Program:
         places = [(name, self.levels[name].index(count) + direction) for name, count in removed.items()]
         return [(name, self.levels[name][place]) for name, place in places if 0 <= place < len(self.levels[name])]
 
-    def _total(self, removed: Mapping[str, int], name: str) -> int:
+    def _strides(self, removed: Mapping[str, int]) -> list[tuple[str, int]]:
+        """Groups with larger numbers of removed indices, the next one and farther ones."""
+        found = []
+        for name, count in removed.items():
+            later = self.levels[name][self.levels[name].index(count) + 1 :][:LONGEST_STRIDE]
+            found += [(name, later[2**power - 1]) for power in range(len(later).bit_length())]
+        return found
+
+    def _total(self, removed: Mapping[str, int], name: str) -> float:
         return self.cost.of(name)({group.axis: group.size - removed[group.name] for group in self.groups})
