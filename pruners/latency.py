@@ -141,6 +141,11 @@ class OperatorLatency:
         """Milliseconds when each axis keeps `counts[axis]` indices, which may be arrays."""
         return sum(table(counts) for table in self.tables)
 
+    def about(self, axis: Axis) -> Callable[[Counts], Any]:
+        """The milliseconds of the operators whose sizes an elementary axis is in."""
+        tables = [table for table in self.tables if any(axis in leaves(dim) for axes in table.sizes for dim in axes)]
+        return lambda counts: sum(table(counts) for table in tables)
+
 
 @dataclass(frozen=True)
 class Grid:

@@ -16,6 +16,7 @@ from estimators import count
 from pruners import prune
 from pruners.allocation import Limits, allocate, fewest_kept
 from pruners.alone import Alone, Call, measured_ms
+from pruners.axes import Axis
 from pruners.costs import CostModel
 from pruners.groups import AxisGraph, Group, dependency_groups, tie_axes
 from pruners.knapsack import Program
@@ -191,10 +192,14 @@ def test_a_repair_finds_the_next_step_down() -> None:
     model = nn.Sequential(nn.Linear(4, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 3))
     graph, free = analysed(model, torch.randn(2, 4))
 
-    def latency(counts: Any) -> float:
-        return float(sum(-(-counts.get(group.axis, 64) // 16) for group in free))
+    class Blocks:
+        def __call__(self, counts: Any) -> Any:
+            return sum(-(-counts.get(group.axis, 64) // 16) for group in free)
 
-    cost = CostModel(graph, model).predicting("latency_ms", latency)
+        def about(self, axis: Axis) -> Callable[[Any], Any]:
+            return self
+
+    cost = CostModel(graph, model).predicting("latency_ms", Blocks())
     levels = {group.name: list(range(64)) for group in free}
     damages = {
         group.name: worth * torch.arange(64).double().numpy() for group, worth in zip(free, (1, 1e-3), strict=True)
