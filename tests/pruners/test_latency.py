@@ -53,11 +53,11 @@ def stairs_ms(calls: Sequence[Call], device: torch.device) -> list[float]:
 
 
 def slow_layer(features: int, times: float) -> Clock:
-    """A machine on which layers of so many input features are slow for their parameters."""
+    """A machine that takes a microsecond per parameter, and some times as long for layers of so many input features."""
 
     def measure(calls: Sequence[Call], device: torch.device) -> list[float]:
         weights = [call.named.get("weight") for call in calls]
-        return [0.0 if w is None else w.numel() * (times if w.shape[1] == features else 1.0) for w in weights]
+        return [0.0 if w is None else 1e-3 * w.numel() * (times if w.shape[1] == features else 1) for w in weights]
 
     return measure
 
@@ -84,6 +84,17 @@ def test_a_machine_that_counts_macs_gives_their_number(name: str) -> None:
         kept = {axis: int(keep.sum(-1).max()) for axis, keep in random_removal(graph, seed).items()}
         near = 0.1 if name in NOT_MULTILINEAR else 1e-6
         assert latency({}) - latency(kept) == pytest.approx(cost.macs({}) - cost.macs(kept), rel=near)
+
+
+def test_a_batch_of_one_is_measured_as_one() -> None:
+    """It is traced as two copies."""
+    model, example = build("fused qkv and softmax")
+    graph, free = analysed(model, *(x[:1] for x in example))
+    assert graph.trace.copies == 2
+    latency = OperatorLatency(graph, fewest_kept(free, Limits()), macs_ms)
+    half = {group.axis: group.size // 2 for group in free}
+    cost = CostModel(graph, model)
+    assert latency({}) - latency(half) == pytest.approx(cost.macs({}) - cost.macs(half))
 
 
 def test_stairs_are_seen_between_measured_widths() -> None:
@@ -235,7 +246,7 @@ def test_an_operator_that_the_clock_cannot_run_is_refused() -> None:
 def branch_ms(model: nn.Module) -> float:
     """What `slow_layer(2, 10)` takes for a whole model of branches, plus what no table knows of."""
     layers = [m for m in model.modules() if isinstance(m, nn.Linear)]
-    return 20.0 + 1.3 * sum(m.weight.numel() * (10 if m.in_features == 2 else 1) for m in layers)
+    return 0.02 + 1.3e-3 * sum(m.weight.numel() * (10 if m.in_features == 2 else 1) for m in layers)
 
 
 @pytest.fixture
