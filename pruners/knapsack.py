@@ -85,7 +85,7 @@ class Program:
     levels: Mapping[str, Sequence[int]]
     cost: CostModel
     budgets: Mapping[str, float]
-    _parts: dict[tuple[str, Axis], Callable[[Mapping[Axis, Any]], Any]] = field(default_factory=dict)
+    _parts: dict[tuple[str, Axis], Callable[[Mapping[Axis, Any]], Any]] = field(default_factory=dict, init=False)
 
     def solve(self, start: Mapping[str, int]) -> Counts:
         """Improve on a solution that is within the budgets; the result is never worse."""

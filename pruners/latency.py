@@ -50,7 +50,7 @@ class Size:
         return math.prod(count(axis, counts) for axis in self.axes)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Table:
     """Milliseconds as a function of a few sizes, multilinear between the measured ones and never rising as sizes fall.
 
@@ -65,7 +65,7 @@ class Table:
     widths: tuple[tuple[int, ...], ...]
     stairs: tuple[float, ...]
     ms: NDArray[np.float64]
-    _known: dict[tuple[int, ...], float] = field(default_factory=dict)
+    _known: dict[tuple[int, ...], float] = field(default_factory=dict, init=False)
 
     def __call__(self, counts: Counts) -> Any:
         """Milliseconds when elementary axes keep `counts[axis]`, which may be arrays."""

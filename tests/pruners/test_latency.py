@@ -86,6 +86,19 @@ def test_a_machine_that_counts_macs_gives_their_number(name: str) -> None:
         assert latency({}) - latency(kept) == pytest.approx(cost.macs({}) - cost.macs(kept), rel=near)
 
 
+@pytest.mark.parametrize("name", ["residual", "grouped and shuffled", "fused qkv", "dense"])
+def test_the_part_about_a_group_changes_as_the_whole_cost_does(name: str) -> None:
+    model, example = build(name)
+    graph, free = analysed(model, *example)
+    latency = OperatorLatency(graph, fewest_kept(free, Limits()), macs_ms)
+    cost = CostModel(graph, model).predicting("latency_ms", latency)
+    around = {group.axis: group.size - 1 for group in free}
+    for group, target in product(free, cost.names):
+        fewer = {**around, group.axis: 2}
+        whole, part = cost.of(target), cost.about(target, group.axis)
+        assert part(around) - part(fewer) == pytest.approx(whole(around) - whole(fewer))
+
+
 def test_a_batch_of_one_is_measured_as_one() -> None:
     """It is traced as two copies."""
     model, example = build("fused qkv and softmax")
@@ -171,17 +184,16 @@ def test_operators_that_are_alike_are_measured_once() -> None:
 
 
 def test_noise_makes_nothing_faster_for_being_larger() -> None:
-    model, example = build("residual")
-    graph, free = analysed(model, *example)
+    model = nn.Sequential(nn.Linear(4, 160), nn.ReLU(), nn.Linear(160, 3))
+    graph, (group,) = analysed(model, torch.randn(2, 4))
     generator = torch.Generator().manual_seed(0)
 
     def noisy(calls: Sequence[Call], device: torch.device) -> list[float]:
-        return [ms * float(1 + 2 * torch.rand(1, generator=generator)) for ms in macs_ms(calls, device)]
+        return [ms * float(1 + 9 * torch.rand(1, generator=generator)) for ms in macs_ms(calls, device)]
 
-    latency = OperatorLatency(graph, fewest_kept(free, Limits()), noisy)
-    for group in free:
-        line = [latency({group.axis: kept}) for kept in range(2, group.size + 1)]
-        assert all(a <= b + 1e-9 for a, b in zip(line, line[1:], strict=False))
+    latency = OperatorLatency(graph, fewest_kept([group], Limits()), noisy)
+    line = [latency({group.axis: kept}) for kept in range(16, 161)]
+    assert all(a <= b + 1e-9 for a, b in zip(line, line[1:], strict=False)) and line[0] < line[-1]
 
 
 def test_an_operator_that_does_not_run_by_itself_is_named_and_counts_nothing() -> None:
