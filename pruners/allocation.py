@@ -14,7 +14,6 @@ from pruners.costs import CostModel
 from pruners.groups import Group
 from pruners.knapsack import Damage, Program
 from pruners.ragged import curve, keep_highest
-from pruners.targets import COUNTED
 
 Schedule = Callable[[int], dict[str, int]]  # step 0..last -> indices removed per group
 
@@ -132,7 +131,7 @@ def allocate(
         scores: group name to one score per index, of a ragged group to a row of them per index of its host; the lowest go first,
             of each row as many. Indices that have gone before score minus infinity.
         cost: cost model of the traced model.
-        budgets: "macs", "params" or "weight_bytes" to the number that may remain.
+        budgets: "macs", "params", "weight_bytes" or a cost that is predicted to the number that may remain.
         allocation: "uniform", "global", "isomorphic", "optimal" (the most importance that stays) or "distortion" (the least
             damage, see `pruners.distortion`).
         limits: alignment and bounds per group.
@@ -205,6 +204,11 @@ def _by_schedule(
     return partly(_first(lambda count: meets(groups, cost, budgets, partly(count)), len(turns)))
 
 
+def fewest_kept(groups: Sequence[Group], limits: Limits) -> dict[Axis, int]:
+    """How many indices stay at least of each group's axis."""
+    return {group.axis: group.size - limits.removed(group, group.size) for group in groups}
+
+
 def check_reachable(
     groups: Sequence[Group], cost: CostModel, budgets: Mapping[str, float], limits: Limits
 ) -> dict[str, float]:
@@ -215,8 +219,8 @@ def check_reachable(
     """
     if not groups:
         raise ValueError("nothing can be removed from this model: every group is protected; see `pruners.groups`.")
-    fewest = {group.axis: group.size - limits.removed(group, group.size) for group in groups}
-    least = {name: cost.of(name)(fewest) for name in COUNTED}
+    fewest = fewest_kept(groups, limits)
+    least = {name: cost.of(name)(fewest) for name in cost.names}
     if any(least[name] > budget for name, budget in budgets.items()):
         reachable = ", ".join(f"{name} from {least[name]:,} to {cost.of(name)({}):,}" for name in budgets)
         asked = ", ".join(f"{name} {budget:,.0f}" for name, budget in budgets.items())

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any, Protocol
 
 import torch
 from torch import nn
 from torch.fx import Node
 from torch.utils import _pytree as pytree
 
-from pruners.axes import ELEMENTARY, Axis, count, find
+from pruners.axes import ELEMENTARY, Axis, count, find, leaves
 from pruners.check import Runner
 from pruners.groups import AxisGraph
 from pruners.routing import chooses
@@ -18,6 +19,16 @@ from pruners.tracing import arguments, seeded, several
 
 Counts = Mapping[Axis, int]
 Product = tuple[int, tuple[Axis, ...]]  # a constant times the sizes of some axes
+
+
+class Predicted(Protocol):
+    """A cost that is predicted rather than counted; it must not rise as sizes fall."""
+
+    def __call__(self, counts: Counts) -> Any:
+        """The cost when each axis keeps `counts[axis]` indices, which may be arrays."""
+
+    def about(self, axis: Axis) -> Callable[[Counts], Any]:
+        """The terms of the cost that an elementary axis is in."""
 
 
 class CostModel:
@@ -40,6 +51,7 @@ class CostModel:
         held = list(model.parameters())
         self.extra_params = sum(p.numel() for p in held) - _total(self.params_terms, {})
         self.extra_bytes = sum(p.numel() * p.element_size() for p in held) - _total(self.bytes_terms, {})
+        self.predicted: dict[str, Predicted] = {}
 
     def macs(self, counts: Counts) -> int:
         """Multiply-accumulates on the example inputs when each axis keeps `counts[axis]` indices."""
@@ -69,12 +81,35 @@ class CostModel:
         return [
             (constant if _per_sample(node) else constant * self.copies, axes)
             for node in nodes
-            for constant, axes in _macs(self.graph, node)
+            for constant, axes in operator_macs(self.graph, node)
         ]
 
-    def of(self, target: str) -> Callable[[Counts], int]:
-        """The cost function called `target`."""
+    def predicting(self, name: str, predicted: Predicted) -> CostModel:
+        """The same costs, and one more."""
+        more = copy.copy(self)
+        more.predicted = {**self.predicted, name: predicted}
+        return more
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of all costs."""
+        return ("macs", "params", "weight_bytes", *self.predicted)
+
+    def of(self, target: str) -> Callable[[Counts], float]:
+        """The cost function called `target`; counted ones return whole numbers."""
+        if target in self.predicted:
+            return self.predicted[target]
         return {"macs": self.macs, "params": self.params, "weight_bytes": self.weight_bytes}[target]
+
+    def about(self, target: str, axis: Axis) -> Callable[[Counts], Any]:
+        """The terms of a cost that an elementary axis is in: they differ as the cost does where only this axis changes."""
+        if target in self.predicted:
+            return self.predicted[target].about(axis)
+        every = {"macs": self.macs_terms, "params": self.params_terms, "weight_bytes": self.bytes_terms}[target]
+        terms = [term for term in every if any(axis in leaves(dim) for dim in term[1])]
+        if target != "macs":
+            return lambda counts: _total(terms, counts)
+        return lambda counts: _total(terms, {**self.chosen, **counts}) // self.copies
 
 
 def _total(terms: list[Product], counts: Counts) -> int:
@@ -117,7 +152,7 @@ def _per_sample(node: Node) -> bool:
     return any(isinstance(size, torch.SymInt) for tensor in tensors for size in tensor.shape)
 
 
-def _macs(graph: AxisGraph, node: Node) -> list[Product]:
+def operator_macs(graph: AxisGraph, node: Node) -> list[Product]:
     """Terms of one operator, as `estimators.count` counts it; none for operators that it does not count."""
     if not isinstance(node.target, torch._ops.OpOverload):
         return []

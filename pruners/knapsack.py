@@ -3,13 +3,14 @@
 Damage adds up over groups: group i that loses r of its indices has damage `damages[i][r]`. Costs do not: a convolution costs
 the product of what two groups keep. So the program is solved for costs along each group's own axis around a solution, exactly,
 as a multiple-choice knapsack; the answer is repaired at exact costs, and the next program is solved around it, within half the
-distance whenever it is no better. Where costs do add up the first answer is the optimum.
+distance whenever it is no better. Where costs do add up the first answer is the optimum. Costs may be staircases, as latency is:
+a repair looks beyond the next index, for the next step down.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -19,12 +20,14 @@ from numpy.typing import NDArray
 from pruners.axes import Axis
 from pruners.costs import CostModel
 from pruners.groups import Group
+from pruners.targets import COUNTED
 
 Counts = dict[str, int]  # indices removed per group
 Damage = NDArray[np.float64]  # of losing 0, 1, ... indices
 CAPACITY = 16_384  # units that a budget is divided into at most
 CHOICES = 128  # numbers of removed indices per group in one program at most
 ROUNDS = 16
+LONGEST_STRIDE = 16  # numbers of removed indices that a repair looks ahead
 
 
 def multiple_choice(
@@ -73,7 +76,8 @@ class Program:
         budgets: name of a cost to what it may be.
 
     Reference: Shen et al., Structural pruning via latency-saliency knapsack (HALP), NeurIPS 2022.
-    Differs: any costs that follow from sizes and several budgets, and programs around a solution rather than a latency table.
+    Differs: any costs that follow from sizes and several budgets at once, latency among them (see `pruners.latency`), and programs
+        around a solution, where a layer's cost is that of what the layers before and after it keep then.
     """
 
     groups: Sequence[Group]
@@ -81,6 +85,7 @@ class Program:
     levels: Mapping[str, Sequence[int]]
     cost: CostModel
     budgets: Mapping[str, float]
+    _parts: dict[tuple[str, Axis], Callable[[Mapping[Axis, Any]], Any]] = field(default_factory=dict, init=False)
 
     def solve(self, start: Mapping[str, int]) -> Counts:
         """Improve on a solution that is within the budgets; the result is never worse."""
@@ -107,12 +112,13 @@ class Program:
     def _linear(self, around: Mapping[str, int], mix: Sequence[str], reach: int) -> Counts | None:
         """Solve at costs that are exact along each group's axis; several costs weigh by their budgets."""
         choices = [self._near(group, around[group.name], reach) for group in self.groups]
-        curves = [self._costs(around, mix, group, options) for group, options in zip(self.groups, choices, strict=True)]
+        curves = [
+            self._changes(around, mix, group, options) for group, options in zip(self.groups, choices, strict=True)
+        ]
         least = [curve.min() for curve in curves]
-        # Costs add up to what they come to around the solution, which each curve holds once
-        here = sum(self._total(around, name) / self.budgets[name] for name in mix)
-        room = len(mix) - here + sum(here - low for low in least)
-        scale = self.budgets[mix[0]] if len(mix) == 1 else CAPACITY / max(room, 1e-9)
+        room = len(mix) - sum(self._total(around, name) / self.budgets[name] for name in mix) - sum(least)
+        exact = len(mix) == 1 and mix[0] in COUNTED  # whole numbers, which need no finer units
+        scale = self.budgets[mix[0]] if exact else CAPACITY / max(room, 1e-9)
         unit = max(1.0, room * scale / CAPACITY)
         costs = [
             np.ceil(((curve - low) * scale / unit).round(6)).astype(np.int64)
@@ -124,14 +130,14 @@ class Program:
             return None
         return {g.name: options[pick] for g, options, pick in zip(self.groups, choices, picked, strict=True)}
 
-    def _costs(
+    def _changes(
         self, around: Mapping[str, int], mix: Sequence[str], group: Group, choices: Sequence[int]
     ) -> NDArray[np.float64]:
-        """Costs over budgets for each number of indices that one group may lose, all else as it is."""
-        kept: dict[Axis, Any] = {g.axis: g.size - around[g.name] for g in self.groups}
-        kept[group.axis] = group.size - np.asarray(choices, dtype=np.int64)
-        costs = sum(np.asarray(self.cost.of(name)(kept)) / self.budgets[name] for name in mix)
-        return np.broadcast_to(np.asarray(costs, dtype=np.float64), (len(choices),))
+        """How costs over budgets change when one group loses each number of indices instead, all else as it is."""
+        kept: dict[Axis, Any] = self._kept(around)
+        counts = group.size - np.asarray(choices, dtype=np.int64)
+        changes = sum(np.asarray(self._change(kept, name, group, counts)) / self.budgets[name] for name in mix)
+        return np.broadcast_to(np.asarray(changes, dtype=np.float64), (len(choices),))
 
     def _near(self, group: Group, count: int, reach: int) -> list[int]:
         """At most `CHOICES` numbers of removed indices around one, which is among them."""
@@ -146,35 +152,59 @@ class Program:
     def _repaired(self, removed: Counts) -> Counts:
         """Remove what damages least for what it saves until every budget is met, then give back what fits."""
         while over := next((name for name in self.budgets if self._total(removed, name) > self.budgets[name]), None):
-            group, count = max(self._steps(removed, 1), key=partial(self._rate, removed, over))
-            removed = {**removed, group: count}
+            rate = partial(self._rate, removed, self._kept(removed), over)
+            group, count = max(self._strides(removed), key=rate)
+            removed = {**removed, group.name: count}
         return self._filled(removed)
 
-    def _rate(self, removed: Mapping[str, int], name: str, step: tuple[str, int]) -> float:
+    def _rate(self, removed: Mapping[str, int], kept: dict[Axis, Any], name: str, step: tuple[Group, int]) -> float:
         """What a step saves for the damage it does."""
         group, count = step
-        saved = self._total(removed, name) - self._total({**removed, group: count}, name)
-        return saved / max(self.damages[group][count] - self.damages[group][removed[group]], 1e-30)
+        saved = -self._change(kept, name, group, group.size - count)
+        return float(
+            saved / max(self.damages[group.name][count] - self.damages[group.name][removed[group.name]], 1e-30)
+        )
 
     def _filled(self, removed: Counts) -> Counts:
         """Give back indices while every budget is met, those that repair most first."""
 
-        def gain(group: str, count: int) -> float:
-            return float(self.damages[group][removed[group]] - self.damages[group][count])
+        def gain(step: tuple[Group, int]) -> float:
+            group, count = step
+            return float(self.damages[group.name][removed[group.name]] - self.damages[group.name][count])
 
         while True:
-            for group, count in sorted(self._steps(removed, -1), key=lambda step: -gain(*step)):
-                tried = {**removed, group: count}
-                if all(self._total(tried, name) <= budget for name, budget in self.budgets.items()):
-                    removed = tried
+            kept = self._kept(removed)
+            room = {name: budget - self._total(removed, name) for name, budget in self.budgets.items()}
+            for group, count in sorted(self._returns(removed), key=gain, reverse=True):
+                if all(self._change(kept, name, group, group.size - count) <= room[name] for name in room):
+                    removed = {**removed, group.name: count}
                     break
             else:
                 return removed
 
-    def _steps(self, removed: Mapping[str, int], direction: int) -> list[tuple[str, int]]:
-        """Groups with their next number of removed indices, where there is one."""
-        places = [(name, self.levels[name].index(count) + direction) for name, count in removed.items()]
-        return [(name, self.levels[name][place]) for name, place in places if 0 <= place < len(self.levels[name])]
+    def _returns(self, removed: Mapping[str, int]) -> list[tuple[Group, int]]:
+        """Groups with their next smaller number of removed indices, where there is one."""
+        places = [(group, self.levels[group.name].index(removed[group.name])) for group in self.groups]
+        return [(group, self.levels[group.name][place - 1]) for group, place in places if place]
 
-    def _total(self, removed: Mapping[str, int], name: str) -> int:
-        return self.cost.of(name)({group.axis: group.size - removed[group.name] for group in self.groups})
+    def _strides(self, removed: Mapping[str, int]) -> list[tuple[Group, int]]:
+        """Groups with larger numbers of removed indices: the next one, and ones farther away by powers of two."""
+        found = []
+        for group in self.groups:
+            levels = self.levels[group.name]
+            later = levels[levels.index(removed[group.name]) + 1 :][:LONGEST_STRIDE]
+            found += [(group, later[2**power - 1]) for power in range(len(later).bit_length())]
+        return found
+
+    def _kept(self, removed: Mapping[str, int]) -> dict[Axis, Any]:
+        return {group.axis: group.size - removed[group.name] for group in self.groups}
+
+    def _change(self, kept: dict[Axis, Any], name: str, group: Group, count: Any) -> Any:
+        """How a cost changes when one group keeps `count` indices instead, a number or an array."""
+        if (name, group.axis) not in self._parts:
+            self._parts[name, group.axis] = self.cost.about(name, group.axis)
+        part = self._parts[name, group.axis]
+        return part({**kept, group.axis: count}) - part(kept)
+
+    def _total(self, removed: Mapping[str, int], name: str) -> float:
+        return self.cost.of(name)(self._kept(removed))

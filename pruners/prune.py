@@ -14,7 +14,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from estimators import count as count_cost
-from pruners.allocation import Limits, check_allocation, check_reachable
+from pruners.allocation import Limits, check_allocation, check_reachable, fewest_kept
+from pruners.alone import measured_ms
 from pruners.analysis import analyse, prunable, several_names, split_inputs
 from pruners.check import Masked, needs_copies
 from pruners.configuration import configure
@@ -22,6 +23,7 @@ from pruners.costs import CostModel
 from pruners.criteria import Loss
 from pruners.groups import Group, dependency_groups
 from pruners.importance import Criterion, check_importance
+from pruners.latency import OperatorLatency
 from pruners.plan import PruningPlan, describe_inputs, make_plan, unique_state
 from pruners.progress import Progress, silent
 from pruners.proof import prove, prove_in, verify
@@ -31,12 +33,15 @@ from pruners.selection import Importance, Selection, check_steps
 from pruners.surgery import build
 from pruners.targets import (
     ATTEMPTS,
+    LATENCY,
     TIGHTER,
     Estimator,
     Reading,
+    approach,
     check_targets,
     counted_budgets,
     measured_targets,
+    predicts_latency,
     search,
 )
 from pruners.writes import to_run, unwritten
@@ -139,7 +144,8 @@ def prune(
         importance: criterion, see `pruners.importance.CRITERIA`, or a function of the parameters by name that returns a score
             for each of their entries, larger = keep, for all or some of them.
         allocation: "global", "uniform", "isomorphic", "optimal" (the most importance that can stay) or "distortion" (the least
-            change of the outputs, measured on `batches`).
+            change of the outputs, measured on `batches`); the last two under "latency_ms" within the latency that operators
+            have by themselves, measured at a few widths first.
         ignore: names of groups, tensors or modules that lose nothing, or one name.
         batches: iterable of (inputs, targets), for what passes over data; inputs are a tensor, several in a tuple, or a dict by
             name, as the example inputs are; kept in memory if it is not a list or a loader.
@@ -178,8 +184,12 @@ def prune(
     cost = CostModel(graph, model)
     asked = counted_budgets(targets, cost)
     aims = measured_targets(targets, estimators or {}, runs, args, kwargs)
+    check_reachable(free, cost, asked, limits)
+    if predicts_latency(targets, estimators or {}, allocation, graph.trace):
+        latency = OperatorLatency(graph, fewest_kept(free, limits), measured_ms, progress)
+        cost = cost.predicting(LATENCY, latency) if latency.tables else cost
     least = check_reachable(free, cost, asked, limits)
-    lever = "macs" if cost.macs({}) else "params"
+    lever = next(name for name in (*cost.predicted, "macs", "params") if cost.of(name)({}))
     whole = cost.of(lever)({})
     data: Any = batches if batches is None or isinstance(batches, Sized) else list(batches)
     how = Importance(importance, data, loss, aggregate, normalise, seed)
@@ -199,9 +209,8 @@ def prune(
     predicted: dict[str, Reading] = {}
     if aims:
         top = min(whole, asked.get(lever, whole))
-        budgets[lever], predicted = search(
-            lambda b: built_within({**asked, lever: b}), aims, least[lever], top, progress
-        )
+        find = approach if lever == LATENCY else search
+        budgets[lever], predicted = find(lambda b: built_within({**asked, lever: b}), aims, least[lever], top, progress)
     for _ in range(ATTEMPTS):
         removal = removal_within(budgets)
         if needs_copies(removal):

@@ -119,7 +119,7 @@ class PrunableSpace:
         gone = unneeded(self.graph.trace, {block.add: block.side for block in self._left_out(arch)})
         cost = self.cost.without(*gone)
         counts = Removal(self.graph, self._keep(arch)).counts
-        return {name: cost.of(name)(counts) for name in ("macs", "params", "weight_bytes")}
+        return {"macs": cost.macs(counts), "params": cost.params(counts), "weight_bytes": cost.weight_bytes(counts)}
 
     def build(self, arch: Architecture, check: bool = True) -> PruneResult:
         """The smaller model of an architecture, with the weights of the model.

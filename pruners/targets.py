@@ -14,13 +14,17 @@ from torch.utils import _pytree as pytree
 from estimators import compare_latency
 from pruners.costs import CostModel
 from pruners.progress import Progress, silent
+from pruners.tracing import Trace
 
 COUNTED = ("macs", "params", "weight_bytes")
 LATENCY = "latency_ms"
 Estimator = Callable[[nn.Module, Any], float]
 HALVINGS = 12  # of the range of macs that a measured target is searched in
-TIGHTER = 0.02  # of all macs, taken off where the last measurement misses
+TIGHTER = 0.02  # of all macs or predicted milliseconds, taken off where the last measurement misses
 ATTEMPTS = 6
+APPROACHES = 8  # measurements between the smallest and the largest budget of predicted milliseconds
+AIM = 0.985  # of what may remain, which noise may exceed
+NEAR = 0.97  # of what may remain, which is near enough
 
 
 @dataclass(frozen=True)
@@ -189,29 +193,93 @@ def search(
     """
 
     def read(budget: float) -> dict[str, Reading]:
-        model = smaller(budget)
-        return {aim.name: aim.read(model) for aim in aims}
-
-    def met(readings: Mapping[str, Reading]) -> bool:
-        return all(reading.met for reading in readings.values())
+        return _read(smaller(budget), aims)
 
     trials = HALVINGS + 2
-    if met(found := read(high)):
+    if _met(found := read(high)):
         progress("measured targets", trials, trials)
         return high, found
     progress("measured targets", 1, trials)
     largest, best = found, read(low)
-    if not met(best):
+    if not _met(best):
         raise unreachable(best, largest)
     for trial in range(HALVINGS):
         progress("measured targets", trial + 2, trials)
         middle = (low + high) / 2
-        if met(found := read(middle)):
+        if _met(found := read(middle)):
             low, best = middle, found
         else:
             high = middle
     progress("measured targets", trials, trials)
     return low, best
+
+
+def approach(
+    smaller: Callable[[float], nn.Module],
+    aims: Sequence[Measured],
+    low: float,
+    high: float,
+    progress: Progress = silent,
+) -> tuple[float, dict[str, Reading]]:
+    """A budget of predicted milliseconds whose model meets every measured target, and is near to missing one.
+
+    A prediction is good up to a factor and a constant, so each trial is where a straight line through the largest budget that met
+    the targets and the smallest that missed one puts the targets. Arguments, results and errors are those of `search`.
+    """
+    trials = APPROACHES + 2
+    progress("measured targets", 0, trials)
+    largest = found = _read(smaller(high), aims)
+    if _met(found):
+        progress("measured targets", trials, trials)
+        return high, found
+    least, above = low, _worst(found)
+    best: dict[str, Reading] = {}
+    known = below = 0.0  # as if no budget left nothing, until two misses tell what stays
+    for trial in range(APPROACHES):
+        progress("measured targets", trial + 1, trials)
+        line = known + (AIM - below) * (high - known) / max(above - below, 1e-9)
+        budget = min(max(line, least, known), high)
+        worst = _worst(found := _read(smaller(budget), aims))
+        if _met(found):
+            known, below, best = budget, worst, found
+        elif budget <= least:
+            raise unreachable(found, largest)
+        else:
+            if not best:
+                below = min(max(0.0, (worst * high - above * budget) / (high - budget)), AIM / 2)
+            high, above = budget, worst
+        if best and (below >= NEAR or high - known <= (1 - NEAR) * known):
+            break
+    if not best:
+        known, best = least, _read(smaller(least), aims)
+        if not _met(best):
+            raise unreachable(best, largest)
+    progress("measured targets", trials, trials)
+    return known, best
+
+
+def predicts_latency(
+    targets: Mapping[str, float | str], estimators: Mapping[str, Estimator], allocation: str, trace: Trace
+) -> bool:
+    """Whether a budget is one of predicted milliseconds: for latency in PyTorch, where the allocation minds what groups cost.
+
+    Models that choose rows by their values are left to macs: how many rows an operator gets is not known by itself.
+    """
+    minds = allocation in ("optimal", "distortion")
+    return minds and LATENCY in targets and LATENCY not in estimators and not trace.choosing
+
+
+def _read(model: nn.Module, aims: Sequence[Measured]) -> dict[str, Reading]:
+    return {aim.name: aim.read(model) for aim in aims}
+
+
+def _met(readings: Mapping[str, Reading]) -> bool:
+    return all(reading.met for reading in readings.values())
+
+
+def _worst(readings: Mapping[str, Reading]) -> float:
+    """The largest value as a fraction of its limit."""
+    return max(reading.value / reading.limit for reading in readings.values())
 
 
 def unreachable(lowest: Mapping[str, Reading], highest: Mapping[str, Reading]) -> ValueError:
