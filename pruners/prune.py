@@ -20,13 +20,14 @@ from pruners.check import Masked, needs_copies
 from pruners.configuration import configure
 from pruners.costs import CostModel
 from pruners.criteria import Loss
+from pruners.every_size import serve_sizes
 from pruners.groups import Group, dependency_groups
 from pruners.importance import Criterion, check_importance
 from pruners.plan import PruningPlan, describe_inputs, make_plan, unique_state
 from pruners.progress import Progress, silent
 from pruners.proof import prove, prove_in, verify
 from pruners.replay import rebuild, replay
-from pruners.rewrite import Removal, rewrite
+from pruners.rewrite import GraphModel, Removal, rewrite
 from pruners.selection import Importance, Selection, check_steps
 from pruners.surgery import build
 from pruners.targets import (
@@ -208,7 +209,8 @@ def prune(
             graph.trace = graph.trace.enlarged()
         rewritten = rewrite(removal)
         comparison = verify(removal, rewritten, found, runs, tolerance) if check and check_dtype is None else None
-        smaller, form, mended, reason = unwritten(removal, build(removal, model, rewritten, tolerance))
+        smaller, form, mended, reason = build(removal, model, rewritten, tolerance)
+        unwritten(removal, smaller)
         readings = {aim.name: aim.read(smaller) for aim in aims}
         after = count(smaller, args, kwargs)
         routed_otherwise = graph.trace.choosing and after["macs"] > asked.get("macs", math.inf)
@@ -224,6 +226,9 @@ def prune(
     }
     refuse_missed(report)
     plan = make_plan(graph, found, removal.keep, form, mended)
+    if isinstance(smaller, GraphModel):
+        served = serve_sizes(removal, smaller, plan, runs, tolerance, check)
+        smaller, plan = unwritten(served.removal, served.model), served.plan
     outside = inside = None
     if comparison is not None:
         outside, inside = prove(smaller, Masked(removal), comparison, tolerance), comparison.inside

@@ -145,7 +145,7 @@ class PrunableSpace:
             built = Built(rewritten, "graph", reason="blocks are left out")
         else:
             built = build(removal, self.model, rewritten, self.tolerance)
-        built = unwritten(removal, built)
+        unwritten(removal, built.model)
         if comparison and left_out:
             comparison = replace(comparison, reference=tuple(bypassed_outputs(removal, left_out)))
         summary = Summary(

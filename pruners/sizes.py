@@ -1,0 +1,138 @@
+"""The sizes of its inputs that a trace holds for: numbers, and free ones with the rules that tracing took for granted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any
+
+import sympy
+import torch
+from torch.fx import Node
+from torch.overrides import TorchFunctionMode
+from torch.utils._sympy.numbers import int_oo
+from torch.utils._sympy.printers import PythonPrinter
+
+LEAST = 2  # tracing takes free sizes to be at least this; fewer are a matter of proof
+MOST_CONDITIONS = 100
+SPACE = {4: "NCHW", 5: "NCDHW"}  # what the dimensions of such tensors are called
+
+Shape = tuple[int | str, ...]  # of numbers and of names of free sizes
+_SUPPOSED: ContextVar[Mapping[sympy.Symbol, int]] = ContextVar("supposed", default={})  # noqa: B039
+
+
+class TooManyConditions(Exception):
+    """Tracing took so many conditions on free sizes for granted that it would take minutes."""
+
+
+class FewConditions(TorchFunctionMode):
+    """Gives up tracing where free sizes are computed with in ever longer expressions."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        free = [n for n in result.shape if isinstance(n, torch.SymInt)] if isinstance(result, torch.Tensor) else []
+        if free and len(free[0].node.shape_env.guards) > MOST_CONDITIONS:
+            raise TooManyConditions(f"more than {MOST_CONDITIONS} conditions on free sizes")
+        return result
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What tensors a trace takes.
+
+    Attributes:
+        shapes: placeholder of a tensor to its shape.
+        traced: name of a free size to what it was when it was traced.
+        rules: conditions on the free sizes, as Python expressions in their names.
+        symbols: name of a free size to its symbol in the trace.
+    """
+
+    shapes: Mapping[str, Shape] = field(default_factory=dict)
+    traced: Mapping[str, int] = field(default_factory=dict)
+    rules: tuple[str, ...] = ()
+    symbols: Mapping[str, sympy.Symbol] = field(default_factory=dict)
+    _conditions: tuple[sympy.Basic, ...] = ()
+
+    def allow(self, sizes: Mapping[str, int]) -> bool:
+        """Whether every rule holds for such free sizes."""
+        values = {self.symbols[name]: sympy.Integer(size) for name, size in sizes.items()}
+        return all(condition.xreplace(values) == sympy.true for condition in self._conditions)
+
+    @contextmanager
+    def supposed(self, sizes: Mapping[str, int]) -> Iterator[None]:
+        """Let the free sizes count as other numbers than those that were traced."""
+        token = _SUPPOSED.set({self.symbols[name]: sympy.Integer(size) for name, size in sizes.items()})
+        try:
+            yield
+        finally:
+            _SUPPOSED.reset(token)
+
+
+def sizes_of(placeholders: Sequence[Node]) -> Sizes:
+    """The sizes of some traced inputs.
+
+    A size is free where it is a symbol of its own; one that is made of symbols that are not, such as a multiple of 8, is the
+    number that was traced.
+    """
+    tensors = {node.name: node.meta["val"] for node in placeholders if isinstance(node.meta["val"], torch.Tensor)}
+    free = [size for tensor in tensors.values() for size in tensor.shape if isinstance(size, torch.SymInt)]
+    if not free:
+        return Sizes({name: tuple(tensor.shape) for name, tensor in tensors.items()})
+    names = _names(tensors)
+    env = free[0].node.shape_env
+    hints = known_sizes(env)
+    numbers = {symbol: value for symbol, value in hints.items() if symbol not in names}
+    called = {symbol: sympy.Symbol(name, integer=True, positive=True) for symbol, name in names.items()}
+    conditions: list[Any] = [guard.expr for guard in env.guards]
+    for symbol in names:
+        bounds = env.var_to_range[symbol]
+        conditions += [symbol >= bounds.lower] if bounds.lower > LEAST else []
+        conditions += [symbol <= bounds.upper] if bounds.upper < int_oo else []
+    conditions = [env.replace(condition).xreplace(numbers) for condition in conditions]
+    shapes: dict[str, Shape] = {}
+    for name, tensor in tensors.items():
+        shape = []
+        for size in tensor.shape:
+            expression = size.node.expr.xreplace(numbers) if isinstance(size, torch.SymInt) else sympy.Integer(size)
+            number = int(expression.xreplace(dict(hints)))
+            shape.append(names.get(expression, number))
+            if expression not in names and expression.free_symbols:  # twice another size, say
+                conditions.append(sympy.Eq(expression, number))
+        shapes[name] = tuple(shape)
+    conditions = list(dict.fromkeys(c for c in conditions if c.free_symbols and c.free_symbols <= names.keys()))
+    return Sizes(
+        shapes,
+        {name: int(hints[symbol]) for symbol, name in names.items()},
+        tuple(dict.fromkeys(PythonPrinter().doprint(condition.xreplace(called)) for condition in conditions)),
+        {name: symbol for symbol, name in names.items()},
+        tuple(conditions),
+    )
+
+
+def value_of(size: torch.SymInt, others: Mapping[sympy.Symbol, int] | None = None) -> int:
+    """A free size as a number, as it was traced or is supposed to be; `others` are values of symbols that depend on data."""
+    if not others and not _SUPPOSED.get():
+        return int(size.node.hint)
+    known = {**known_sizes(size.node.shape_env), **_SUPPOSED.get(), **(others or {})}
+    return int(size.node.expr.xreplace(known))
+
+
+def known_sizes(env: Any) -> Mapping[sympy.Symbol, Any]:
+    """The sizes that symbols had when they were traced."""
+    found: Mapping[sympy.Symbol, Any] = env.backed_var_to_val if hasattr(env, "backed_var_to_val") else env.var_to_val
+    return found
+
+
+def _names(tensors: Mapping[str, torch.Tensor]) -> dict[sympy.Symbol, str]:
+    """What free sizes are called: N first, H and W in images, L and L2 elsewhere."""
+    names: dict[sympy.Symbol, str] = {}
+    for tensor in tensors.values():
+        for dim, size in enumerate(tensor.shape):
+            symbol = size.node.expr if isinstance(size, torch.SymInt) else None
+            if symbol is not None and symbol.is_Symbol and symbol not in names:
+                letter = "N" if dim == 0 else SPACE[tensor.dim()][dim] if tensor.dim() in SPACE else "L"
+                taken = sum(name.rstrip("0123456789") == letter for name in names.values())
+                names[symbol] = f"{letter}{taken + 1}" if taken else letter
+    return names
