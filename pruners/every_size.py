@@ -16,7 +16,7 @@ from pruners.groups import dependency_groups, tie_axes
 from pruners.plan import PruningPlan, fingerprint, kept_by
 from pruners.proof import verify
 from pruners.rewrite import GraphModel, Removal, rewrite
-from pruners.sizes import LEAST, Sizes
+from pruners.sizes import BATCH, LEAST, Sizes
 from pruners.tracing import Trace, evaluating, of_size, trace
 
 STEPS = (1, 2, 3, 4, 8, 16, 32, 64)  # to another size that the model allows
@@ -153,7 +153,7 @@ def _least(served: Served, model: nn.Module, tolerance: float) -> Iterator[tuple
     """The free sizes that must not be 1."""
     traced = served.removal.graph.trace
     for name in traced.sizes.traced:
-        if name == "N" and traced.copies > 1:
+        if name == BATCH and traced.copies > 1:
             continue  # the example is the proof
         sizes = {**traced.sizes.traced, name: 1}
         if not traced.sizes.allow(sizes):

@@ -29,6 +29,7 @@ from pruners.proof import prove, prove_in, verify
 from pruners.replay import rebuild, replay
 from pruners.rewrite import GraphModel, Removal, rewrite
 from pruners.selection import Importance, Selection, check_steps
+from pruners.served import serves
 from pruners.surgery import build
 from pruners.targets import (
     ATTEMPTS,
@@ -62,6 +63,7 @@ class Summary:
         configuration: None if the model has no Hugging Face configuration; True if the smaller model's describes it, so that
             `save_pretrained` and `from_pretrained` give it back; False if none can, so that only `PruneResult.save` saves it.
         reason: why the result is a graph: what the cut copy of the module raised, or that its outputs differ; None for a module.
+        serves: of a graph, the shapes that it takes by the name of the input, as "NxL", in numbers and free sizes; None for a module.
     """
 
     before: Mapping[str, float]
@@ -74,6 +76,7 @@ class Summary:
     unknown: Mapping[str, int]
     configuration: bool | None = None
     reason: str | None = None
+    serves: Mapping[str, str] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
@@ -245,6 +248,7 @@ def prune(
         unknown=dict(graph.unknown),
         configuration=configure(smaller, model, removal),
         reason=reason,
+        serves=serves(smaller),
     )
     return PruneResult(smaller, plan, summary)
 

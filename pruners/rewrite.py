@@ -212,9 +212,12 @@ def _emit_scaled(graph: fx.Graph, value: Any, env: dict[Node, Node]) -> Any:
     def emitted(item: Any) -> Any:
         if not isinstance(item, Scaled):
             return item
+        shared = math.gcd(item.new, item.old)  # such as the batch, of which the code must not know the number
         # names of their own: the check finds operators by the names that they have in the trace
-        times = graph.create_node("call_function", operator.mul, (env[item.size], item.new), {}, "_size_times")
-        return graph.create_node("call_function", operator.floordiv, (times, item.old), {}, "_size")
+        times = graph.create_node(
+            "call_function", operator.mul, (env[item.size], item.new // shared), {}, "_size_times"
+        )
+        return graph.create_node("call_function", operator.floordiv, (times, item.old // shared), {}, "_size")
 
     several = isinstance(value, (list, tuple)) and not isinstance(value, Scaled)
     return [emitted(item) for item in value] if several else emitted(value)

@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+from torch import nn
+from torch.fx import GraphModule
 from torch.fx.graph import _PyTreeCodeGen, _PyTreeInfo
 
 from pruners.sizes import Shape, Sizes
@@ -14,6 +16,14 @@ from pruners.sizes import Shape, Sizes
 def written(shape: Shape) -> str:
     """A shape as text, as NxLx4."""
     return "x".join(map(str, shape))
+
+
+def serves(model: nn.Module) -> dict[str, str] | None:
+    """The shapes that a graph takes, as NxLx4 by the name of the input; None for a model that is no graph."""
+    codegen = model.graph._codegen if isinstance(model, GraphModule) else None
+    return (
+        {name: written(shape) for name, shape in codegen.shapes.items()} if isinstance(codegen, CheckedInputs) else None
+    )
 
 
 def refuse_other_sizes(

@@ -154,7 +154,8 @@ def trace(
     first_name = {id(tensor): name for name, tensor in (*model.named_buffers(), *model.named_parameters())}
     for placeholder, name in tensors.items():  # tied weights go by their first name
         tensors[placeholder] = first_name.get(id(program.state_dict.get(name)), name)
-    sizes = sizes_of([node for node in program.graph.nodes if node.op == "placeholder" and node.name not in tensors])
+    inputs = [node for node in program.graph.nodes if node.op == "placeholder" and node.name not in tensors]
+    sizes = sizes_of(inputs, free)
     return Trace(program, args, kwargs, tensors, frozenset(set(tensors.values()) - known), free, copies, sizes)
 
 

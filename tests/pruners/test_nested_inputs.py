@@ -68,7 +68,9 @@ def test_plans_of_the_version_before_are_read(tmp_path: Path) -> None:
     result.save(tmp_path)
     plan = json.loads((tmp_path / "plan.json").read_text())
     assert plan["version"] == 4
-    (tmp_path / "plan.json").write_text(json.dumps({**{name: plan[name] for name in plan if name not in ("every_size", "least")}, "version": 3}))
+    (tmp_path / "plan.json").write_text(
+        json.dumps({**{name: plan[name] for name in plan if name not in ("every_size", "least")}, "version": 3})
+    )
     loaded = load(tmp_path, nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 3)))
     assert torch.equal(loaded(FINE), result.model(FINE))
     for version in (1, 5):
