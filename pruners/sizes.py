@@ -98,9 +98,10 @@ def sizes_of(placeholders: Sequence[Node], batch: Collection[int]) -> Sizes:
     shapes: dict[str, Shape] = {}
     for name, tensor in tensors.items():
         shape = []
-        for size in tensor.shape:
+        given: list[Any] = list(tensor.shape)
+        for size in given:
             is_free = isinstance(size, torch.SymInt)
-            expression: Any = size.node.expr.xreplace(numbers) if is_free else sympy.Integer(size)
+            expression = size.node.expr.xreplace(numbers) if is_free else sympy.Integer(size)
             number = int(expression.xreplace(dict(hints)))
             shape.append(names.get(expression, number))
             if expression not in names and expression.free_symbols:  # twice another size, say
