@@ -37,7 +37,13 @@ class Served(NamedTuple):
 
 
 def serve_sizes(
-    removal: Removal, rewritten: GraphModel, plan: PruningPlan, model: nn.Module, tolerance: float, check: bool
+    removal: Removal,
+    rewritten: GraphModel,
+    plan: PruningPlan,
+    model: nn.Module,
+    runs: nn.Module,
+    tolerance: float,
+    check: bool,
 ) -> Served:
     """The graph of a removal for every size of the inputs that the model allows, or for the traced one where that fails.
 
@@ -48,17 +54,21 @@ def serve_sizes(
         removal: what stays, in the trace of the example.
         rewritten: its graph, which holds for the traced sizes.
         plan: that leads to it.
-        model: the full model, to run.
+        model: the full model, to trace.
+        runs: the same to run, which may write to its own tensors.
         tolerance: largest relative difference allowed.
         check: prove it; else sizes are taken to be served as traced.
     """
     given = removal.graph.trace
-    found = _every_size(given, rewritten, plan, model, tolerance, check)
-    if found is None:
-        found = Served(rewritten, removal, plan)
+    found = None
+    if _runs_at_other_sizes(runs, given):
+        found = _every_size(given, rewritten, plan, model, tolerance)
+    if found is not None and check and not _is_proved(found, runs, tolerance):
+        found = None
+    found = found or Served(rewritten, removal, plan)
     if not check:
         return found
-    least = dict(_least(found, model, tolerance))
+    least = dict(_least(found, runs, tolerance))
     if not least:
         return found
     return Served(rewrite(found.removal, least), found.removal, replace(found.plan, least=least))
@@ -88,10 +98,8 @@ def other_sizes(sizes: Sizes) -> dict[str, int] | None:
 
 
 def _every_size(
-    given: Trace, rewritten: GraphModel, plan: PruningPlan, model: nn.Module, tolerance: float, check: bool
+    given: Trace, rewritten: GraphModel, plan: PruningPlan, model: nn.Module, tolerance: float
 ) -> Served | None:
-    if not _runs_at_other_sizes(model, given):
-        return None
     try:
         traced = trace(model, given.args, given.kwargs, every_size=True)
         if len(traced.sizes.traced) <= len(given.sizes.traced):
@@ -100,17 +108,23 @@ def _every_size(
         plan = replace(plan, fingerprint=fingerprint(removal.graph), every_size=True)
         found = Served(rewrite(removal), removal, plan)
         apart = difference(run_example(found.model, given), run_example(rewritten, given))
-        others = other_sizes(traced.sizes)
-        if apart > tolerance or others is None:
-            return None
-        if check:
-            prove_at(others, found, model, tolerance)
     except Exception:  # whatever tracing, a rule or the model says of sizes that are no numbers
         return None
-    return found
+    return found if apart <= tolerance else None
 
 
-def _runs_at_other_sizes(model: nn.Module, given: Trace) -> bool:
+def _is_proved(served: Served, runs: nn.Module, tolerance: float) -> bool:
+    """Whether a graph equals the masked model where every free size is another."""
+    others = other_sizes(served.removal.graph.trace.sizes)
+    try:
+        if others is not None:
+            prove_at(others, served, runs, tolerance)
+    except Exception:
+        return False
+    return others is not None
+
+
+def _runs_at_other_sizes(runs: nn.Module, given: Trace) -> bool:
     """Whether a model runs with any dimension but the batch, or all those of one size, half or twice as large."""
     leaves, spec = pytree.tree_flatten((given.args, dict(given.kwargs)))
     by_size: dict[int, list[tuple[int, int]]] = defaultdict(list)
@@ -126,15 +140,15 @@ def _runs_at_other_sizes(model: nn.Module, given: Trace) -> bool:
                     changed[place] = of_size(changed[place], dim, other)
                 args, kwargs = pytree.tree_unflatten(changed, spec)
                 try:
-                    with evaluating(model):
-                        run_example(model, replace(given, args=args, kwargs=kwargs))
+                    with evaluating(runs):
+                        run_example(runs, replace(given, args=args, kwargs=kwargs))
                     return True
                 except Exception:  # whatever a model says of sizes that it does not allow
                     continue
     return False
 
 
-def prove_at(sizes: Mapping[str, int], served: Served, model: nn.Module, tolerance: float) -> None:
+def prove_at(sizes: Mapping[str, int], served: Served, runs: nn.Module, tolerance: float) -> None:
     """Prove that a graph equals the masked model at other sizes than those traced.
 
     Raises:
@@ -146,10 +160,10 @@ def prove_at(sizes: Mapping[str, int], served: Served, model: nn.Module, toleran
         smaller = rewrite(removal)
         if smaller.code != served.model.code:
             raise ValueError(f"a graph must be the same at every size, got another at {dict(sizes)}.")
-        verify(removal, smaller, dependency_groups(removal.graph), model, tolerance)
+        verify(removal, smaller, dependency_groups(removal.graph), runs, tolerance)
 
 
-def _least(served: Served, model: nn.Module, tolerance: float) -> Iterator[tuple[str, int]]:
+def _least(served: Served, runs: nn.Module, tolerance: float) -> Iterator[tuple[str, int]]:
     """The free sizes that must not be 1."""
     traced = served.removal.graph.trace
     for name in traced.sizes.traced:
@@ -159,6 +173,6 @@ def _least(served: Served, model: nn.Module, tolerance: float) -> Iterator[tuple
         if not traced.sizes.allow(sizes):
             continue  # the rules refuse it
         try:
-            prove_at(sizes, served, model, tolerance)
+            prove_at(sizes, served, runs, tolerance)
         except Exception:
             yield name, LEAST

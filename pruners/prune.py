@@ -229,8 +229,8 @@ def prune(
     }
     refuse_missed(report)
     plan = make_plan(graph, found, removal.keep, form, mended)
-    if isinstance(smaller, GraphModel):
-        served = serve_sizes(removal, smaller, plan, runs, tolerance, check)
+    if form == "graph" and isinstance(smaller, GraphModel):
+        served = serve_sizes(removal, smaller, plan, model, runs, tolerance, check)
         smaller, plan = unwritten(served.removal, served.model), served.plan
     outside = inside = None
     if comparison is not None:
