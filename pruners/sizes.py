@@ -120,8 +120,9 @@ def sizes_of(placeholders: Sequence[Node], batch: Collection[int]) -> Sizes:
 
 def value_of(size: torch.SymInt, others: Mapping[sympy.Symbol, int] | None = None) -> int:
     """A free size as a number, as it was traced or is supposed to be; `others` are values of symbols that depend on data."""
-    if not others and not _SUPPOSED.get():
-        return int(size.node.hint)
+    hint = size.node.hint
+    if hint is not None and not _SUPPOSED.get():
+        return int(hint)
     known = {**known_sizes(size.node.shape_env), **_SUPPOSED.get(), **(others or {})}
     return int(size.node.expr.xreplace(known))
 
@@ -135,7 +136,10 @@ def known_sizes(env: Any) -> Mapping[sympy.Symbol, Any]:
 def _names(tensors: Mapping[str, torch.Tensor], batch: Collection[str]) -> dict[sympy.Symbol, str]:
     """What free sizes are called: N in the batch, H and W in images, L and L2 elsewhere."""
     shapes: dict[str, list[Any]] = {name: list(tensor.shape) for name, tensor in tensors.items()}
-    names: dict[sympy.Symbol, str] = {shapes[name][0].node.expr: BATCH for name in tensors if name in batch}
+    firsts = [shapes[name][0].node.expr for name in shapes if name in batch]
+    names: dict[sympy.Symbol, str] = {
+        symbol: BATCH for symbol in firsts if symbol.is_Symbol
+    }  # a branch may have fixed it
     for shape in shapes.values():
         for dim, size in enumerate(shape):
             symbol = size.node.expr if isinstance(size, torch.SymInt) else None

@@ -21,6 +21,7 @@ from torch.fx import GraphModule, Node
 from torch.utils import _pytree as pytree
 
 from pruners import routing
+from pruners import sizes as free_sizes
 from pruners.functional import drop_assertions, functional
 from pruners.routing import SomethingChosen, is_chosen, pretended
 from pruners.sizes import FewConditions, Sizes, TooManyConditions, sizes_of, value_of
@@ -376,7 +377,7 @@ def _user_frame(error: BaseException) -> str:
         if (
             not file.startswith("<")
             and not {"torch", "sympy"} & set(Path(file).parts)
-            and file not in (__file__, routing.__file__)
+            and file not in (__file__, routing.__file__, free_sizes.__file__)
         ):
             lines.append(f"  at {file}:{line} in {walk.tb_frame.f_code.co_name}\n")
         walk = walk.tb_next
