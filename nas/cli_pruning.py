@@ -177,6 +177,8 @@ def prune(
         print(f"differs from the masked model by {result.summary.difference:.1e}, relative")
     if result.summary.reason:
         print(f"a graph, as the model's own forward cannot express the smaller shapes: {result.summary.reason}")
+    if result.summary.serves:
+        print(f"serves {', '.join(f'{name} of {shape}' for name, shape in result.summary.serves.items())}")
     _show_unknown(result.summary.unknown)
     if out is not None:
         print(out)

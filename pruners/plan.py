@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
@@ -17,8 +17,8 @@ from pruners.axes import Axis
 from pruners.groups import AxisGraph, Group
 from pruners.tracing import operator
 
-VERSION = 3  # 2 knew no inputs in lists, tuples and dicts
-READABLE = (2, VERSION)
+VERSION = 4  # 2 knew no inputs in lists, tuples and dicts, 3 no free sizes but the batch
+READABLE = (2, 3, VERSION)
 LARGEST_INPUT = 2**28  # numbers in a tensor that a plan may ask for
 Index = Annotated[int, Field(ge=0)]
 
@@ -71,6 +71,8 @@ class PruningPlan:
         inputs: the example inputs as shapes, types and plain values, from which the model is traced again.
         blocks: names of residual blocks that are left out.
         mended: names of the attributes that change with the sizes, in a module; None for all that could.
+        every_size: whether the model was traced with every size of its inputs free, not the batch only.
+        least: smallest that a free size of a graph may be, by name; 1 where it is not there.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", strict=True)
@@ -82,6 +84,8 @@ class PruningPlan:
     inputs: Mapping[str, Any]
     blocks: Sequence[str] = ()
     mended: Sequence[str] | None = None
+    every_size: bool = False
+    least: Mapping[str, Index] = field(default_factory=dict)
     version: int = VERSION
 
     def to_json(self) -> str:

@@ -21,6 +21,7 @@ from pruners.check import Masked, needs_copies
 from pruners.configuration import configure
 from pruners.costs import CostModel
 from pruners.criteria import Loss
+from pruners.every_size import serve_sizes
 from pruners.groups import Group, dependency_groups
 from pruners.importance import Criterion, check_importance
 from pruners.latency import OperatorLatency
@@ -28,8 +29,9 @@ from pruners.plan import PruningPlan, describe_inputs, make_plan, unique_state
 from pruners.progress import Progress, silent
 from pruners.proof import prove, prove_in, verify
 from pruners.replay import rebuild, replay
-from pruners.rewrite import Removal, rewrite
+from pruners.rewrite import GraphModel, Removal, rewrite
 from pruners.selection import Importance, Selection, check_steps
+from pruners.served import serves
 from pruners.surgery import build
 from pruners.targets import (
     ATTEMPTS,
@@ -66,6 +68,7 @@ class Summary:
         configuration: None if the model has no Hugging Face configuration; True if the smaller model's describes it, so that
             `save_pretrained` and `from_pretrained` give it back; False if none can, so that only `PruneResult.save` saves it.
         reason: why the result is a graph: what the cut copy of the module raised, or that its outputs differ; None for a module.
+        serves: of a graph, the shapes that it takes by the name of the input, as "NxL", in numbers and free sizes; None for a module.
     """
 
     before: Mapping[str, float]
@@ -78,6 +81,7 @@ class Summary:
     unknown: Mapping[str, int]
     configuration: bool | None = None
     reason: str | None = None
+    serves: Mapping[str, str] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
@@ -217,7 +221,8 @@ def prune(
             graph.trace = graph.trace.enlarged()
         rewritten = rewrite(removal)
         comparison = verify(removal, rewritten, found, runs, tolerance) if check and check_dtype is None else None
-        smaller, form, mended, reason = unwritten(removal, build(removal, model, rewritten, tolerance))
+        smaller, form, mended, reason = build(removal, model, rewritten, tolerance)
+        unwritten(removal, smaller)
         readings = {aim.name: aim.read(smaller) for aim in aims}
         after = count(smaller, args, kwargs)
         routed_otherwise = graph.trace.choosing and after["macs"] > asked.get("macs", math.inf)
@@ -233,6 +238,9 @@ def prune(
     }
     refuse_missed(report)
     plan = make_plan(graph, found, removal.keep, form, mended)
+    if form == "graph" and isinstance(smaller, GraphModel):
+        served = serve_sizes(removal, smaller, plan, model, runs, tolerance, check)
+        smaller, plan = unwritten(served.removal, served.model), served.plan
     outside = inside = None
     if comparison is not None:
         outside, inside = prove(smaller, Masked(removal), comparison, tolerance), comparison.inside
@@ -249,6 +257,7 @@ def prune(
         unknown=dict(graph.unknown),
         configuration=configure(smaller, model, removal),
         reason=reason,
+        serves=serves(smaller),
     )
     return PruneResult(smaller, plan, summary)
 

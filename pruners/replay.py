@@ -27,7 +27,7 @@ def replay(plan: PruningPlan, model: nn.Module) -> Removal:
     inputs = example_inputs(plan.inputs)
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     args, kwargs = pytree.tree_map_only(torch.Tensor, lambda x: x.to(device), inputs)
-    graph = tie_axes(trace(model, args, kwargs))
+    graph = tie_axes(trace(model, args, kwargs, plan.every_size))
     return Removal(graph, kept_by(plan, graph, dependency_groups(graph)))
 
 
@@ -37,7 +37,7 @@ def smaller_graph(plan: PruningPlan, removal: Removal) -> GraphModel:
     Raises:
         ValueError: if the plan names a block that the model does not have.
     """
-    rewritten = rewrite(removal)
+    rewritten = rewrite(removal, plan.least)
     if plan.blocks:
         blocks = {block.name: block for block in removable_blocks(removal.graph)}
         missing = [name for name in plan.blocks if name not in blocks]

@@ -16,7 +16,7 @@ from pruners.axes import Axis, count, cut, factor, find, units
 from pruners.cuts import Cut, Keep, cuts, host_place, kept_per_row
 from pruners.groups import AxisGraph, Group
 from pruners.rules import slice_bounds
-from pruners.served import CheckedInputs, served
+from pruners.served import CheckedInputs
 from pruners.tracing import arguments, is_random, number
 from pruners.tracing import operator as operator_name
 
@@ -38,8 +38,7 @@ class GraphModel(fx.GraphModule):
     """A rewritten graph as a module: parameters keep their names, `train` and `eval` switch batch norms and dropout.
 
     Dropout that the model leaves on in evaluation stays on. Dropout inside fused attention and randomness of another kind
-    (stochastic depth) are not in the graph and stay off. Inputs of other shapes than those traced are refused, but for a free
-    first dimension.
+    (stochastic depth) are not in the graph and stay off. Inputs of sizes that the trace does not hold for are refused.
     """
 
     def train(self, mode: bool = True) -> GraphModel:
@@ -157,8 +156,12 @@ class Removal:
         return target, {**named, **changes}
 
 
-def rewrite(removal: Removal) -> GraphModel:
+def rewrite(removal: Removal, least: Mapping[str, int] | None = None) -> GraphModel:
     """Build the smaller model from the graph.
+
+    Args:
+        removal: what stays.
+        least: smallest that a free size of the inputs may be, by name; 1 where it is not there.
 
     Returns:
         A module with its own, sliced copies of the tensors, called like the traced model.
@@ -183,8 +186,7 @@ def rewrite(removal: Removal) -> GraphModel:
             env[node].meta.setdefault("nn_module_stack", node.meta.get("nn_module_stack", {}))
     in_spec, out_spec = trace.program.call_spec.in_spec, trace.program.call_spec.out_spec
     names = [f"arg_{i}" for i in range(in_spec.child(0).num_children)] + list(in_spec.child(1).context)
-    inputs = [node for node in trace.nodes if node.op == "placeholder" and node.name not in trace.tensors]
-    graph.set_codegen(CheckedInputs(_PyTreeInfo(names, in_spec, out_spec), served(inputs)))
+    graph.set_codegen(CheckedInputs(_PyTreeInfo(names, in_spec, out_spec), trace.sizes, least or {}))
     graph.eliminate_dead_code()
     return GraphModel(root, graph).eval()
 
@@ -210,9 +212,12 @@ def _emit_scaled(graph: fx.Graph, value: Any, env: dict[Node, Node]) -> Any:
     def emitted(item: Any) -> Any:
         if not isinstance(item, Scaled):
             return item
+        shared = math.gcd(item.new, item.old)  # such as the batch, of which the code must not know the number
         # names of their own: the check finds operators by the names that they have in the trace
-        times = graph.create_node("call_function", operator.mul, (env[item.size], item.new), {}, "_size_times")
-        return graph.create_node("call_function", operator.floordiv, (times, item.old), {}, "_size")
+        times = graph.create_node(
+            "call_function", operator.mul, (env[item.size], item.new // shared), {}, "_size_times"
+        )
+        return graph.create_node("call_function", operator.floordiv, (times, item.old // shared), {}, "_size")
 
     several = isinstance(value, (list, tuple)) and not isinstance(value, Scaled)
     return [emitted(item) for item in value] if several else emitted(value)
@@ -313,8 +318,9 @@ def _groups(removal: Removal, node: Node, a: Changes, name: str = "groups") -> t
 
 
 def _layer_norm(removal: Removal, node: Node, a: Changes) -> tuple[Any, Changes]:
-    x = removal.graph.dims(a["input"])
-    return node.target, {"normalized_shape": [removal.size(axis) for axis in x[-len(a["normalized_shape"]) :]]}
+    x = removal.graph.dims(a["input"])[-len(a["normalized_shape"]) :]
+    sizes = zip(a["normalized_shape"], x, strict=True)
+    return node.target, {"normalized_shape": [removal.size(axis) if removal.touched(axis) else n for n, axis in sizes]}
 
 
 def _batch_norm(removal: Removal, node: Node, a: Changes) -> tuple[Any, Changes]:
@@ -341,6 +347,8 @@ def _repeat(removal: Removal, node: Node, a: Changes) -> tuple[Any, Changes]:
 
 def _repeat_interleave(removal: Removal, node: Node, a: Changes) -> tuple[Any, Changes]:
     axis, inner = removal.graph.dims(node)[a["dim"]], removal.graph.dims(a["self"])[a["dim"]]
+    if not removal.touched(axis):
+        return node.target, {}
     size = None if a["output_size"] is None else removal.size(axis)
     return node.target, {"repeats": removal.size(axis) // removal.size(inner), "output_size": size}
 

@@ -21,6 +21,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from pruners.sizes import known_sizes, value_of
+
 aten = torch.ops.aten
 SEVERAL = 2  # rows that are chosen at least: neither none nor one, which would broadcast
 FIRST_PRIME = 1000  # sizes that depend on values count as primes from the thousandth on
@@ -181,10 +183,8 @@ def chooses(node: Node) -> bool:
 
 def pretended(size: torch.SymInt) -> int:
     """A number for a size that depends on values, where one is needed: made of primes, so that it equals no other."""
-    env = size.node.shape_env
-    known = env.backed_var_to_val if hasattr(env, "backed_var_to_val") else env.var_to_val
-    expression = size.node.expr.xreplace(known)
-    return int(expression.xreplace({symbol: _prime(int(symbol.name[1:])) for symbol in expression.free_symbols}))
+    unknown = size.node.expr.free_symbols - known_sizes(size.node.shape_env).keys()
+    return value_of(size, {symbol: _prime(int(symbol.name[1:])) for symbol in unknown})
 
 
 @cache

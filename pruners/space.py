@@ -27,6 +27,7 @@ from pruners.prune import PruneResult, Summary, count
 from pruners.ragged import keep_highest
 from pruners.rewrite import Removal, rewrite
 from pruners.selection import Importance, Selection
+from pruners.served import serves
 from pruners.surgery import Built, build
 from pruners.writes import to_run, unwritten
 from search_spaces import Architecture, Categorical, Integer, SearchSpace
@@ -145,7 +146,7 @@ class PrunableSpace:
             built = Built(rewritten, "graph", reason="blocks are left out")
         else:
             built = build(removal, self.model, rewritten, self.tolerance)
-        built = unwritten(removal, built)
+        unwritten(removal, built.model)
         if comparison and left_out:
             comparison = replace(comparison, reference=tuple(bypassed_outputs(removal, left_out)))
         summary = Summary(
@@ -161,6 +162,7 @@ class PrunableSpace:
             unknown=dict(self.graph.unknown),
             configuration=configure(built.model, self.model, removal),
             reason=built.reason,
+            serves=serves(built.model),
         )
         plan = make_plan(self.graph, self.found, keep, built.form, built.mended)
         return PruneResult(built.model, replace(plan, blocks=tuple(block.name for block in left_out)), summary)

@@ -21,8 +21,10 @@ from torch.fx import GraphModule, Node
 from torch.utils import _pytree as pytree
 
 from pruners import routing
+from pruners import sizes as free_sizes
 from pruners.functional import drop_assertions, functional
 from pruners.routing import SomethingChosen, is_chosen, pretended
+from pruners.sizes import FewConditions, Sizes, TooManyConditions, sizes_of, value_of
 
 MOMENTUM = 0.1  # torch's default for batch norms
 CHOOSING = "choosing"  # a graph's note that rows are chosen by their values
@@ -40,6 +42,7 @@ class Trace:
         tensors: placeholder name to the tensor's name in the model (parameter, buffer or constant).
         constants: names in `tensors` that are in no state_dict of the model.
         free: which inputs, counted one by one, have a first dimension that is free in the graph: the batch.
+        sizes: what tensors the graph takes.
     """
 
     program: ExportedProgram
@@ -49,6 +52,7 @@ class Trace:
     constants: frozenset[str] = field(default_factory=frozenset)
     free: frozenset[int] = frozenset()
     copies: int = 1
+    sizes: Sizes = field(default_factory=Sizes)
 
     @property
     def batched(self) -> bool:
@@ -87,6 +91,17 @@ class Trace:
         args, kwargs = _repeated(self.args, dict(self.kwargs), self.free, self.copies)
         return replace(self, args=args, kwargs=kwargs, copies=1)
 
+    def resized(self, sizes: Mapping[str, int]) -> Trace:
+        """The same trace with an example of other free sizes, by name, in which the given one is repeated or cut."""
+        leaves, spec = pytree.tree_flatten((self.args, dict(self.kwargs)))
+        names = [node.name for node in self.nodes if node.op == "placeholder" and node.name not in self.tensors]
+        for place, name in enumerate(names):
+            for dim, size in enumerate(self.sizes.shapes.get(name, ())):
+                if isinstance(size, str):
+                    leaves[place] = of_size(leaves[place], dim, sizes[size])
+        args, kwargs = pytree.tree_unflatten(leaves, spec)
+        return replace(self, args=args, kwargs=kwargs, copies=1)
+
     def values(self) -> dict[str, Any]:
         """Placeholder name to the value it takes on the example inputs."""
         user = iter(pytree.tree_leaves((self.args, dict(self.kwargs))))
@@ -97,7 +112,9 @@ class Trace:
         }
 
 
-def trace(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any] | None = None) -> Trace:
+def trace(
+    model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any] | None = None, every_size: bool = False
+) -> Trace:
     """Trace a model in eval mode with `torch.export`.
 
     A batch norm that averages over all batches (`momentum=None`), which a graph cannot count, is traced with torch's 0.1.
@@ -110,19 +127,21 @@ def trace(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any] | Non
         model: any module; its mode and weights are left as they are.
         args: example positional inputs.
         kwargs: example keyword inputs.
+        every_size: trace as free every dimension of the inputs that the model allows, not the first only, but for those of size 1.
 
     Raises:
         ValueError: if the example inputs do not fit the model, or `torch.export` cannot trace it.
     """
     args, kwargs = tuple(args), dict(kwargs or {})
-    with evaluating(model), _quiet(), torch.no_grad(), _named_inputs(model, kwargs):
+    with evaluating(model), _quiet(), torch.no_grad(), _named_inputs(model, kwargs), FewConditions():
         size, free = _batch(args, kwargs)
         copies = 2 if size == 1 else 1
-        program = _export_batched(model, *_repeated(args, kwargs, free, copies), free) if free else None
+        program = _export_batched(model, *_repeated(args, kwargs, free, copies), free, every_size) if free else None
         if program is None:
             free, copies = frozenset(), 1
             try:
-                program = _export(model, args, kwargs, None)
+                shapes = _free_shapes(model, args, kwargs, free, every_size) if every_size else None
+                program = _export(model, args, kwargs, shapes)
             except Exception as error:
                 with fitting(args, kwargs):
                     model(*args, **kwargs)
@@ -136,7 +155,9 @@ def trace(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any] | Non
     first_name = {id(tensor): name for name, tensor in (*model.named_buffers(), *model.named_parameters())}
     for placeholder, name in tensors.items():  # tied weights go by their first name
         tensors[placeholder] = first_name.get(id(program.state_dict.get(name)), name)
-    return Trace(program, args, kwargs, tensors, frozenset(set(tensors.values()) - known), free, copies)
+    inputs = [node for node in program.graph.nodes if node.op == "placeholder" and node.name not in tensors]
+    sizes = sizes_of(inputs, free)
+    return Trace(program, args, kwargs, tensors, frozenset(set(tensors.values()) - known), free, copies, sizes)
 
 
 @contextmanager
@@ -175,13 +196,18 @@ def arguments(node: Node) -> dict[str, Any]:
 
 
 def number(value: Any) -> int:
-    """An integer argument, which may be a symbol: the free first dimension counts as in the example, what depends on values as
+    """An integer argument, which may be a symbol: a free size counts as in the example or as supposed, what depends on values as
     a number of its own."""
     if isinstance(value, Node):
         value = value.meta["val"]
     if is_chosen(value):
         return pretended(value)
-    return int(value.node.hint) if isinstance(value, torch.SymInt) else int(value)
+    return value_of(value) if isinstance(value, torch.SymInt) else int(value)
+
+
+def of_size(tensor: torch.Tensor, dim: int, size: int) -> torch.Tensor:
+    """A tensor with a dimension of another size: cut, or begun again where it ends."""
+    return tensor.index_select(dim, torch.arange(size, device=tensor.device) % tensor.shape[dim])
 
 
 def several(value: Any) -> Sequence[Any]:
@@ -263,13 +289,13 @@ def _repeated(
 
 
 def _export_batched(
-    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], free: frozenset[int]
+    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], free: frozenset[int], every_size: bool
 ) -> ExportedProgram | None:
     """Export with a free first dimension of some inputs, or None where the model does not allow it."""
-    leaves, spec = pytree.tree_flatten((args, kwargs))
-    shapes = pytree.tree_unflatten([{0: Dim.AUTO} if place in free else None for place in range(len(leaves))], spec)
     try:
-        program = _export(model, args, kwargs, _by_name(model, *shapes))
+        program = _export(model, args, kwargs, _free_shapes(model, args, kwargs, free, every_size))
+    except TooManyConditions:
+        raise
     except Exception:  # whatever a model says of a size that is no number; what does not fit is said without one
         return None
     placeholders = (node for node in program.graph.nodes if node.op == "placeholder")
@@ -278,8 +304,17 @@ def _export_batched(
     return program if all(isinstance(users[place].meta["val"].shape[0], torch.SymInt) for place in free) else None
 
 
-def _by_name(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+def _free_shapes(
+    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], free: frozenset[int], every_size: bool
+) -> dict[str, Any]:
     """Dynamic shapes under the names of the forward's parameters, those collected in `*args` as one, as `torch.export` wants them."""
+    leaves, spec = pytree.tree_flatten((args, kwargs))
+    shapes = []
+    for place, leaf in enumerate(leaves):
+        sizes = leaf.shape if every_size and isinstance(leaf, torch.Tensor) else ()
+        dims = {dim for dim, size in enumerate(sizes) if size > 1} | ({0} if place in free else set())
+        shapes.append(dict.fromkeys(dims, Dim.AUTO) or None)
+    args, kwargs = pytree.tree_unflatten(shapes, spec)
     return inspect.signature(model.forward).bind(*args, **kwargs).arguments
 
 
@@ -342,7 +377,7 @@ def _user_frame(error: BaseException) -> str:
         if (
             not file.startswith("<")
             and not {"torch", "sympy"} & set(Path(file).parts)
-            and file not in (__file__, routing.__file__)
+            and file not in (__file__, routing.__file__, free_sizes.__file__)
         ):
             lines.append(f"  at {file}:{line} in {walk.tb_frame.f_code.co_name}\n")
         walk = walk.tb_next

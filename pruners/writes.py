@@ -9,7 +9,6 @@ from torch import nn
 from torch.export.graph_signature import OutputKind
 
 from pruners.rewrite import Removal, sliced
-from pruners.surgery import Built
 from pruners.tracing import Trace
 
 
@@ -18,9 +17,9 @@ def to_run(model: nn.Module, trace: Trace) -> nn.Module:
     return copy.deepcopy(model) if _written(trace) else model
 
 
-def unwritten(removal: Removal, built: Built) -> Built:
+def unwritten(removal: Removal, built: nn.Module) -> nn.Module:
     """What was built and has run, after taking back what it wrote to its own tensors."""
-    own = {**dict(built.model.named_parameters()), **dict(built.model.named_buffers())}
+    own = {**dict(built.named_parameters()), **dict(built.named_buffers())}
     with torch.no_grad():
         for name in _written(removal.graph.trace) & own.keys() & removal.graph.tensors.keys():
             own[name].copy_(sliced(removal, name))

@@ -78,7 +78,7 @@ def repeat(walk: Walk, node: Node, a: Arguments) -> Dims:
 def repeat_interleave(walk: Walk, node: Node, a: Arguments) -> Dims:
     """Each index several times: indices x copies."""
     x = list(walk.dims(a["self"]))
-    x[a["dim"]] = product((x[a["dim"]], Axis(a["repeats"])))
+    x[a["dim"]] = product((x[a["dim"]], Axis(number(a["repeats"]))))
     return x
 
 

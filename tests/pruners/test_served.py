@@ -1,4 +1,4 @@
-"""A graph serves the shapes that it was traced with, any batch among them; a module serves what its forward does."""
+"""A graph refuses, in words, inputs that it does not serve, whatever is done with it; a module serves what its forward does."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pruners.tracing import trace
 
 
 class Mean(nn.Module):
-    """The mean over a length, which a graph keeps as a number, of features divided by the root of how many there are."""
+    """The mean over a length of features divided by the root of how many there are, which the module cannot express for fewer."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -44,15 +44,14 @@ def result() -> PruneResult:
 
 
 def serves(model: nn.Module) -> None:
-    assert model(torch.randn(7, 5, 4)).shape == (7, 3)
-    for x in (torch.randn(2, 20, 4), torch.randn(5, 4)):
-        given = "x".join(map(str, x.shape))
-        with pytest.raises(ValueError, match=f"graph must get .* Nx5x4 for 'x', got {given}; prune with"):
+    assert model(torch.randn(7, 8, 4)).shape == (7, 3)
+    for x, given in ((torch.randn(2, 5, 20), ", N = 2, L = 5, got 2x5x20"), (torch.randn(5, 4), ", got 5x4")):
+        with pytest.raises(ValueError, match=f"graph must get .* NxLx4 for 'x'{given}; prune with"):
             model(x)
 
 
-def test_another_length_is_refused(result: PruneResult) -> None:
-    assert result.summary.form == "graph"
+def test_another_width_is_refused(result: PruneResult) -> None:
+    assert result.summary.form == "graph" and result.summary.serves == {"x": "NxLx4"}
     serves(result.model)
 
 
@@ -68,15 +67,15 @@ def test_loaded_copied_trained_and_repaired(result: PruneResult, tmp_path: Path)
     again = load(tmp_path, Mean())
     for model in (again, copy.deepcopy(again), again.train(), again.eval()):
         serves(model)
-    with pytest.raises(ValueError, match="`batches` must fit the model.* Nx5x4 for 'x'"):
-        recalibrate_(again, [torch.randn(2, 6, 4)])
+    with pytest.raises(ValueError, match="`batches` must fit the model.* NxLx4 for 'x'"):
+        recalibrate_(again, [torch.randn(2, 6, 5)])
 
 
 def test_exported(result: PruneResult) -> None:
-    x, other = torch.randn(2, 5, 4), torch.randn(6, 5, 4)
-    batch = ({0: torch.export.Dim.DYNAMIC},)
+    x, other = torch.randn(2, 5, 4), torch.randn(6, 9, 4)
+    free = ({0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC},)
     for strict in (False, True):
-        program = torch.export.export(result.model, (x,), dynamic_shapes=batch, strict=strict)
+        program = torch.export.export(result.model, (x,), dynamic_shapes=free, strict=strict)
         torch.testing.assert_close(program.module()(other), result.model(other))
     torch.testing.assert_close(torch.compile(result.model, backend="eager", fullgraph=True)(x), result.model(x))
 
@@ -86,10 +85,16 @@ def test_in_another_runtime(result: PruneResult, dynamo: bool, recwarn: pytest.W
     onnxruntime = pytest.importorskip("onnxruntime")
     x, file = torch.randn(2, 5, 4), io.BytesIO()
     torch.onnx.export(
-        result.model, (x,), file, dynamo=dynamo, input_names=["x"], output_names=["y"], dynamic_axes={"x": {0: "n"}}
+        result.model,
+        (x,),
+        file,
+        dynamo=dynamo,
+        input_names=["x"],
+        output_names=["y"],
+        dynamic_axes={"x": {0: "n", 1: "l"}},
     )
     session = onnxruntime.InferenceSession(file.getvalue(), providers=["CPUExecutionProvider"])
-    other = torch.randn(6, 5, 4)
+    other = torch.randn(6, 9 if dynamo else 5, 4)  # TorchScript keeps sizes that are computed with as numbers
     torch.testing.assert_close(torch.from_numpy(session.run(None, {"x": other.numpy()})[0]), result.model(other))
     assert not [w for w in recwarn if issubclass(w.category, torch.jit.TracerWarning)]
 
@@ -108,5 +113,5 @@ def test_inputs_in_any_order(more: dict[str, Any]) -> None:
     graph = rewrite(Removal(tie_axes(trace(Both(), (), {"x": {"left": left, "right": right}, **more})), {}))
     y = graph(**{**more, "x": {"right": right, "left": left}})
     assert torch.equal(y, graph(x={"left": left, "right": right}, **more))
-    with pytest.raises(ValueError, match="Nx6x4 for 'x_right', got 2x5x4"):
+    with pytest.raises(ValueError, match="Nx6x4 for 'x_right', N = 2, got 2x5x4"):
         graph(x={"left": left, "right": left}, **more)
