@@ -11,10 +11,11 @@ Methods, all to the same macs by one counter, and trained alike in the end:
     torch-pruning        group L2 norms, global, in 400 steps, on a rewrite whose shortcuts are exact 0/1 convolutions
     torch-pruning-inner  the same, held to the channels inside blocks
 
-`--channels inner` holds the first three to the channels inside blocks as well, `all` lets them take any. Test accuracy (%) with
+`--channels inner` holds ours and the controls to the channels inside blocks as well, `all` lets them take any. Test accuracy (%) with
 weights as they were (`cut`), after BN recalibration (`recalibrated`), after least squares instead (`least_squares`), and after one
 epoch on all 50,000 training images (`trained`, from least squares where there is such, else from recalibration), at its last
-step. 1,000 unlabelled training images serve criteria, curves, recalibration and least squares. Nothing is chosen on test images.
+step. 1,000 unlabelled training images serve criteria, curves, recalibration and least squares; of `noise` and
+`synthetic` recalibration alone, of a copy, for comparison. Nothing is chosen on test images.
 
 With several `--rates` each method has the learning rate that does best for it at that size: the first seed's model is trained on
 nine tenths of the training images with each, and the held-out tenth decides (`rates.csv`). Those rows say `chosen` as their `rate`.
