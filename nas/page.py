@@ -294,10 +294,12 @@ def _pruned(study: Study) -> bool:
 
 def _size(study: Study) -> str:
     count = _count(study)
-    return f"{si(count)} architectures" if count else f"at most {si(study.space.raw_size)} architectures"
+    found = f"{si(count)} architectures" if count else f"at most {si(study.space.raw_size)} architectures"
+    limits = " and ".join(f"{name} of at most {si(limit)}" for name, limit in study.config.limits.items())
+    return f"{found} with {limits}" if limits else found
 
 
 def _count(study: Study) -> int | None:
-    """How many architectures there are, unless counting takes too long."""
+    """How many architectures may be proposed, unless counting takes too long or would price each, as limits do."""
     tied = study.space.constraints or study.space.canonical
-    return None if tied and study.space.raw_size > COUNTED else study.space.size
+    return None if study.config.limits or (tied and study.space.raw_size > COUNTED) else study.space.size

@@ -475,6 +475,12 @@ def test_page_tells_what_was_asked_what_came_out_and_how(start: Callable[..., St
     assert "not finished" not in reader.text
 
 
+def test_page_of_a_limited_search_is_finished_with_what_the_limits_leave(start: Callable[..., Study]) -> None:
+    reader = Reader(page_of(complete(start(strategy="one-shot", limits={"macs": 22e6}), trials=22)))
+    assert "not finished" not in reader.text
+    assert "at most 36 architectures with macs of at most 22.0 M for" in reader.text
+
+
 def test_page_needs_nothing_outside_it(start: Callable[..., Study]) -> None:
     page = page_of(complete(start()))
     sources = [value or "" for _, name, value in Reader(page).attributes if name in ("src", "href")]
