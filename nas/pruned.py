@@ -46,7 +46,8 @@ class PrunedNetwork(Network):
 
     def build(self, locals: Sequence[Hashable], seed: int = 0) -> nn.Module:
         """The smaller model of these choices, proved against the masked one; nothing about it is random."""
-        return self.source.build(self.source.space.architecture(dict(locals))).model  # type: ignore[arg-type]
+        arch = self.source.space.architecture(dict(locals))  # type: ignore[arg-type]
+        return self.source.build(arch, every_size=False).model
 
 
 def searchable(prunable: PrunableSpace) -> SearchSpace:

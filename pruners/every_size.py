@@ -11,10 +11,12 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
+from pruners.blocks import bypassed_outputs
 from pruners.check import difference, run_example
 from pruners.groups import dependency_groups, tie_axes
 from pruners.plan import PruningPlan, fingerprint, kept_by
 from pruners.proof import verify
+from pruners.replay import left_out, smaller_graph
 from pruners.rewrite import GraphModel, Removal, rewrite
 from pruners.sizes import BATCH, LEAST, Sizes
 from pruners.tracing import Trace, evaluating, of_size, trace
@@ -71,7 +73,8 @@ def serve_sizes(
     least = dict(_least(found, runs, tolerance))
     if not least:
         return found
-    return Served(rewrite(found.removal, least), found.removal, replace(found.plan, least=least))
+    plan = replace(found.plan, least=least)
+    return Served(smaller_graph(plan, found.removal), found.removal, plan)
 
 
 def find_again(plan: PruningPlan, traced: Trace) -> Removal:
@@ -106,7 +109,7 @@ def _every_size(
             return None
         removal = find_again(plan, traced)
         plan = replace(plan, fingerprint=fingerprint(removal.graph), every_size=True)
-        found = Served(rewrite(removal), removal, plan)
+        found = Served(smaller_graph(plan, removal), removal, plan)
         apart = difference(run_example(found.model, given), run_example(rewritten, given))
     except Exception:  # whatever tracing, a rule or the model says of sizes that are no numbers
         return None
@@ -157,10 +160,15 @@ def prove_at(sizes: Mapping[str, int], served: Served, runs: nn.Module, toleranc
     traced = served.removal.graph.trace
     with traced.sizes.supposed(sizes):
         removal = find_again(served.plan, traced.resized(sizes))
-        smaller = rewrite(removal)
+        smaller = smaller_graph(served.plan, removal)
         if smaller.code != served.model.code:
             raise ValueError(f"a graph must be the same at every size, got another at {dict(sizes)}.")
-        verify(removal, smaller, dependency_groups(removal.graph), runs, tolerance)
+        verify(removal, rewrite(removal), dependency_groups(removal.graph), runs, tolerance)
+        if served.plan.blocks:
+            masked = bypassed_outputs(removal, left_out(served.plan, removal))
+            apart = difference(run_example(smaller, removal.graph.trace), masked)
+            if apart > tolerance:
+                raise ValueError(f"leaving out must equal bypassing, got a difference of {apart:.2g} at {dict(sizes)}.")
 
 
 def _least(served: Served, runs: nn.Module, tolerance: float) -> Iterator[tuple[str, int]]:

@@ -43,6 +43,8 @@ def verify(
             if drawn
             else "; it chooses rows by their values, and must not use their number or branch on what else is chosen"
             if given.choosing
+            else "; a batch of one is traced as two samples: where the model treats one unlike several, give several"
+            if given.copies > 1
             else ""
         )
         raise ValueError(f"the traced model must return what the model returns, got a difference of {apart:.2g}{hint}.")

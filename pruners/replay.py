@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from pruners.blocks import bypass, removable_blocks
+from pruners.blocks import Block, bypass, removable_blocks
 from pruners.groups import dependency_groups, tie_axes
 from pruners.plan import PruningPlan, example_inputs, kept_by
 from pruners.rewrite import GraphModel, Removal, rewrite
@@ -38,13 +38,23 @@ def smaller_graph(plan: PruningPlan, removal: Removal) -> GraphModel:
         ValueError: if the plan names a block that the model does not have.
     """
     rewritten = rewrite(removal, plan.least)
-    if plan.blocks:
-        blocks = {block.name: block for block in removable_blocks(removal.graph)}
-        missing = [name for name in plan.blocks if name not in blocks]
-        if missing:
-            raise ValueError(f"a plan must leave out blocks that the model has, got {missing}; it has {list(blocks)}.")
-        bypass(rewritten, [blocks[name] for name in plan.blocks])
+    bypass(rewritten, left_out(plan, removal))
     return rewritten
+
+
+def left_out(plan: PruningPlan, removal: Removal) -> list[Block]:
+    """The blocks of the model that a plan leaves out.
+
+    Raises:
+        ValueError: if the plan names a block that the model does not have.
+    """
+    if not plan.blocks:
+        return []
+    blocks = {block.name: block for block in removable_blocks(removal.graph)}
+    missing = [name for name in plan.blocks if name not in blocks]
+    if missing:
+        raise ValueError(f"a plan must leave out blocks that the model has, got {missing}; it has {list(blocks)}.")
+    return [blocks[name] for name in plan.blocks]
 
 
 def rebuild(plan: PruningPlan, removal: Removal, model: nn.Module) -> nn.Module:

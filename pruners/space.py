@@ -18,6 +18,7 @@ from pruners.check import needs_copies
 from pruners.configuration import configure
 from pruners.costs import CostModel
 from pruners.criteria import Loss
+from pruners.every_size import serve_sizes
 from pruners.groups import Group, dependency_groups
 from pruners.importance import Criterion, check_importance
 from pruners.plan import describe_inputs, fingerprint, make_plan
@@ -25,7 +26,7 @@ from pruners.progress import Progress, silent
 from pruners.proof import prove, verify
 from pruners.prune import PruneResult, Summary, count
 from pruners.ragged import keep_highest
-from pruners.rewrite import Removal, rewrite
+from pruners.rewrite import GraphModel, Removal, rewrite
 from pruners.selection import Importance, Selection
 from pruners.served import serves
 from pruners.surgery import Built, build
@@ -122,7 +123,7 @@ class PrunableSpace:
         counts = Removal(self.graph, self._keep(arch)).counts
         return {"macs": cost.macs(counts), "params": cost.params(counts), "weight_bytes": cost.weight_bytes(counts)}
 
-    def build(self, arch: Architecture, check: bool = True) -> PruneResult:
+    def build(self, arch: Architecture, check: bool = True, every_size: bool = True) -> PruneResult:
         """The smaller model of an architecture, with the weights of the model.
 
         Where blocks are left out the result is in the form of a graph, else as `prune` says.
@@ -130,6 +131,8 @@ class PrunableSpace:
         Args:
             arch: of `space`.
             check: prove on the example inputs that removing equals masking, and leaving out equals bypassing.
+            every_size: let a graph serve every size of the inputs that the model allows, as `prune` does, which takes another
+                trace and proof; else it serves any batch of the example's sizes.
 
         Raises:
             ValueError: if the architecture is of another space, or the check fails.
@@ -146,26 +149,28 @@ class PrunableSpace:
             built = Built(rewritten, "graph", reason="blocks are left out")
         else:
             built = build(removal, self.model, rewritten, self.tolerance)
-        unwritten(removal, built.model)
+        smaller = unwritten(removal, built.model)
         if comparison and left_out:
             comparison = replace(comparison, reference=tuple(bypassed_outputs(removal, left_out)))
+        plan = make_plan(self.graph, self.found, keep, built.form, built.mended)
+        plan = replace(plan, blocks=tuple(block.name for block in left_out))
+        if every_size and built.form == "graph" and isinstance(smaller, GraphModel):
+            served = serve_sizes(removal, smaller, plan, self.model, self.runs, self.tolerance, check)
+            smaller, plan = unwritten(served.removal, served.model), served.plan
         summary = Summary(
             before=self._before,
-            after=count(built.model, self.args, self.kwargs),
+            after=count(smaller, self.args, self.kwargs),
             targets={},
-            difference=prove(built.model, Bypassed(removal, left_out), comparison, self.tolerance)
-            if comparison
-            else None,
+            difference=prove(smaller, Bypassed(removal, left_out), comparison, self.tolerance) if comparison else None,
             difference_inside=comparison.inside if comparison else None,
             form=built.form,
             groups={g.name: (g.size, removal.counts[g.axis]) for g in self.scores if g.axis in keep},
             unknown=dict(self.graph.unknown),
-            configuration=configure(built.model, self.model, removal),
+            configuration=configure(smaller, self.model, removal),
             reason=built.reason,
-            serves=serves(built.model),
+            serves=serves(smaller),
         )
-        plan = make_plan(self.graph, self.found, keep, built.form, built.mended)
-        return PruneResult(built.model, replace(plan, blocks=tuple(block.name for block in left_out)), summary)
+        return PruneResult(smaller, plan, summary)
 
     def _left_out(self, arch: Architecture) -> list[Block]:
         return [block for name, block in self.blocks.items() if arch.get(name) == LEAVE_OUT]

@@ -58,6 +58,13 @@ class Placed(nn.Module):
         return self.head((self.tokens(tokens) + self.places(positions)).relu())
 
 
+class Lonely(Wrapper):
+    """Treats one sample unlike several."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x) * (2 if x.shape[0] == 1 else 1)
+
+
 X = torch.randn(2, 4)
 WRAPPED: dict[str, tuple[Callable[[], nn.Module], tuple[Any, ...], dict[str, Any]]] = {
     "collected": (Wrapper, (X,), {}),
@@ -86,6 +93,12 @@ def test_the_batch_is_free_beside_shared_positions() -> None:
     traced = trace(Placed(), (), {"tokens": torch.randint(0, 20, (1, 6)), "positions": torch.arange(6)})
     assert traced.free == {0} and traced.copies == 2
     assert [x.shape for x in traced.enlarged().kwargs.values()] == [(2, 6), (6,)]
+
+
+def test_a_model_that_treats_one_sample_unlike_several() -> None:
+    with pytest.raises(ValueError, match="traced as two samples: .* give several"):
+        prune(Lonely(), X[:1], {"macs": 0.5})
+    assert prune(Lonely(), X, {"macs": 0.5}).summary.form == "module"
 
 
 @pytest.mark.parametrize("batch", [6, 8])

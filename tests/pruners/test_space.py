@@ -146,6 +146,22 @@ def test_leaving_out_is_bypassing() -> None:
             assert difference([space.build(leave_out(space, name)).model(*example)], [expected]) < 1e-6
 
 
+def test_every_size_or_that_of_the_example(tmp_path: Path) -> None:
+    model, _ = nested()
+    space = PrunableSpace(model, torch.randn(3, 7, 6), steps=4)
+    arch = leave_out(space, "outer.inner")
+    wide, narrow = space.build(arch), space.build(arch, every_size=False)
+    assert wide.summary.serves == {"x": "NxLx6"} and narrow.summary.serves == {"x": "Nx7x6"}
+    wide.save(tmp_path)
+    for length in (1, 4, 16):
+        x = torch.randn(2, length, 6)
+        with torch.no_grad():
+            assert difference([wide.model(x)], [model(x, {"inner"})]) < 1e-6
+            assert torch.equal(load(tmp_path, model)(x), wide.model(x))
+        with pytest.raises(ValueError, match="must get inputs of the shapes that it serves"):
+            narrow.model(x)
+
+
 def test_what_is_part_of_a_block_is_chosen_only_while_it_stays() -> None:
     space, _, _ = made("nested")
     choices = {choice.name: choice for choice in space.space.choices}
