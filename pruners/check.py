@@ -222,7 +222,7 @@ def _difference(x: torch.Tensor, y: torch.Tensor) -> float:
     apart = float((x - y).abs().nan_to_num(posinf=0.0).max())  # infinities of one sign cancel to NaN
     if not torch.equal(torch.isfinite(x), torch.isfinite(y)):
         return float("inf")
-    return apart / max(float(y.nan_to_num(posinf=0.0, neginf=0.0).abs().max()), 1e-12)
+    return apart / max(float(y.nan_to_num(posinf=0.0, neginf=0.0).abs().max()), 1e-30)
 
 
 def _widened(value: Any) -> Any:

@@ -490,6 +490,23 @@ def test_a_wrong_rule_is_caught_and_named(monkeypatch: pytest.MonkeyPatch) -> No
         prune(Softmax(), torch.randn(2, 4), {"macs": 0.5})
 
 
+def test_a_wrong_rule_is_caught_where_values_vanish(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An untrained deep model may return numbers near 1e-20, which are to be compared as others are."""
+    from pruners.rules import RULES
+    from pruners.rules.pointwise import like
+
+    class Rolled(nn.Sequential):
+        def __init__(self) -> None:
+            super().__init__(nn.Linear(4, 8, bias=False), nn.Linear(8, 3, bias=False))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self[1](self[0](x).roll(1, -1))
+
+    monkeypatch.setitem(RULES, "roll", like)
+    with pytest.raises(ValueError, match=r"removing must equal masking .* aten.roll.default"):
+        prune(Rolled(), 1e-20 * torch.randn(2, 4), {"macs": 0.5})
+
+
 @pytest.mark.parametrize("name", ["residual", "zero padded shortcut", "fused qkv"])
 def test_the_check_in_double_precision(name: str) -> None:
     model, example = build(name)
