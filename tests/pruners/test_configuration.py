@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from pruners import PrunableSpace, groups, load, prune
-from tests.zoo import declare_missing_operators, tensors
+from tests.pruners.hugging_face import VOCABULARY, tiny, tokens
+from tests.zoo import tensors
 
 
 class Settings:
@@ -174,24 +175,30 @@ def heads(model: nn.Module, example: Tensor) -> Iterator[str]:
 
 
 CASES = {
-    "LlamaForCausalLM": {"max_position_embeddings": 64, "vocab_size": 96, "use_cache": False, "num_key_value_heads": 4},
-    "BertModel": {"max_position_embeddings": 64, "vocab_size": 96},
-    "GPT2LMHeadModel": {"n_positions": 64, "vocab_size": 96, "use_cache": False, "bos_token_id": 1, "eos_token_id": 2},
+    "LlamaForCausalLM": {
+        "max_position_embeddings": 64,
+        "vocab_size": VOCABULARY,
+        "use_cache": False,
+        "num_key_value_heads": 4,
+    },
+    "BertModel": {"max_position_embeddings": 64, "vocab_size": VOCABULARY},
+    "GPT2LMHeadModel": {
+        "n_positions": 64,
+        "vocab_size": VOCABULARY,
+        "use_cache": False,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+    },
     "ViTForImageClassification": {"image_size": 28, "patch_size": 7},
 }
 
 
 def hugging_face(name: str, **changes: int) -> tuple[Any, Tensor]:
-    declare_missing_operators()
-    transformers = pytest.importorskip("transformers")
-    kind = getattr(transformers, name)
     sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
     if not name.startswith("GPT2"):
         sizes["intermediate_size"] = 48
-    torch.manual_seed(0)
-    model = kind(kind.config_class(**{**sizes, **CASES[name], **changes})).eval()
-    example = torch.randn(2, 3, 28, 28) if name.startswith("ViT") else torch.randint(0, 96, (2, 9))
-    return model, example
+    example = torch.randn(2, 3, 28, 28) if name.startswith("ViT") else tokens(2, 9)
+    return tiny(name, **{**sizes, **CASES[name], **changes}), example
 
 
 def only(model: nn.Module, example: Tensor, *kept: str) -> list[str]:

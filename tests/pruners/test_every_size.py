@@ -16,7 +16,7 @@ from pruners import PruneResult, load, prune
 from pruners.check import difference, run_traced
 from pruners.every_size import find_again, other_sizes
 from pruners.tracing import tensors_in, trace
-from tests.zoo import declare_missing_operators
+from tests.pruners.hugging_face import language, tokens
 
 every_size = importlib.import_module("pruners.every_size")
 
@@ -85,13 +85,6 @@ class Images(nn.Module):
         return full, self.classes(y.flatten(2).mean(-1))
 
 
-def language(name: str, **options: Any) -> nn.Module:
-    declare_missing_operators()
-    transformers = pytest.importorskip("transformers")
-    kind = getattr(transformers, name)
-    return kind(kind.config_class(vocab_size=96, use_cache=False, **options)).eval()  # type: ignore[no-any-return]
-
-
 def llama() -> nn.Module:
     sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 48}
     return language("LlamaForCausalLM", num_key_value_heads=2, **sizes)
@@ -104,10 +97,6 @@ def gpt2() -> nn.Module:
 def encoder(batch_first: bool) -> nn.Module:
     layer = nn.TransformerEncoderLayer(32, 4, 48, batch_first=batch_first)
     return nn.TransformerEncoder(layer, 1, enable_nested_tensor=False).eval()
-
-
-def tokens(*shape: int) -> Tensor:
-    return torch.randint(0, 96, shape)
 
 
 MODELS: dict[str, tuple[Callable[[], nn.Module], Callable[..., Tensor], tuple[int, ...], list[tuple[int, ...]]]] = {
