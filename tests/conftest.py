@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
-from nas import Study, load_data, search
+from nas import Study, configure, load_data, search
 from nas.data import ImageData
+from search_spaces import SearchSpace, make_space
+from tests.made_up_studies import OPTIONS
 
 QUICK = {"supernets": 2, "epochs": 2, "alone_epochs": 2, "batch_size": 64, "limit": 300, "test_limit": 100}
 
@@ -45,6 +47,18 @@ def _settings_of_torch() -> dict[str, object]:
 @pytest.fixture(scope="session")
 def digits() -> ImageData:
     return load_data("digits", limit=300, test_limit=100)
+
+
+@pytest.fixture
+def start(tmp_path: Path, digits: ImageData) -> Callable[..., Study]:
+    """Makes an empty run folder of a pooling search on digits."""
+
+    def make(space: SearchSpace | None = None, data: ImageData | None = None, **settings: object) -> Study:
+        space = space or make_space("resnet20-pooling", **OPTIONS)
+        config = configure(space.name, "digits", **{"epochs": 3, **settings})  # type: ignore[arg-type]
+        return Study.create(tmp_path / "run", config, space, data or digits, OPTIONS)
+
+    return make
 
 
 @pytest.fixture(scope="session")

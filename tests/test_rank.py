@@ -1,0 +1,38 @@
+"""Agreement of two orders: Kendall's tau, and whether two figures order alike."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import combinations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from nas.rank import kendall, same_order
+
+
+def brute_force_tau(a: Sequence[float], b: Sequence[float]) -> float:
+    """Tau-b by looking at every pair."""
+    signs = [(np.sign(a[i] - a[j]), np.sign(b[i] - b[j])) for i, j in combinations(range(len(a)), 2)]
+    untied = math.sqrt(sum(x != 0 for x, _ in signs) * sum(y != 0 for _, y in signs))
+    return sum(x * y for x, y in signs) / untied
+
+
+@pytest.mark.parametrize("values", [5, 1000])
+def test_tau_is_that_of_a_count_over_all_pairs(values: int) -> None:
+    rng = np.random.default_rng(values)
+    for size in (3, 10, 40):
+        a, b = (pd.Series(rng.integers(values, size=size)) for _ in range(2))
+        assert kendall(a, b) == pytest.approx(brute_force_tau(a.tolist(), b.tolist()))
+
+
+def test_tau_says_nothing_about_few_or_equal_values() -> None:
+    assert kendall(pd.Series([1, 2]), pd.Series([1, 2])) is None
+    assert kendall(pd.Series([1, 1, 1]), pd.Series([1, 2, 3])) is None
+
+
+def test_same_order() -> None:
+    front = pd.DataFrame({"accuracy": [0.1, 0.2, 0.3, 0.35, 0.36, 0.4], "macs": [1, 2, 3, 4, 5, 6]})
+    assert same_order(front) and not same_order(front.assign(macs=[1, 2, 3, 4, 6, 5])) and not same_order(front[:2])
