@@ -4,29 +4,18 @@ from __future__ import annotations
 
 import json
 import logging
-import pickle
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from pruners import PruneResult, PruningPlan, groups, load, prune
-from pruners.plan import example_inputs
-from pruners.prune import WEIGHTS
+from pruners import groups, prune
 from pruners.surgery import SHAKEN, _shaken
 from tests.pruners.networks import build
-
-
-@pytest.fixture(scope="module")
-def residual() -> tuple[nn.Module, tuple[Tensor, ...], PruneResult]:
-    model, example = build("residual")
-    return model, example, prune(model, example, {"macs": 0.5})
 
 
 def test_the_result_is_smaller_and_proved(residual: Any) -> None:
@@ -54,17 +43,6 @@ def test_a_module_under_two_names_is_untouched() -> None:
     first = prune(model, torch.randn(2, 6), {"macs": 0.6})
     assert isinstance(twice.weight, nn.Parameter) and first.model[1] is first.model[3]
     assert first.plan == prune(model, torch.randn(2, 6), {"macs": 0.6}).plan
-
-
-@pytest.mark.parametrize("name", ["residual", "grouped queries", "shared"])
-def test_saved_and_loaded_is_the_same_to_the_last_bit(name: str, tmp_path: Path) -> None:
-    model, example = build(name)
-    result = prune(model, example, {"params": 0.7})
-    result.save(tmp_path)
-    again = load(tmp_path, build(name, seed=1)[0])
-    with torch.no_grad():
-        assert torch.equal(again(*example), result.model(*example))
-    assert type(again).__name__ == type(result.model).__name__
 
 
 @pytest.mark.parametrize("name", ["residual", "fused qkv and softmax"])
@@ -326,132 +304,6 @@ def test_inputs_on_another_device_are_refused(residual: Any) -> None:
         prune(model, example[0].to("meta"), {"macs": 0.5})
 
 
-def test_a_double_model_is_checked_in_double() -> None:
-    model, example = build("residual")
-    result = prune(model.double(), example[0].double(), {"macs": 0.5}, tolerance=1e-10)
-    assert result.summary.difference < 1e-12
-
-
-def test_a_plan_for_another_model_is_refused(residual: Any, tmp_path: Path) -> None:
-    residual[2].save(tmp_path)
-    with pytest.raises(ValueError, match="must be applied to the model it was made for"):
-        load(tmp_path, build("residual group norm")[0])
-
-
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"removed": {}}'])
-def test_a_broken_plan_is_refused(text: str, residual: Any, tmp_path: Path) -> None:
-    residual[2].save(tmp_path)
-    (tmp_path / "plan.json").write_text(text)
-    with pytest.raises(ValueError, match="a plan must be JSON"):
-        load(tmp_path, residual[0])
-
-
-JUNK: list[Any] = [None, 5, -1, True, 0.5, "abc", [], {}, [True], [None], ["x"], [[0], 1], [10**6, 10**6], {"x": 1}]
-
-
-def damaged(data: Any) -> Iterator[Any]:
-    """The data with one value in it after another replaced by junk, or left out."""
-    yield from JUNK
-    keys = list(data) if isinstance(data, dict) else list(range(len(data))) if isinstance(data, list) else []
-    for key in keys:
-        rest = {name: x for name, x in data.items() if name != key} if isinstance(data, dict) else data[:key]
-        yield rest
-        for value in damaged(data[key]):
-            yield {**data, key: value} if isinstance(data, dict) else [*data[:key], value, *data[key + 1 :]]
-
-
-def test_damage_to_any_part_of_a_plan_is_a_value_error(residual: Any) -> None:
-    plan = json.loads(residual[2].plan.to_json())
-    nested = {"named": {"a": {"kind": "tuple", "items": [{"shape": [2], "dtype": "int64"}]}}}
-    plan["inputs"]["kwargs"] = {"flag": {"value": True}, "more": {"kind": "list", "items": [nested]}}
-    refused = 0
-    for spoilt in damaged(plan):
-        try:
-            read = PruningPlan.from_json(json.dumps(spoilt))
-            args, kwargs = example_inputs(read.inputs)
-            assert isinstance(args, tuple) and isinstance(kwargs, dict)
-            assert all(isinstance(name, str) and isinstance(gone, list) for name, gone in read.removed.items())
-        except ValueError as error:
-            refused += 1
-            assert "plan" in str(error) or "of an input" in str(error)
-    assert refused > 100
-
-
-@pytest.mark.parametrize(
-    ("field", "value", "message"),
-    [
-        ("inputs", {}, "for args"),
-        ("inputs", 5, "got '5' for inputs"),
-        ("inputs", {"args": [{"shape": [10**6, 10**6], "dtype": "float32"}], "kwargs": {}}, "at most 268,435,456 numbers"),
-        ("removed", [], "for removed"),
-        ("removed", {"inner.weight:0": [True]}, "removed.inner.weight:0"),
-        ("blocks", 5, "for blocks"),
-        ("blocks", ["nowhere"], "must leave out blocks that the model has"),
-    ],
-)  # fmt: skip
-def test_a_damaged_plan_is_refused(field: str, value: Any, message: str, residual: Any, tmp_path: Path) -> None:
-    residual[2].save(tmp_path)
-    plan = json.loads((tmp_path / "plan.json").read_text())
-    (tmp_path / "plan.json").write_text(json.dumps({**plan, field: value}))
-    with pytest.raises(ValueError, match=message):
-        load(tmp_path, residual[0])
-
-
-def test_a_folder_without_a_plan_is_named(residual: Any, tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"no plan at .*plan.json; give a folder that"):
-        load(tmp_path, residual[0])
-    (tmp_path / "plan.json").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(ValueError, match="a plan must be JSON"):
-        load(tmp_path, residual[0])
-
-
-def test_an_edited_plan_is_refused(residual: Any, tmp_path: Path) -> None:
-    residual[2].save(tmp_path)
-    plan = json.loads((tmp_path / "plan.json").read_text())
-    for removed in ({"no such group": [0]}, {"head.weight:0": [0]}, {"inner.weight:0": list(range(12))}):
-        (tmp_path / "plan.json").write_text(json.dumps(plan | {"removed": removed}))
-        with pytest.raises(ValueError, match="must remove some indices of groups that the model has"):
-            load(tmp_path, residual[0])
-
-
-def test_weights_cut_short_are_refused(residual: Any, tmp_path: Path) -> None:
-    residual[2].save(tmp_path)
-    path = tmp_path / WEIGHTS
-    path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(ValueError, match="complete safetensors file"):
-        load(tmp_path, residual[0])
-
-
-def test_extra_and_missing_weights_are_refused(residual: Any, tmp_path: Path) -> None:
-    residual[2].save(tmp_path)
-    state = load_file(tmp_path / WEIGHTS)
-    save_file(state | {"extra": torch.zeros(1)}, tmp_path / WEIGHTS)
-    with pytest.raises(ValueError, match=r"extra \['extra'\]"):
-        load(tmp_path, residual[0])
-    state.pop("head.bias")
-    save_file(state, tmp_path / WEIGHTS)
-    with pytest.raises(ValueError, match=r"missing \['head.bias'\]"):
-        load(tmp_path, residual[0])
-
-
-class Trap:
-    """Leaves a file behind if it is ever unpickled."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> Any:
-        return (Path.touch, (self.path,))
-
-
-def test_a_pickle_is_refused_and_not_run(residual: Any, tmp_path: Path) -> None:
-    residual[2].save(tmp_path)
-    (tmp_path / WEIGHTS).write_bytes(pickle.dumps(Trap(tmp_path / "ran")))
-    with pytest.raises(ValueError, match="complete safetensors file"):
-        load(tmp_path, residual[0])
-    assert not (tmp_path / "ran").exists()
-
-
 class Tied(nn.Module):
     """One weight that maps channels to channels: its two dimensions belong to two groups unless they are tied."""
 
@@ -472,85 +324,6 @@ def test_a_parameter_shared_between_two_groups() -> None:
     assert result.summary.difference < 1e-5
     rows, columns = result.model.shared.shape
     assert (rows, columns) != (10, 6)
-
-
-def test_a_wrong_rule_is_caught_and_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The check does not trust the rules: one that forgets that softmax normalises over its dimension is refused."""
-    from pruners.rules import RULES
-    from pruners.rules.pointwise import like
-
-    class Softmax(nn.Sequential):
-        def __init__(self) -> None:
-            super().__init__(nn.Linear(4, 8), nn.Softmax(-1), nn.Linear(8, 3))
-
-    with pytest.raises(ValueError, match="nothing can be removed"):
-        prune(Softmax(), torch.randn(2, 4), {"macs": 0.5})
-    monkeypatch.setitem(RULES, "softmax", like)
-    with pytest.raises(ValueError, match=r"removing must equal masking .* aten.softmax.int of module '1'.*0.weight:0"):
-        prune(Softmax(), torch.randn(2, 4), {"macs": 0.5})
-
-
-def test_a_wrong_rule_is_caught_where_values_vanish(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An untrained deep model may return numbers near 1e-20, which are to be compared as others are."""
-    from pruners.rules import RULES
-    from pruners.rules.pointwise import like
-
-    class Rolled(nn.Sequential):
-        def __init__(self) -> None:
-            super().__init__(nn.Linear(4, 8, bias=False), nn.Linear(8, 3, bias=False))
-
-        def forward(self, x: Tensor) -> Tensor:
-            return self[1](self[0](x).roll(1, -1))
-
-    monkeypatch.setitem(RULES, "roll", like)
-    with pytest.raises(ValueError, match=r"removing must equal masking .* aten.roll.default"):
-        prune(Rolled(), 1e-20 * torch.randn(2, 4), {"macs": 0.5})
-
-
-@pytest.mark.parametrize("name", ["residual", "zero padded shortcut", "fused qkv"])
-def test_the_check_in_double_precision(name: str) -> None:
-    model, example = build(name)
-    single, double = (
-        prune(model, example, {"macs": 0.5}, check_dtype=dtype).summary for dtype in (None, torch.float64)
-    )
-    assert double.groups == single.groups and double.form == single.form
-    assert double.difference is not None and double.difference < 1e-12
-    assert double.difference_inside is not None and double.difference_inside < 1e-12
-    assert next(model.parameters()).dtype == torch.float32
-
-
-def test_a_model_that_does_not_run_in_the_check_s_type_is_named() -> None:
-    class Single(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.first, self.second = torch.nn.Linear(4, 8), torch.nn.Linear(8, 2)
-
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return self.second(self.first(x).float())
-
-    with pytest.raises(ValueError, match=r"the check in torch.float64 needs a model that runs in it"):
-        prune(Single(), torch.randn(2, 4), {"params": 0.7}, check_dtype=torch.float64)
-    with pytest.raises(ValueError, match="must be a floating-point type"):
-        prune(Single(), torch.randn(2, 4), {"params": 0.7}, check_dtype=torch.int64)
-
-
-def test_a_graph_that_keeps_its_types_is_refused_in_another() -> None:
-    class Typed(nn.Module):
-        """Its `forward` fits one width, and casts to the type of its input, which a graph remembers."""
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.inner, self.outer = nn.Linear(4, 16), nn.Linear(16, 3)
-
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return self.outer(self.inner(x).reshape(-1, 16).to(x.dtype))
-
-    model, x = Typed(), torch.randn(2, 4)
-    assert prune(model, x, {"params": 0.7}).summary.form == "graph"
-    with pytest.raises(
-        ValueError, match=r"the check in torch.float64 needs a result that runs in it, got: .* leave `check_dtype` out"
-    ):
-        prune(model, x, {"params": 0.7}, check_dtype=torch.float64)
 
 
 def test_a_model_in_channels_last_is_cut_as_it_is() -> None:

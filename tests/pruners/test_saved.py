@@ -1,0 +1,149 @@
+"""Plans and weights on disk: the same model again, or a refusal in words."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from pruners import PruningPlan, load, prune
+from pruners.plan import example_inputs
+from pruners.prune import WEIGHTS
+from tests.pruners.networks import build
+
+
+@pytest.mark.parametrize("name", ["residual", "grouped queries", "shared"])
+def test_saved_and_loaded_is_the_same_to_the_last_bit(name: str, tmp_path: Path) -> None:
+    model, example = build(name)
+    result = prune(model, example, {"params": 0.7})
+    result.save(tmp_path)
+    again = load(tmp_path, build(name, seed=1)[0])
+    with torch.no_grad():
+        assert torch.equal(again(*example), result.model(*example))
+    assert type(again).__name__ == type(result.model).__name__
+
+
+def test_a_plan_for_another_model_is_refused(residual: Any, tmp_path: Path) -> None:
+    residual[2].save(tmp_path)
+    with pytest.raises(ValueError, match="must be applied to the model it was made for"):
+        load(tmp_path, build("residual group norm")[0])
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"removed": {}}'])
+def test_a_broken_plan_is_refused(text: str, residual: Any, tmp_path: Path) -> None:
+    residual[2].save(tmp_path)
+    (tmp_path / "plan.json").write_text(text)
+    with pytest.raises(ValueError, match="a plan must be JSON"):
+        load(tmp_path, residual[0])
+
+
+JUNK: list[Any] = [None, 5, -1, True, 0.5, "abc", [], {}, [True], [None], ["x"], [[0], 1], [10**6, 10**6], {"x": 1}]
+
+
+def damaged(data: Any) -> Iterator[Any]:
+    """The data with one value in it after another replaced by junk, or left out."""
+    yield from JUNK
+    keys = list(data) if isinstance(data, dict) else list(range(len(data))) if isinstance(data, list) else []
+    for key in keys:
+        rest = {name: x for name, x in data.items() if name != key} if isinstance(data, dict) else data[:key]
+        yield rest
+        for value in damaged(data[key]):
+            yield {**data, key: value} if isinstance(data, dict) else [*data[:key], value, *data[key + 1 :]]
+
+
+def test_damage_to_any_part_of_a_plan_is_a_value_error(residual: Any) -> None:
+    plan = json.loads(residual[2].plan.to_json())
+    nested = {"named": {"a": {"kind": "tuple", "items": [{"shape": [2], "dtype": "int64"}]}}}
+    plan["inputs"]["kwargs"] = {"flag": {"value": True}, "more": {"kind": "list", "items": [nested]}}
+    refused = 0
+    for spoilt in damaged(plan):
+        try:
+            read = PruningPlan.from_json(json.dumps(spoilt))
+            args, kwargs = example_inputs(read.inputs)
+            assert isinstance(args, tuple) and isinstance(kwargs, dict)
+            assert all(isinstance(name, str) and isinstance(gone, list) for name, gone in read.removed.items())
+        except ValueError as error:
+            refused += 1
+            assert "plan" in str(error) or "of an input" in str(error)
+    assert refused > 100
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("inputs", {}, "for args"),
+        ("inputs", 5, "got '5' for inputs"),
+        ("inputs", {"args": [{"shape": [10**6, 10**6], "dtype": "float32"}], "kwargs": {}}, "at most 268,435,456 numbers"),
+        ("removed", [], "for removed"),
+        ("removed", {"inner.weight:0": [True]}, "removed.inner.weight:0"),
+        ("blocks", 5, "for blocks"),
+        ("blocks", ["nowhere"], "must leave out blocks that the model has"),
+    ],
+)  # fmt: skip
+def test_a_damaged_plan_is_refused(field: str, value: Any, message: str, residual: Any, tmp_path: Path) -> None:
+    residual[2].save(tmp_path)
+    plan = json.loads((tmp_path / "plan.json").read_text())
+    (tmp_path / "plan.json").write_text(json.dumps({**plan, field: value}))
+    with pytest.raises(ValueError, match=message):
+        load(tmp_path, residual[0])
+
+
+def test_a_folder_without_a_plan_is_named(residual: Any, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"no plan at .*plan.json; give a folder that"):
+        load(tmp_path, residual[0])
+    (tmp_path / "plan.json").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ValueError, match="a plan must be JSON"):
+        load(tmp_path, residual[0])
+
+
+def test_an_edited_plan_is_refused(residual: Any, tmp_path: Path) -> None:
+    residual[2].save(tmp_path)
+    plan = json.loads((tmp_path / "plan.json").read_text())
+    for removed in ({"no such group": [0]}, {"head.weight:0": [0]}, {"inner.weight:0": list(range(12))}):
+        (tmp_path / "plan.json").write_text(json.dumps(plan | {"removed": removed}))
+        with pytest.raises(ValueError, match="must remove some indices of groups that the model has"):
+            load(tmp_path, residual[0])
+
+
+def test_weights_cut_short_are_refused(residual: Any, tmp_path: Path) -> None:
+    residual[2].save(tmp_path)
+    path = tmp_path / WEIGHTS
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(ValueError, match="complete safetensors file"):
+        load(tmp_path, residual[0])
+
+
+def test_extra_and_missing_weights_are_refused(residual: Any, tmp_path: Path) -> None:
+    residual[2].save(tmp_path)
+    state = load_file(tmp_path / WEIGHTS)
+    save_file(state | {"extra": torch.zeros(1)}, tmp_path / WEIGHTS)
+    with pytest.raises(ValueError, match=r"extra \['extra'\]"):
+        load(tmp_path, residual[0])
+    state.pop("head.bias")
+    save_file(state, tmp_path / WEIGHTS)
+    with pytest.raises(ValueError, match=r"missing \['head.bias'\]"):
+        load(tmp_path, residual[0])
+
+
+class Trap:
+    """Leaves a file behind if it is ever unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return (Path.touch, (self.path,))
+
+
+def test_a_pickle_is_refused_and_not_run(residual: Any, tmp_path: Path) -> None:
+    residual[2].save(tmp_path)
+    (tmp_path / WEIGHTS).write_bytes(pickle.dumps(Trap(tmp_path / "ran")))
+    with pytest.raises(ValueError, match="complete safetensors file"):
+        load(tmp_path, residual[0])
+    assert not (tmp_path / "ran").exists()
