@@ -15,6 +15,8 @@ from pruners.axes import Axis, leaves
 from pruners.rewrite import GraphModel, Removal
 from pruners.tracing import Trace, first_line, is_random, operator, owner, seeded, several, tensors_in
 
+VANISHED = 1e-30  # what is smaller counts as zero
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -219,10 +221,13 @@ def _difference(x: torch.Tensor, y: torch.Tensor) -> float:
         x, y = torch.view_as_real(x), torch.view_as_real(y)
     if not (x.is_floating_point() and y.is_floating_point()):
         return 0.0 if torch.equal(x, y) else float("inf")
-    apart = float((x - y).abs().nan_to_num(posinf=0.0).max())  # infinities of one sign cancel to NaN
-    if not torch.equal(torch.isfinite(x), torch.isfinite(y)):
-        return float("inf")
-    return apart / max(float(y.nan_to_num(posinf=0.0, neginf=0.0).abs().max()), 1e-30)
+    apart, largest = float((x - y).abs().max()), float(y.abs().max())
+    if not (isfinite(apart) and isfinite(largest)):
+        if not torch.equal(torch.isfinite(x), torch.isfinite(y)):
+            return float("inf")
+        apart = float((x - y).abs().nan_to_num(posinf=0.0).max())  # infinities of one sign cancel to NaN
+        largest = float(y.nan_to_num(posinf=0.0, neginf=0.0).abs().max())
+    return apart / max(largest, VANISHED)
 
 
 def _widened(value: Any) -> Any:

@@ -17,7 +17,7 @@ from torch.utils._sympy.printers import PythonPrinter
 
 BATCH = "N"
 LEAST = 2  # tracing takes free sizes to be at least this; fewer are a matter of proof
-MOST_CONDITIONS = 100
+MOST_CONDITIONS = 50
 SPACE = {4: "NCHW", 5: "NCDHW"}  # what the dimensions of such tensors are called
 
 Shape = tuple[int | str, ...]  # of numbers and of names of free sizes

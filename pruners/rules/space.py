@@ -43,6 +43,15 @@ def unfold_windows(walk: Walk, node: Node, a: Arguments) -> Dims:
     return [*batch, product((channels, *window)), *frozen(walk.shape(node)[-1:], "space of windows")]
 
 
+def slices(walk: Walk, node: Node, a: Arguments) -> Dims:
+    """(..., L, ...) to (..., windows, ..., size): slices of one dimension, which may overlap, with their contents at the end."""
+    x = list(walk.dims(a["self"]))
+    dim = a["dimension"] % len(x)
+    freeze(x[dim], "space of windows")
+    x[dim], size = frozen((walk.shape(node)[dim], a["size"]), "space of windows")
+    return [*x, size]
+
+
 def fold_windows(walk: Walk, node: Node, a: Arguments) -> Dims:
     """(N, C kh kw, L) to (N, C, H, W): overlapping windows added up."""
     *batch, contents, positions = walk.dims(a["self"])
@@ -79,7 +88,7 @@ def channel_shuffle(walk: Walk, node: Node, a: Arguments) -> Dims:
 
 SPACE_MOVES: dict[str, Rule] = {
     "pixel_shuffle": pixel_shuffle, "pixel_unshuffle": pixel_unshuffle, "im2col": unfold_windows, "col2im": fold_windows,
-    "max_unpool2d": unpool,
+    "unfold": slices, "max_unpool2d": unpool,
     **dict.fromkeys(("grid_sampler", "grid_sampler_2d", "grid_sampler_3d"), grid_sample),
     "channel_shuffle": channel_shuffle, "native_channel_shuffle": channel_shuffle,
 }  # fmt: skip

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from pruners import prune
+from pruners.check import difference
 from tests.pruners.networks import build
 
 
@@ -93,3 +94,25 @@ def test_a_double_model_is_checked_in_double() -> None:
     model, example = build("residual")
     result = prune(model.double(), example[0].double(), {"macs": 0.5}, tolerance=1e-10)
     assert result.summary.difference < 1e-12
+
+
+INF, NAN = torch.inf, torch.nan
+
+
+@pytest.mark.parametrize(
+    ("results", "references", "expected"),
+    [
+        ([1.0, 2.5], [1.0, 2.0], 0.25),
+        ([1e-20, 0.0], [2e-20, 0.0], 0.5),
+        ([0.0], [0.0], 0.0),
+        ([INF, -INF, 1.5], [INF, -INF, 2.0], 0.25),
+        ([NAN, 2.0], [NAN, 2.0], 0.0),
+        ([INF, 2.0], [1.0, 2.0], INF),
+        ([1.0, 2.0], [NAN, 2.0], INF),
+        ([1.0], [1.0, 2.0], INF),
+    ],
+)
+def test_differences_are_relative_to_the_largest_reference(
+    results: list[float], references: list[float], expected: float
+) -> None:
+    assert difference([torch.tensor(results)], [torch.tensor(references)]) == pytest.approx(expected, abs=1e-6)

@@ -92,6 +92,7 @@ LAYERS: dict[str, tuple[Callable[[], Callable[[Tensor], Tensor]], int]] = {
     "interleaved": (lambda: lambda x: x.repeat_interleave(2, -1), 16),
     "pooled channels": (lambda: nn.AvgPool1d(2), 4),
     "unfolded": (lambda: lambda x: x.unfold(-1, 2, 2).flatten(2), 8),
+    "windows of a length": (lambda: lambda x: x.unfold(1, 2, 1).amax(-1), 8),
     "standardised": (lambda: lambda x: (x - x.mean(-1, keepdim=True)) / x.std(-1, keepdim=True), 8),
     "outer product": (lambda: lambda x: torch.einsum("bli,blj->blij", x, x).flatten(2), 64),
     "triangle": (lambda: lambda x: x.tril(), 8),
