@@ -19,6 +19,8 @@ def pairs(texts: list[str] | None, flag: str) -> dict[str, str]:
         name, equals, value = text.partition("=")
         if not equals or not name or not value:
             raise ValueError(f"`{flag}` must be name=value, got {text!r}")
+        if name in found:
+            raise ValueError(f"`{flag}` must name each once, got {name}={found[name]} and {text}; keep one")
         found[name] = value
     return found
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -46,11 +46,12 @@ def serve_sizes(
     runs: nn.Module,
     tolerance: float,
     check: bool,
+    every_size: bool = True,
 ) -> Served:
     """The graph of a removal for every size of the inputs that the model allows, or for the traced one where that fails.
 
     It must return what the given graph does on the example, and equal the masked model at other sizes, too, with the same
-    code. A size of 1, which tracing takes for granted not to be, is served where it is proved.
+    code. A size of 1, which tracing takes for granted not to be, is served where it is the example's or proved.
 
     Args:
         removal: what stays, in the trace of the example.
@@ -59,18 +60,22 @@ def serve_sizes(
         model: the full model, to trace.
         runs: the same to run, which may write to its own tensors.
         tolerance: largest relative difference allowed.
-        check: prove it; else sizes are taken to be served as traced.
+        check: prove it; else sizes of at least 2 are taken to be served as traced.
+        every_size: try other sizes than the example's; else only the batch is free.
     """
     given = removal.graph.trace
+    as_traced = Served(rewritten, removal, plan)
     found = None
-    if _runs_at_other_sizes(runs, given):
+    if every_size and _runs_at_other_sizes(runs, given):
         found = _every_size(given, rewritten, plan, model, tolerance)
     if found is not None and check and not _is_proved(found, runs, tolerance):
         found = None
-    found = found or Served(rewritten, removal, plan)
-    if not check:
-        return found
-    least = dict(_least(found, runs, tolerance))
+    found = found or as_traced
+    least = _least(found, runs, tolerance) if check else dict.fromkeys(found.removal.graph.trace.sizes.traced, LEAST)
+    if given.copies > 1 and BATCH in least:
+        if check:
+            return as_traced  # other sizes join with a batch of one, which is the example's
+        del least[BATCH]
     if not least:
         return found
     plan = replace(found.plan, least=least)
@@ -97,6 +102,15 @@ def other_sizes(sizes: Sizes) -> dict[str, int] | None:
         if other is None:
             return None
         found[name] = other
+    return found
+
+
+def smallest_sizes(sizes: Sizes) -> dict[str, int]:
+    """For each free size one that is small, at least 2, and that the rules allow beside those before it."""
+    found = dict(sizes.traced)
+    for name in found:
+        near = (LEAST + step for step in (0, *STEPS))
+        found[name] = next((n for n in near if sizes.allow({**found, name: n})), found[name])
     return found
 
 
@@ -171,16 +185,34 @@ def prove_at(sizes: Mapping[str, int], served: Served, runs: nn.Module, toleranc
                 raise ValueError(f"leaving out must equal bypassing, got a difference of {apart:.2g} at {dict(sizes)}.")
 
 
-def _least(served: Served, runs: nn.Module, tolerance: float) -> Iterator[tuple[str, int]]:
-    """The free sizes that must not be 1."""
+def _least(served: Served, runs: nn.Module, tolerance: float) -> dict[str, int]:
+    """The free sizes that must not be 1: those for which it is not proved beside the traced sizes and beside the smallest, and all
+    where not all at once are."""
     traced = served.removal.graph.trace
-    for name in traced.sizes.traced:
-        if name == BATCH and traced.copies > 1:
-            continue  # the example is the proof
-        sizes = {**traced.sizes.traced, name: 1}
-        if not traced.sizes.allow(sizes):
-            continue  # the rules refuse it
+    sizes = traced.sizes
+    few = smallest_sizes(sizes)
+    example = {**sizes.traced, **({BATCH: 1} if traced.copies > 1 else {})}
+
+    def proved(at: Mapping[str, int]) -> bool:
+        if at == example or not sizes.allow(at):
+            return True
+        resized = traced.resized(at)
         try:
-            prove_at(sizes, served, runs, tolerance)
+            with evaluating(runs):
+                run_example(runs, resized)
+        except Exception:  # whatever a model says of sizes that it does not allow
+            return True
+        try:
+            prove_at(at, served, runs, tolerance)
         except Exception:
-            yield name, LEAST
+            return False
+        return True
+
+    least = {
+        name: LEAST for name in sizes.traced if not all(proved({**others, name: 1}) for others in (few, sizes.traced))
+    }
+    return (
+        least
+        if proved({**dict.fromkeys(sizes.traced, 1), **{name: few[name] for name in least}})
+        else dict.fromkeys(sizes.traced, LEAST)
+    )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -78,12 +80,15 @@ class CheckedInputs(_PyTreeCodeGen):
     def __init__(self, pytree_info: _PyTreeInfo, sizes: Sizes, least: Mapping[str, int]) -> None:
         super().__init__(pytree_info)
         self.shapes = {name: tuple(shape) for name, shape in sizes.shapes.items()}
-        rules = [*(f"{name} >= {least.get(name, 1)}" for name in sizes.traced), *sizes.rules]
+        self.functions = sorted(set(re.findall(r"\bmath\.(\w+)", " ".join(sizes.rules))))
+        without_module = (re.sub(r"\bmath\.", "", rule) for rule in sizes.rules)
+        rules = [*(f"{name} >= {least.get(name, 1)}" for name in sizes.traced), *without_module]
         self.rules = f"lambda {', '.join(sizes.traced)}: {{{', '.join(f'{rule!r}: {rule}' for rule in rules)}}}"
 
     def additional_globals(self) -> list[tuple[str, Any]]:
         """What the code calls."""
-        return [*super().additional_globals(), (refuse_other_sizes.__name__, refuse_other_sizes)]
+        called = [refuse_other_sizes, *(getattr(math, name) for name in self.functions)]
+        return [*super().additional_globals(), *((function.__name__, function) for function in called)]
 
     def gen_fn_def(self, *args: Any, **kwargs: Any) -> str:
         """The head of the function, where its inputs get their names, and the check."""

@@ -154,8 +154,8 @@ class PrunableSpace:
             comparison = replace(comparison, reference=tuple(bypassed_outputs(removal, left_out)))
         plan = make_plan(self.graph, self.found, keep, built.form, built.mended)
         plan = replace(plan, blocks=tuple(block.name for block in left_out))
-        if every_size and built.form == "graph" and isinstance(smaller, GraphModel):
-            served = serve_sizes(removal, smaller, plan, self.model, self.runs, self.tolerance, check)
+        if built.form == "graph" and isinstance(smaller, GraphModel):
+            served = serve_sizes(removal, smaller, plan, self.model, self.runs, self.tolerance, check, every_size)
             smaller, plan = unwritten(served.removal, served.model), served.plan
         summary = Summary(
             before=self._before,

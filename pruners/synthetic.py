@@ -15,6 +15,7 @@ from pruners.compensation import noise
 from pruners.progress import Progress, silent
 from pruners.tracing import evaluating, fitting
 
+OTHERWISE = "give data of your own, or `pruners.noise`."
 Seen = tuple[_BatchNorm, Tensor]
 
 
@@ -46,25 +47,35 @@ def synthetic(
         Tensors of shape (batch, ...), the last one smaller if need be.
 
     Raises:
-        ValueError: a number is no whole one of at least 1, the example is not of real numbers or does not fit the model, or the model
-            has no such batch norm.
+        ValueError: a number is no whole one of at least 1, the example is no tensor of real numbers or does not fit the model, or the
+            model runs no such batch norm, lets no gradient through to it, or has statistics that no input can have.
 
     Reference: Cai et al., "ZeroQ: A Novel Zero Shot Quantization Framework", CVPR 2020, arXiv:2001.00281.
     Differs: squared differences of means and of standard deviations are relative to the layer's own variances, so that every layer
     counts alike; the input itself is held to no statistics.
     """
-    if not any(isinstance(layer, _BatchNorm) and layer.running_var is not None for layer in model.modules()):
+    if not isinstance(example, Tensor):
         raise ValueError(
-            "`model` must have batch norms with running statistics, from which synthetic inputs are made, got none; give data of your "
-            "own, or `pruners.noise`."
+            f"`example` must be the one tensor that the model takes, got {type(example).__name__}; {OTHERWISE}"
         )
     whole_number("steps", steps)
     batches = noise(example, samples, batch, seed)
-    with evaluating(model):
+    with evaluating(model), torch.enable_grad():
         for at, x in enumerate(batches):
             optimizer = torch.optim.Adam([x.requires_grad_()], lr=learning_rate)
             for step in range(steps):
-                (x.grad,) = torch.autograd.grad(mismatch(model, x), x)
+                distance = mismatch(model, x)
+                if not distance.requires_grad:
+                    raise ValueError(
+                        "`model` must run batch norms with running statistics, from which synthetic inputs are made, and let gradients "
+                        f"through to its input, got none that does; {OTHERWISE}"
+                    )
+                if not distance.isfinite():
+                    raise ValueError(
+                        f"batch norms of `model` must have finite statistics and variances above 0, got a distance of {distance:g} to "
+                        f"them; {OTHERWISE}"
+                    )
+                (x.grad,) = torch.autograd.grad(distance, x)
                 optimizer.param_groups[0]["lr"] = learning_rate * (1 - step / steps)
                 optimizer.step()
                 progress("synthetic inputs", at * steps + step + 1, steps * len(batches))
@@ -75,7 +86,7 @@ def mismatch(model: nn.Module, x: Tensor) -> Tensor:
     """How far what enters the batch norms of a model in eval mode is from their running statistics, summed over layers; a scalar."""
     with _watched(model) as seen, fitting((x,), {}, "example"):
         model(x)
-    return torch.stack([_distance(layer, given) for layer, given in seen]).sum()
+    return sum((_distance(layer, given) for layer, given in seen), x.new_zeros(()))
 
 
 def _distance(layer: _BatchNorm, x: Tensor) -> Tensor:

@@ -252,6 +252,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], dynamic: Any) -> ExportedProgram:
+    args, kwargs = _unmarked(args, kwargs)
     with SomethingChosen() as choices:
         program = torch.export.export(model, args, kwargs, dynamic_shapes=dynamic, strict=False)
     program = functional(program)
@@ -259,6 +260,13 @@ def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], dyn
         drop_assertions(program)
         program.graph_module.meta[CHOOSING] = True
     return program
+
+
+def _unmarked(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The same inputs as other tensors: the exporter marks sizes on those that it gets, and leaves the marks where it fails."""
+    leaves, spec = pytree.tree_flatten((args, kwargs))
+    others = {id(x): x.detach() for x in leaves if isinstance(x, torch.Tensor)}
+    return pytree.tree_unflatten([others.get(id(x), x) for x in leaves], spec)
 
 
 def _give_momenta(program: ExportedProgram, model: nn.Module) -> None:
@@ -294,9 +302,11 @@ def _export_batched(
     """Export with a free first dimension of some inputs, or None where the model does not allow it."""
     try:
         program = _export(model, args, kwargs, _free_shapes(model, args, kwargs, free, every_size))
-    except TooManyConditions:
-        raise
-    except Exception:  # whatever a model says of a size that is no number; what does not fit is said without one
+    except (
+        Exception
+    ) as error:  # whatever a model says of a size that is no number; what does not fit is said without one
+        if every_size and isinstance(error, TooManyConditions):
+            raise
         return None
     placeholders = (node for node in program.graph.nodes if node.op == "placeholder")
     specs = zip(placeholders, program.graph_signature.input_specs, strict=True)

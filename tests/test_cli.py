@@ -174,6 +174,10 @@ def test_report_writes_the_page_again(finished: Study, tmp_path: Path) -> None:
         (["search", "--space", "nowhere:make", *QUICK], "cannot import 'nowhere'"),
         (["search", "--space", "json:nothing", *QUICK], "module 'json' has no function 'nothing'"),
         (["search", "--option", "bn", *QUICK], "`--option` must be name=value, got 'bn'"),
+        (
+            ["search", "--option", "bn=paper", "--option", "bn=affine", *QUICK],
+            "must name each once, got bn=paper and bn=affine",
+        ),
         (["search", "--option", "bn=none", *QUICK], "`bn` must be one of paper, affine; got 'none'"),
         (["search", "--image-size", "2", *QUICK], "`image_size` must be at least 4 for 2 poolings, got 2"),
         (["search", "--resume", "/no/such/run"], "is not a run folder"),

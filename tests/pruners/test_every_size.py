@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 from collections.abc import Callable
 from dataclasses import replace
@@ -198,6 +199,38 @@ def test_what_is_not_proved_at_other_sizes_is_not_served(monkeypatch: pytest.Mon
 def test_tracing_is_given_up_where_it_would_take_minutes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.import_module("pruners.sizes"), "MOST_CONDITIONS", 0)
     assert prune(LongOrShort(), torch.randn(2, 5, 4), {"macs": 0.6}).summary.serves == {"x": "Nx5x4"}
+
+
+def test_many_conditions_on_the_batch_fix_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Branching(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            for size in range(10, 20):
+                x = x if x.shape[0] == size else x + 1
+            return super().forward(x)
+
+    monkeypatch.setattr(importlib.import_module("pruners.sizes"), "MOST_CONDITIONS", 5)
+    traced = trace(Branching(4, 4), (torch.randn(3, 4),))
+    assert not traced.batched and traced.sizes.shapes == {"x": (3, 4)}
+
+
+def test_conditions_that_round_are_checked_at_every_size() -> None:
+    class Resized(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = nn.Conv2d(3, 16, 3), nn.Conv2d(16, 5, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = nn.functional.interpolate(self.first(x).relu(), scale_factor=0.5)
+            return self.last(x / x.shape[1] ** 0.5)
+
+    model = Resized().eval()
+    result = prune(model, torch.randn(2, 3, 16, 16), {"macs": 0.5})
+    assert result.summary.serves == {"x": "Nx3xHxW"}
+    for x in (torch.randn(1, 3, 20, 27), torch.randn(3, 3, 11, 16)):
+        found = copy.deepcopy(result.model)(x).detach()
+        assert difference([found], masked(result, model, x)) < 1e-5
+    with pytest.raises(ValueError, match="computed as the traced ones were"):
+        result.model(torch.randn(1, 3, 4, 16))
 
 
 def test_a_result_is_pruned_again() -> None:

@@ -68,15 +68,51 @@ def test_progress_is_told() -> None:
     assert told == [("synthetic inputs", done, 4) for done in (1, 2, 3, 4)]
 
 
+class Unused(nn.Linear):
+    """A batch norm that does not run."""
+
+    def __init__(self) -> None:
+        super().__init__(3, 3)
+        self.norm = nn.BatchNorm1d(3)
+
+
+class Behind(nn.Module):
+    """A batch norm behind what lets no gradient through."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(3)
+
+    @torch.no_grad()
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.norm(2 * x)
+
+
+def broken() -> nn.Module:
+    model = nn.BatchNorm1d(3)
+    assert model.running_mean is not None
+    model.running_mean[1] = torch.nan
+    return model
+
+
+def test_inputs_are_made_where_gradients_are_off() -> None:
+    with torch.no_grad():
+        assert len(synthetic(nn.BatchNorm1d(3), torch.randn(2, 3), samples=4, batch=2, steps=1)) == 2
+
+
 @pytest.mark.parametrize(
     ("model", "example", "message"),
     [
-        (nn.Linear(3, 3), torch.randn(2, 3), "must have batch norms with running statistics"),
+        (nn.Linear(3, 3), torch.randn(2, 3), "must run batch norms with running statistics"),
         (
             nn.BatchNorm1d(3, track_running_stats=False),
             torch.randn(2, 3),
-            "must have batch norms with running statistics",
+            "must run batch norms with running statistics",
         ),
+        (Unused(), torch.randn(2, 3), "let gradients through to its input, got none that does"),
+        (Behind(), torch.randn(2, 3), "let gradients through to its input, got none that does"),
+        (broken(), torch.randn(2, 3), "must have finite statistics and variances above 0, got a distance of nan"),
+        (nn.BatchNorm1d(3), [torch.randn(2, 3)], "must be the one tensor that the model takes, got list"),
         (nn.BatchNorm1d(3), torch.ones(2, 3, dtype=torch.long), "must hold real numbers, got torch.int64"),
         (nn.BatchNorm1d(3), torch.randn(2, 4), "`example` must fit the model"),
     ],
