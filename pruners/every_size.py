@@ -156,12 +156,8 @@ def _runs_at_other_sizes(runs: nn.Module, given: Trace) -> bool:
                 for place, dim in dims:
                     changed[place] = of_size(changed[place], dim, other)
                 args, kwargs = pytree.tree_unflatten(changed, spec)
-                try:
-                    with evaluating(runs):
-                        run_example(runs, replace(given, args=args, kwargs=kwargs))
+                if _runs(runs, replace(given, args=args, kwargs=kwargs)):
                     return True
-                except Exception:  # whatever a model says of sizes that it does not allow
-                    continue
     return False
 
 
@@ -177,7 +173,8 @@ def prove_at(sizes: Mapping[str, int], served: Served, runs: nn.Module, toleranc
         smaller = smaller_graph(served.plan, removal)
         if smaller.code != served.model.code:
             raise ValueError(f"a graph must be the same at every size, got another at {dict(sizes)}.")
-        verify(removal, rewrite(removal), dependency_groups(removal.graph), runs, tolerance)
+        whole = rewrite(removal) if served.plan.blocks else smaller
+        verify(removal, whole, dependency_groups(removal.graph), runs, tolerance)
         if served.plan.blocks:
             masked = bypassed_outputs(removal, left_out(served.plan, removal))
             apart = difference(run_example(smaller, removal.graph.trace), masked)
@@ -186,8 +183,8 @@ def prove_at(sizes: Mapping[str, int], served: Served, runs: nn.Module, toleranc
 
 
 def _least(served: Served, runs: nn.Module, tolerance: float) -> dict[str, int]:
-    """The free sizes that must not be 1: those for which it is not proved beside the traced sizes and beside the smallest, and all
-    where not all at once are."""
+    """The free sizes that must not be 1: those for which it is not proved beside the traced sizes and, where anything runs at such,
+    beside the smallest; and all but the batch where not all at once are."""
     traced = served.removal.graph.trace
     sizes = traced.sizes
     few = smallest_sizes(sizes)
@@ -196,23 +193,31 @@ def _least(served: Served, runs: nn.Module, tolerance: float) -> dict[str, int]:
     def proved(at: Mapping[str, int]) -> bool:
         if at == example or not sizes.allow(at):
             return True
-        resized = traced.resized(at)
-        try:
-            with evaluating(runs):
-                run_example(runs, resized)
-        except Exception:  # whatever a model says of sizes that it does not allow
-            return True
         try:
             prove_at(at, served, runs, tolerance)
-        except Exception:
+        except Exception:  # whatever the model says, too
             return False
         return True
 
+    def proved_or_refused(at: Mapping[str, int]) -> bool:
+        """Or neither the model nor the graph runs at these sizes, which says nothing of others."""
+        resized = traced.resized(at)
+        return proved(at) or not (_runs(runs, resized) or _runs(served.model, resized))
+
     least = {
-        name: LEAST for name in sizes.traced if not all(proved({**others, name: 1}) for others in (few, sizes.traced))
+        name: LEAST
+        for name in sizes.traced
+        if not (proved({**sizes.traced, name: 1}) and proved_or_refused({**few, name: 1}))
     }
-    return (
-        least
-        if proved({**dict.fromkeys(sizes.traced, 1), **{name: few[name] for name in least}})
-        else dict.fromkeys(sizes.traced, LEAST)
-    )
+    at_once = {**dict.fromkeys(sizes.traced, 1), **{name: few[name] for name in least}}
+    return least if proved_or_refused(at_once) else least | {name: LEAST for name in sizes.traced if name != BATCH}
+
+
+def _runs(model: nn.Module, traced: Trace) -> bool:
+    """Whether a model runs on the example of a trace."""
+    try:
+        with evaluating(model):
+            run_example(model, traced)
+    except Exception:  # whatever a model says of sizes that it does not allow
+        return False
+    return True

@@ -302,9 +302,7 @@ def _export_batched(
     """Export with a free first dimension of some inputs, or None where the model does not allow it."""
     try:
         program = _export(model, args, kwargs, _free_shapes(model, args, kwargs, free, every_size))
-    except (
-        Exception
-    ) as error:  # whatever a model says of a size that is no number; what does not fit is said without one
+    except Exception as error:  # whatever a model says of a size that is no number
         if every_size and isinstance(error, TooManyConditions):
             raise
         return None

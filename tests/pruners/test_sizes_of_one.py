@@ -28,7 +28,7 @@ BRANCHES: dict[str, tuple[Callable[[int, int], bool], dict[str, int]]] = {
     "one sample": (lambda n, length: n == 1, {"N": 2}),
     "one place": (lambda n, length: length == 1, {"L": 2}),
     "few in all": (lambda n, length: n * length < 4, {"N": 2, "L": 2}),
-    "one in all": (lambda n, length: n * length == 1, {"N": 2, "L": 2}),
+    "one in all": (lambda n, length: n * length == 1, {"L": 2}),
     "one sample of many places": (lambda n, length: n == 1 and length > 8, {"N": 2}),
 }
 
@@ -45,6 +45,40 @@ def test_sizes_of_one_are_served_where_proved(name: str) -> None:
         else:
             with pytest.raises(ValueError, match=r"here [NL] >= 2 of NxLx8, got"):
                 result.model(torch.randn(n, length, 8))
+
+
+def test_what_the_model_refuses_is_refused() -> None:
+    def refuse(n: int, length: int) -> bool:
+        if length == 1:
+            raise ValueError("one place has no neighbours")
+        return False
+
+    assert prune(Doubled(refuse), torch.randn(2, 12, 8), {"params": 0.6}).plan.least == {"L": 2}
+
+
+def test_few_that_the_model_refuses_are_refused() -> None:
+    def refuse(n: int, length: int) -> bool:
+        if n * length < 4:
+            raise ValueError("too few in all")
+        return False
+
+    assert prune(Doubled(refuse), torch.randn(4, 12, 8), {"params": 0.6}).plan.least == {"N": 2, "L": 2}
+
+
+def test_one_place_that_the_model_refuses_costs_no_batch_of_one() -> None:
+    class Normalised(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.norm, self.last = nn.Conv2d(3, 16, 1), nn.InstanceNorm2d(8), nn.Conv2d(16, 5, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.norm(self.first(x)).relu()  # of more than one place
+            return self.last(x / x.shape[1] ** 0.5)
+
+    for batch in (1, 2):
+        result = prune(Normalised(), torch.randn(batch, 3, 6, 8), {"macs": 0.5})
+        assert result.summary.serves == {"x": "Nx3xHxW"} and result.plan.least == {"H": 2, "W": 2}
+        assert result.model(torch.randn(1, 3, 2, 4)).shape == (1, 5, 2, 4)
 
 
 def test_an_example_of_one_sample_is_served_without_sizes_that_join_with_it() -> None:
