@@ -18,7 +18,9 @@ step. 1,000 unlabelled training images serve criteria, curves, recalibration and
 `synthetic` recalibration alone, of a copy, for comparison. Nothing is chosen on test images.
 
 With several `--rates` each method has the learning rate that does best for it at that size: the first seed's model is trained on
-nine tenths of the training images with each, and the held-out tenth decides (`rates.csv`). Those rows say `chosen` as their `rate`.
+nine tenths of the training images with each, and the held-out tenth decides (`rates.csv`). Those rows say `chosen` as their `recipe`.
+With `--distill` the epoch follows the unpruned model as well as the labels, as `nas prune --recover distill:1` does by default, at the
+usual learning rate; those rows say `distilled`.
 """
 
 from __future__ import annotations
@@ -40,6 +42,7 @@ from estimators import compare_latency, count
 from examples.cifar_resnet import BasicBlock, CifarResNet, pretrained
 from nas.batches import batches
 from nas.data import ImageData, Split, load_data, with_normalisation
+from nas.distillation import Distillation, Distilled
 from nas.evaluation import module_accuracy
 from nas.seeding import stream
 from nas.training import Alone, TrainingConfig, fit
@@ -62,7 +65,7 @@ SHAPE = (3, 32, 32)
 LATENCY_BATCH = 32
 USUAL_RATE = 0.02
 SETTING = ("model", "speedup_asked", "method", "channels")
-KEY = (*SETTING, "seed", "rate")
+KEY = (*SETTING, "seed", "recipe")
 COLUMNS = (
     *KEY, "learning_rate", "macs_speedup", "params", "form", "dense", "cut", "recalibrated", "least_squares", "trained",
     "latency_ms", "latency_dense_ms", "latency_speedup", "seconds_prune", "seconds_least_squares", "seconds_training",
@@ -108,7 +111,7 @@ def by_torch_pruning(model: CifarResNet, budget: float, within_blocks: bool) -> 
     import torch_pruning as tp  # type: ignore[import-not-found]
 
     smaller = with_convolutions(model)
-    ignored = [smaller.linear]
+    ignored: list[nn.Module] = [smaller.linear]
     if within_blocks:
         kept = set(inner(smaller))
         ignored += [m for m in smaller.modules() if isinstance(m, nn.Conv2d) and m not in kept]
@@ -121,11 +124,15 @@ def by_torch_pruning(model: CifarResNet, budget: float, within_blocks: bool) -> 
     return smaller
 
 
-def trained(model: nn.Module, rate: float, split: Split, seed: int, data: ImageData) -> nn.Module:
-    """A copy of a model after one epoch on a part of the data."""
+def trained(
+    model: nn.Module, rate: float, split: Split, seed: int, data: ImageData, teacher: nn.Module | None = None
+) -> nn.Module:
+    """A copy of a model after one epoch on a part of the data, on labels or towards a teacher as well."""
     config = TrainingConfig(epochs=1, learning_rate=rate, final_learning_rate=rate / 100)
     result, device = copy.deepcopy(model), torch.device("cpu")
-    fit(Alone(result, config, device), data, split, config, seed=seed, device=device)
+    alone = Alone(result, config, device)
+    learner = alone if teacher is None else Distilled(result, teacher, config, Distillation(), device)
+    fit(learner, data, split, config, seed=seed, device=device)
     return result
 
 
@@ -145,8 +152,9 @@ def measure(
     seed: int,
     data: ImageData,
     rate_for: Callable[[nn.Module], float] | None,
+    distill: bool = False,
 ) -> dict:
-    """One row; `rate_for` gives the learning rate of the epoch of training, None leaves training out."""
+    """One row; `rate_for` gives the learning rate of the epoch of training, None leaves training out; `model` teaches it or not."""
 
     def score(network: nn.Module) -> str:
         return f"{100 * module_accuracy(network, data, data.test):.2f}"
@@ -188,7 +196,7 @@ def measure(
     if rate_for is not None:
         row["learning_rate"] = rate = rate_for(smaller)
         start = time.perf_counter()
-        after = trained(smaller, rate, data.training, seed, data)
+        after = trained(smaller, rate, data.training, seed, data, teacher=model if distill else None)
         row |= {"seconds_training": f"{time.perf_counter() - start:.1f}", "trained": score(after)}
     return row
 
@@ -230,8 +238,10 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
     parser.add_argument("--channels", nargs="+", default=["inner"], choices=["inner", "all"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--rates", nargs="+", type=float, help="learning rates to choose among; without it, 0.02")
-    parser.add_argument("--no-training", action="store_true", help="leave out the epoch of training")
+    training = parser.add_mutually_exclusive_group()
+    training.add_argument("--rates", nargs="+", type=float, help="learning rates to choose among; without it, 0.02")
+    training.add_argument("--distill", action="store_true", help="train towards the unpruned model, too")
+    training.add_argument("--no-training", action="store_true", help="leave out the epoch of training")
     options = parser.parse_args()
     table, tried = options.out / "prune_resnet56.csv", options.out / "rates.csv"
     options.out.mkdir(parents=True, exist_ok=True)
@@ -243,7 +253,8 @@ def main() -> None:
         if method not in OURS:
             channels = "inner" if method.endswith("inner") else "all"
         setting = dict(zip(SETTING, map(str, (name, speedup, method, channels)), strict=True))
-        key = {**setting, "seed": str(seed), "rate": "chosen" if options.rates else "usual"}
+        recipe = "chosen" if options.rates else "distilled" if options.distill else "usual"
+        key = {**setting, "seed": str(seed), "recipe": recipe}
         before = next((row for row in rows if all(row[k] == v for k, v in key.items())), None)
         if before and (before["trained"] or options.no_training):
             continue
@@ -252,7 +263,9 @@ def main() -> None:
             return best_rate(tried, setting, model, options.rates, seed, data) if options.rates else USUAL_RATE
 
         model = pretrained(options.weights / WEIGHTS[name])
-        found = measure(model, speedup, method, channels, seed, data, None if options.no_training else rate_for)
+        found = measure(
+            model, speedup, method, channels, seed, data, None if options.no_training else rate_for, options.distill
+        )
         row = {**key, **found}
         rows = [other for other in rows if other is not before] + [{c: str(row.get(c, "")) for c in COLUMNS}]
         write(table, rows)
