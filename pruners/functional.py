@@ -33,7 +33,14 @@ FILLED = {
 FRESH = {
     *(f"conv{kind}{n}d" for kind in ("", "_transpose") for n in (1, 2, 3)),
     *("linear", "matmul", "batch_norm", "layer_norm", "group_norm", "instance_norm", "silu", "relu6"),
+    *(f"adaptive_avg_pool{n}d" for n in (1, 2, 3)),
 }  # composite operators that never return their input
+SAME_MEMORY = {
+    "flatten",
+    "reshape",
+    "contiguous",
+    "dropout",
+}  # composite operators that may return memory of their input, only of it
 
 
 def functional(program: ExportedProgram) -> ExportedProgram:
@@ -46,8 +53,9 @@ def functional(program: ExportedProgram) -> ExportedProgram:
             node.target = FILLED[node.target]
             node.kwargs = {name: value for name, value in node.kwargs.items() if name != "memory_format"}
     place = {node: i for i, node in enumerate(program.graph.nodes)}
+    replaced = all(_replaced(node, place) for node in list(place) if node.op not in ("placeholder", "output"))
     compound = _without_rule(program)
-    if not compound and all(_replaced(node, place) for node in list(place) if node.op not in ("placeholder", "output")):
+    if replaced and not compound:
         return program
     known = torch.export.default_decompositions()
     apart: set[Any] = set()
@@ -119,16 +127,18 @@ def _counterpart(target: OpOverload) -> OpOverload | None:
     """`aten.relu` for `aten.relu_`, or None if there is no such operator."""
     packet = getattr(aten, _name(target).removesuffix("_"), None)
     overload = getattr(packet, target._overloadname, None)
-    names = [argument.name for argument in target._schema.arguments]
     if overload is None or overload._schema.is_mutable:
         return None
-    return overload if [argument.name for argument in overload._schema.arguments] == names else None
+    own, its = ([argument.name for argument in which._schema.arguments][1:] for which in (target, overload))
+    return overload if own == its else None
 
 
 def _alone(base: Node, node: Node, slices: list[Node], place: Mapping[Node, int]) -> bool:
-    """Whether no other value made before an in-place operator can share the memory that it writes to."""
+    """Whether no other value made before an in-place operator, and used after it, can share the memory that it writes to."""
     earlier = [user for user in base.users if place[user] < place[node] and user not in slices]
-    return not any(_may_alias(holder.target) for holder in (base, *earlier))
+    while _passes_on(base.target) and isinstance(base.args[0], Node) and len(base.args[0].users) == 1:
+        base = base.args[0]
+    return base.op == "call_function" and not any(_may_alias(holder.target) for holder in (base, *earlier))
 
 
 def _may_alias(target: Any) -> bool:
@@ -137,6 +147,11 @@ def _may_alias(target: Any) -> bool:
         return True
     composite = _is_composite(target) and _returns_tensors(target) and _name(target) not in FRESH
     return _is_view(target) or composite
+
+
+def _passes_on(target: Any) -> bool:
+    """Whether what an operator returns shares memory with its first input at most."""
+    return isinstance(target, OpOverload) and (_is_view(target) or _name(target) in SAME_MEMORY)
 
 
 def _is_view(target: OpOverload) -> bool:

@@ -86,7 +86,28 @@ def empty_filled(x: Tensor) -> Tensor:
     return y
 
 
+def flat_written(x: Tensor) -> Tensor:
+    flat = x.reshape(-1, 2, 3).flatten(1)
+    flat.mul_(2)
+    return F.dropout(flat, 0.5, False, True) + flat
+
+
+def flat_seen_through_another(x: Tensor) -> Tensor:
+    cubes = x.reshape(-1, 2, 3)
+    flat = cubes.flatten(1)
+    flat.mul_(2)
+    return cubes.exp().sum() + flat.sum()
+
+
+def input_seen_through_another(x: Tensor) -> Tensor:
+    y = x.sigmoid()
+    rows = y.reshape(-1, 2).flatten()
+    rows.mul_(2)
+    return y.sum() + rows.sigmoid().sum()
+
+
 EASY = {
+    "flat": flat_written,
     "relu": lambda x: F.relu(x, True) * 2,
     "kept": written_and_kept,
     "parts": parts_written,
@@ -97,6 +118,8 @@ HARD = {
     f.__name__: f
     for f in (
         view_seen_later,
+        flat_seen_through_another,
+        input_seen_through_another,
         rows_of_a_view_written,
         part_seen_later,
         part_seen_through_another,
