@@ -5,8 +5,9 @@
 
 Methods, all to the same macs by one counter, and trained alike in the end:
     distortion           importance "obs", allocation "distortion", then least squares
-    noise                the same on standard normal noise in place of images
-    synthetic            the same on inputs made from the model's batch norms (500, `pruners.synthetic`)
+    global               what `prune` does unless told otherwise, squared weights and one ranking of all groups, then least squares
+    noise                the first on standard normal noise in place of images
+    synthetic            the first on inputs made from the model's batch norms (500, `pruners.synthetic`)
     uniform, random      squared weights or nothing as importance, the same ratio everywhere, then least squares
     torch-pruning        group L2 norms, global, in 400 steps, on a rewrite whose shortcuts are exact 0/1 convolutions
     torch-pruning-inner  the same, held to the channels inside blocks
@@ -51,6 +52,7 @@ from pruners import groups, least_squares_, noise, prune, recalibrate_, syntheti
 WEIGHTS = {"resnet20": "resnet20-12fca82f.th", "resnet56": "resnet56-4bfd9763.th"}
 OURS = {
     "distortion": ("obs", "distortion"),
+    "global": ("l2", "global"),
     "noise": ("obs", "distortion"),
     "synthetic": ("obs", "distortion"),
     "uniform": ("l2", "uniform"),
