@@ -6,6 +6,7 @@
 Methods, all to the same macs by one counter, and trained alike in the end:
     distortion           importance "obs", allocation "distortion", then least squares
     global               what `prune` does unless told otherwise, squared weights and one ranking of all groups, then least squares
+    iterative            the same in 100 steps, each of which scores what is left anew, as Torch-Pruning does
     noise                the first on standard normal noise in place of images
     synthetic            the first on inputs made from the model's batch norms (500, `pruners.synthetic`)
     uniform, random      squared weights or nothing as importance, the same ratio everywhere, then least squares
@@ -53,6 +54,7 @@ WEIGHTS = {"resnet20": "resnet20-12fca82f.th", "resnet56": "resnet56-4bfd9763.th
 OURS = {
     "distortion": ("obs", "distortion"),
     "global": ("l2", "global"),
+    "iterative": ("l2", "global"),
     "noise": ("obs", "distortion"),
     "synthetic": ("obs", "distortion"),
     "uniform": ("l2", "uniform"),
@@ -62,6 +64,7 @@ INPUTS: dict[str, Callable[..., list[Tensor]]] = {
     "noise": lambda model, example, seed: noise(example, seed=seed),
     "synthetic": synthetic,
 }
+STEPS = {"iterative": 100}
 METHODS = (*OURS, "torch-pruning", "torch-pruning-inner")
 SHAPE = (3, 32, 32)
 LATENCY_BATCH = 32
@@ -170,7 +173,7 @@ def measure(
         importance, allocation = OURS[method]
         result = prune(
             model, sample[0][:2], {"macs": 1 / speedup}, importance=importance, allocation=allocation, batches=seen, seed=seed,
-            ignore=shared_channels(model, sample[0][:2]) if channels == "inner" else [], max_ratio=0.95,
+            steps=STEPS.get(method, 1), ignore=shared_channels(model, sample[0][:2]) if channels == "inner" else [], max_ratio=0.95,
         )  # fmt: skip
         smaller, row["form"] = result.model, result.summary.form
     else:

@@ -143,10 +143,10 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             raise ValueError("neither of safetensors nor of torch.save")
     except pickle.UnpicklingError as error:
         raise ValueError(
-            f"{path} holds more than tensors and is not read, as it could run code; save its state_dict alone"
+            f"{path} holds more than tensors, or is damaged, and is not read, as it could run code; save its state_dict alone"
         ) from error
     except Exception as error:  # torch.load raises whatever damage leads to
-        raise ValueError(f"{path} is no whole weights file: {error}") from error
+        raise ValueError(f"{path} is no whole weights file: {first_line(error)}") from error
     for key in CHECKPOINT_KEYS:
         if isinstance(found, dict) and isinstance(found.get(key), dict):
             found = found[key]
