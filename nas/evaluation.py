@@ -20,7 +20,8 @@ from nas.batches import normalize
 from nas.data import ImageData, Split
 from nas.device import memory_format, precision
 from nas.progress import Progress, silent
-from pruners.tracing import evaluating, first_line
+from pruners.errors import first_line
+from pruners.tracing import evaluating
 from search_spaces import Supernet
 from search_spaces.network import Local
 from search_spaces.paths import Flow, FlowShape, advance, shape_of

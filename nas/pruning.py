@@ -26,9 +26,10 @@ from nas.record import environment
 from nas.recovery import WITHOUT_TRAINING, Recovery, Repair, parse_recovery, repair_untrained
 from pruners import PruneResult, prune
 from pruners.analysis import split_inputs
+from pruners.errors import first_line
 from pruners.synthetic import synthetic as synthetic_inputs
 from pruners.targets import COUNTED, LATENCY
-from pruners.tracing import evaluating, first_line
+from pruners.tracing import evaluating
 
 CHECKPOINT_KEYS = ("state_dict", "model")  # where training scripts keep the weights beside an optimiser
 WRAPPER = "module."

@@ -12,8 +12,9 @@ from torch import fx, nn
 from torch.fx import Node
 
 from pruners.axes import Axis, leaves
+from pruners.errors import first_line
 from pruners.rewrite import GraphModel, Removal
-from pruners.tracing import Trace, first_line, is_random, operator, owner, seeded, several, tensors_in
+from pruners.tracing import Trace, is_random, operator, owner, seeded, several, tensors_in
 
 VANISHED = 1e-30  # what is smaller counts as zero
 

@@ -12,9 +12,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from pruners.allocation import whole_number
 from pruners.batches import as_batch
+from pruners.errors import fitting
 from pruners.progress import Progress, silent, watched
 from pruners.rewrite import GraphModel
-from pruners.tracing import evaluating, fitting
+from pruners.tracing import evaluating
 
 
 def recalibrate_(model: nn.Module, batches: Iterable[Any], progress: Progress = silent) -> None:

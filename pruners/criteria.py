@@ -16,9 +16,10 @@ from torch.utils import _pytree as pytree
 
 from pruners.batches import Batch
 from pruners.check import Runner
+from pruners.errors import first_line, fitting
 from pruners.relevance import reads_weight
 from pruners.rewrite import GraphModel
-from pruners.tracing import evaluating, first_line, fitting, operator
+from pruners.tracing import evaluating, operator
 
 Tensors = Mapping[str, torch.Tensor]
 Scores = dict[str, torch.Tensor]

@@ -14,12 +14,13 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from pruners.check import Comparison, Masked, compare, difference, needs_copies, run_example, run_traced
+from pruners.errors import first_line, fitting
 from pruners.groups import AxisGraph, Group, dependency_groups, tie_axes
 from pruners.plan import PruningPlan, fingerprint, kept_by
 from pruners.rewrite import GraphModel, Removal, rewrite
 from pruners.routing import NothingChosen
 from pruners.surgery import computed_tensors
-from pruners.tracing import Trace, evaluating, first_line, fitting, is_random, operator, seeded, tensors_in, trace
+from pruners.tracing import Trace, evaluating, is_random, operator, seeded, tensors_in, trace
 
 
 def verify(

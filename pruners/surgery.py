@@ -17,8 +17,9 @@ from torch.nn.modules.conv import _ConvNd
 
 from pruners.axes import Axis, leaves
 from pruners.check import difference, run_example
+from pruners.errors import first_line
 from pruners.rewrite import GraphModel, Removal, sliced
-from pruners.tracing import first_line, owner, tensors_in
+from pruners.tracing import owner, tensors_in
 
 Form = Literal["module", "graph"]
 SHAKEN = 65_536  # entries of a tensor that get noise, at most

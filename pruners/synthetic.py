@@ -12,8 +12,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from pruners.allocation import whole_number
 from pruners.compensation import noise
+from pruners.errors import fitting
 from pruners.progress import Progress, silent
-from pruners.tracing import evaluating, fitting
+from pruners.tracing import evaluating
 
 OTHERWISE = "give data of your own, or `pruners.noise`."
 Seen = tuple[_BatchNorm, Tensor]

@@ -1,0 +1,193 @@
+"""Models through `torch.export`, with as many free sizes as they allow."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import io
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stderr
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.export import Dim, ExportedProgram
+from torch.export.graph_signature import InputKind
+from torch.utils import _pytree as pytree
+
+from pruners import routing
+from pruners import sizes as free_sizes
+from pruners.errors import first_line, fitting
+from pruners.functional import drop_assertions, functional
+from pruners.routing import SomethingChosen
+from pruners.sizes import FewConditions, TooManyConditions
+
+CHOOSING = "choosing"  # a graph's note that rows are chosen by their values
+
+
+def export(
+    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], every_size: bool
+) -> tuple[ExportedProgram, frozenset[int], int]:
+    """A functional graph of a model, which of all inputs have a free first dimension in it, and with how many copies of the
+    example it was traced.
+
+    Args:
+        model: in eval mode.
+        args: example positional inputs.
+        kwargs: example keyword inputs.
+        every_size: free every dimension of the inputs that the model allows, not the first only, but for those of size 1.
+
+    Raises:
+        ValueError: if the example inputs do not fit the model, or `torch.export` cannot trace it.
+    """
+    with _quiet(), torch.no_grad(), _named_inputs(model, kwargs), FewConditions():
+        size, free = _batch(args, kwargs)
+        copies = 2 if size == 1 else 1
+        program = _export_batched(model, *repeated(args, kwargs, free, copies), free, every_size) if free else None
+        if program is not None:
+            return program, free, copies
+        try:
+            shapes = _free_shapes(model, args, kwargs, frozenset(), every_size) if every_size else None
+            return _export(model, args, kwargs, shapes), frozenset(), 1
+        except Exception as error:
+            with fitting(args, kwargs):
+                model(*args, **kwargs)
+            raise ValueError(_untraceable(error)) from error
+
+
+def repeated(
+    args: tuple[Any, ...], kwargs: dict[str, Any], free: frozenset[int], copies: int
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Inputs of which those that are free hold several copies of themselves."""
+    leaves, spec = pytree.tree_flatten((args, kwargs))
+    return pytree.tree_unflatten(
+        [torch.cat([x] * copies) if place in free and copies > 1 else x for place, x in enumerate(leaves)], spec
+    )
+
+
+def _batch(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[int | None, frozenset[int]]:
+    """The first dimension of the first tensor that has one, and which of all inputs share it."""
+    sizes = [
+        x.shape[0] if isinstance(x, torch.Tensor) and x.dim() else None for x in pytree.tree_leaves((args, kwargs))
+    ]
+    size = next((size for size in sizes if size is not None), None)
+    return size, frozenset(place for place, other in enumerate(sizes) if other == size and size is not None)
+
+
+def _export_batched(
+    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], free: frozenset[int], every_size: bool
+) -> ExportedProgram | None:
+    """Export with a free first dimension of some inputs, or None where the model does not allow it."""
+    try:
+        program = _export(model, args, kwargs, _free_shapes(model, args, kwargs, free, every_size))
+    except Exception as error:  # whatever a model says of a size that is no number
+        if every_size and isinstance(error, TooManyConditions):
+            raise
+        return None
+    placeholders = (node for node in program.graph.nodes if node.op == "placeholder")
+    specs = zip(placeholders, program.graph_signature.input_specs, strict=True)
+    users = [node for node, spec in specs if spec.kind == InputKind.USER_INPUT]
+    return program if all(isinstance(users[place].meta["val"].shape[0], torch.SymInt) for place in free) else None
+
+
+def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], dynamic: Any) -> ExportedProgram:
+    args, kwargs = _unmarked(args, kwargs)
+    with SomethingChosen() as choices:
+        program = torch.export.export(model, args, kwargs, dynamic_shapes=dynamic, strict=False)
+    program = functional(program)
+    if choices.asked:
+        drop_assertions(program)
+        program.graph_module.meta[CHOOSING] = True
+    return program
+
+
+def _unmarked(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The same inputs as other tensors: the exporter marks sizes on those that it gets, and leaves the marks where it fails."""
+    leaves, spec = pytree.tree_flatten((args, kwargs))
+    others = {id(x): x.detach() for x in leaves if isinstance(x, torch.Tensor)}
+    return pytree.tree_unflatten([others.get(id(x), x) for x in leaves], spec)
+
+
+def _free_shapes(
+    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], free: frozenset[int], every_size: bool
+) -> dict[str, Any]:
+    """Dynamic shapes under the names of the forward's parameters, those collected in `*args` as one, as `torch.export` wants them."""
+    leaves, spec = pytree.tree_flatten((args, kwargs))
+    shapes = []
+    for place, leaf in enumerate(leaves):
+        sizes = leaf.shape if every_size and isinstance(leaf, torch.Tensor) else ()
+        dims = {dim for dim, size in enumerate(sizes) if size > 1} | ({0} if place in free else set())
+        shapes.append(dict.fromkeys(dims, Dim.AUTO) or None)
+    args, kwargs = pytree.tree_unflatten(shapes, spec)
+    return inspect.signature(model.forward).bind(*args, **kwargs).arguments
+
+
+@contextmanager
+def _named_inputs(model: nn.Module, kwargs: Mapping[str, Any]) -> Iterator[None]:
+    """Give keyword inputs that a forward collects in `**kwargs` a name in its signature, without which the exporter confuses
+    their dynamic shapes."""
+    forward = model.forward
+    signature = inspect.signature(forward)
+    extra = [name for name in kwargs if name not in signature.parameters]
+    if not extra:
+        yield
+        return
+
+    @functools.wraps(forward)
+    def named(*args: Any, **kwargs: Any) -> Any:
+        return forward(*args, **kwargs)
+
+    known = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
+    collected = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY) for name in extra]
+    named.__signature__ = signature.replace(parameters=known + collected)  # type: ignore[attr-defined]
+    had = model.__dict__.get("forward")
+    model.__dict__["forward"] = named
+    try:
+        yield
+    finally:
+        del model.__dict__["forward"]
+        if had is not None:
+            model.__dict__["forward"] = had
+
+
+def _untraceable(error: Exception) -> str:
+    return (
+        f"the model cannot be traced by `torch.export`: {first_line(error)}\n{_user_frame(error)}"
+        "Ways out: replace branches on tensor values by torch.where; pass numbers that do not change as "
+        "attributes; loop over all experts, not over those that occur; return tensors, tuples, lists or dicts (a "
+        "transformers model with `use_cache=False`); prune the traceable submodules one by one."
+    )
+
+
+def _user_frame(error: BaseException) -> str:
+    """The innermost line of the traceback that is neither torch's nor ours."""
+    lines, walk = [], error.__traceback__
+    while walk is not None:
+        file, line = walk.tb_frame.f_code.co_filename, walk.tb_lineno
+        if (
+            not file.startswith("<")
+            and not {"torch", "sympy"} & set(Path(file).parts)
+            and file not in (__file__, routing.__file__, free_sizes.__file__)
+        ):
+            lines.append(f"  at {file}:{line} in {walk.tb_frame.f_code.co_name}\n")
+        walk = walk.tb_next
+    return lines[-1] if lines else ""
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporter's warnings, logs and the graphs that it prints out of the caller's terminal."""
+    loggers = [logging.getLogger(name) for name in ("torch.export", "torch._export", "torch.fx", "torch._subclasses")]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
+        warnings.simplefilter("ignore")
+        for logger in loggers:
+            logger.setLevel(logging.CRITICAL)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
