@@ -23,7 +23,7 @@ from pruners import sizes as free_sizes
 from pruners.errors import first_line, fitting
 from pruners.functional import drop_assertions, functional
 from pruners.routing import SomethingChosen
-from pruners.sizes import FewConditions, TooManyConditions
+from pruners.sizes import BATCH, FewConditions, TooManyConditions, sizes_of
 
 CHOOSING = "choosing"  # a graph's note that rows are chosen by their values
 
@@ -46,7 +46,7 @@ def export(
     with _quiet(), torch.no_grad(), _named_inputs(model, kwargs), FewConditions():
         size, free = _batch(args, kwargs)
         copies = 2 if size == 1 else 1
-        program = _export_batched(model, *repeated(args, kwargs, free, copies), free, every_size) if free else None
+        program = _export_batched(model, args, kwargs, free, copies, every_size) if free else None
         if program is not None:
             return program, free, copies
         try:
@@ -78,9 +78,11 @@ def _batch(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[int | None, f
 
 
 def _export_batched(
-    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], free: frozenset[int], every_size: bool
+    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], free: frozenset[int], copies: int, every_size: bool
 ) -> ExportedProgram | None:
-    """Export with a free first dimension of some inputs, or None where the model does not allow it."""
+    """Export with a free first dimension of some inputs, or None where the model does not allow it, or treats the one sample of the
+    example unlike the several that it is traced with."""
+    args, kwargs = repeated(args, kwargs, free, copies)
     try:
         program = _export(model, args, kwargs, _free_shapes(model, args, kwargs, free, every_size))
     except Exception as error:  # whatever a model says of a size that is no number
@@ -90,7 +92,10 @@ def _export_batched(
     placeholders = (node for node in program.graph.nodes if node.op == "placeholder")
     specs = zip(placeholders, program.graph_signature.input_specs, strict=True)
     users = [node for node, spec in specs if spec.kind == InputKind.USER_INPUT]
-    return program if all(isinstance(users[place].meta["val"].shape[0], torch.SymInt) for place in free) else None
+    if not all(isinstance(users[place].meta["val"].shape[0], torch.SymInt) for place in free):
+        return None
+    sizes = sizes_of(users, free)
+    return program if copies == 1 or sizes.allow({**sizes.traced, BATCH: 1}) else None
 
 
 def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], dynamic: Any) -> ExportedProgram:

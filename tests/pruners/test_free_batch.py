@@ -65,6 +65,13 @@ class Lonely(Wrapper):
         return self.net(x) * (2 if x.shape[0] == 1 else 1)
 
 
+class Odd(Wrapper):
+    """Treats odd numbers of samples unlike even ones."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x) * (2 if x.shape[0] % 2 else 1)
+
+
 X = torch.randn(2, 4)
 WRAPPED: dict[str, tuple[Callable[[], nn.Module], tuple[Any, ...], dict[str, Any]]] = {
     "collected": (Wrapper, (X,), {}),
@@ -99,6 +106,13 @@ def test_a_model_that_treats_one_sample_unlike_several() -> None:
     with pytest.raises(ValueError, match="traced as two samples: .* give several"):
         prune(Lonely(), X[:1], {"macs": 0.5})
     assert prune(Lonely(), X, {"macs": 0.5}).summary.form == "module"
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_the_example_decides_a_branch_that_two_samples_take_otherwise(batch: int) -> None:
+    traced = trace(Odd(), (X[:batch],))
+    assert traced.copies == 1 and traced.batched == (batch == 2)
+    assert prune(Odd(), X[:batch], {"macs": 0.5}).summary.difference < 1e-5
 
 
 @pytest.mark.parametrize("batch", [6, 8])
