@@ -365,7 +365,7 @@ MENDS: Mapping[str, Mend] = {
     **dict.fromkeys(("convolution", "channel_shuffle", "native_channel_shuffle"), _groups),
     "reshape": lambda removal, node, a: _sizes(removal, node, a, "shape"),
     "unflatten": _unflatten,
-    "slice": _slice,
+    **dict.fromkeys(("slice", "slice_scatter"), _slice),
     "group_norm": lambda removal, node, a: _groups(removal, node, a, "num_groups"),
     "layer_norm": _layer_norm,
     "rms_norm": _layer_norm,

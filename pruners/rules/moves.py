@@ -6,7 +6,7 @@ import math
 
 from torch.fx import Node
 
-from pruners.axes import Axis, concat, cut, factor, freeze, product, tie
+from pruners.axes import Axis, concat, cut, factor, freeze, leaves, product, tie
 from pruners.rules.base import Arguments, Dims, Rule, Walk, broadcast
 from pruners.tracing import number
 
@@ -36,9 +36,10 @@ def permute(walk: Walk, node: Node, a: Arguments) -> Dims:
 
 
 def transpose(walk: Walk, node: Node, a: Arguments) -> Dims:
+    """Two dimensions change places: `transpose`, `swapaxes` and `swapdims` name them, `t` takes both."""
     x = list(walk.dims(a["self"]))
     if len(x) > 1:
-        i, j = (a["dim0"], a["dim1"]) if "dim0" in a else (0, 1)
+        i, j = next(((a[f"{name}0"], a[f"{name}1"]) for name in ("dim", "axis") if f"{name}0" in a), (0, 1))
         x[i], x[j] = x[j], x[i]
     return x
 
@@ -143,10 +144,16 @@ def take_slice(walk: Walk, node: Node, a: Arguments) -> Dims:
 
 
 def slice_scatter(walk: Walk, node: Node, a: Arguments) -> Dims:
+    """A piece of consecutive indices is written over; what is written with a step, or index by index, stays as it is."""
     x, source = walk.dims(a["self"]), walk.dims(a["src"])
     d = a["dim"] % len(x)
-    for axis in (x[d], source[d]):
-        freeze(axis, "a slice of it is written")
+    size, written = x[d].size, source[d].size
+    if a["step"] == 1 and written > 1 and not all(leaf.frozen for leaf in leaves(x[d])):
+        start = slice_bounds(a, size)[0]
+        tie(cut(x[d], (start, written, size - start - written))[1], source[d])
+    else:
+        for axis in (x[d], source[d]):
+            freeze(axis, "a slice of it is written")
     broadcast([*x[:d], Axis(1), *x[d + 1 :]], [*source[:d], Axis(1), *source[d + 1 :]])
     return x
 
@@ -196,7 +203,7 @@ MOVES: dict[str, Rule] = {
     **dict.fromkeys(("view", "_unsafe_view", "reshape", "flatten", "unflatten", "reshape_as"), view),
     **dict.fromkeys(("split", "split_with_sizes", "chunk", "unsafe_split", "unsafe_chunk"), split),
     **dict.fromkeys(("pad", "constant_pad_nd"), pad),
-    **dict.fromkeys(("transpose", "t"), transpose),
+    **dict.fromkeys(("transpose", "swapaxes", "swapdims", "t"), transpose),
     "permute": permute, "unsqueeze": unsqueeze, "squeeze": squeeze, "expand": expand, "repeat": repeat,
     "repeat_interleave": repeat_interleave, "cat": cat, "stack": stack, "glu": gated_half, "unbind": unbind,
     "select": select, "slice": take_slice, "slice_scatter": slice_scatter, "select_scatter": select_scatter,

@@ -49,7 +49,7 @@ COPIES: dict[str, Rule] = {
         ("clone", "alias", "detach", "contiguous", "dropout", "feature_dropout", "alpha_dropout", "to", "_to_copy",
          "real", "imag", "conj", "resolve_conj", "zeros_like", "ones_like", "full_like", "empty_like", "lift_fresh_copy",
          "rand_like", "randn_like", "bernoulli",
-         "fill", "type_as"), like),
+         "fill", "zero", "type_as"), like),
     **dict.fromkeys(("arange", "linspace", "eye", "scalar_tensor", "histc", "one_hot", "bincount", "tril", "triu"),
                     by_position),
     **dict.fromkeys(("zeros", "ones", "full", "empty", "new_zeros", "new_ones", "new_full", "new_empty"), filled),
@@ -58,7 +58,7 @@ COPIES: dict[str, Rule] = {
 POINTWISE: dict[str, Rule] = {"prelu": prelu, **dict.fromkeys(
     ("copy", "masked_fill", "addcmul", "addcdiv", "gelu", "silu", "mish", "hardswish", "hardsigmoid", "hardtanh", "relu6",
      "leaky_relu", "elu", "selu", "celu", "softplus", "softsign", "clamp", "lerp", "__and__", "__or__",
-     "floor_divide", "log_sigmoid", "polar", "complex",
+     "floor_divide", "log_sigmoid", "polar", "complex", "expand_as",
      "greater", "greater_equal", "less", "less_equal", "not_equal"),
     elementwise,
 )}  # fmt: skip

@@ -89,6 +89,22 @@ class BiasedAttention(nn.Module):
         return self.head(x + self.out(y.transpose(1, 2).flatten(2))).mean(1)
 
 
+class CosineAttention(nn.Module):
+    """Attention by angles, each head with a scale of its own, whose keys have no bias: it is zeroed in a copy (SwinV2)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv, self.scale, self.head = nn.Linear(6, 24), nn.Parameter(torch.ones(2, 1, 1)), nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        bias = self.qkv.bias.clone()
+        third = bias.shape[0] // 3
+        bias[third : 2 * third].zero_()
+        q, k, v = F.linear(x, self.qkv.weight, bias).reshape(*x.shape[:2], 3, 2, -1).permute(2, 0, 3, 1, 4)
+        weights = (self.scale * F.normalize(q, dim=-1) @ F.normalize(k, dim=-1).swapaxes(-2, -1)).softmax(-1)
+        return self.head((weights @ v).swapdims(1, 2).flatten(2))
+
+
 class WrittenRows(nn.Module):
     """A recurrence over time that writes its rows into a tensor, with a position table that it keeps as a buffer."""
 
@@ -160,6 +176,7 @@ CONSTRUCTS: dict[str, Callable[[], tuple[nn.Module, tuple[Tensor, ...]]]] = {
     "unfolded and folded": lambda: (TakenApart(), (torch.randn(2, 3, 6, 6),)),
     "heads beside the batch": lambda: (MergedHeads(), (torch.randn(2, 4, 6),)),
     "biased attention": lambda: (BiasedAttention(), (torch.randn(2, 4, 6),)),
+    "cosine attention": lambda: (CosineAttention(), (torch.randn(2, 4, 6),)),
     "rows written in turn": lambda: (WrittenRows(), (torch.randn(2, 4, 6),)),
     "frequencies": lambda: (Frequencies(), (torch.randn(2, 4, 6),)),
     "repeated groups": lambda: (Repeated(), (torch.randn(2, 4, 6),)),
