@@ -219,7 +219,8 @@ def attribute_changes(removal: Removal, model: nn.Module) -> dict[str, Any]:
         changed = {old: new - {old} for old, new in pairs.get(name, {}).items() if old > 1}
         certain = {old: next(iter(new)) for old, new in changed.items() if len(new) == 1}
         for key, value in vars(part).items():
-            if not key.startswith("_") and (new := _replaced(value, certain)) != value:
+            new = _replaced(value, certain)
+            if not key.startswith("_") and new is not value and new != value:
                 changes[f"{name}.{key}".lstrip(".")] = new
     return changes
 

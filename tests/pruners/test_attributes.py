@@ -27,6 +27,18 @@ class Latest(nn.Module):
         return self.head(self.inner(y).relu()).mean(1)
 
 
+class Positions(nn.Module):
+    """Adds positions that are neither a parameter nor a buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.positions = torch.randn(6, 64)
+        self.embed, self.head = nn.Linear(4, 64), nn.Linear(64, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head((self.embed(x) + self.positions).relu())
+
+
 class Split(NamedTuple):
     """How features are seen."""
 
@@ -99,3 +111,8 @@ def test_a_plan_of_before_mends_all(tmp_path: Path) -> None:
     result.save(tmp_path)
     (tmp_path / PLAN).write_text(replace(result.plan, mended=None).to_json())
     assert load(tmp_path, Attending()).steps == result.model.split.width < 8
+
+
+def test_tensors_that_are_neither_parameters_nor_buffers() -> None:
+    result = prune(Positions(), torch.randn(2, 6, 4), {"macs": 0.5})
+    assert result.summary.form == "graph" and result.summary.difference < 1e-5

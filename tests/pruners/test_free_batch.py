@@ -72,6 +72,13 @@ class Odd(Wrapper):
         return self.net(x) * (2 if x.shape[0] % 2 else 1)
 
 
+class OneByOne(Wrapper):
+    """Goes through what it counts for each sample, as detectors do with their boxes."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.stack([row * 2 for row in self.net(x).topk(2)[0]])
+
+
 X = torch.randn(2, 4)
 WRAPPED: dict[str, tuple[Callable[[], nn.Module], tuple[Any, ...], dict[str, Any]]] = {
     "collected": (Wrapper, (X,), {}),
@@ -106,6 +113,11 @@ def test_a_model_that_treats_one_sample_unlike_several() -> None:
     with pytest.raises(ValueError, match="traced as two samples: .* give several"):
         prune(Lonely(), X[:1], {"macs": 0.5})
     assert prune(Lonely(), X, {"macs": 0.5}).summary.form == "module"
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_samples_one_by_one(batch: int) -> None:
+    assert prune(OneByOne(), X[:batch], {"macs": 0.5}).summary.difference < 1e-5
 
 
 @pytest.mark.parametrize("batch", [1, 2])
