@@ -115,4 +115,4 @@ def test_a_plan_of_before_mends_all(tmp_path: Path) -> None:
 
 def test_tensors_that_are_neither_parameters_nor_buffers() -> None:
     result = prune(Positions(), torch.randn(2, 6, 4), {"macs": 0.5})
-    assert result.summary.form == "graph" and result.summary.difference < 1e-5
+    assert result.summary.difference < 1e-5 and result.model.positions.shape[1] < 64
