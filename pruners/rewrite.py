@@ -200,6 +200,8 @@ def _emit(removal: Removal, graph: fx.Graph, node: Any, env: dict[Node, Node]) -
         return graph.create_node("call_function", target, args, kwargs, node.name)
     named = {name: _emit_scaled(graph, value, env) for name, value in named.items()}
     values = fx.node.map_arg(named, lambda source: env.get(source, source))
+    if target is aten.view_as_complex.default:  # pairs that were cut out of rows of odd length now lie apart in memory
+        values = {"self": graph.create_node("call_function", aten.contiguous.default, (values["self"],), {}, "_pairs")}
     schema = target._schema.arguments
     args = tuple(values[argument.name] for argument in schema if not argument.kwarg_only)
     kwargs = {a.name: values[a.name] for a in schema if a.kwarg_only and values[a.name] != a.default_value}

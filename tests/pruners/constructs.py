@@ -140,6 +140,20 @@ class Frequencies(nn.Module):
         return self.head(torch.view_as_real(pairs).flatten(2)).mean(1)
 
 
+class RotatedTail(nn.Module):
+    """The last features of each row are rotated as complex pairs, where they lie beside the others (DeepSeek-V2)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.head = nn.Linear(6, 12), nn.Linear(12, 5)
+        self.register_buffer("angles", torch.polar(torch.ones(4, 2), torch.rand(4, 2)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        plain, tail = self.embed(x).split([8, 4], -1)
+        pairs = torch.view_as_complex(tail.reshape(*tail.shape[:-1], -1, 2)) * self.angles
+        return self.head(torch.cat([plain.relu(), torch.view_as_real(pairs).flatten(2)], -1))
+
+
 class Repeated(nn.Module):
     """Groups of a state-space model repeated for each head."""
 
@@ -179,6 +193,7 @@ CONSTRUCTS: dict[str, Callable[[], tuple[nn.Module, tuple[Tensor, ...]]]] = {
     "cosine attention": lambda: (CosineAttention(), (torch.randn(2, 4, 6),)),
     "rows written in turn": lambda: (WrittenRows(), (torch.randn(2, 4, 6),)),
     "frequencies": lambda: (Frequencies(), (torch.randn(2, 4, 6),)),
+    "rotated tail": lambda: (RotatedTail(), (torch.randn(2, 4, 6),)),
     "repeated groups": lambda: (Repeated(), (torch.randn(2, 4, 6),)),
     "modulated": lambda: (Modulated(), (torch.randn(2, 3, 6, 6),)),
     "largest of last": lambda: (LargestOfLast(), (torch.randn(2, 4, 6),)),
