@@ -93,9 +93,9 @@ def _export_batched(
     placeholders = (node for node in program.graph.nodes if node.op == "placeholder")
     specs = zip(placeholders, program.graph_signature.input_specs, strict=True)
     users = [node for node, spec in specs if spec.kind == InputKind.USER_INPUT]
-    if not all(isinstance(users[place].meta["val"].shape[0], torch.SymInt) for place in free):
-        return None
     sizes = sizes_of(users, free)
+    if any(sizes.shapes[users[place].name][0] != BATCH for place in free):
+        return None
     return program if copies == 1 or sizes.allow({**sizes.traced, BATCH: 1}) else None
 
 

@@ -204,7 +204,8 @@ def _emit(removal: Removal, graph: fx.Graph, node: Any, env: dict[Node, Node]) -
         values = {"self": graph.create_node("call_function", aten.contiguous.default, (values["self"],), {}, "_pairs")}
     schema = target._schema.arguments
     args = tuple(values[argument.name] for argument in schema if not argument.kwarg_only)
-    kwargs = {a.name: values[a.name] for a in schema if a.kwarg_only and values[a.name] != a.default_value}
+    given = (a for a in schema if a.kwarg_only and not (a.has_default_value() and values[a.name] == a.default_value))
+    kwargs = {a.name: values[a.name] for a in given}
     return graph.create_node("call_function", target, args, kwargs, node.name)
 
 

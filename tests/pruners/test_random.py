@@ -51,7 +51,7 @@ class Noisy(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.first(x)
-        return self.last((x + torch.randn(x.shape[0], 1, *x.shape[2:])).relu())
+        return self.last((x + torch.randn(x.shape[0], 1, *x.shape[2:], generator=None)).relu())
 
 
 MODELS = {
