@@ -72,6 +72,15 @@ class Odd(Wrapper):
         return self.net(x) * (2 if x.shape[0] % 2 else 1)
 
 
+class Counted(Wrapper):
+    """Asks for as many masks as samples by `len`, which a trace takes for a number."""
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        if len(mask) != x.shape[0]:
+            raise ValueError("as many masks as samples")
+        return self.net(x * mask)
+
+
 class OneByOne(Wrapper):
     """Goes through what it counts for each sample, as detectors do with their boxes."""
 
@@ -113,6 +122,12 @@ def test_a_model_that_treats_one_sample_unlike_several() -> None:
     with pytest.raises(ValueError, match="traced as two samples: .* give several"):
         prune(Lonely(), X[:1], {"macs": 0.5})
     assert prune(Lonely(), X, {"macs": 0.5}).summary.form == "module"
+
+
+def test_a_batch_that_becomes_a_number_is_that_of_the_example() -> None:
+    inputs = (X[:1], torch.ones(1, 1))
+    assert not trace(Counted(), inputs).batched
+    assert prune(Counted(), inputs, {"macs": 0.5}).summary.difference < 1e-5
 
 
 @pytest.mark.parametrize("batch", [1, 2])
