@@ -29,7 +29,7 @@ CHOOSING = "choosing"  # a graph's note that rows are chosen by their values
 
 
 def export(
-    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], every_size: bool, batched: bool = True
+    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], every_size: bool
 ) -> tuple[ExportedProgram, frozenset[int], int]:
     """A functional graph of a model, which of all inputs have a free first dimension in it, and with how many copies of the
     example it was traced.
@@ -39,7 +39,6 @@ def export(
         args: example positional inputs.
         kwargs: example keyword inputs.
         every_size: free every dimension of the inputs that the model allows, not the first only, but for those of size 1.
-        batched: free the first dimension where the model allows it.
 
     Raises:
         ValueError: if the example inputs do not fit the model, or `torch.export` cannot trace it.
@@ -47,7 +46,7 @@ def export(
     with _quiet(), torch.no_grad(), _named_inputs(model, kwargs), FewConditions():
         size, free = _batch(args, kwargs)
         copies = 2 if size == 1 else 1
-        program = _export_batched(model, args, kwargs, free, copies, every_size) if free and batched else None
+        program = _export_batched(model, args, kwargs, free, copies, every_size) if free else None
         if program is not None:
             return program, free, copies
         try:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.export import ExportedProgram
 from torch.export.graph_signature import OutputKind
-from torch.fx import GraphModule, Interpreter, Node
+from torch.fx import GraphModule, Node
 from torch.utils import _pytree as pytree
 
 from pruners.exporting import CHOOSING, export, repeated
@@ -112,7 +112,7 @@ def trace(
 
     The first dimension of the inputs is traced as free where the model allows it, but for inputs whose first dimension is not as
     large as that of the first: a time, positions that all samples share. A batch of 1, which cannot be told from a dimension
-    that broadcasts, is traced as two copies of itself, where the graph of two runs on one.
+    that broadcasts, is traced as two copies of itself, unless the model treats two otherwise.
 
     Args:
         model: any module; its mode and weights are left as they are.
@@ -125,12 +125,7 @@ def trace(
     """
     args, kwargs = tuple(args), dict(kwargs or {})
     with evaluating(model):
-        found = _trace(model, args, kwargs, every_size, batched=True)
-        return found if _runs_on_one(found) else _trace(model, args, kwargs, every_size, batched=False)
-
-
-def _trace(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], every_size: bool, batched: bool) -> Trace:
-    program, free, copies = export(model, args, kwargs, every_size, batched)
+        program, free, copies = export(model, args, kwargs, every_size)
     _refuse_untieable(program)
     _give_momenta(program, model)
     signature = program.graph_signature
@@ -143,21 +138,6 @@ def _trace(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], ever
     inputs = [node for node in program.graph.nodes if node.op == "placeholder" and node.name not in tensors]
     sizes = sizes_of(inputs, free)
     return Trace(program, args, kwargs, tensors, frozenset(set(tensors.values()) - known), free, copies, sizes)
-
-
-def _runs_on_one(traced: Trace) -> bool:
-    """Whether a graph that was traced with two copies of a sample runs on the one: not where the model loops over samples.
-
-    Where it would drop the dimension, two are what is compared.
-    """
-    if traced.copies == 1 or any(operator(node).startswith("aten.squeeze.") for node in traced.nodes):
-        return True
-    try:
-        with torch.no_grad(), seeded():
-            Interpreter(traced.graph_module).run(*traced.values().values())
-    except Exception:  # whatever an operator says of a size that is not what it was
-        return False
-    return True
 
 
 def owner(node: Node) -> str:
