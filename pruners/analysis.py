@@ -47,7 +47,8 @@ def analyse(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
             f"`model` must be on one device that holds values, got {found}; move it with `model.to(...)`, or load its weights."
         )
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-        if tensor.is_floating_point() and tensor.dtype not in (torch.float32, torch.float64):
+        half = tensor.is_floating_point() and tensor.dtype not in (torch.float32, torch.float64)
+        if half and isinstance(tensor, nn.Parameter):
             raise ValueError(
                 f"`model` must be in float32 or float64, got {tensor.dtype} ({name!r}); prune `model.float()` and convert "
                 "the result back."

@@ -7,13 +7,15 @@ import inspect
 import io
 import logging
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.distributions import Distribution
 from torch.export import Dim, ExportedProgram
 from torch.export.graph_signature import InputKind
 from torch.utils import _pytree as pytree
@@ -25,6 +27,7 @@ from pruners.functional import drop_assertions, functional
 from pruners.routing import SomethingChosen
 from pruners.sizes import BATCH, FewConditions, TooManyConditions, sizes_of
 
+SMALL = 64  # entries of a buffer whose values are known while a model is traced
 CHOOSING = "choosing"  # a graph's note that rows are chosen by their values
 
 
@@ -98,15 +101,59 @@ def _export_batched(
     return program if copies == 1 or sizes.allow({**sizes.traced, BATCH: 1}) else None
 
 
-def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], dynamic: Any) -> ExportedProgram:
+def _export(
+    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], dynamic: Any, known: bool = True
+) -> ExportedProgram:
     args, kwargs = _unmarked(args, kwargs)
-    with SomethingChosen() as choices:
+    with SomethingChosen() as choices, _nothing_to_do(), _known_buffers(model if known else nn.Module()) as names:
         program = torch.export.export(model, args, kwargs, dynamic_shapes=dynamic, strict=False)
     program = functional(program)
+    if names & set(program.graph_signature.buffers_to_mutate.values()):  # what they hold is not for good
+        return _export(model, args, kwargs, dynamic, known=False)
     if choices.asked:
         drop_assertions(program)
         program.graph_module.meta[CHOOSING] = True
     return program
+
+
+@contextmanager
+def _known_buffers(model: nn.Module) -> Iterator[Set[str]]:
+    """Let the exporter see what small buffers hold, such as the stride that a model computes lengths with; gives their names."""
+    held = {name: x.detach().clone() for name, x in model.named_buffers() if x.numel() <= SMALL}
+
+    def tell(*_: Any) -> None:
+        for name, x in model.named_buffers():
+            if name in held and isinstance(x, FakeTensor):
+                x.constant = held[name]
+
+    handle = model.register_forward_pre_hook(tell)
+    try:
+        yield held.keys()
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def _nothing_to_do() -> Iterator[None]:
+    """Leave out what a forward may do without effect and the exporter stops at: moving a module to the type that it has, and the
+    checks that distributions make of their arguments."""
+    move, checks = nn.Module.to, Distribution._validate_args
+
+    def to(self: nn.Module, *args: Any, **kwargs: Any) -> nn.Module:
+        device, dtype, *_ = torch._C._nn._parse_to(*args, **kwargs)
+        stay = all(
+            device in (None, x.device) and (dtype in (None, x.dtype) or not x.is_floating_point())
+            for x in (*self.parameters(), *self.buffers())
+        )
+        return self if stay else move(self, *args, **kwargs)
+
+    nn.Module.to = to  # type: ignore[method-assign, assignment]
+    Distribution.set_default_validate_args(False)
+    try:
+        yield
+    finally:
+        nn.Module.to = move  # type: ignore[method-assign]
+        Distribution.set_default_validate_args(checks)
 
 
 def _unmarked(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -162,7 +209,8 @@ def _untraceable(error: Exception) -> str:
     return (
         f"the model cannot be traced by `torch.export`: {first_line(error)}\n{_user_frame(error)}"
         "Ways out: replace branches on tensor values by torch.where; pass numbers that do not change as "
-        "attributes; loop over all experts, not over those that occur; return tensors, tuples, lists or dicts (a "
+        "attributes; leave out inputs that the model branches on, such as masks of ones; loop over all experts, not over those that "
+        "occur; return tensors, tuples, lists or dicts (a "
         "transformers model with `use_cache=False`); prune the traceable submodules one by one."
     )
 

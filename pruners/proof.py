@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import copy
+import traceback
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from math import isfinite
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
+from pruners import routing
 from pruners.check import Comparison, Masked, compare, difference, needs_copies, run_example, run_traced
 from pruners.errors import first_line, fitting
 from pruners.groups import AxisGraph, Group, dependency_groups, tie_axes
@@ -136,7 +139,8 @@ def prove_in(
 def _prove_for_nothing(graph: AxisGraph, model: nn.Module, tolerance: float) -> None:
     """Prove that the trace, in which something is chosen everywhere, is the model also where nothing is.
 
-    Counts of what is chosen are zero, too, unless the model then does not run (it splits by them).
+    Counts of what is chosen are zero, too, unless the model then does not run (it splits by them). A model whose own code raises where
+    nothing is chosen never goes on from there.
     """
     for counts in (True, False):
         try:
@@ -144,12 +148,21 @@ def _prove_for_nothing(graph: AxisGraph, model: nn.Module, tolerance: float) -> 
                 outputs = run_example(model, graph.trace)
             break
         except Exception as error:
-            if not counts:
+            if not counts and _raised_by_an_operator(error):
                 raise _undecided(f"an error: {first_line(error)}") from error
+            if not counts:
+                return
     with NothingChosen(counts):
         apart = difference(run_traced(Removal(graph, {})), outputs)
     if apart > tolerance:
         raise _undecided(f"a difference of {apart:.2g}")
+
+
+def _raised_by_an_operator(error: BaseException) -> bool:
+    """Whether an operator failed, rather than that the model refused to go on, by `raise` or by `torch._check`."""
+    *_, last = traceback.extract_tb(error.__traceback__)
+    within_torch = "torch" in Path(last.filename).parts and not last.name.startswith("_check")
+    return within_torch or last.filename == routing.__file__
 
 
 def _undecided(what: str) -> ValueError:

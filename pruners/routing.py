@@ -88,6 +88,9 @@ class SomethingChosen(TorchFunctionMode):
         if isinstance(known, int) and func in READING:
             self.asked = True
             return READING[func](known)
+        if type(known) is int and func is Tensor.__format__ and not first.dim():  # as the name of an expert
+            self.asked = True
+            return format(known, *args[1:])
         if func is Tensor.__len__ and first.dim() and is_chosen(first.shape[0]):
             return pretended(first.shape[0])
         if func is Tensor.__getitem__:
@@ -162,7 +165,9 @@ class NothingChosen(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func.overloadpacket in (aten.index, aten.index_put, aten.index_put_, aten.masked_select):
-            args = pytree.tree_map_only(Tensor, lambda x: torch.zeros_like(x) if x.dtype == torch.bool else x, args)
+            read, masks, *rest = args
+            masks = pytree.tree_map_only(Tensor, lambda x: torch.zeros_like(x) if x.dtype == torch.bool else x, masks)
+            args = (read, masks, *rest)
         elif func.overloadpacket is aten.nonzero:
             args = (torch.zeros_like(args[0]),)
         result = func(*args, **(kwargs or {}))

@@ -8,6 +8,7 @@ from functools import cache
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from estimators import count
@@ -134,9 +135,55 @@ def of_some_number(x: Tensor) -> Tensor:
     return x / len(rows)
 
 
+def smallest_of_some(x: Tensor) -> Tensor:
+    sums = x.sum(-1)
+    return x - sums[sums > 0].min()
+
+
+def some_needed(x: Tensor) -> Tensor:
+    rows = x[x.sum(-1) > 0]
+    if len(rows) == 0:
+        raise ValueError("some rows must be positive")
+    return x + rows.new_ones(1)
+
+
+def read_by_index(x: Tensor) -> Tensor:
+    seen = torch.ones(16, dtype=torch.bool)[torch.arange(x.shape[0])]
+    x = torch.where(seen[:, None], x, 0.0)
+    return torch.cat([x, x[x.sum(-1) > 0]])
+
+
+class Named(nn.Module):
+    """Experts called by name, those that have tokens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.router = nn.Linear(5, 8), nn.Linear(8, 3)
+        self.experts = nn.ModuleDict({f"expert_{i}": nn.Linear(8, 8) for i in range(3)})
+        self.last = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        mask = F.one_hot(self.router(x).argmax(-1), 3).T
+        result = torch.zeros_like(x)
+        for which in mask.sum(-1).gt(0).nonzero().flatten():
+            rows = mask[which].nonzero().flatten()
+            result = result.index_add(0, rows, self.experts[f"expert_{which}"](x[rows]))
+        return self.last(result)
+
+
+@pytest.mark.parametrize(
+    "model", [Choosing(some_needed), Choosing(read_by_index), Named()], ids=["some needed", "read by index", "named"]
+)
+def test_choices_that_are_proved(model: nn.Module) -> None:
+    torch.manual_seed(0)
+    assert prune(model, torch.randn(16, 5), {"params": 0.7}).summary.difference < 1e-5
+
+
 @pytest.mark.parametrize(
     ("operation", "message"),
     [
+        (smallest_of_some, "must compute the same for no rows .* got an error"),
         (other_where_none, "must compute the same for no rows"),
         (branching, "must compute the same for no rows"),
         (of_some_number, "must return what the model returns"),
