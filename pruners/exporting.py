@@ -118,8 +118,13 @@ def _export(
 
 @contextmanager
 def _known_buffers(model: nn.Module) -> Iterator[Set[str]]:
-    """Let the exporter see what small buffers hold, such as the stride that a model computes lengths with; gives their names."""
-    held = {name: x.detach().clone() for name, x in model.named_buffers() if x.numel() <= SMALL}
+    """Let the exporter see what small buffers hold, such as the stride that a model computes lengths with; gives their names.
+
+    Only those that are not saved with the weights: every instance of a model has the same.
+    """
+    saved = model.state_dict(keep_vars=True).keys()
+    small = {name: x for name, x in model.named_buffers() if x.numel() <= SMALL and name not in saved}
+    held = {name: x.detach().clone() for name, x in small.items()}
 
     def tell(*_: Any) -> None:
         for name, x in model.named_buffers():

@@ -45,7 +45,7 @@ class Padded(nn.Module):
         super().__init__()
         self.first, self.last = nn.Conv1d(3, 16, 3), nn.Conv1d(16, 3, 1)
         self.register_buffer("kernel", torch.tensor(3), persistent=False)
-        self.register_buffer("causal", torch.tensor([1.0, 0.0]))
+        self.register_buffer("causal", torch.tensor([1.0, 0.0]), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.causal[0] > 0:
@@ -88,7 +88,7 @@ def test_a_buffer_that_counts_calls_decides_nothing_for_good() -> None:
     class Counting(Cast):
         def __init__(self) -> None:
             super().__init__()
-            self.register_buffer("calls", torch.tensor(0))
+            self.register_buffer("calls", torch.tensor(0), persistent=False)
 
         def forward(self, x: Tensor) -> Tensor:
             self.calls += 1
@@ -96,3 +96,13 @@ def test_a_buffer_that_counts_calls_decides_nothing_for_good() -> None:
 
     with pytest.raises(ValueError, match="cannot be traced"):
         prune(Counting(), torch.randn(2, 6), {"macs": 0.5})
+
+
+def test_a_buffer_that_is_saved_with_the_weights_decides_nothing_for_good() -> None:
+    class Loaded(Padded):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("kernel", torch.tensor(3))
+
+    with pytest.raises(ValueError, match="cannot be traced"):
+        prune(Loaded(), torch.randn(2, 3, 9), {"macs": 0.5})
