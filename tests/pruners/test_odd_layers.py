@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pruners import groups, prune
+from tests.pruners.constructs import CosineAttention
 
 
 class Around(nn.Module):
@@ -127,3 +128,8 @@ def test_composite_operators_are_taken_apart(name: str) -> None:
     make, width = LAYERS[name]
     summary = prune(Around(make(), width).eval(), torch.randn(2, 4, 6), {"params": 0.6}, importance="random").summary
     assert not summary.unknown and any(group.startswith("first.weight:0") for group in summary.groups)
+
+
+def test_heads_are_free_where_a_part_of_their_bias_is_zeroed() -> None:
+    free = {group.name for group in groups(CosineAttention().eval(), torch.randn(2, 4, 6)) if not group.protected}
+    assert free == {"scale:0", "qkv.weight:0[1]"}  # heads, and the width of a head
