@@ -31,10 +31,10 @@ from typing import Any
 import torch
 
 from benchmarks import zoo_torch_pruning
-from nas.files import write_json
-from nas.record import environment
+from nas.runtime.environment import environment
+from nas.runtime.files import write_json
 from pruners import load, prune
-from pruners.check import difference
+from pruners.surgery.masked import difference
 from tests.zoo import Definition, build, definitions, tensors
 
 THREADS = 2

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from nas.files import write_json
-from nas.record import environment
+from nas.runtime.environment import environment
+from nas.runtime.files import write_json
 
 
 def common_options(description: str | None) -> argparse.ArgumentParser:

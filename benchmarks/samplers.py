@@ -25,18 +25,19 @@ from matplotlib.figure import Figure
 
 from benchmarks.pooling_ranking import train_alone
 from benchmarks.resumable import append, common_options, known, note
-from estimators.cost import CostModel
-from nas.config import RankingConfig
-from nas.data import ImageData, load_data
-from nas.device import half, resolve_device
-from nas.extremes import extremes
-from nas.learners import make_learner, make_sampler
-from nas.progress import silent
-from nas.samplers import Groups
-from nas.scoring import SupernetScorer
-from nas.seeding import stream
-from nas.settings import SupernetConfig
-from nas.training import TrainingConfig, fit
+from estimators.counting.cost import CostModel
+from nas.data.dataset import ImageData, load_data
+from nas.runtime.device import half, resolve_device
+from nas.runtime.seeding import stream
+from nas.samplers.basic import Groups
+from nas.samplers.size_order import extremes
+from nas.scoring.accuracy import SupernetScorer
+from nas.study.config import RankingConfig
+from nas.supernets.config import SupernetConfig
+from nas.supernets.make import make_learner, make_sampler
+from nas.training.config import TrainingConfig
+from nas.training.loop import fit
+from pruners.progress import silent
 from search_spaces import Architecture, make_space
 
 SAMPLERS = (

@@ -21,14 +21,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from estimators.cost import CostModel
-from nas.data import ImageData, Split, load_data
-from nas.device import resolve_device
-from nas.evaluation import predict
-from nas.files import write_json
-from nas.record import environment
+from estimators.counting.cost import CostModel
+from nas.data.dataset import ImageData, Split, load_data
+from nas.runtime.device import resolve_device
+from nas.runtime.environment import environment
+from nas.runtime.files import write_json
+from nas.supernets.predict import predict
 from search_spaces import Architecture, SearchSpace, Supernet, make_space
-from search_spaces.network import Local
+from search_spaces.core.network import Local
 
 
 def main() -> None:

@@ -32,16 +32,16 @@ import torch.nn.functional as F
 from scipy.stats import kendalltau, spearmanr
 from torch import Tensor
 
-from estimators.aggregation import aggregate
-from estimators.cost import CostModel
-from estimators.learned_ranking import aggregate_learned
-from estimators.predictor import one_hot
+from estimators.accuracy.aggregation import aggregate
+from estimators.accuracy.learned_ranking import aggregate_learned
+from estimators.accuracy.predictor import one_hot
+from estimators.counting.cost import CostModel
 from estimators.zero_cost import ZERO_COST, score
-from nas.batches import batches
-from nas.data import load_data
-from nas.files import write_json
-from nas.record import environment
-from nas.seeding import stream
+from nas.data.batches import batches
+from nas.data.dataset import load_data
+from nas.runtime.environment import environment
+from nas.runtime.files import write_json
+from nas.runtime.seeding import stream
 from search_spaces import Architecture, SearchSpace, make_space
 
 TABLE = "nas_bench_201_cifar10.csv"

@@ -1,12 +1,14 @@
 """What an architecture costs, and guesses of what it is worth."""
 
-from estimators.cost import METRICS, CostModel, block_cost
-from estimators.counters import COUNTERS, Count, compare, count_with
-from estimators.counting import Cost, Profile, count
+from estimators.counting.cost import METRICS, CostModel, block_cost
+from estimators.counting.count import Cost, Profile, count
+from estimators.counting.other_counters import COUNTERS, Count, compare, count_with
+from estimators.design.residual_stages import residual_cost, residual_space
+from estimators.design.scaling import Multipliers, Stages, compound, family, scaled, scaled_to
 from estimators.energy import Device, Energy, GroupedLayer, best_group_size, estimate_energy, group_sizes, read_device
-from estimators.latency import Latency, compare_latency, measure_latency
-from estimators.latency_table import LatencyTable, load_table, measure_table
-from estimators.latency_transfer import (
+from estimators.latency.measure import Latency, compare_latency, measure_latency
+from estimators.latency.table import LatencyTable, load_table, measure_table
+from estimators.latency.transfer import (
     KnownDevice,
     LatencyPredictor,
     choose_samples,
@@ -14,10 +16,8 @@ from estimators.latency_transfer import (
     known_device,
     operation_counts,
 )
-from estimators.memory import PeakMemory, allocated_peak, peak_memory
-from estimators.patches import PatchCost, choose_patches, patched_cost, run_patched
-from estimators.residual_stages import residual_cost, residual_space
-from estimators.scaling import Multipliers, Stages, compound, family, scaled, scaled_to
+from estimators.memory.patches import PatchCost, choose_patches, patched_cost, run_patched
+from estimators.memory.peak import PeakMemory, allocated_peak, peak_memory
 
 __all__ = [
     "COUNTERS",

@@ -4,8 +4,9 @@ import torch.nn.functional as F
 from torch import nn
 
 import nas
-from search_spaces import Integer, Network, SearchSpace, elastic_block
-from search_spaces.elastic import ElasticBatchNorm2d, ElasticConv2d, ElasticLinear
+from search_spaces import Integer, Network, SearchSpace
+from search_spaces.layers import elastic_block
+from search_spaces.layers.elastic import ElasticBatchNorm2d, ElasticConv2d, ElasticLinear
 
 
 class Layer(nn.Module):

@@ -1,5 +1,5 @@
 """`python -m nas`: the same as the command `nas`."""
 
-from nas.cli import main
+from nas.cli.search import main
 
 main()

@@ -6,7 +6,6 @@ A folder is checked against its source on real images before it appears under it
 from __future__ import annotations
 
 import io
-import json
 import logging
 import warnings
 import zipfile
@@ -16,25 +15,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from nas.batches import normalize
-from nas.config import FORMATS
-from nas.data import ImageData
-from nas.evaluation import calibrate_
-from nas.files import put_tensors, replacing, write_json
-from nas.learners import Supernets
-from nas.pruned import PrunedNetwork, recalibrated
+from nas.data.batches import normalize
+from nas.data.dataset import ImageData, head
+from nas.pruning.space import PrunedNetwork
 from nas.retrain import build, weights_path
-from nas.scoring import head
-from nas.spaces import build_space
-from nas.study import Study
-from nas.team import OneSupernet
+from nas.runtime.files import put_tensors, replacing, write_json
+from nas.scoring.accuracy import recalibrated
+from nas.study.config import FORMATS
+from nas.study.study import Study
+from nas.subnet import load
+from nas.supernets.make import Supernets
+from nas.supernets.team import OneSupernet
 from nas.train import load_supernets
-from search_spaces import Architecture, SearchSpace
-from search_spaces.naming import unknown_name
+from nas.training.accuracy import calibrate_
+from search_spaces import Architecture
+from search_spaces.core.naming import unknown_name
 
 IMAGES = 16
 TOLERANCE = 1e-4
@@ -86,39 +83,6 @@ def export(
         if "pt2" in formats:
             _write_pt2(module, images, temporary / "model.pt2")
     return folder
-
-
-def load(folder: str | Path, space: SearchSpace | None = None) -> nn.Module:
-    """The exported network, on the CPU in evaluation mode.
-
-    It takes normalised float32 images (batch, channels, height, width) and gives logits (batch, classes); `architecture.json` holds
-    the mean and standard deviation to normalise with, and the names of the classes.
-
-    Args:
-        folder: what `export` wrote.
-        space: needed only for a space that was given as an object and has no name to find it by.
-
-    Raises:
-        ValueError: the folder holds no exported subnet, or one that is damaged.
-    """
-    folder = Path(folder)
-    for name in ("architecture.json", "model.safetensors"):
-        if not (folder / name).exists():
-            raise ValueError(f"{folder} holds no exported subnet: {name} is missing; export it again")
-    try:
-        described = json.loads((folder / "architecture.json").read_text(encoding="utf-8"))
-        weights = load_file(folder / "model.safetensors")
-    except (ValueError, SafetensorError) as error:
-        raise ValueError(f"the subnet in {folder} is damaged ({error}); export it again") from error
-    space = space or build_space(described["space"]["name"], described["space"]["options"])
-    module = space.net.build(space.locals(space.architecture(described["choices"])))
-    try:
-        module.load_state_dict(weights)
-    except RuntimeError as error:
-        raise ValueError(
-            f"the weights in {folder} do not fit its architecture.json ({error}); export it again"
-        ) from error
-    return module.eval()
 
 
 def from_supernet(study: Study, arch: Architecture, data: ImageData) -> nn.Module:

@@ -10,14 +10,15 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from nas import checkpoint
-from nas.data import ImageData
-from nas.evaluation import module_accuracy
-from nas.files import put_tensors, replacing
-from nas.progress import Progress
-from nas.seeding import torch_seed
-from nas.study import ALONE, Study
-from nas.training import Alone, fit
+from nas.data.dataset import ImageData
+from nas.runtime import checkpoint
+from nas.runtime.files import put_tensors, replacing
+from nas.runtime.seeding import torch_seed
+from nas.study.study import ALONE, Study
+from nas.training.accuracy import module_accuracy
+from nas.training.alone import Alone
+from nas.training.loop import fit
+from pruners.progress import Progress
 from search_spaces import Architecture
 
 

@@ -11,39 +11,39 @@ from typing import Any
 import numpy as np
 import torch
 
-from estimators.latency import compare_latency
-from estimators.latency_table import CONDITIONS, load_table
+from estimators.latency.measure import compare_latency
+from estimators.latency.table import CONDITIONS, load_table
 from estimators.zero_cost import ZERO_COST
-from nas.config import RunConfig, configure
-from nas.data import ImageData
-from nas.device import half
-from nas.estimates import estimates
+from nas.data.dataset import ImageData
 from nas.export import export
-from nas.files import write_json
-from nas.limits import within
-from nas.narrowing import narrowed
-from nas.objectives import losses
-from nas.progress import Progress, silent
-from nas.pruned import PrunedCostScorer, PrunedNetwork, PrunedScorer, uniform
-from nas.report import write_report, write_tables
+from nas.objectives.estimates import estimates
+from nas.objectives.objective import losses
+from nas.pruning.space import PrunedNetwork, uniform
+from nas.report.write import write_report, write_tables
 from nas.retrain import build, retrain
-from nas.scoring import (
-    AloneScorer,
+from nas.runtime.device import half
+from nas.runtime.files import write_json
+from nas.runtime.seeding import stream
+from nas.samplers.narrowing import narrowed
+from nas.scoring.accuracy import AloneScorer, PrunedScorer, SupernetScorer
+from nas.scoring.bounds import within
+from nas.scoring.costs import (
     CostScorer,
     Figures,
     LatencyScorer,
     NetworkScorer,
+    PrunedCostScorer,
     Scorer,
-    SupernetScorer,
     TableScorer,
     UntrainedScorer,
     latency_figures,
 )
-from nas.seeding import stream
 from nas.strategies import make_strategy
-from nas.study import SEARCH, Study
+from nas.study.config import RunConfig, configure
+from nas.study.study import SEARCH, Study
 from nas.train import adopt, open_run, train_supernets
-from nas.training import NotFinite
+from nas.training.config import NotFinite
+from pruners.progress import Progress, silent
 from search_spaces import Architecture, SearchSpace
 
 ASK = {"exhaustive": 256, "random": 64, "nsga2": 20, "evolution": 10, "coarse-to-fine": 10}
@@ -67,10 +67,10 @@ def search(
 
     Args:
         space: a built-in space's name, `module:function`, or a SearchSpace.
-        data: what `nas.data.load_data` takes, or images already loaded.
+        data: what `nas.data.dataset.load_data` takes, or images already loaded.
         out: the run folder. Default: `runs/<space>-<data>-<strategy>-seed<seed>`.
         progress: told about long steps.
-        settings: see `nas.config.configure`: strategy, objectives, supernets, epochs, trials, seed and so on.
+        settings: see `nas.study.config.configure`: strategy, objectives, supernets, epochs, trials, seed and so on.
 
     Returns:
         The study, with `trials` and `front` as pandas tables.

@@ -9,20 +9,22 @@ from typing import Any
 
 import pandas as pd
 import torch
+from torch import nn
 
-from nas import checkpoint
-from nas.config import RANKERS, RunConfig, configure, parse_config, read_config
-from nas.data import ImageData
-from nas.device import half, resolve_device
-from nas.files import replacing, write_text
-from nas.learners import Supernets, make_learner
-from nas.limits import check_kept
-from nas.progress import Progress, silent
-from nas.pruned import PrunedNetwork
-from nas.settings import SupernetConfig
-from nas.spaces import build_space, options_for
-from nas.study import Study, load_run_data, read_record
-from nas.training import Row, fit
+from nas.data.dataset import ImageData
+from nas.pruning.space import PrunedNetwork
+from nas.runtime import checkpoint
+from nas.runtime.device import half, resolve_device
+from nas.runtime.files import replacing, write_text
+from nas.scoring.bounds import check_kept
+from nas.study.config import RANKERS, RunConfig, configure, parse_config, read_config
+from nas.study.spaces import build_space, options_for
+from nas.study.study import Study, load_run_data, read_record
+from nas.subnet import load_teacher
+from nas.supernets.config import LARGEST, SupernetConfig
+from nas.supernets.make import Supernets, make_learner
+from nas.training.loop import Row, fit
+from pruners.progress import Progress, silent
 from search_spaces import SearchSpace
 
 ADJUSTABLE = (
@@ -49,11 +51,11 @@ def train(
 
     Args:
         space: a built-in space's name, `module:function`, or a SearchSpace.
-        data: what `nas.data.load_data` takes, or images already loaded.
+        data: what `nas.data.dataset.load_data` takes, or images already loaded.
         out: the run folder. Default: `runs/<space>-<data>-train-<sampler>-seed<seed>`.
         progress: told about long steps.
         on_epoch: given the history so far after each epoch.
-        settings: see `nas.config.configure`: supernets (1 by default), sampler, teacher, epochs, seed and so on.
+        settings: see `nas.study.config.configure`: supernets (1 by default), sampler, teacher, epochs, seed and so on.
 
     Returns:
         The study. Its folder holds `supernets/checkpoint.safetensors`, and `supernets/history.csv` with a row per epoch and supernet.
@@ -187,14 +189,19 @@ def adopt(config: RunConfig, *, space: bool = False, data: bool = False) -> RunC
 
 def _learner(study: Study, data: ImageData, device: torch.device, shared: SupernetConfig) -> Supernets:
     seed, mixture = study.config.seed, study.config.strategy == "mixture"
-    return make_learner(shared, study.space, data, seed=seed, device=device, mixture=mixture)
+    teacher = _teacher(shared)
+    return make_learner(shared, study.space, data, seed=seed, device=device, mixture=mixture, teacher=teacher)
 
 
 def _check_learner(config: RunConfig, space: SearchSpace, data: ImageData, device: torch.device) -> None:
     """Raise what making the supernets would, before there is a folder; one stands for all, as a mixture of many takes its time."""
     one = config.supernets.model_copy(update={"count": 1})
     splits_a_mixture = config.strategy == "mixture" and one.sampler == "split"
-    make_learner(one, space, data, seed=config.seed, device=device, mixture=splits_a_mixture)
+    make_learner(one, space, data, seed=config.seed, device=device, mixture=splits_a_mixture, teacher=_teacher(one))
+
+
+def _teacher(shared: SupernetConfig) -> nn.Module | None:
+    return None if shared.teacher in (None, LARGEST) else load_teacher(shared.teacher)
 
 
 def _checkpoint(folder: Path) -> Path:

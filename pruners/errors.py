@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -22,3 +23,9 @@ def fitting(args: tuple[Any, ...], kwargs: Mapping[str, Any], given_as: str = "e
 def first_line(error: BaseException) -> str:
     """What an error says first, or its type where it says nothing."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def whole_number(name: str, value: Any, why: str = "") -> None:
+    """Refuse what is no whole number of at least 1."""
+    if not isinstance(value, Integral) or value < 1:
+        raise ValueError(f"`{name}` must be a whole number of at least 1, got {value!r}{why}.")

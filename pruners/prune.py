@@ -4,36 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 
-from estimators import count as count_cost
-from pruners.allocation import Limits, check_allocation, check_reachable, fewest_kept
-from pruners.alone import measured_ms
-from pruners.analysis import analyse, prunable, several_names, split_inputs
-from pruners.check import Masked, needs_copies
-from pruners.configuration import configure
-from pruners.costs import CostModel
-from pruners.criteria import Loss
-from pruners.every_size import serve_sizes
-from pruners.groups import Group, dependency_groups
-from pruners.importance import Criterion, check_importance
-from pruners.latency import OperatorLatency
-from pruners.plan import PruningPlan, describe_inputs, make_plan, unique_state
-from pruners.progress import Progress, silent
-from pruners.proof import prove, prove_in, verify
-from pruners.replay import rebuild, replay
-from pruners.rewrite import GraphModel, Removal, rewrite
-from pruners.selection import Importance, Selection, check_steps
-from pruners.served import serves
-from pruners.surgery import build
-from pruners.targets import (
+from pruners.allocation.allocate import Limits, check_allocation, check_reachable, fewest_kept
+from pruners.allocation.costs import CostModel
+from pruners.allocation.latency import OperatorLatency
+from pruners.allocation.selection import Importance, Selection, check_steps
+from pruners.allocation.targets import (
     ATTEMPTS,
     LATENCY,
     TIGHTER,
@@ -46,68 +29,23 @@ from pruners.targets import (
     predicts_latency,
     search,
 )
-from pruners.writes import to_run, unwritten
-
-PLAN, WEIGHTS = "plan.json", "weights.safetensors"
-
-
-@dataclass(frozen=True)
-class Summary:
-    """What a prune call did.
-
-    Attributes:
-        before: "macs", "params" and "weight_bytes" of the given model, macs on the example inputs, and measured targets.
-        after: the same of the smaller model, counted and measured on it.
-        targets: for each target what was "asked" as an absolute number, what was "predicted" (by the cost model, or by the last
-            measurement of the search) and what was "measured" on the result.
-        difference: largest difference of an output from the masked full model, relative; None if the check was off.
-        difference_inside: the same over every tensor inside.
-        form: "module" if the result is a cut copy of the module, "graph" if it is the rewritten exported graph.
-        groups: group name to (indices before, indices after), for groups that lost any.
-        unknown: operators without a rule; what they touch was left alone.
-        configuration: None if the model has no Hugging Face configuration; True if the smaller model's describes it, so that
-            `save_pretrained` and `from_pretrained` give it back; False if none can, so that only `PruneResult.save` saves it.
-        reason: why the result is a graph: what the cut copy of the module raised, or that its outputs differ; None for a module.
-        serves: of a graph, the shapes that it takes by the name of the input, as "NxL", in numbers and free sizes; None for a module.
-    """
-
-    before: Mapping[str, float]
-    after: Mapping[str, float]
-    targets: Mapping[str, Mapping[str, float]]
-    difference: float | None
-    difference_inside: float | None
-    form: str
-    groups: Mapping[str, tuple[int, int]]
-    unknown: Mapping[str, int]
-    configuration: bool | None = None
-    reason: str | None = None
-    serves: Mapping[str, str] | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data."""
-        return asdict(self)
-
-
-@dataclass(frozen=True)
-class PruneResult:
-    """A smaller model, the plan that made it and a summary.
-
-    Attributes:
-        model: in eval mode; its weights are its own.
-        plan: what was removed.
-        summary: before, after and how far from the masked model.
-    """
-
-    model: nn.Module
-    plan: PruningPlan
-    summary: Summary
-
-    def save(self, folder: str | Path) -> None:
-        """Write the plan as JSON and the weights as safetensors."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / PLAN).write_text(self.plan.to_json())
-        save_file(unique_state(self.model), folder / WEIGHTS)
+from pruners.allocation.timing import measured_ms
+from pruners.groups.analysis import analyse, prunable, several_names, split_inputs
+from pruners.groups.dependency import dependency_groups
+from pruners.groups.graph import Group
+from pruners.importance.criteria import Loss
+from pruners.importance.score import Criterion, check_importance
+from pruners.progress import Progress, silent
+from pruners.result import PLAN, WEIGHTS, PruneResult, Summary, count
+from pruners.surgery.every_size import serve_sizes
+from pruners.surgery.huggingface import configure
+from pruners.surgery.masked import Masked, needs_copies
+from pruners.surgery.module import build
+from pruners.surgery.plan import PruningPlan, describe_inputs, make_plan, unique_state
+from pruners.surgery.proof import prove, prove_in, verify
+from pruners.surgery.replay import rebuild, replay
+from pruners.surgery.rewrite import GraphModel, Removal, rewrite, to_run, unwritten
+from pruners.surgery.served import serves
 
 
 def prune(
@@ -145,7 +83,7 @@ def prune(
             milliseconds also as "0.8ms".
         estimators: further targets by name: functions of (model, inputs) to a positive number, larger for larger models, where
             inputs are a tuple of the positional or a dict of the keyword example inputs.
-        importance: criterion, see `pruners.importance.CRITERIA`, or a function of the parameters by name that returns a score
+        importance: criterion, see `pruners.importance.score.CRITERIA`, or a function of the parameters by name that returns a score
             for each of their entries, larger = keep, for all or some of them.
         allocation: "global", "uniform", "isomorphic", "optimal" (the most importance that can stay) or "distortion" (the least
             change of the outputs, measured on `batches`); the last two under "latency_ms" within the latency that operators
@@ -311,12 +249,6 @@ def refuse_missed(report: Mapping[str, Mapping[str, float]]) -> None:
             "means that the smaller model routes to larger experts or, which is worth a report, that an operator costs more than the "
             "cost model says; a measured one that the machine is too busy to measure."
         )
-
-
-def count(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, int]:
-    """Macs on the example inputs, parameters and their bytes of a built model."""
-    total = count_cost(model, kwargs or args).total
-    return {"macs": total.macs, "params": total.params, "weight_bytes": total.weight_bytes}
 
 
 def _load_weights(model: nn.Module, path: Path) -> None:

@@ -10,30 +10,31 @@ from typing import Any
 import torch
 from torch import nn
 
-from pruners.allocation import Limits, whole_number
-from pruners.analysis import analyse, prunable, several_names, split_inputs
-from pruners.axes import Axis
-from pruners.blocks import Block, Bypassed, around, bypass, bypassed_outputs, inside, removable_blocks, unneeded
-from pruners.check import needs_copies
-from pruners.configuration import configure
-from pruners.costs import CostModel
-from pruners.criteria import Loss
-from pruners.every_size import serve_sizes
-from pruners.groups import Group, dependency_groups
-from pruners.importance import Criterion, check_importance
-from pruners.plan import describe_inputs, fingerprint, make_plan
+from pruners.allocation.allocate import Limits
+from pruners.allocation.costs import CostModel
+from pruners.allocation.selection import Importance, Selection
+from pruners.errors import whole_number
+from pruners.groups.analysis import analyse, prunable, several_names, split_inputs
+from pruners.groups.dependency import dependency_groups
+from pruners.groups.graph import Group
+from pruners.groups.ragged import keep_highest
+from pruners.importance.criteria import Loss
+from pruners.importance.score import Criterion, check_importance
+from pruners.operators.axes import Axis
 from pruners.progress import Progress, silent
-from pruners.proof import prove, verify
-from pruners.prune import PruneResult, Summary, count
-from pruners.ragged import keep_highest
-from pruners.rewrite import GraphModel, Removal, rewrite
-from pruners.selection import Importance, Selection
-from pruners.served import serves
-from pruners.surgery import Built, build
-from pruners.writes import to_run, unwritten
+from pruners.result import PruneResult, Summary, count
+from pruners.surgery.blocks import Block, Bypassed, around, bypass, bypassed_outputs, inside, removable_blocks, unneeded
+from pruners.surgery.every_size import serve_sizes
+from pruners.surgery.huggingface import configure
+from pruners.surgery.masked import needs_copies
+from pruners.surgery.module import Built, build
+from pruners.surgery.plan import describe_inputs, fingerprint, make_plan
+from pruners.surgery.proof import prove, verify
+from pruners.surgery.rewrite import GraphModel, Removal, rewrite, to_run, unwritten
+from pruners.surgery.served import serves
 from search_spaces import Architecture, Categorical, Integer, SearchSpace
-from search_spaces.choices import Choice, Value
-from search_spaces.space import Labels
+from search_spaces.core.choices import Choice, Value
+from search_spaces.core.space import Labels
 
 KEEP, LEAVE_OUT = "keep", "leave out"
 DIGITS = "123456789abcdefghijklmnopqrstuvwxyz"

@@ -6,22 +6,22 @@ from collections.abc import Callable
 from functools import partial
 from inspect import Parameter, signature
 
-from search_spaces.architecture import Architecture
-from search_spaces.cells import nas_bench_201
-from search_spaces.channel_bench import channel_bench_macro_resnet
-from search_spaces.choices import Categorical, Choice, Integer, Subset
-from search_spaces.elastic import ElasticBatchNorm2d, ElasticConv2d, ElasticLayerNorm, ElasticLinear
-from search_spaces.elastic_block import elastic_block
-from search_spaces.ensemble import ensemble
-from search_spaces.extremes import largest, smallest
-from search_spaces.grouping import Grouping
-from search_spaces.mobilenet_elastic import mobilenet_elastic
-from search_spaces.naming import unknown_name
-from search_spaces.nas_bench_macro import nas_bench_macro
-from search_spaces.network import Block, Network, Supernet
-from search_spaces.resnet import pooling_space
-from search_spaces.resnet_elastic import resnet_elastic
-from search_spaces.space import Constraint, Labels, SearchSpace
+from search_spaces.core.architecture import Architecture
+from search_spaces.core.choices import Categorical, Choice, Integer, Subset
+from search_spaces.core.extremes import largest, smallest
+from search_spaces.core.naming import unknown_name
+from search_spaces.core.network import Block, Network, Supernet
+from search_spaces.core.space import Constraint, Labels, SearchSpace
+from search_spaces.families.cells import nas_bench_201
+from search_spaces.families.channel_bench import channel_bench_macro_resnet
+from search_spaces.families.ensemble import ensemble
+from search_spaces.families.mobilenet_elastic import mobilenet_elastic
+from search_spaces.families.nas_bench_macro import nas_bench_macro
+from search_spaces.families.resnet import pooling_space
+from search_spaces.families.resnet_elastic import resnet_elastic
+from search_spaces.layers.elastic import ElasticBatchNorm2d, ElasticConv2d, ElasticLayerNorm, ElasticLinear
+from search_spaces.layers.elastic_block import elastic_block
+from search_spaces.layers.grouping import Grouping
 
 __all__ = [
     "SPACES",

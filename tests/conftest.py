@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from nas import Study, configure, load_data, search
-from nas.data import ImageData
+from nas.data.dataset import ImageData
 from search_spaces import SearchSpace, make_space
 from tests.made_up_studies import OPTIONS
 

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from search_spaces import Block, Integer, Network, SearchSpace
-from search_spaces.choices import Choice
-from search_spaces.network import Local, Shape
+from search_spaces.core.choices import Choice
+from search_spaces.core.network import Local, Shape
 
 CHANNELS = 6
 WIDTHS = (2, 4, 8)

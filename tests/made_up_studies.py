@@ -6,10 +6,11 @@ from html.parser import HTMLParser
 
 import torch
 
-from nas import Study, checkpoint
-from nas.files import write_json
-from nas.report import write_report, write_tables
-from nas.study import ALONE, SEARCH
+from nas import Study
+from nas.report.write import write_report, write_tables
+from nas.runtime import checkpoint
+from nas.runtime.files import write_json
+from nas.study.study import ALONE, SEARCH
 from search_spaces import Architecture
 
 OPTIONS = {"in_channels": 1, "num_classes": 10, "image_size": 8}

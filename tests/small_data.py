@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from nas.data import ImageData, Split
+from nas.data.dataset import ImageData, Split
 
 LABELS = [0, 1, 2] * 8
 

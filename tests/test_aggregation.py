@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import spearmanr
 
-from estimators.aggregation import aggregate, ranks
-from estimators.predictor import PREDICTORS, Predictor, input_weights, normal_scores, one_hot
+from estimators.accuracy.aggregation import aggregate, ranks
+from estimators.accuracy.predictor import PREDICTORS, Predictor, input_weights, normal_scores, one_hot
 from search_spaces import make_space
 
 pytestmark = pytest.mark.filterwarnings("error")

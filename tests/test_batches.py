@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nas.batches import augment, batches
-from nas.data import ImageData, Split, load_data
+from nas.data.batches import augment, batches
+from nas.data.dataset import ImageData, Split, load_data
 
 
 def _random_images(count: int, channels: int, height: int, width: int, seed: int = 0) -> torch.Tensor:

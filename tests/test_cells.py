@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from estimators import CostModel, count
 from search_spaces import Architecture, SearchSpace, Supernet, make_space
-from search_spaces.cells import EDGES, KERNELS, NAMES, OPERATIONS, Cell
+from search_spaces.families.cells import EDGES, KERNELS, NAMES, OPERATIONS, Cell
 from tests.conformance import check_enumeration, check_variation
 
 SIDE = 4

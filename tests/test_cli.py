@@ -14,7 +14,7 @@ import pytest
 
 import nas
 from nas import Study
-from nas.profile import profile
+from nas.cli.profile import profile
 
 ROOT = Path(__file__).parents[1]
 QUICK = "--supernets 1 --strategy random --trials 3 --epochs 1 --retrain none --batch-size 64 --limit 200 --test-limit 50".split()

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from nas.config import configure, differences, dump_config, parse_config, read_config
-from nas.distillation import Distillation
+from nas.study.config import configure, differences, dump_config, parse_config, read_config
+from nas.training.alone import Distillation
 
 
 def test_it_is_written_whole_and_read_back(tmp_path: Path) -> None:

@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-import estimators.cost
+import estimators.counting.cost
 from estimators import METRICS, Cost, CostModel, count
 from search_spaces import SPACES, Architecture, Block, Categorical, Integer, Network, SearchSpace, Subset, make_space
-from search_spaces.network import Local, Shape
+from search_spaces.core.network import Local, Shape
 
 OPTIONS: list[tuple[str, Mapping[str, object]]] = [
     *((name, {}) for name in SPACES),
@@ -162,7 +162,7 @@ REFERENCE = CostModel(ELASTIC)
 def test_large_batches_are_worked_off_in_pieces() -> None:
     space, rng = ELASTIC, np.random.default_rng(0)
     archs = [space.sample(rng) for _ in range(50)]
-    picked = rng.integers(len(archs), size=2 * estimators.cost.CHUNK + 7)
+    picked = rng.integers(len(archs), size=2 * estimators.counting.cost.CHUNK + 7)
     few = CostModel(space).batch(space.encode(archs))
     many = CostModel(space).batch(space.encode(archs)[picked].astype(np.int8))
     for name in METRICS:
@@ -172,21 +172,21 @@ def test_large_batches_are_worked_off_in_pieces() -> None:
 def test_blocks_too_wide_for_a_table_cost_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     codes = ELASTIC.encode(list(ELASTIC.enumerate()))
     expected = REFERENCE.batch(codes)
-    monkeypatch.setattr(estimators.cost, "LARGEST_TABLE", 1)
+    monkeypatch.setattr(estimators.counting.cost, "LARGEST_TABLE", 1)
     found = CostModel(ELASTIC).batch(codes)
     assert all(np.array_equal(found[name], expected[name]) for name in METRICS)
 
 
 def test_each_kind_of_block_is_counted_once_per_local_choice_and_input_shape(monkeypatch: pytest.MonkeyPatch) -> None:
     space, seen = elastic_space(), []
-    estimators.cost._counted.cache_clear()
+    estimators.counting.cost._counted.cache_clear()
 
     def noted(module: nn.Module, shape: Shape) -> object:
         assert all(parameter.is_meta for parameter in module.parameters())
         seen.append(shape)
         return count(module, shape)
 
-    monkeypatch.setattr(estimators.cost, "count", noted)
+    monkeypatch.setattr(estimators.counting.cost, "count", noted)
     archs = list(space.enumerate())
     expected = {
         (block.alone, local, shape)

@@ -16,10 +16,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import ArrayLike
 
-import nas.data as data_module
-from nas.batches import batches, normalize
-from nas.data import Split, load_data
-from nas.images import Found, Images
+import nas.data.dataset as data_module
+from nas.data.batches import batches, normalize
+from nas.data.dataset import Split, load_data
+from nas.data.decoding import Found, Images
 from tests.small_data import class_folder, png, same_data
 
 REPOSITORY = Path(__file__).parents[1]
@@ -137,8 +137,8 @@ def test_global_random_state_is_neither_used_nor_changed() -> None:
 def test_another_process_makes_the_same_splits_and_batches() -> None:
     script = (
         "import numpy as np\n"
-        "from nas.batches import batches\n"
-        "from nas.data import load_data\n"
+        "from nas.data.batches import batches\n"
+        "from nas.data.dataset import load_data\n"
         "data = load_data('digits', seed=5, limit=200)\n"
         "images, labels = next(batches(data.train, data, 32, rng=np.random.default_rng(7), augment=True))\n"
         "print(data.fingerprint, images.sum().item(), labels.tolist())\n"

@@ -7,9 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from nas.training import Alone, TrainingConfig, sgd
+from nas.training.alone import Alone
+from nas.training.config import TrainingConfig
+from nas.training.sgd import sgd
 from search_spaces import make_space
-from search_spaces.elastic import ElasticBatchNorm2d, ElasticConv2d, ElasticLayerNorm, ElasticLinear
+from search_spaces.layers.elastic import ElasticBatchNorm2d, ElasticConv2d, ElasticLayerNorm, ElasticLinear
 from search_spaces.pooling import make_pooling
 from tests.test_samplers import rng
 from tests.test_slices import CPU, HARD, batch, team, train

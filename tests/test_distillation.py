@@ -9,9 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from nas.data import ImageData
-from nas.distillation import Distillation, Distilled, divergence
-from nas.training import Alone, TrainingConfig, fit
+from nas.data.dataset import ImageData
+from nas.training.alone import Alone, Distillation, Distilled, divergence
+from nas.training.config import TrainingConfig
+from nas.training.loop import fit
 
 CPU = torch.device("cpu")
 CONFIG = TrainingConfig(epochs=2, batch_size=32, label_smoothing=0.1)

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from search_spaces import Integer, SearchSpace, Subset, largest, smallest
-from search_spaces.elastic import ElasticBatchNorm2d, ElasticConv2d, ElasticLayerNorm, ElasticLinear
-from search_spaces.elastic_block import elastic_block
-from search_spaces.grouping import DENSE, Grouping, check_groupings
-from search_spaces.sorting import sort_channels_
-from search_spaces.space import Constraint
+from search_spaces.core.space import Constraint
+from search_spaces.layers.elastic import ElasticBatchNorm2d, ElasticConv2d, ElasticLayerNorm, ElasticLinear
+from search_spaces.layers.elastic_block import elastic_block
+from search_spaces.layers.grouping import DENSE, Grouping, check_groupings
+from search_spaces.layers.sorting import sort_channels_
 
 
 def conv(*args: object, **options: object) -> ElasticConv2d:

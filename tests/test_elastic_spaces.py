@@ -15,18 +15,19 @@ from hypothesis import strategies as st
 from torch import nn
 
 from estimators import CostModel
-from nas.batches import normalize
-from nas.data import ImageData
-from nas.evaluation import calibrate_, predict
+from nas.data.batches import normalize
+from nas.data.dataset import ImageData
+from nas.supernets.predict import predict
+from nas.training.accuracy import calibrate_
 from search_spaces import SearchSpace, Supernet, largest, make_space, smallest
-from search_spaces.elastic import ElasticConv2d
-from search_spaces.elastic_head import HEAD_OPERATORS
-from search_spaces.mobilenet_elastic import CHOICES as MOBILENET_CHOICES
-from search_spaces.options import usual_resolutions
+from search_spaces.core.options import usual_resolutions
+from search_spaces.families.mobilenet_elastic import CHOICES as MOBILENET_CHOICES
+from search_spaces.families.resnet_elastic import CHOICES as RESNET_CHOICES
+from search_spaces.families.resnet_elastic import FAMILIES
+from search_spaces.layers.elastic import ElasticConv2d
+from search_spaces.layers.elastic_head import HEAD_OPERATORS
+from search_spaces.layers.sorting import sort_supernet_
 from search_spaces.pooling import make_global_pooling
-from search_spaces.resnet_elastic import CHOICES as RESNET_CHOICES
-from search_spaces.resnet_elastic import FAMILIES
-from search_spaces.sorting import sort_supernet_
 from tests.conformance import check_space
 from tests.subnets import check_slice, images, stirred
 

@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from nas.data import ImageData
-from nas.learners import make_learner
-from nas.samplers import Draw
-from nas.settings import SAMPLERS, SupernetConfig
-from nas.shrinking import Progressive
-from nas.team import OneSupernet
-from nas.training import TrainingConfig, fit
+from nas.data.dataset import ImageData
+from nas.samplers.basic import Draw
+from nas.samplers.progressive import Progressive
+from nas.supernets.config import SAMPLERS, SupernetConfig
+from nas.supernets.make import make_learner
+from nas.supernets.team import OneSupernet
+from nas.training.config import TrainingConfig
+from nas.training.loop import fit
 from search_spaces import SearchSpace, largest, make_space, smallest
 from tests.test_slices import inside, state
 

@@ -15,9 +15,10 @@ from torch import Tensor, nn
 
 from estimators import CostModel, count
 from examples.own_space import own_space
-from nas.data import ImageData
-from nas.evaluation import predict
-from nas.training import TrainingConfig, cross_entropy
+from nas.data.dataset import ImageData
+from nas.supernets.predict import predict
+from nas.training.config import TrainingConfig
+from nas.training.sgd import cross_entropy
 from search_spaces import (
     Architecture,
     Block,
@@ -32,10 +33,10 @@ from search_spaces import (
     make_space,
     smallest,
 )
-from search_spaces.choices import Value
-from search_spaces.network import Local
-from search_spaces.numbering import Values, exists
-from search_spaces.paths import together
+from search_spaces.core.choices import Value
+from search_spaces.core.network import Local
+from search_spaces.core.numbering import Values, exists
+from search_spaces.core.paths import together
 from tests.conformance import check_space
 from tests.elastic_toy import elastic_space
 from tests.subnets import check_costs, check_slice, images, stirred

@@ -11,20 +11,23 @@ import pytest
 import torch
 
 import nas
-from nas.arguments import options
-from nas.batches import normalize
-from nas.config import configure
-from nas.data import ImageData
+from nas.cli.profile import profile
+from nas.data.batches import normalize
+from nas.data.dataset import ImageData
 from nas.export import export
-from nas.learners import make_learner
-from nas.profile import profile
+from nas.runtime.text import options
 from nas.search import default_folder
-from nas.settings import SupernetConfig
-from nas.spaces import build_space
-from nas.team import OneSupernet
-from nas.training import Alone, TrainingConfig, cross_entropy, fit, sgd
+from nas.study.config import configure
+from nas.study.spaces import build_space
+from nas.supernets.config import SupernetConfig
+from nas.supernets.make import make_learner
+from nas.supernets.team import OneSupernet
+from nas.training.alone import Alone
+from nas.training.config import TrainingConfig
+from nas.training.loop import fit
+from nas.training.sgd import cross_entropy, sgd
 from search_spaces import ensemble
-from search_spaces.paths import divide_gradient
+from search_spaces.core.paths import divide_gradient
 from tests.elastic_toy import elastic_space
 from tests.subnets import images
 from tests.test_slices import HARD, batch, state, team, train

@@ -8,15 +8,15 @@ import pytest
 import torch
 from torch import nn
 
-import nas.estimates
+import nas.objectives.estimates
 from estimators import Device, estimate_energy, peak_memory
 from nas import search
-from nas.config import configure, differences, dump_config, read_config
-from nas.estimates import ESTIMATES, estimates
-from nas.objectives import OBJECTIVES
-from nas.progress import silent
-from nas.pruning import prune_model
-from nas.scoring import NetworkScorer
+from nas.objectives.estimates import ESTIMATES, estimates
+from nas.objectives.objective import OBJECTIVES
+from nas.prune import prune_model
+from nas.scoring.costs import NetworkScorer
+from nas.study.config import configure, differences, dump_config, read_config
+from pruners.progress import silent
 from search_spaces import make_space
 
 PHONE = Device("phone", 2e9, 1e9, 1e-12, 1e-10, 2)
@@ -83,7 +83,7 @@ def test_a_search_estimates_every_architecture_once(
         networks.append(module)
         return peak_memory(module, *args, **settings)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(nas.estimates, "peak_memory", watched)
+    monkeypatch.setattr(nas.objectives.estimates, "peak_memory", watched)
     for trials in (2, 3):
         settings = {**SEARCH, "trials": trials, "objectives": NAMES, "device_file": device_file}
         study = search("resnet20-pooling", "digits", out=tmp_path / str(trials), **settings)

@@ -11,11 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from nas.batches import normalize
-from nas.data import ImageData, Split
-from nas.evaluation import accuracy, calibrate_, module_accuracy, predict, trie
+from nas.data.batches import normalize
+from nas.data.dataset import ImageData, Split
+from nas.supernets.predict import predict, trie
+from nas.training.accuracy import accuracy, calibrate_, module_accuracy
 from search_spaces import Block, Network, SearchSpace, Supernet, make_space
-from search_spaces.network import Local
+from search_spaces.core.network import Local
 
 
 def make(bn: str, operators: tuple[str, ...] = ("max", "conv")) -> tuple[SearchSpace, Supernet]:

@@ -15,13 +15,13 @@ import torch
 
 import nas
 from nas import Study
-from nas.batches import normalize
-from nas.data import ImageData
-from nas.evaluation import module_accuracy
+from nas.data.batches import normalize
+from nas.data.dataset import ImageData
 from nas.export import export, from_supernet
 from nas.retrain import build
-from nas.splitting import Splitting
+from nas.supernets.splitting import Splitting
 from nas.train import load_supernets
+from nas.training.accuracy import module_accuracy
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +99,7 @@ def test_the_weights_of_the_better_supernet_are_taken(finished: Study, data: Ima
     row = finished.trials.iloc[0]
     better = int(row["accuracy_supernet1"] > row["accuracy_supernet0"])
     module = from_supernet(finished, finished.find(row["architecture"]), data)
-    tensors = nas.checkpoint.load(finished.folder / "supernets" / "checkpoint.safetensors").tensors
+    tensors = nas.runtime.checkpoint.load(finished.folder / "supernets" / "checkpoint.safetensors").tensors
     weight = tensors[f"supernet{better}/weights/blocks.head.body.2.weight"]
     assert torch.equal(module.state_dict()["head.2.weight"], weight)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from nas.files import replacing, sweep, write_json, write_text
+from nas.runtime.files import replacing, sweep, write_json, write_text
 
 
 def test_a_file_takes_its_name_when_it_is_whole(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from nas.data import load_data
+from nas.data.dataset import load_data
 from tests.small_data import class_folder, colours, png, same_data
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from nas.format import front_table, milliseconds, percent, si
+from nas.report.format import front_table, milliseconds, percent, si
 
 
 @pytest.mark.parametrize(

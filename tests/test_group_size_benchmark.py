@@ -4,7 +4,7 @@ import pytest
 
 from benchmarks.group_size import GROUPINGS, KINDS, SHAPE, TOLERANCE, macs, network, widths_for
 from estimators import count
-from search_spaces.grouping import Grouping
+from search_spaces.layers.grouping import Grouping
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -11,8 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
-import nas.images as images_module
-from nas.data import load_data
+import nas.data.decoding as images_module
+from nas.data.dataset import load_data
 from tests.small_data import class_folder, colours, plain_image, png
 
 

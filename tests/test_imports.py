@@ -1,30 +1,91 @@
-"""Imports point one way: search_spaces <- estimators <- pruners <- nas. Importing prints nothing and seeds nothing."""
+"""Imports go down: between packages, between the rooms of a package, and in no circle between files. Importing is quiet."""
 
 from __future__ import annotations
 
 import ast
 import subprocess
 import sys
+from collections.abc import Iterator
+from functools import cache
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
-ORDER = ["search_spaces", "estimators", "pruners", "nas"]
+PACKAGES = ["nas", "pruners", "estimators", "search_spaces"]
+ROOMS = {
+    "nas": [
+        "__main__", "cli", "search", "export", "train", "prune", "retrain", "subnet", "report", "scoring", "study",
+        "pruning", "supernets", "samplers", "training", "strategies", "objectives", "data", "runtime",
+    ],
+    "pruners": [
+        "space", "prune", "repair", "result", "allocation", "importance", "surgery", "groups", "tracing", "operators",
+        "progress", "errors",
+    ],
+    "estimators": ["accuracy", "design", "energy", "latency", "memory", "zero_cost", "counting"],
+    "search_spaces": ["families", "layers", "pooling", "core"],
+}  # fmt: skip
+"""Packages and rooms from the top down: each imports only what stands behind it."""
 
 
-@pytest.mark.parametrize("package", ORDER)
-def test_a_package_imports_only_those_below_it(package: str) -> None:
-    above = set(ORDER[ORDER.index(package) + 1 :])
-    for path in (ROOT / package).rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
-            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
-            wrong = {name.split(".")[0] for name in names} & above
-            assert not wrong, f"{path.relative_to(ROOT)} imports {wrong}"
+def files() -> list[Path]:
+    return [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
 
 
-@pytest.mark.parametrize("package", ORDER)
+def module(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+@cache
+def imports() -> dict[str, set[str]]:
+    """For each file, the files of the packages that it imports: at its top, in a function, or under TYPE_CHECKING."""
+    known = {module(path) for path in files()}
+    return {module(path): set(_imported(path, known)) - {module(path)} for path in files()}
+
+
+def _imported(path: Path, known: set[str]) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name in known)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} imports by dots; write the whole name"
+            for alias in node.names:
+                name = f"{node.module}.{alias.name}"
+                yield from [name] if name in known else [node.module] if node.module in known else []
+
+
+def place(name: str) -> tuple[int, int]:
+    """Where a module stands, from the top: its package, and its room in it; the face of a package is its roof."""
+    package, _, rest = name.partition(".")
+    room = rest.partition(".")[0]
+    return PACKAGES.index(package), ROOMS[package].index(room) if room else -1
+
+
+def test_every_room_has_its_place() -> None:
+    rooms = {(name.split(".")[0], name.split(".")[1]) for name in map(module, files()) if "." in name}
+    assert rooms == {(package, room) for package, inside in ROOMS.items() for room in inside}
+    assert all(len(module(path).split(".")) <= 3 for path in files()), "at most one folder below a package"
+
+
+def test_imports_go_down() -> None:
+    upward = [
+        f"{name} imports {other}"
+        for name, others in imports().items()
+        for other in others
+        if place(other) < place(name) or (place(other) == place(name) and other.count(".") < name.count("."))
+    ]
+    assert not upward, "\n".join(sorted(upward))
+
+
+def test_no_circle() -> None:
+    try:
+        TopologicalSorter(imports()).prepare()
+    except CycleError as error:
+        pytest.fail(f"a circle: {' -> '.join(reversed(error.args[1]))}")
+
+
+@pytest.mark.parametrize("package", PACKAGES)
 def test_importing_is_quiet_and_leaves_random_state_alone(package: str) -> None:
     code = (
         "import random, numpy, torch; a = random.getstate(), numpy.random.get_state()[1].tolist(), torch.get_rng_state().tolist()\n"

@@ -8,8 +8,8 @@ import numpy as np
 import optuna
 import pytest
 
-from nas.journal import Journal, repair
-from nas.objectives import parse_objectives
+from nas.objectives.objective import parse_objectives
+from nas.study.journal import Journal, repair
 from search_spaces import SearchSpace, make_space
 
 OBJECTIVES = parse_objectives(["accuracy", "macs"])

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from estimators import Latency, LatencyTable, latency_table, load_table, measure_table
+from estimators import Latency, LatencyTable, load_table, measure_table
+from estimators.latency import table as latency_table
 from search_spaces import Architecture, SearchSpace, make_space
-from search_spaces.network import Shape
+from search_spaces.core.network import Shape
 
 
 @pytest.fixture(scope="module")

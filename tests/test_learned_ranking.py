@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import spearmanr
 
-from estimators.aggregation import aggregate, ranks
-from estimators.learned_ranking import KINDS, aggregate_learned
-from estimators.predictor import Predictor, normal_scores
+from estimators.accuracy.aggregation import aggregate, ranks
+from estimators.accuracy.learned_ranking import KINDS, aggregate_learned
+from estimators.accuracy.predictor import Predictor, normal_scores
 
 pytestmark = pytest.mark.filterwarnings("error")
 N, LABELLED = 200, 40

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from nas.data import load_data
+from nas.data.dataset import load_data
 from tests.small_data import colours, plain_image
 
 

@@ -10,10 +10,10 @@ import pytest
 
 from estimators import CostModel
 from nas import Study, configure, search
-from nas.limits import within
-from nas.progress import silent
-from nas.scoring import CostScorer
+from nas.scoring.bounds import within
+from nas.scoring.costs import CostScorer
 from nas.strategies import STRATEGIES, make_strategy
+from pruners.progress import silent
 from search_spaces import make_space
 from tests.conformance import visited
 

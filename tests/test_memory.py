@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.fx import Node
 
-from estimators import allocated_peak, ordering, peak_memory
-from estimators.memory import Watch, exported, memory_graph
-from estimators.ordering import Operation, best_order, given_order
+from estimators import allocated_peak, peak_memory
+from estimators.memory import ordering
+from estimators.memory.ordering import Operation, best_order, given_order
+from estimators.memory.peak import Watch, exported, memory_graph
 from search_spaces import make_space
 
 

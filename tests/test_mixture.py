@@ -11,14 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn.functional import cross_entropy
 
-from nas.data import ImageData
-from nas.extremes import extremes
-from nas.mixture import MOST_ARCHITECTURES, Mixture, MixtureConfig, balance, kl_from_uniform, replay, softmax
-from nas.samplers import Draw, Sandwich, Uniform
-from nas.seeding import stream
-from nas.team import Team
-from nas.training import TrainingConfig, fit
-from nas.updates import InPlace, Labels
+from nas.data.dataset import ImageData
+from nas.runtime.seeding import stream
+from nas.samplers.basic import Draw, Sandwich, Uniform
+from nas.samplers.size_order import extremes
+from nas.supernets.mixture import MOST_ARCHITECTURES, Mixture, MixtureConfig, balance, kl_from_uniform, replay, softmax
+from nas.supernets.rules import InPlace, Labels
+from nas.supernets.team import Team
+from nas.training.config import TrainingConfig
+from nas.training.loop import fit
 from search_spaces import SearchSpace, ensemble, make_space
 from tests.elastic_toy import elastic_space
 

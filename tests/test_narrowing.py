@@ -10,13 +10,14 @@ import pytest
 import torch
 
 import nas
-from nas.data import ImageData
-from nas.learners import make_learner, make_sampler
-from nas.narrowing import Narrowing, dissimilarity, narrowed
-from nas.samplers import Uniform
-from nas.settings import SupernetConfig
-from nas.team import OneSupernet
-from nas.training import TrainingConfig, fit
+from nas.data.dataset import ImageData
+from nas.samplers.basic import Uniform
+from nas.samplers.narrowing import Narrowing, dissimilarity, narrowed
+from nas.supernets.config import SupernetConfig
+from nas.supernets.make import make_learner, make_sampler
+from nas.supernets.team import OneSupernet
+from nas.training.config import TrainingConfig
+from nas.training.loop import fit
 from search_spaces import Constraint, Supernet, ensemble, make_space
 from tests.elastic_toy import WIDTHS, elastic_space
 from tests.subnets import images, same, state

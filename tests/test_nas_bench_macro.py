@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from estimators import CostModel, count
-from nas.data import ImageData
-from nas.evaluation import predict
+from nas.data.dataset import ImageData
+from nas.supernets.predict import predict
 from search_spaces import Supernet, make_space
 from tests.conformance import check_round_trips, check_variation
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from estimators.zero_cost import ZERO_COST
-from nas.objectives import OBJECTIVES, Objective, losses, parse_objectives
+from nas.objectives.objective import OBJECTIVES, Objective, losses, parse_objectives
 
 
 def test_every_objective_is_known_by_its_own_name() -> None:

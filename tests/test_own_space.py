@@ -8,7 +8,7 @@ import torch
 
 import nas
 from examples.own_space import own_space
-from nas.data import ImageData
+from nas.data.dataset import ImageData
 from tests.conformance import check_space
 from tests.subnets import check_costs, check_slice, images, stirred
 

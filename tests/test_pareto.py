@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nas.pareto import (
+from nas.objectives.pareto import (
     check_losses,
     crowding_distance,
     hypervolume,

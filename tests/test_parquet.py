@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from nas.data import load_data
+from nas.data.dataset import load_data
 from tests.small_data import LABELS, colours, parquet_file, png, same_data
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from estimators import choose_patches, count, patched_cost, peak_memory, run_patched
-from estimators.patch_stage import Stage
+from estimators.memory.patch_stage import Stage
 
 KIB = 1024
 

@@ -14,11 +14,12 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from nas import Study, plots
-from nas.labels import drawable, write_labels
-from nas.objectives import Objective
-from nas.rank import both_accuracies
-from nas.report import HISTORY, history, write_plots
+from nas import Study
+from nas.objectives.correlation import both_accuracies
+from nas.objectives.objective import Objective
+from nas.report import plots
+from nas.report.point_labels import drawable, write_labels
+from nas.report.write import HISTORY, history, write_plots
 from tests.made_up_studies import Reader, complete, page_of, train_alone, train_supernets, try_
 from tests.test_rank import brute_force_tau
 

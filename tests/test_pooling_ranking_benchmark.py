@@ -12,8 +12,8 @@ import torch
 from scipy.stats import kendalltau
 
 from benchmarks import pooling_ranking as benchmark
-from nas.data import ImageData
-from nas.training import TrainingConfig
+from nas.data.dataset import ImageData
+from nas.training.config import TrainingConfig
 from search_spaces import make_space
 
 SPACE = make_space("resnet20-pooling", in_channels=1, image_size=8)

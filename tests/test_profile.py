@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from nas.profile import profile
+from nas.cli.profile import profile
 
 
 class Fourier(nn.Sequential):

@@ -14,11 +14,14 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import nas
-from nas.batches import normalize
-from nas.data import ImageData
-from nas.evaluation import module_accuracy
-from nas.pruned import PrunedNetwork, recalibrated, searchable
-from nas.training import Alone, TrainingConfig, fit
+from nas.data.batches import normalize
+from nas.data.dataset import ImageData
+from nas.pruning.space import PrunedNetwork, searchable
+from nas.scoring.accuracy import recalibrated
+from nas.training.accuracy import module_accuracy
+from nas.training.alone import Alone
+from nas.training.config import TrainingConfig
+from nas.training.loop import fit
 from pruners import PrunableSpace
 
 ROOT = Path(__file__).parents[1]

@@ -16,11 +16,15 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from nas.data import ImageData
-from nas.evaluation import module_accuracy
-from nas.pruning import load_model, parse_targets, prune_model, read_weights
-from nas.recovery import parse_recovery
-from nas.training import Alone, TrainingConfig, fit
+from nas.data.dataset import ImageData
+from nas.prune import prune_model
+from nas.pruning.inputs import parse_targets
+from nas.pruning.recovery import parse_recovery
+from nas.pruning.weights import load_model, read_weights
+from nas.training.accuracy import module_accuracy
+from nas.training.alone import Alone
+from nas.training.config import TrainingConfig
+from nas.training.loop import fit
 from pruners import load
 
 ROOT = Path(__file__).parents[1]

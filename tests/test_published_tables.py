@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from estimators import CostModel
-from estimators.tabular import PUBLISHED, published_table
+from estimators.accuracy.tabular import PUBLISHED, published_table
 from nas.strategies import make_strategy
 from search_spaces import make_space
 

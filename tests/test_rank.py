@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from nas.rank import kendall, same_order
+from nas.objectives.correlation import kendall, same_order
 
 
 def brute_force_tau(a: Sequence[float], b: Sequence[float]) -> float:

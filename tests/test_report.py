@@ -14,9 +14,9 @@ import pytest
 import torch
 
 from nas import Study
-from nas.data import ImageData
-from nas.format import percent
-from nas.report import HISTORY, history, write_plots, write_report, write_tables
+from nas.data.dataset import ImageData
+from nas.report.format import percent
+from nas.report.write import HISTORY, history, write_plots, write_report, write_tables
 from search_spaces import Categorical, SearchSpace
 from tests.made_up_studies import Reader, complete, page_of, train_alone, train_supernets, try_
 

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from estimators import CostModel, count
 from search_spaces import Architecture, SearchSpace, Supernet, make_space, pooling_space
+from search_spaces.families.resnet import ALONE_NORMS, ResidualBlock, SharedResidualBlock, Weights
 from search_spaces.pooling import POOLINGS
-from search_spaces.resnet import ALONE_NORMS, ResidualBlock, SharedResidualBlock, Weights
 from tests.conformance import check_space
 
 LAYERS = {20: 10, 18: 9, 50: 17}

@@ -7,13 +7,13 @@ import math
 import pytest
 import torch
 
-from nas.data import ImageData
-from nas.learners import make_learner
-from nas.settings import SupernetConfig
-from nas.team import OneSupernet
-from nas.training import TrainingConfig
+from nas.data.dataset import ImageData
+from nas.supernets.config import SupernetConfig
+from nas.supernets.make import make_learner
+from nas.supernets.team import OneSupernet
+from nas.training.config import TrainingConfig
 from search_spaces import SearchSpace, Supernet, make_space
-from search_spaces.resolution_weights import ByResolution
+from search_spaces.layers.resolution_weights import ByResolution
 
 EPOCHS = 4
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from nas import Study
-from nas.study import folder_name
+from nas.study.study import folder_name
 
 ROOT = Path(__file__).parents[1]
 COMMAND = [

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import nas
-from nas.data import ImageData
+from nas.data.dataset import ImageData
 from nas.retrain import build
 from tests.elastic_toy import elastic_space
 

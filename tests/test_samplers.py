@@ -7,13 +7,13 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from estimators.cost import CostModel
-from nas.budgets import BANK, Complexity, Performance
-from nas.extremes import cheap_and_dear, extremes
-from nas.learners import MAKERS, make_sampler
-from nas.samplers import Delayed, Draw, Fair, Groups, Sandwich, balanced, nested
-from nas.settings import SAMPLERS
-from nas.shrinking import Progressive
+from estimators.counting.cost import CostModel
+from nas.samplers.basic import Delayed, Draw, Fair, Groups, Sandwich, balanced, nested
+from nas.samplers.complexity import BANK, Complexity, Performance
+from nas.samplers.progressive import Progressive
+from nas.samplers.size_order import cheap_and_dear, extremes
+from nas.supernets.config import SAMPLERS
+from nas.supernets.make import MAKERS, make_sampler
 from search_spaces import Categorical, Constraint, Integer, Network, SearchSpace, largest, make_space, smallest
 from tests.elastic_toy import KERNELS, WIDTHS, elastic_space
 
@@ -288,7 +288,7 @@ def test_losses_of_a_step_are_averaged_but_where_the_method_adds_or_splits(name:
 
 @pytest.mark.parametrize("name", ELASTIC)
 def test_performance_knows_every_width_of_the_elastic_spaces(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nas.budgets.POOL", 8)
+    monkeypatch.setattr("nas.samplers.complexity.POOL", 8)
     options, widths = ELASTIC[name]
     space = make_space(name, **options)
     small, large = smallest(space), largest(space)

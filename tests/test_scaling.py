@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from estimators import CostModel, count, residual_cost, residual_space
-from estimators.deepmad import Problem, evaluate, solve
-from estimators.deepmad_bound import Bound, Prices, Step, first_prices
-from estimators.scaling import (
+from estimators.design.deepmad import evaluate, solve
+from estimators.design.deepmad_bound import Bound, Prices, Problem, Step, first_prices
+from estimators.design.scaling import (
     EFFICIENTNET_B0_MACS,
     RESNET_RS_BLOCKS,
     TINYNET_VARIANTS,
@@ -29,7 +29,7 @@ from estimators.scaling import (
     tinynet_to,
 )
 from estimators.zero_cost.entropy import Conv, Stage, deepmad_score, most_effectiveness
-from search_spaces.extremes import largest
+from search_spaces.core.extremes import largest
 
 B0 = Stages((1, 2, 2, 3, 3, 4, 1), (16, 24, 40, 80, 112, 192, 320), 224)
 

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 import nas
-from estimators.cost import CostModel
+from estimators.counting.cost import CostModel
 from nas import Study, search
-from nas.data import ImageData
-from nas.pareto import non_dominated
+from nas.data.dataset import ImageData
+from nas.objectives.pareto import non_dominated
 from search_spaces import Block, Integer, Network, SearchSpace, make_space
 from tests.conftest import QUICK
 

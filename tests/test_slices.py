@@ -6,12 +6,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from nas.samplers import Draw
-from nas.slices import Box, Scattered, Slices, step_, union, used
-from nas.supernet import Member
-from nas.team import Team
-from nas.training import TrainingConfig, sgd
-from nas.updates import Labels
+from nas.samplers.basic import Draw
+from nas.supernets.member import Member
+from nas.supernets.rules import Labels
+from nas.supernets.slices import Box, Scattered, Slices, step_, union, used
+from nas.supernets.team import Team
+from nas.training.config import TrainingConfig
+from nas.training.sgd import sgd
 from search_spaces import Architecture, SearchSpace, Supernet, make_space
 from tests.elastic_toy import CHANNELS, elastic_space
 from tests.test_samplers import LARGE, SPACE, rng

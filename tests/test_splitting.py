@@ -11,12 +11,13 @@ import pytest
 import torch
 
 from nas import search
-from nas.data import ImageData
-from nas.samplers import Uniform
-from nas.splitting import Splitting, halves, rounds, usual_splits
-from nas.team import Team
-from nas.training import Row, TrainingConfig, fit
-from nas.updates import Labels
+from nas.data.dataset import ImageData
+from nas.samplers.basic import Uniform
+from nas.supernets.rules import Labels
+from nas.supernets.splitting import Splitting, halves, rounds, usual_splits
+from nas.supernets.team import Team
+from nas.training.config import TrainingConfig
+from nas.training.loop import Row, fit
 from search_spaces import SearchSpace, make_space
 
 CPU = torch.device("cpu")

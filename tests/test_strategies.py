@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 import pytest
 
-from nas.pareto import crowding_distance, hypervolume, non_dominated_rank
+from nas.objectives.pareto import crowding_distance, hypervolume, non_dominated_rank
 from nas.strategies import NSGA2, STRATEGIES, CoarseToFine, Evolution, Exhaustive, RandomSearch, make_strategy
 from nas.strategies.coarse_to_fine import tied
 from nas.strategies.ranked import Ranked

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from estimators.tabular import Metric, Table, published_table, read_table
+from estimators.accuracy.tabular import Metric, Table, published_table, read_table
 from nas.strategies import STRATEGIES, make_strategy
 from search_spaces import Categorical, Labels, SearchSpace
 

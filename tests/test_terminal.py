@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from nas import terminal
+from nas.cli import terminal
 
 
 def test_long_labels_are_folded_and_leave_room_for_the_figures(

@@ -19,13 +19,13 @@ from torch import nn
 from typer.testing import CliRunner
 
 import nas
-from nas import checkpoint
-from nas.cli import app
-from nas.config import RunConfig, configure, parse_config
-from nas.data import ImageData
-from nas.distillation import Distillation
+from nas.cli.search import app
+from nas.data.dataset import ImageData
+from nas.runtime import checkpoint
+from nas.study.config import RunConfig, configure, parse_config
 from nas.train import load_supernets
-from nas.training import NotFinite
+from nas.training.alone import Distillation
+from nas.training.config import NotFinite
 from search_spaces import make_space
 from tests.elastic_toy import elastic_space
 from tests.test_cli import lines, run
@@ -82,7 +82,7 @@ def test_bf16_trains_and_ranks_and_leaves_weights_and_latencies_in_float32(
         return dict.fromkeys(modules, SimpleNamespace(median_ms=1.0, p25_ms=1.0, p75_ms=1.0))
 
     monkeypatch.setattr(nn.Linear, "forward", noted)
-    monkeypatch.setattr("nas.scoring.compare_latency", measure)
+    monkeypatch.setattr("nas.scoring.accuracy.compare_latency", measure)
     settings = {"strategy": "random", "trials": 2, "retrain": "none", "objectives": ("accuracy", "latency_ms"), **QUICK}
     study = nas.search("resnet20-pooling", digits, out=tmp_path, bfloat16=True, **settings)
     found = checkpoint.load(checkpoint_of(study.folder))
@@ -132,7 +132,7 @@ def test_stopped_and_called_again_it_ends_as_if_never_stopped(
 def test_after_a_loss_that_is_not_finite_training_goes_on_at_a_lower_rate_until_it_is_done(
     start: Callable[..., nas.Study], digits: ImageData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from nas.samplers import Uniform
+    from nas.samplers.basic import Uniform
 
     settings = {"epochs": 3, "batch_size": 50, "out": tmp_path}
     draw = Uniform.draw
@@ -160,7 +160,7 @@ def test_a_network_alone_whose_loss_is_not_finite_is_trained_in_another_folder_w
     settings = {"strategy": "random", "trials": 1, "epochs": 1, "alone_epochs": 3, "batch_size": 50}
     said = f"a lower rate needs another folder, and `supernet` {tmp_path / 'run'} there keeps the supernets"
     with monkeypatch.context() as patch, pytest.raises(NotFinite, match=said):
-        patch.setattr("nas.training.Alone.loss", lambda self, images, labels: torch.tensor(float("nan")))
+        patch.setattr("nas.training.alone.Alone.loss", lambda self, images, labels: torch.tensor(float("nan")))
         nas.search(elastic_space(), digits, out=tmp_path / "run", **settings)
     again = {**settings, "supernet": str(tmp_path / "run"), "learning_rate": 0.01}
     study = nas.search(elastic_space(), digits, out=tmp_path / "again", **again)
@@ -258,7 +258,7 @@ def test_both_commands_take_what_the_optimiser_and_a_teacher_need(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(sys.modules["nas.train"], "open_run", stop)
-    monkeypatch.setattr("nas.cli.run", stop)
+    monkeypatch.setattr("nas.cli.search.run", stop)
     assert CliRunner().invoke(app, [*command, *TAUGHT]).exit_code == 130
     (supernets,) = (config.supernets for config in seen)
     assert (supernets.training.momentum, supernets.training.label_smoothing) == (0.8, 0.1)

@@ -9,9 +9,12 @@ import pytest
 import torch
 from torch import nn
 
-from nas import checkpoint
-from nas.data import ImageData, Split
-from nas.training import Alone, NotFinite, TrainingConfig, check_weights, fit, learning_rate, sgd
+from nas.data.dataset import ImageData, Split
+from nas.runtime import checkpoint
+from nas.training.alone import Alone
+from nas.training.config import NotFinite, TrainingConfig, learning_rate
+from nas.training.loop import fit
+from nas.training.sgd import check_weights, sgd
 
 CPU = torch.device("cpu")
 

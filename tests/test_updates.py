@@ -10,14 +10,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from nas.data import ImageData
-from nas.distillation import Distillation
-from nas.learners import make_learner, make_sampler, zero_residuals_
-from nas.samplers import Delayed, Draw, Groups, Sampler, Sandwich, Uniform
-from nas.settings import SupernetConfig
-from nas.team import OneSupernet, Team, Watched
-from nas.training import NotFinite, TrainingConfig, fit
-from nas.updates import InPlace, Labels, Peers, Rule, Snapshot, Step, Taught, check_teacher, soft_cross_entropy
+from nas.data.dataset import ImageData
+from nas.samplers.basic import Delayed, Draw, Groups, Sampler, Sandwich, Uniform
+from nas.supernets.config import SupernetConfig
+from nas.supernets.make import make_learner, make_sampler, zero_residuals_
+from nas.supernets.rules import InPlace, Labels, Peers, Rule, Snapshot, Step, Taught, check_teacher, soft_cross_entropy
+from nas.supernets.team import OneSupernet, Team, Watched
+from nas.training.alone import Distillation
+from nas.training.config import NotFinite, TrainingConfig
+from nas.training.loop import fit
 from search_spaces import SearchSpace, Supernet, make_space
 from tests.elastic_toy import elastic_space
 from tests.test_samplers import LARGE, SMALL, SPACE, reversed_choices

@@ -6,18 +6,7 @@ import torch
 from torch import nn
 from torch.utils._pytree import tree_map
 
-from estimators.zero_cost.working import (
-    Batch,
-    BatchNorm,
-    Loss,
-    floating,
-    gradients,
-    rows,
-    run,
-    total,
-    weights,
-    without,
-)
+from estimators.zero_cost.working import Batch, BatchNorm, Loss, floating, gradients, rows, run, total, weights, without
 
 
 def synflow(model: nn.Module, batch: Batch, loss: Loss) -> float:

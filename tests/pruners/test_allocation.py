@@ -10,13 +10,14 @@ import torch
 from torch import nn
 
 from estimators import count
-from pruners.allocation import Limits, allocate
-from pruners.costs import CostModel
-from pruners.groups import AxisGraph, Group, dependency_groups, tie_axes
-from pruners.importance import score_groups
-from pruners.rewrite import Removal, rewrite
-from pruners.targets import counted_budgets
-from pruners.tracing import trace
+from pruners.allocation.allocate import Limits, allocate
+from pruners.allocation.costs import CostModel
+from pruners.allocation.targets import counted_budgets
+from pruners.groups.dependency import dependency_groups, tie_axes
+from pruners.groups.graph import AxisGraph, Group
+from pruners.importance.score import score_groups
+from pruners.surgery.rewrite import Removal, rewrite
+from pruners.tracing.trace import trace
 
 
 class Plain(nn.Sequential):

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pruners import load, prune
-from pruners.prune import PLAN
+from pruners.result import PLAN
 
 
 class Latest(nn.Module):

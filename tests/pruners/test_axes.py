@@ -7,7 +7,21 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pruners.axes import Axis, Misaligned, concat, count, cut, factor, find, freeze, leaves, mask, product, tie, units
+from pruners.operators.axes import (
+    Axis,
+    Misaligned,
+    concat,
+    count,
+    cut,
+    factor,
+    find,
+    freeze,
+    leaves,
+    mask,
+    product,
+    tie,
+    units,
+)
 
 
 def kept(axis: Axis, removed: dict[Axis, list[int]]) -> list[int]:

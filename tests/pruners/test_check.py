@@ -7,14 +7,14 @@ import torch
 from torch import Tensor, nn
 
 from pruners import prune
-from pruners.check import difference
+from pruners.surgery.masked import difference
 from tests.pruners.networks import build
 
 
 def test_a_wrong_rule_is_caught_and_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """The check does not trust the rules: one that forgets that softmax normalises over its dimension is refused."""
-    from pruners.rules import RULES
-    from pruners.rules.pointwise import like
+    from pruners.operators.pointwise import like
+    from pruners.operators.rules import RULES
 
     class Softmax(nn.Sequential):
         def __init__(self) -> None:
@@ -29,8 +29,8 @@ def test_a_wrong_rule_is_caught_and_named(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_a_wrong_rule_is_caught_where_values_vanish(monkeypatch: pytest.MonkeyPatch) -> None:
     """An untrained deep model may return numbers near 1e-20, which are to be compared as others are."""
-    from pruners.rules import RULES
-    from pruners.rules.pointwise import like
+    from pruners.operators.pointwise import like
+    from pruners.operators.rules import RULES
 
     class Rolled(nn.Sequential):
         def __init__(self) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pruners import least_squares_, noise, prune, recalibrate_
-from pruners.check import difference
+from pruners.surgery.masked import difference
 from tests.pruners.networks import build
 
 

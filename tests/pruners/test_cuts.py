@@ -7,10 +7,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pruners.axes import Axis, concat, product
-from pruners.cuts import cuts, kept_per_row
-from pruners.ragged import curve, keep_highest
-from pruners.rules import Dims
+from pruners.groups.cuts import cuts, kept_per_row
+from pruners.groups.ragged import curve, keep_highest
+from pruners.operators.axes import Axis, concat, product
+from pruners.operators.rules import Dims
 
 ROWS, SIZE = 3, 4
 MOVES = ("swap", "merge", "merge swapped", "twice", "beside itself", "copies", "other axis")

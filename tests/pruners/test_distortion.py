@@ -7,13 +7,13 @@ import torch
 from torch import Tensor
 
 from pruners import prune
-from pruners.allocation import Limits
-from pruners.distortion import SAMPLES, distortion_curves
-from pruners.groups import dependency_groups, tie_axes
-from pruners.importance import score_groups
-from pruners.ragged import keep_highest
-from pruners.rewrite import Removal, rewrite
-from pruners.tracing import trace
+from pruners.allocation.allocate import Limits
+from pruners.groups.dependency import dependency_groups, tie_axes
+from pruners.groups.ragged import keep_highest
+from pruners.importance.distortion import SAMPLES, distortion_curves
+from pruners.importance.score import score_groups
+from pruners.surgery.rewrite import Removal, rewrite
+from pruners.tracing.trace import trace
 from tests.pruners.networks import build
 from tests.pruners.test_invariants import analysed
 

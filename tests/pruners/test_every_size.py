@@ -14,12 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from pruners import PruneResult, load, prune
-from pruners.check import difference, run_traced
-from pruners.every_size import find_again, other_sizes
-from pruners.tracing import tensors_in, trace
+from pruners.operators.nodes import tensors_in
+from pruners.surgery.every_size import find_again, other_sizes
+from pruners.surgery.masked import difference, run_traced
+from pruners.tracing.trace import trace
 from tests.pruners.hugging_face import language, tokens
 
-every_size = importlib.import_module("pruners.every_size")
+every_size = importlib.import_module("pruners.surgery.every_size")
 
 
 class Rooted(nn.Module):
@@ -197,7 +198,7 @@ def test_what_is_not_proved_at_other_sizes_is_not_served(monkeypatch: pytest.Mon
 
 
 def test_tracing_is_given_up_where_it_would_take_minutes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(importlib.import_module("pruners.sizes"), "MOST_CONDITIONS", 0)
+    monkeypatch.setattr(importlib.import_module("pruners.operators.sizes"), "MOST_CONDITIONS", 0)
     assert prune(LongOrShort(), torch.randn(2, 5, 4), {"macs": 0.6}).summary.serves == {"x": "Nx5x4"}
 
 
@@ -208,7 +209,7 @@ def test_many_conditions_on_the_batch_fix_it(monkeypatch: pytest.MonkeyPatch) ->
                 x = x if x.shape[0] == size else x + 1
             return super().forward(x)
 
-    monkeypatch.setattr(importlib.import_module("pruners.sizes"), "MOST_CONDITIONS", 5)
+    monkeypatch.setattr(importlib.import_module("pruners.operators.sizes"), "MOST_CONDITIONS", 5)
     traced = trace(Branching(4, 4), (torch.randn(3, 4),))
     assert not traced.batched and traced.sizes.shapes == {"x": (3, 4)}
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pruners import least_squares_, prune
-from pruners.tracing import trace
+from pruners.tracing.trace import trace
 
 
 def net() -> nn.Module:

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pruners.functional import functional
-from pruners.rewrite import GraphModel
+from pruners.surgery.rewrite import GraphModel
+from pruners.tracing.functional import functional
 
 
 class Calls(nn.Module):

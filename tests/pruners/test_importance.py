@@ -6,12 +6,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pruners.batches import as_batch
-from pruners.criteria import activation, fisher, lamp, taylor
-from pruners.groups import AxisGraph, Group, dependency_groups, tie_axes
-from pruners.importance import CRITERIA, _distances, score_groups
-from pruners.rewrite import Removal, rewrite
-from pruners.tracing import trace
+from pruners.groups.dependency import dependency_groups, tie_axes
+from pruners.groups.graph import AxisGraph, Group
+from pruners.importance.criteria import activation, fisher, lamp, taylor
+from pruners.importance.score import CRITERIA, _distances, score_groups
+from pruners.surgery.rewrite import Removal, rewrite
+from pruners.tracing.batches import as_batch
+from pruners.tracing.trace import trace
 from tests.pruners.networks import build
 
 

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from pruners import load, prune
-from pruners.groups import tie_axes
-from pruners.rewrite import Removal, rewrite
-from pruners.tracing import trace
+from pruners.groups.dependency import tie_axes
+from pruners.surgery.rewrite import Removal, rewrite
+from pruners.tracing.trace import trace
 
 
 @dataclass

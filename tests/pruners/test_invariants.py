@@ -9,16 +9,17 @@ import torch
 from torch import Tensor, nn
 
 from estimators import count
-from pruners.axes import Axis
-from pruners.check import Masked, compare, difference, run_example
-from pruners.costs import CostModel
-from pruners.groups import AxisGraph, dependency_groups, tie_axes
-from pruners.proof import prove
-from pruners.ragged import keep_highest
-from pruners.rewrite import Removal, rewrite
-from pruners.surgery import agrees, cut_module
-from pruners.surgery import build as build_smaller
-from pruners.tracing import trace
+from pruners.allocation.costs import CostModel
+from pruners.groups.dependency import dependency_groups, tie_axes
+from pruners.groups.graph import AxisGraph
+from pruners.groups.ragged import keep_highest
+from pruners.operators.axes import Axis
+from pruners.surgery.masked import Masked, compare, difference, run_example
+from pruners.surgery.module import agrees, cut_module
+from pruners.surgery.module import build as build_smaller
+from pruners.surgery.proof import prove
+from pruners.surgery.rewrite import Removal, rewrite
+from pruners.tracing.trace import trace
 from tests.pruners.networks import NETWORKS, build
 
 

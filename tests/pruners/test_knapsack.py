@@ -12,13 +12,14 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from pruners.allocation import Limits, allocate
-from pruners.axes import Axis
-from pruners.costs import CostModel
-from pruners.groups import Group, dependency_groups, tie_axes
-from pruners.knapsack import multiple_choice
-from pruners.targets import counted_budgets
-from pruners.tracing import trace
+from pruners.allocation.allocate import Limits, allocate
+from pruners.allocation.costs import CostModel
+from pruners.allocation.knapsack import multiple_choice
+from pruners.allocation.targets import counted_budgets
+from pruners.groups.dependency import dependency_groups, tie_axes
+from pruners.groups.graph import Group
+from pruners.operators.axes import Axis
+from pruners.tracing.trace import trace
 from tests.pruners.networks import build
 from tests.pruners.test_allocation import plain
 

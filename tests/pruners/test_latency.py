@@ -14,15 +14,16 @@ from torch.utils import _pytree as pytree
 
 from estimators import count
 from pruners import prune
-from pruners.allocation import Limits, allocate, fewest_kept
-from pruners.alone import Alone, Call, measured_ms
-from pruners.axes import Axis
-from pruners.costs import CostModel
-from pruners.groups import AxisGraph, Group, dependency_groups, tie_axes
-from pruners.knapsack import Program
-from pruners.latency import OperatorLatency
-from pruners.targets import Measured, approach
-from pruners.tracing import trace
+from pruners.allocation.allocate import Limits, allocate, fewest_kept
+from pruners.allocation.costs import CostModel
+from pruners.allocation.knapsack import Program
+from pruners.allocation.latency import OperatorLatency
+from pruners.allocation.targets import Measured, approach
+from pruners.allocation.timing import Alone, Call, measured_ms
+from pruners.groups.dependency import dependency_groups, tie_axes
+from pruners.groups.graph import AxisGraph, Group
+from pruners.operators.axes import Axis
+from pruners.tracing.trace import trace
 from tests.pruners.networks import NETWORKS, build
 from tests.pruners.test_invariants import random_removal
 from tests.pruners.test_knapsack import Branches, kept_importance
@@ -266,7 +267,8 @@ def known_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine with a slow layer, whose clock is right."""
     monkeypatch.setattr(sys.modules["pruners.prune"], "measured_ms", slow_layer(2, 10.0))
     monkeypatch.setattr(
-        "pruners.targets._timed", lambda model, args, kwargs: lambda smaller: (branch_ms(model), branch_ms(smaller))
+        "pruners.allocation.targets._timed",
+        lambda model, args, kwargs: lambda smaller: (branch_ms(model), branch_ms(smaller)),
     )
 
 

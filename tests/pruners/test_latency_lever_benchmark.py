@@ -13,7 +13,7 @@ from torch import nn
 from benchmarks import latency_lever as benchmark
 from estimators import count
 from examples.cifar_resnet import CifarResNet
-from nas.data import ImageData
+from nas.data.dataset import ImageData
 from tests.small_data import class_folder
 
 

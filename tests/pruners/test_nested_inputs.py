@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from pruners import PrunableSpace, load, prune
-from pruners.plan import example_inputs
-from pruners.targets import OnExample
+from pruners.allocation.targets import OnExample
+from pruners.surgery.plan import example_inputs
 
 Pair = namedtuple("Pair", "fine coarse")
 

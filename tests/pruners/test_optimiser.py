@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from pruners import PruneResult, prune, remap_optimizer
-from pruners.replay import replay
-from pruners.rewrite import rewrite
+from pruners.surgery.replay import replay
+from pruners.surgery.rewrite import rewrite
 from tests.pruners.networks import build
 
 OPTIMISERS: dict[str, Callable[[Any], Optimizer]] = {

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from pruners import groups, prune
-from pruners.surgery import SHAKEN, _shaken
+from pruners.surgery.module import SHAKEN, _shaken
 from tests.pruners.networks import build
 
 

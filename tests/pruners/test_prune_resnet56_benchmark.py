@@ -12,7 +12,7 @@ from torch import nn
 
 from benchmarks import prune_resnet56 as benchmark
 from examples.cifar_resnet import CifarResNet
-from nas.data import ImageData
+from nas.data.dataset import ImageData
 from tests.small_data import class_folder
 
 

@@ -11,17 +11,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pruners import load, prune, ragged
-from pruners.axes import Axis, leaves
-from pruners.check import compare, difference, run_example
-from pruners.distortion import placeholder_values
-from pruners.groups import AxisGraph, Group, dependency_groups, tie_axes
-from pruners.importance import CRITERIA, score_groups
-from pruners.plan import kept_by, make_plan
-from pruners.reconstruction import second_moments
-from pruners.rewrite import Removal, rewrite
-from pruners.surgery import build as build_smaller
-from pruners.tracing import trace
+from pruners import load, prune
+from pruners.groups import ragged
+from pruners.groups.dependency import dependency_groups, tie_axes
+from pruners.groups.graph import AxisGraph, Group
+from pruners.importance.distortion import placeholder_values
+from pruners.importance.reconstruction import second_moments
+from pruners.importance.score import CRITERIA, score_groups
+from pruners.operators.axes import Axis, leaves
+from pruners.surgery.masked import compare, difference, run_example
+from pruners.surgery.module import build as build_smaller
+from pruners.surgery.plan import kept_by, make_plan
+from pruners.surgery.rewrite import Removal, rewrite
+from pruners.tracing.trace import trace
 from tests.pruners.networks import Sequence, build
 from tests.pruners.test_invariants import random_removal
 

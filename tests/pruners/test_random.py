@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pruners import prune
-from pruners.check import compare, run_example
-from pruners.groups import tie_axes
-from pruners.rewrite import Removal, rewrite
-from pruners.tracing import trace
+from pruners.groups.dependency import tie_axes
+from pruners.surgery.masked import compare, run_example
+from pruners.surgery.rewrite import Removal, rewrite
+from pruners.tracing.trace import trace
 from tests.pruners.test_invariants import random_removal
 
 

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from pruners import prune
-from pruners.batches import as_batch
-from pruners.groups import dependency_groups, tie_axes
-from pruners.relevance import Relevance, reads_weight, relevance
-from pruners.rewrite import GraphModel, Removal, rewrite
-from pruners.tracing import trace
+from pruners.groups.dependency import dependency_groups, tie_axes
+from pruners.importance.relevance import Relevance, reads_weight, relevance
+from pruners.surgery.rewrite import GraphModel, Removal, rewrite
+from pruners.tracing.batches import as_batch
+from pruners.tracing.trace import trace
 
 
 def graph_of(model: nn.Module, x: Tensor) -> GraphModel:

@@ -13,13 +13,14 @@ from torch import Tensor, nn
 
 from estimators import count
 from pruners import groups, least_squares_, load, prune
-from pruners.check import difference, run_traced
-from pruners.costs import CostModel
-from pruners.groups import AxisGraph, dependency_groups, tie_axes
-from pruners.rewrite import Removal, rewrite
-from pruners.routing import NothingChosen
-from pruners.surgery import build as build_smaller
-from pruners.tracing import trace
+from pruners.allocation.costs import CostModel
+from pruners.groups.dependency import dependency_groups, tie_axes
+from pruners.groups.graph import AxisGraph
+from pruners.operators.routing import NothingChosen
+from pruners.surgery.masked import difference, run_traced
+from pruners.surgery.module import build as build_smaller
+from pruners.surgery.rewrite import Removal, rewrite
+from pruners.tracing.trace import trace
 from tests.pruners.routed import ROUTES, Routed, build, skipping
 from tests.pruners.test_invariants import random_removal
 

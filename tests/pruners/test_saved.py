@@ -13,8 +13,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from pruners import PruningPlan, load, prune
-from pruners.plan import example_inputs
-from pruners.prune import WEIGHTS
+from pruners.result import WEIGHTS
+from pruners.surgery.plan import example_inputs
 from tests.pruners.networks import build
 
 

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from pruners import PruneResult, load, prune, recalibrate_
-from pruners.groups import tie_axes
-from pruners.rewrite import Removal, rewrite
-from pruners.tracing import trace
+from pruners.groups.dependency import tie_axes
+from pruners.surgery.rewrite import Removal, rewrite
+from pruners.tracing.trace import trace
 
 
 class Mean(nn.Module):

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from examples.cifar_resnet import resnet20
 from pruners import PrunableSpace, least_squares_, load, remap_optimizer
-from pruners.check import difference
-from pruners.importance import score_groups
+from pruners.importance.score import score_groups
+from pruners.surgery.masked import difference
 from search_spaces import Architecture
 from tests.pruners.networks import build
 

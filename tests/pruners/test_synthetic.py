@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from pruners import least_squares_, noise, prune, recalibrate_, synthetic
-from pruners.synthetic import mismatch
+from pruners.repair.synthetic import mismatch
 
 
 def network() -> tuple[nn.Sequential, list[torch.Tensor]]:

@@ -11,7 +11,7 @@ from torch import nn
 
 from estimators import count
 from pruners import prune
-from pruners.targets import OnExample, measured_targets, parse_target, search
+from pruners.allocation.targets import OnExample, measured_targets, parse_target, search
 from tests.pruners.networks import build
 
 

@@ -1,0 +1,146 @@
+"""The same network through other people's counters. docs/counting.md says what each of them counts."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import sys
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from estimators.counting.count import count, device_of, standing_in
+from search_spaces.core.naming import unknown_name
+
+INSTALL = 'install the extra with: pip install "nas-toolkit[counters]"'
+CONV_LINEAR = frozenset("convolution addmm mm conv linear Conv1d Conv2d Conv3d Linear".split())
+"""What the three counters call convolutions and linear layers."""
+
+
+@dataclass(frozen=True)
+class Count:
+    """What one counter says of one sample.
+
+    Attributes:
+        macs: everything that the counter calls a multiply-accumulate.
+        params: as the counter counts them.
+        operators: macs by operator (torch, fvcore) or by kind of module (thop), in the counter's own words.
+        unsupported: operators or kinds of modules that the counter met and has no rule for, and how often.
+    """
+
+    macs: int
+    params: int
+    operators: Mapping[str, int]
+    unsupported: Mapping[str, int]
+
+    @property
+    def conv_linear_macs(self) -> int:
+        """Macs of convolutions and linear layers, the part on which all counters should agree."""
+        return sum(macs for name, macs in self.operators.items() if name in CONV_LINEAR)
+
+
+def count_with(counter: str, module: nn.Module, input_shape: Sequence[int]) -> Count:
+    """Count with `torch` (the toolkit's own), `fvcore` or `thop`.
+
+    Args:
+        counter: one of the three.
+        module: left as it was.
+        input_shape: of one sample, without the batch.
+
+    Raises:
+        ValueError: no such counter, its package is not installed, or the module does not run on such inputs.
+    """
+    if counter not in COUNTERS:
+        raise unknown_name("counter", counter, COUNTERS)
+    return COUNTERS[counter](module, tuple(input_shape))
+
+
+def compare(
+    module: nn.Module, input_shape: Sequence[int], counters: Sequence[str] = ("torch", "fvcore", "thop")
+) -> dict[str, Count]:
+    """One module through several counters, side by side; see `count_with`."""
+    return {counter: count_with(counter, module, input_shape) for counter in counters}
+
+
+def _torch(module: nn.Module, input_shape: tuple[int, ...]) -> Count:
+    profile = count(module, input_shape)
+    return Count(profile.total.macs, profile.total.params, profile.operators, profile.unsupported)
+
+
+def _fvcore(module: nn.Module, input_shape: tuple[int, ...]) -> Count:
+    with _silenced():
+        try:
+            from fvcore.nn import FlopCountAnalysis, parameter_count
+        except ImportError as error:
+            raise ValueError(f"counter fvcore needs a package that is missing ({error}); {INSTALL}") from error
+        with _explained("fvcore", module, input_shape):
+            own = standing_in(module, device_of(module))
+            analysis = FlopCountAnalysis(own, torch.zeros(1, *input_shape, device=device_of(module)))
+            analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
+            operators = {name: int(macs) for name, macs in analysis.by_operator().items()}
+    return Count(int(analysis.total()), parameter_count(own)[""], operators, dict(analysis.unsupported_ops()))
+
+
+def _thop(module: nn.Module, input_shape: tuple[int, ...]) -> Count:
+    with _silenced():
+        try:
+            import thop
+        except ImportError as error:
+            raise ValueError(f"counter thop needs a package that is missing ({error}); {INSTALL}") from error
+        with _explained("thop", module, input_shape):
+            # in a container, because thop counts no parameters of the outermost module
+            own = nn.Sequential(standing_in(module, device_of(module)))
+            sample = torch.zeros(1, *input_shape, device=device_of(module))
+            macs, params, children = thop.profile(own, inputs=(sample,), verbose=False, ret_layer_info=True)
+    rules = sys.modules["thop.profile"].register_hooks  # `thop.profile` itself is the function
+    leaves = [type(part) for part in own.modules() if not list(part.children())]
+    unsupported = Counter(kind.__name__ for kind in leaves if kind not in rules)
+    operators: Counter[str] = Counter()
+    _add_up(own, children, operators)
+    return Count(int(macs), int(params), {kind: found for kind, found in operators.items() if found}, dict(unsupported))
+
+
+def _add_up(
+    module: nn.Module, children: Mapping[str, tuple[float, float, Mapping[str, tuple]]], operators: Counter[str]
+) -> None:
+    """Sort thop's figures, nested as the modules are, by kind of module."""
+    for name, (macs, _, below) in children.items():
+        part = getattr(module, name)
+        if below:
+            _add_up(part, below, operators)
+        else:
+            operators[type(part).__name__] += int(macs)
+
+
+@contextmanager
+def _silenced() -> Iterator[None]:
+    """Keep a library's warnings, log messages and prints from the user's terminal."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+
+
+@contextmanager
+def _explained(counter: str, module: nn.Module, input_shape: tuple[int, ...]) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise ValueError(
+            f"{counter} must run {type(module).__name__} on one sample of shape {input_shape} to count it, and cannot: {reason}; "
+            "give another shape or use the counter torch"
+        ) from error
+
+
+COUNTERS: dict[str, Callable[[nn.Module, tuple[int, ...]], Count]] = {"torch": _torch, "fvcore": _fvcore, "thop": _thop}

@@ -1,0 +1,92 @@
+"""One network through different runtimes: eager PyTorch, `torch.compile`, ONNX Runtime."""
+
+from __future__ import annotations
+
+import io
+import logging
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from typing import Any
+
+import torch
+import torch._dynamo
+from torch import Tensor, nn
+
+from search_spaces.core.naming import unknown_name
+
+Run = Callable[[Tensor], object]
+
+
+def prepare(module: nn.Module, images: Tensor, runtime: str, threads: int) -> Run:
+    """A function that runs a module, in evaluation mode already, on such images.
+
+    Args:
+        module: on the images' device.
+        images: one batch; a compiled or exported network is made for its shape.
+        runtime: eager, compile or onnxruntime. The last one runs on the CPU, with copies of nothing but the result.
+        threads: of ONNX Runtime within operators; torch's own are set by the caller.
+
+    Raises:
+        ValueError: no such runtime, its packages are missing, it does not run on this device, or the network cannot be exported.
+    """
+    if runtime not in RUNTIMES:
+        raise unknown_name("runtime", runtime, RUNTIMES)
+    return RUNTIMES[runtime](module, images, threads)
+
+
+def _eager(module: nn.Module, images: Tensor, threads: int) -> Run:
+    return module
+
+
+def _compiled(module: nn.Module, images: Tensor, threads: int) -> Run:
+    compiled: Run = torch.compile(module, dynamic=False)
+    return compiled
+
+
+def _onnxruntime(module: nn.Module, images: Tensor, threads: int) -> Run:
+    try:
+        import onnx  # noqa: F401
+        import onnxruntime
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise ValueError(
+            f'runtime onnxruntime needs a package that is missing ({error}); pip install "nas-toolkit[onnx]"'
+        ) from error
+    if images.device.type != "cpu":
+        raise ValueError(f"runtime onnxruntime is measured on the CPU, got device {str(images.device)!r}; use 'cpu'")
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    try:
+        logger.setLevel(logging.ERROR)
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            program: Any = torch.onnx.export(module, (images,), input_names=["images"], dynamo=True)
+    except Exception as error:
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise ValueError(f"{type(module).__name__} cannot be exported to ONNX: {reason}; measure it eager") from error
+    finally:
+        logger.setLevel(level)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(
+        program.model_proto.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    return lambda given: session.run(None, {"images": given.numpy()})
+
+
+@contextmanager
+def compiling_each() -> Iterator[None]:
+    """Let `torch.compile` compile as many networks of one class as there are; by default it runs all but the first few eagerly."""
+    with torch._dynamo.config.patch(
+        recompile_limit=sys.maxsize, accumulated_recompile_limit=sys.maxsize, fail_on_recompile_limit_hit=True
+    ):
+        yield
+
+
+RUNTIMES: dict[str, Callable[[nn.Module, Tensor, int], Run]] = {
+    "eager": _eager,
+    "compile": _compiled,
+    "onnxruntime": _onnxruntime,
+}

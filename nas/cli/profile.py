@@ -1,0 +1,177 @@
+"""What `nas profile` shows: the cost of an architecture or of any module, and where it comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from torch import nn
+
+from estimators.counting.count import Profile, count
+from estimators.counting.other_counters import Count, compare, count_with
+from nas.report.format import si
+from nas.runtime.importing import import_function
+from nas.runtime.text import names
+from nas.study.spaces import build_space
+from search_spaces import SPACES, SearchSpace
+from search_spaces.core.naming import unknown_name
+
+ROWS = ("module", "operator")
+
+
+@dataclass(frozen=True)
+class Profiled:
+    """One network's counts.
+
+    Attributes:
+        title: the network and its totals.
+        totals: figures by name, as `--json` prints them.
+        columns, rows: a table of where they come from.
+        notes: what the counter did not count.
+    """
+
+    title: str
+    totals: Mapping[str, Any]
+    columns: list[str]
+    rows: list[list[str]]
+    notes: list[str]
+
+
+def profile(
+    target: str,
+    *,
+    arch: str | None = None,
+    input_shape: tuple[int, ...] | None = None,
+    counter: str = "torch",
+    by: str | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> Profiled:
+    """Count one network, for one sample.
+
+    Args:
+        target: a search space, or `module:function` of a function that returns a space or a module.
+        arch: which architecture of the space; not for a module.
+        input_shape: batch first; for a module, and not for a space, which knows it. The batch is counted as 1.
+        counter: torch, fvcore or thop, or several with commas between them, which are put side by side.
+        by: module, which is the default and for the counter torch alone, or operator.
+        options: keyword arguments of the space's factory or of the function.
+
+    Raises:
+        ValueError: something is unknown, missing or would not be used.
+    """
+    counters = names(counter) or [counter]
+    if by is not None and by not in ROWS:
+        raise unknown_name("kind of row", by, ROWS)
+    if by == "module" and counters != ["torch"]:
+        raise ValueError(f"rows by module are those of the counter torch, got {counter}; leave out --by or --counter")
+    made = (
+        build_space(target, dict(options or {}))
+        if target in SPACES or ":" not in target or "paths" in (options or {})
+        else _call(target, options or {})
+    )
+    if isinstance(made, SearchSpace):
+        if input_shape is not None:
+            raise ValueError(
+                f"{target!r} is a search space and knows its input, {_sizes(made.net.input_shape)}: leave out --input; "
+                "`nas spaces` lists the options of spaces, such as image_size"
+            )
+        if arch is None:
+            raise ValueError(
+                f"{target!r} is a search space: choose an architecture with --arch, such as {_example(made)}"
+            )
+        found = made.parse(arch)
+        module: nn.Module = made.net.build(made.locals(found))
+        name, shape = f"{made.name} {made.label(found)}", made.net.input_shape
+    else:
+        if arch is not None:
+            raise ValueError(f"{target!r} is a module, which has no architectures: leave out --arch {arch}")
+        if input_shape is None:
+            raise ValueError(f"{target!r} is a module: give the shape of its input with --input, such as 1x3x224x224")
+        module, name, shape = made, target, input_shape[1:]
+    if len(counters) > 1:
+        return _side_by_side(name, compare(module, shape, counters))
+    counter = counters[0]
+    if counter == "torch":
+        return _ours(name, count(module, shape), by)
+    counted = count_with(counter, module, shape)
+    totals = {
+        "name": name,
+        "counter": counter,
+        "macs": counted.macs,
+        "params": counted.params,
+        "operators": dict(counted.operators),
+        "unsupported": dict(counted.unsupported),
+    }
+    rows = [[operator, si(macs)] for operator, macs in sorted(counted.operators.items(), key=lambda item: -item[1])]
+    title = f"{name} by {counter}: {si(counted.macs)} macs, {si(counted.params)} params"
+    return Profiled(title, totals, ["operator", "macs"], rows, _notes(counted.unsupported))
+
+
+def _side_by_side(name: str, found: Mapping[str, Count]) -> Profiled:
+    figures = {
+        "macs": lambda each: each.macs,
+        "convolutions and linear": lambda each: each.conv_linear_macs,
+        "params": lambda each: each.params,
+    }
+    rows = [[figure, *(f"{read(each):,}" for each in found.values())] for figure, read in figures.items()]
+    totals = {
+        counter: {
+            "macs": each.macs,
+            "conv_linear_macs": each.conv_linear_macs,
+            "params": each.params,
+            "operators": dict(each.operators),
+            "unsupported": dict(each.unsupported),
+        }
+        for counter, each in found.items()
+    }
+    notes = [f"{counter}: {note}" for counter, each in found.items() for note in _notes(each.unsupported)]
+    return Profiled(name, {"name": name, "counters": totals}, ["", *found], rows, notes)
+
+
+def _ours(name: str, found: Profile, by: str | None) -> Profiled:
+    total = found.total
+    totals = {
+        "name": name,
+        "counter": "torch",
+        "macs": total.macs,
+        "flops": 2 * total.macs,
+        "params": total.params,
+        "activations": total.activations,
+        "weight_bytes": total.weight_bytes,
+        "operators": dict(found.operators),
+        "modules": {part: asdict(cost) for part, cost in found.modules.items()},
+        "unsupported": dict(found.unsupported),
+    }
+    title = f"{name}: {si(total.macs)} macs, {si(total.params)} params, {si(total.activations)} activations"
+    if by == "operator":
+        shares = sorted(found.operators.items(), key=lambda item: -item[1])
+        operators = [[operator, si(macs), f"{macs / max(total.macs, 1):.1%}"] for operator, macs in shares]
+        return Profiled(title, totals, ["operator", "macs", "share"], operators, _notes(found.unsupported))
+    rows = [
+        [part or "(all)", si(cost.macs), f"{cost.macs / max(total.macs, 1):.1%}", si(cost.params), si(cost.activations)]
+        for part, cost in found.modules.items()
+        if cost.macs or cost.params
+    ]
+    return Profiled(
+        title, totals, ["module", "macs", "share", "params", "activations"], rows, _notes(found.unsupported)
+    )
+
+
+def _notes(unsupported: Mapping[str, int]) -> list[str]:
+    return [f"not counted: {operator} ({times} times)" for operator, times in unsupported.items()]
+
+
+def _call(target: str, options: Mapping[str, Any]) -> SearchSpace | nn.Module:
+    made = import_function(target)(**options)
+    if not isinstance(made, (SearchSpace, nn.Module)):
+        raise ValueError(f"{target!r} must return a search space or a module, got {type(made).__name__}")
+    return made
+
+
+def _sizes(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape))
+
+
+def _example(space: SearchSpace) -> str:
+    return space.label(next(space.enumerate()))

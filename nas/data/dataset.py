@@ -1,0 +1,309 @@
+"""Labelled images in memory, with splits fixed by a seed.
+
+Shapes: N images in a split, B in a batch, C channels, H x W pixels. Images stay uint8 until a batch is on its device.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from nas.data.decoding import Found, IntArray, check_labels, decode
+from nas.data.folders import find_digits, find_path
+from nas.data.libraries import LIBRARIES
+
+TEST_FRACTION = 0.2  # carved out where a source has no test part of its own
+
+
+@dataclass(frozen=True)
+class Split:
+    """One part of a data set.
+
+    Attributes:
+        images: uint8 [N, C, H, W] on the CPU.
+        labels: int64 [N] on the CPU.
+    """
+
+    images: torch.Tensor
+    labels: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class ImageData:
+    """A data set in memory: three disjoint splits and what is needed to train on them.
+
+    Attributes:
+        name: what was asked for, such as 'digits' or the name of a folder.
+        train: images to train on.
+        validation: images to choose architectures with.
+        test: images to report on, never used before.
+        class_names: one name per label.
+        mean: mean per channel of images / 255 over training and validation images.
+        std: standard deviation of the same, 1 for a constant channel.
+        crop_padding: pixels of zero padding before a random crop that suit the data; 0 for no crop.
+        flip: whether mirrored images are images of the same class. Assumed for colour and not for gray images, which
+            are mostly writing; `dataclasses.replace(data, flip=True)` says otherwise.
+    """
+
+    name: str
+    train: Split
+    validation: Split
+    test: Split
+    class_names: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    crop_padding: int
+    flip: bool
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        return len(self.class_names)
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """Shape of one image: channels, height, width."""
+        channels, height, width = self.train.images.shape[1:]
+        return channels, height, width
+
+    @property
+    def training(self) -> Split:
+        """Training images followed by validation images, to retrain on; a copy."""
+        parts = (self.train, self.validation)
+        return Split(torch.cat([part.images for part in parts]), torch.cat([part.labels for part in parts]))
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Digest of the shapes, labels and pixels of all splits: equal for equal data on any machine."""
+        digest = hashlib.sha256()
+        for split in (self.train, self.validation, self.test):
+            digest.update(repr(tuple(split.images.shape)).encode())
+            digest.update(split.labels.numpy().astype("<i8").data)
+            digest.update(split.images.contiguous().numpy().data)
+        return digest.hexdigest()[:16]
+
+
+def with_normalisation(data: ImageData, mean: Sequence[float], std: Sequence[float]) -> ImageData:
+    """The same images, normalised as the model was trained on, rather than by their own statistics."""
+    channels = data.input_shape[0]
+    for name, values in (("mean", mean), ("std", std)):
+        if len(values) != channels or (name == "std" and min(values) <= 0):
+            raise ValueError(
+                f"`{name}` must be {channels} numbers{' above 0' if name == 'std' else ''}, got {list(values)}"
+            )
+    return replace(data, mean=tuple(mean), std=tuple(std))
+
+
+def load_data(
+    source: str | os.PathLike[str],
+    *,
+    seed: int = 0,
+    limit: int | None = None,
+    test_limit: int | None = None,
+    validation_fraction: float = 0.5,
+    image_size: int | None = None,
+) -> ImageData:
+    """Load labelled images and split them; the seed alone decides which image goes where.
+
+    Sources:
+        `digits`: 1,797 handwritten digits of 8 x 8 pixels that come with scikit-learn.
+        A folder with a folder of images per class, or with 'train' and 'test' (or 'val') folders of these.
+        A folder with train*.parquet and test*.parquet (or val*.parquet), or a single parquet file, in the layout of the
+        Hugging Face hub.
+        `torchvision:CIFAR10` or `torchvision:CIFAR10@FOLDER`: a data set class of torchvision, already downloaded.
+        `datasets:uoft-cs/cifar10` or `datasets:FOLDER`: whatever `datasets.load_dataset` accepts by that name.
+
+    A source without a test part has a fifth of each class set aside for it. Where a source has a test and a validation
+    part, the latter is left unread: validation images come from the training part.
+
+    Args:
+        source: one of the above; a path object is never taken for a name.
+        seed: decides the splits, 0 or more.
+        limit: training and validation images to keep, in the proportions of the classes; the others are not decoded.
+        test_limit: the same for test images; may be smaller than the number of classes.
+        validation_fraction: fraction of the kept images, of each class, that goes to validation.
+        image_size: side in pixels that images are resized and centre cropped to; None keeps the size they have.
+
+    Returns:
+        The data set; within a split, images stand in the order of the source.
+
+    Raises:
+        FileNotFoundError: the path does not exist, or a named set is not downloaded.
+        ValueError: an argument is out of range, the data cannot be used, or the source needs a package to install.
+    """
+    _check_arguments(seed, limit, test_limit, validation_fraction, image_size)
+    found = _find(source)
+    check_labels(found)
+    train, validation, test = _choose(found, seed, limit, test_limit, validation_fraction)
+    test_images = found.test or found.train
+    arrays = decode([(found.train, train), (found.train, validation), (test_images, test)], image_size)
+    labels = (found.train.labels[train], found.train.labels[validation], test_images.labels[test])
+    splits = [Split(torch.from_numpy(a), torch.from_numpy(b)) for a, b in zip(arrays, labels, strict=True)]
+    mean, std = _channel_statistics(splits[:2])
+    height, width = splits[0].images.shape[2:]
+    return ImageData(
+        name=found.name,
+        train=splits[0],
+        validation=splits[1],
+        test=splits[2],
+        class_names=found.class_names,
+        mean=mean,
+        std=std,
+        crop_padding=min(height, width) // 8,
+        flip=len(mean) == 3,
+    )
+
+
+def _check_arguments(
+    seed: int, limit: int | None, test_limit: int | None, validation_fraction: float, image_size: int | None
+) -> None:
+    if seed < 0:
+        raise ValueError(f"`seed` must be 0 or more, got {seed}")
+    if not 0 < validation_fraction < 1:
+        raise ValueError(
+            f"`validation_fraction` must be between 0 and 1, both excluded, got {validation_fraction}; "
+            "0.5 validates on half of the training images"
+        )
+    for name, value in (("limit", limit), ("test_limit", test_limit), ("image_size", image_size)):
+        if value is not None and value <= 0:
+            raise ValueError(f"`{name}` must be 1 or more, got {value}; leave it out to keep all")
+
+
+def _find(source: str | os.PathLike[str]) -> Found:
+    if isinstance(source, str):
+        kind, _, rest = source.partition(":")
+        if source == "digits":
+            return find_digits()
+        if kind in LIBRARIES and rest:
+            return LIBRARIES[kind](rest)
+    path = Path(source).expanduser()
+    if not path.exists():
+        raise _unknown(source)
+    return find_path(path, path.resolve().stem if path.is_file() else path.resolve().name)
+
+
+def _unknown(source: str | os.PathLike[str]) -> Exception:
+    text = os.fspath(source)
+    rest = text.partition(":")[2] or "NAME"
+    names = ["digits", *(f"{prefix}:{rest}" for prefix in LIBRARIES)]
+    near = difflib.get_close_matches(Path(text).name if ":" not in text else text, names, n=1)
+    way_out = f"did you mean {near[0]!r}?" if near else "check the spelling"
+    misspelt_name = isinstance(source, str) and (":" in text or not {"/", os.sep, "."} & set(text))
+    kind = ValueError if misspelt_name else FileNotFoundError
+    rule = "data must be an existing file or folder, 'digits', 'torchvision:NAME' or 'datasets:NAME'"
+    return kind(f"{rule}, got {text!r}; {way_out}")
+
+
+def _channel_statistics(splits: Sequence[Split]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation per channel of images / 255, from exact integer sums."""
+    channels = splits[0].images.shape[1]
+    count, total, squares = 0, torch.zeros(channels, dtype=torch.int64), torch.zeros(channels, dtype=torch.int64)
+    for split in splits:
+        for start in range(0, len(split), 1024):
+            values = split.images[start : start + 1024].to(torch.int32)
+            count += values.numel() // channels
+            total += values.sum((0, 2, 3))
+            squares += values.square_().sum((0, 2, 3))
+    mean = total.double() / count
+    variance = (squares.double() / count - mean.square()).clamp(min=0)
+    std = torch.where(variance > 1e-6, variance.sqrt() / 255, 1.0)
+    return tuple((mean / 255).tolist()), tuple(std.tolist())
+
+
+def _choose(
+    found: Found, seed: int, limit: int | None, test_limit: int | None, validation_fraction: float
+) -> tuple[IntArray, IntArray, IntArray]:
+    """Positions of the training, validation and test images, each rising."""
+    labels = found.train.labels
+    _check_class_sizes(found)
+    # One generator per decision: a limit on one part leaves the others as they are.
+    rngs = [np.random.default_rng([seed, stream]) for stream in range(4)]
+    kept = np.arange(len(labels))
+    if found.test is None:
+        test = _stratified(labels, kept, round(TEST_FRACTION * len(kept)), rngs[0], at_least=1, leave=2)
+        kept = np.setdiff1d(kept, test, assume_unique=True)
+        test_labels = labels
+    else:
+        test, test_labels = np.arange(len(found.test.labels)), found.test.labels
+    if test_limit is not None:
+        test = _stratified(test_labels, test, test_limit, rngs[1])
+    if limit is not None:
+        _check_limit(limit, 2 * len(np.unique(labels)))
+        kept = _stratified(labels, kept, limit, rngs[2], at_least=2)
+    validation = _stratified(labels, kept, round(validation_fraction * len(kept)), rngs[3], at_least=1, leave=1)
+    return np.setdiff1d(kept, validation, assume_unique=True), validation, test
+
+
+def _check_class_sizes(found: Found) -> None:
+    needed = 3 if found.test is None else 2
+    sizes = np.bincount(found.train.labels)
+    for label in np.flatnonzero((sizes > 0) & (sizes < needed)):
+        raise ValueError(
+            f"every class must have an image for each of {needed} parts, got {sizes[label]} of class "
+            f"{found.class_names[label]!r}; add images or remove the class"
+        )
+    if found.test is not None and not len(found.test.labels):
+        raise ValueError(f"the test part of {found.name!r} must hold images, got none; fill it or remove it")
+
+
+def _check_limit(limit: int, smallest: int) -> None:
+    if limit < smallest:
+        raise ValueError(
+            f"`limit` must keep a training and a validation image of every class, at least {smallest}, got {limit}; "
+            f"use --limit {smallest} or more"
+        )
+
+
+def _stratified(
+    labels: IntArray, among: IntArray, count: int, rng: np.random.Generator, at_least: int = 0, leave: int = 0
+) -> IntArray:
+    """Choose positions so that every class is represented in proportion.
+
+    Args:
+        labels: class of every image, int64 [N].
+        among: positions to choose from.
+        count: how many; moved into what the two bounds allow.
+        rng: decides which.
+        at_least: chosen of every class at the least.
+        leave: not chosen of every class at the least.
+
+    Returns:
+        The chosen positions, rising.
+    """
+    inside = labels[among]
+    sizes = np.bincount(inside)
+    present = sizes > 0
+    takes = _allocate(sizes, count, np.where(present, at_least, 0), np.where(present, sizes - leave, 0))
+    shuffled = rng.permutation(len(among))
+    by_class = shuffled[np.argsort(inside[shuffled], kind="stable")]
+    place_in_class = np.arange(len(among)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    chosen: IntArray = np.sort(among[by_class[place_in_class < np.repeat(takes, sizes)]])
+    return chosen
+
+
+def _allocate(sizes: IntArray, count: int, low: IntArray, high: IntArray) -> IntArray:
+    """Share `count` among classes in proportion to their sizes, within bounds, by largest remainder."""
+    count = int(np.clip(count, low.sum(), high.sum()))
+    ideal = count * sizes / sizes.sum()
+    takes: IntArray = np.clip(ideal.astype(np.int64), low, high)
+    while takes.sum() < count:
+        takes[np.argmax(np.where(takes < high, ideal - takes, -np.inf))] += 1
+    while takes.sum() > count:
+        takes[np.argmin(np.where(takes > low, ideal - takes, np.inf))] -= 1
+    return takes
+
+
+def head(split: Split, most: int) -> Split:
+    """The first images of a split whose order is already random, at most so many."""
+    return Split(split.images[:most], split.labels[:most])

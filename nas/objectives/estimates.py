@@ -1,0 +1,48 @@
+"""Estimates of a whole network that searches and pruning share: peak memory, energy, and a lower bound on time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+
+from torch import nn
+
+from estimators import Device, estimate_energy, peak_memory
+from estimators.counting.count import Inputs
+
+Estimate = Callable[[nn.Module, Inputs], float]
+OF_A_DEVICE = ("energy_mj", "bound_ms")
+ESTIMATES = ("peak_memory_bytes", *OF_A_DEVICE)
+
+
+def estimates(names: Collection[str], device: Device | None) -> dict[str, Estimate]:
+    """The functions behind those names of objectives or targets that are estimates, each of a module and its inputs as for `count`.
+
+    Args:
+        names: any names; the others are left out.
+        device: what energy and the bound are for. Peak memory is that of its words; without one, that of the network's own dtypes.
+
+    Raises:
+        ValueError: an estimate needs a device and there is none, or there is one that no estimate needs.
+    """
+    wanted = [name for name in names if name in ESTIMATES]
+    if device is None:
+        if needing := [name for name in wanted if name in OF_A_DEVICE]:
+            raise ValueError(
+                f"{' and '.join(needing)} must be told the device's costs; give --device-file FILE.yaml (`device_file` in Python), "
+                "docs/estimators.md shows one"
+            )
+        return dict.fromkeys(wanted, _peak)
+    if not wanted:
+        raise ValueError(
+            f"a device file is for {', '.join(ESTIMATES)}, got only {', '.join(names)}; name one of them, or leave the file out"
+        )
+    known: dict[str, Estimate] = {
+        "peak_memory_bytes": lambda module, inputs: _peak(module, inputs, int(device.bytes_per_word)),
+        "energy_mj": lambda module, inputs: 1e3 * estimate_energy(module, inputs, device).joules,
+        "bound_ms": lambda module, inputs: 1e3 * estimate_energy(module, inputs, device).bound_s,
+    }
+    return {name: known[name] for name in wanted}
+
+
+def _peak(module: nn.Module, inputs: Inputs, element_bytes: int | None = None) -> float:
+    return peak_memory(module, inputs, element_bytes=element_bytes).peak_bytes

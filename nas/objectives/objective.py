@@ -1,0 +1,90 @@
+"""What a search is after: objectives with a unit and a direction, and the one place where directions become losses.
+
+Values stand in the direction that people read (accuracy rises, macs fall). Everything inside the package minimises, so values pass
+through `losses` before they reach a strategy or a Pareto front.
+
+Shapes: n trials, k objectives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from estimators.zero_cost import ZERO_COST
+from search_spaces.core.naming import unknown_name
+
+
+@dataclass(frozen=True)
+class Objective:
+    """One measured quantity.
+
+    Args:
+        name: what columns and command lines call it.
+        unit: what people read it in; empty for plain counts. Accuracy is stored as a fraction and read in %.
+        higher_is_better: its direction.
+    """
+
+    name: str
+    unit: str
+    higher_is_better: bool
+
+
+OBJECTIVES: dict[str, Objective] = {
+    "accuracy": Objective("accuracy", "%", higher_is_better=True),
+    "macs": Objective("macs", "", higher_is_better=False),
+    "params": Objective("params", "", higher_is_better=False),
+    "activations": Objective("activations", "", higher_is_better=False),
+    "weight_bytes": Objective("weight_bytes", "bytes", higher_is_better=False),
+    "latency_ms": Objective("latency_ms", "ms", higher_is_better=False),
+    "peak_memory_bytes": Objective("peak_memory_bytes", "bytes", higher_is_better=False),
+    "energy_mj": Objective("energy_mj", "mJ", higher_is_better=False),
+    "bound_ms": Objective("bound_ms", "ms", higher_is_better=False),
+    **{name: Objective(name, known.unit, known.higher_is_better) for name, known in ZERO_COST.items()},
+}
+
+
+def parse_objectives(names: Sequence[str]) -> tuple[Objective, ...]:
+    """The objectives of these names, in order.
+
+    Raises:
+        ValueError: no name, an unknown name (the nearest are offered) or the same name twice.
+    """
+    if not names:
+        raise ValueError(f"a search needs at least one objective; choose among {', '.join(OBJECTIVES)}")
+    for at, name in enumerate(names):
+        if name not in OBJECTIVES:
+            raise unknown_name("objective", name, OBJECTIVES)
+        if name in names[:at]:
+            raise ValueError(f"each objective may be named once, got {name!r} twice in {', '.join(names)}; drop one")
+    return tuple(OBJECTIVES[name] for name in names)
+
+
+def losses(values: ArrayLike, objectives: Sequence[Objective]) -> NDArray[np.float64]:
+    """Turn values into losses, of which less is better.
+
+    Args:
+        values: shape (n, k), in the objectives' own directions and stored units.
+        objectives: the k columns.
+
+    Returns:
+        Shape (n, k): the values of objectives that fall, the negated values of those that rise.
+
+    Raises:
+        ValueError: another shape, or a value that is NaN or infinite.
+    """
+    array = np.asarray(values, dtype=np.float64)
+    if array.ndim != 2 or array.shape[1] != len(objectives):
+        raise ValueError(
+            f"`values` must have shape (n, {len(objectives)}), a column for each of "
+            f"{', '.join(objective.name for objective in objectives)}; got {array.shape}"
+        )
+    for row, column in np.argwhere(~np.isfinite(array)):
+        raise ValueError(
+            f"objective {objectives[column].name!r} must be finite, got {array[row, column]} in row {row}; "
+            "leave out trials that have no result"
+        )
+    return array * np.where([objective.higher_is_better for objective in objectives], -1.0, 1.0) + 0.0  # no -0.0

@@ -1,0 +1,152 @@
+"""Repair of a pruned model on data: statistics, least squares, and training on labels or towards the unpruned model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nas.data.batches import batches
+from nas.data.dataset import ImageData, Split
+from nas.runtime.seeding import stream
+from nas.runtime.settings import parse
+from nas.training.alone import Alone, Distillation, Distilled
+from nas.training.config import TrainingConfig
+from nas.training.loop import fit
+from pruners import PruneResult, least_squares_, recalibrate_
+from pruners.progress import Progress, silent
+
+CALIBRATION_IMAGES = 1000
+BATCH = 100
+WITHOUT_TRAINING = ("calibrate", "least-squares")
+TRAINING = {"finetune": "fine-tuning", "distill": "distilling"}
+STEPS = (*WITHOUT_TRAINING, *(f"{kind}:EPOCHS" for kind in TRAINING))
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """One step of repair: `calibrate` batch normalisation, solve `least-squares`, or train for some epochs, on labels (`finetune`)
+    or towards the unpruned model as well (`distill`).
+    """
+
+    kind: str
+    epochs: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.kind}:{self.epochs}" if self.epochs else self.kind
+
+
+def parse_recovery(steps: Sequence[str]) -> list[Recovery]:
+    """Recovery steps as a user names them, such as `calibrate` and `finetune:1`.
+
+    Raises:
+        ValueError: an unknown step, or epochs that are not a positive number.
+    """
+    parsed = []
+    for step in steps:
+        kind, _, epochs = step.partition(":")
+        trains = kind in TRAINING
+        if kind not in (*WITHOUT_TRAINING, *TRAINING) or trains != epochs.isdigit() or (trains and int(epochs) < 1):
+            raise ValueError(
+                f"`recover` must be among {', '.join(STEPS)}, with a whole number of epochs above 0; got {step!r}"
+            )
+        parsed.append(Recovery(kind, int(epochs or 0)))
+    return parsed
+
+
+class Repair:
+    """Repairs pruned copies of one model, in place.
+
+    Args:
+        model: the unpruned model, on the CPU; it is left untouched.
+        data: tells how images are normalised and augmented.
+        split: the images to repair on.
+        learning_rate: of training, at its start; it falls to a hundredth along half a cosine.
+        batch_size: of training.
+        distillation: the unpruned model's share of the loss when distilling; its defaults if None.
+        seed: decides everything random.
+        device: where training runs.
+        progress: told about every step.
+
+    Attributes:
+        sample: some images of the split in batches, without augmentation.
+
+    Raises:
+        ValueError: a setting is out of its range.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        data: ImageData,
+        split: Split,
+        *,
+        learning_rate: float = 0.01,
+        batch_size: int = 128,
+        distillation: Distillation | None = None,
+        seed: int = 0,
+        device: torch.device,
+        progress: Progress = silent,
+    ) -> None:
+        self.model, self.data, self.split = model, data, split
+        rates = {"learning_rate": learning_rate, "final_learning_rate": learning_rate / 100}
+        self.training = parse(TrainingConfig, {"epochs": 1, "batch_size": batch_size, **rates})
+        self.distillation = distillation or Distillation()
+        self.seed, self.device, self.progress = seed, device, progress
+        self.sample = list(_sample(data, split, seed))
+
+    def __call__(self, step: Recovery, result: PruneResult) -> None:
+        """Repair the model of a result; it is left on the CPU in eval mode."""
+        if step.kind in WITHOUT_TRAINING:
+            repair_untrained(step, result, self.model, self.sample, self.progress)
+        else:
+            self._train(step, result.model)
+
+    def _train(self, step: Recovery, model: nn.Module) -> None:
+        config = self.training.model_copy(update={"epochs": step.epochs})
+        if step.kind == "distill":
+            learner: Alone = Distilled(model, self.model, config, self.distillation, self.device)
+        else:
+            learner = Alone(model, config, self.device)
+        name = TRAINING[step.kind]
+        fit(
+            learner,
+            self.data,
+            self.split,
+            config,
+            seed=self.seed,
+            device=self.device,
+            name=name,
+            progress=self.progress,
+        )
+        model.to("cpu")
+
+
+def repair_untrained(
+    step: Recovery, result: PruneResult, model: nn.Module, sample: Iterable[Any], progress: Progress = silent
+) -> None:
+    """Repair the model of a result by a step that trains nothing.
+
+    Args:
+        step: one of `WITHOUT_TRAINING`.
+        result: of pruning `model`.
+        model: the unpruned model.
+        sample: batches of inputs, with labels or without.
+        progress: told how far it is.
+    """
+    if step.kind == "calibrate":
+        recalibrate_(result.model, sample, progress)
+    else:
+        least_squares_(result.model, model, result.plan, sample, progress=progress)
+
+
+def _sample(data: ImageData, split: Split, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+    seen = 0
+    for images, labels in batches(split, data, min(BATCH, len(split)), rng=stream(seed, "calibration")):
+        yield images, labels
+        seen += len(labels)
+        if seen >= CALIBRATION_IMAGES:
+            return

@@ -1,0 +1,305 @@
+"""The report as one HTML page."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+from typing import Any
+
+import pandas as pd
+
+from nas.objectives.correlation import both_accuracies, kendall, same_order
+from nas.pruning.space import PrunedNetwork
+from nas.report.format import Table, front_table, percent, si
+from nas.report.point_labels import drawable
+from nas.study.choose import choose
+from nas.study.study import Study
+from search_spaces import SPACES
+
+STYLE = """
+:root { color-scheme: light dark; --ink: #1d2329; --quiet: #59636e; --line: #d9dee3; --paper: #fff; --tint: #f3f6f9; --blue: #1368aa }
+@media (prefers-color-scheme: dark) {
+  :root { --ink: #e4e8ec; --quiet: #9aa5b1; --line: #353d46; --paper: #14181c; --tint: #1e242a; --blue: #6db3ea } }
+* { box-sizing: border-box }
+body { margin: 0 auto; padding: 1.5rem 1rem 3rem; max-width: 60rem; background: var(--paper); color: var(--ink);
+  font: 16px/1.5 system-ui, sans-serif; overflow-wrap: anywhere }
+h1 { font-size: 1.6rem; line-height: 1.2; margin: 0 0 .5rem }
+h2 { font-size: 1.15rem; margin: 2.2rem 0 .6rem }
+p { margin: .5rem 0 }
+.quiet, figcaption, dt { color: var(--quiet); font-size: .9rem }
+.warning { border-left: 4px solid #d98b00; padding: .4rem .8rem; background: var(--tint) }
+.facts { display: flex; flex-wrap: wrap; gap: .8rem; margin: 1.2rem 0 }
+.facts div { flex: 1 1 12rem; background: var(--tint); border-radius: .5rem; padding: .7rem 1rem }
+.facts b { display: block; font-size: 1.5rem; line-height: 1.3; color: var(--blue) }
+.wide { overflow-x: auto; overflow-wrap: normal }
+table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums }
+th, td { padding: .35rem .7rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap }
+th { font-size: .85rem; color: var(--quiet); font-weight: 600 }
+th:first-child, td:first-child { text-align: left }
+th.long, td.long { text-align: left; white-space: normal; overflow-wrap: anywhere; min-width: 14rem }
+.tag { font-size: .75rem; border: 1px solid var(--blue); color: var(--blue); border-radius: 1rem; padding: 0 .5rem; margin-left: .4rem }
+figure { margin: 1.2rem 0 }
+figcaption { margin-top: .4rem }
+img { display: block; width: 100%; min-width: 34rem; max-width: 48rem; height: auto; border-radius: .4rem }
+@media (prefers-color-scheme: dark) { img { filter: invert(.92) hue-rotate(180deg) } }
+pre { background: var(--tint); border-radius: .4rem; padding: .8rem 1rem; overflow-x: auto; overflow-wrap: normal; font-size: .85rem }
+code { font-family: ui-monospace, monospace; font-size: .9em }
+code, .whole { display: inline-block; max-width: 100% }
+dl { display: grid; grid-template-columns: minmax(6rem, max-content) 1fr; gap: .3rem 1.2rem; margin: .5rem 0 }
+dd { margin: 0 }
+"""
+COUNTED = 50_000
+"""Descriptions that a page walks over at most to tell how many architectures they are."""
+
+CAPTIONS = {
+    "front": "Each dot is an architecture and the line is the best that was found at each cost, so that everything off it is beaten "
+    "by something on it; diamonds, where there are any, are networks trained alone.",
+    "curves": "Curves that have flattened out mean that the supernets had epochs enough; where there are several, even bands mean "
+    "that they were trained evenly.",
+    "rank": "The closer the points on the left come to rising steadily, the better the supernet ordered the architectures; it was "
+    "worth its training where its τ is above that of macs on the right.",
+}
+
+
+def title(study: Study) -> str:
+    """What was searched, on what."""
+    return f"{study.config.space.title} on {study.record['data']['name']}"
+
+
+def searched(study: Study) -> str:
+    """Where the accuracy that the search saw comes from."""
+    return "supernet" if study.config.supernets.count else "validation"
+
+
+def render(study: Study, images: Mapping[str, bytes], epochs: int) -> str:
+    """The page.
+
+    Args:
+        study: a run in any state.
+        images: PNG files by name; those of `CAPTIONS` are shown.
+        epochs: how long the supernets were trained.
+    """
+    ranked, front = study.ranked, study.front
+    heading = escape(title(study))
+    parts = [
+        f"<h1>{heading}</h1>",
+        _lede(study),
+        _unfinished(study, ranked, front, epochs),
+        *([_headline(study, ranked, front), _front(study, ranked, front)] if len(front) else []),
+        *(_figure(name, images[name]) for name in CAPTIONS if name in images),
+        _ranking(study, ranked),
+        _exports(study),
+        _asked(study),
+        _made(study.record),
+    ]
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{heading}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
+        + "\n".join(part for part in parts if part)
+        + "\n</body>\n</html>\n"
+    )
+
+
+# --- what came out ---
+
+
+def _lede(study: Study) -> str:
+    config, data = study.config, study.record["data"]
+    sizes = ", ".join(f"{data[part]:,} {part}" for part in ("train", "validation", "test"))
+    count = config.supernets.count
+    how = f" with {count} supernet{'s' if count > 1 else ''}" if count and "accuracy" in config.objectives else ""
+    return (
+        f"<p>A search of {_size(study)} for {escape(_and(config.objectives))} on {escape(data['name'])} ({sizes} images), "
+        f"by strategy {escape(config.strategy)}{how}, seed {config.seed}.</p>"
+    )
+
+
+def _unfinished(study: Study, ranked: pd.DataFrame, front: pd.DataFrame, epochs: int) -> str:
+    config = study.config
+    missing = []
+    planned = config.supernets.training.epochs if config.supernets.count and "accuracy" in config.objectives else 0
+    if epochs < planned:
+        missing.append(f"the supernets have trained {epochs} of {planned} epochs")
+    if ranked.empty:
+        missing.append("no architecture has been scored yet")
+    elif config.proposer == "exhaustive" and not config.budget.seconds and (size := _count(study)):
+        asked = min(size, config.budget.trials or size)
+        if len(ranked) < asked:
+            missing.append(f"{len(ranked):,} of {asked:,} architectures have been scored")
+    wanted = {"front": len(front), "all": len(ranked), "none": 0}[config.alone.which] * config.alone.seeds
+    if len(study.alone) < wanted:
+        missing.append(f"{len(study.alone)} of {wanted} networks have been trained alone")
+    return f'<p class="warning">This run is not finished: {"; ".join(missing)}.</p>' if missing else ""
+
+
+def _headline(study: Study, ranked: pd.DataFrame, front: pd.DataFrame) -> str:
+    tiles = [(str(len(front)), f"on the front, of {len(ranked):,} architectures tried")]
+    for column, where in (("accuracy_alone", "trained alone, test"), ("accuracy", f"{searched(study)}, validation")):
+        if column in ranked and ranked[column].notna().any():
+            best = ranked.dropna(subset=[column]).sort_values(column, kind="stable").iloc[-1]
+            name = f'<span class="whole">{escape(str(best["label"]))}</span>'
+            tiles.append((percent(best[column]), f"best accuracy ({where} images), of {name}"))
+            break
+    table = front_table(choose(study, "knee"), searched(study))
+    facts = ", ".join(f"{cell} {name}" for name, cell in zip(table.columns[1:], table.rows[0][1:], strict=True))
+    what = "the knee of the front, the balanced pick" if len(front) > 1 else "all of the front"
+    tiles.append((escape(table.rows[0][0]), f"{what}: {escape(facts)}"))
+    return '<div class="facts">' + "".join(f"<div><b>{head}</b>{text}</div>" for head, text in tiles) + "</div>"
+
+
+def _front(study: Study, ranked: pd.DataFrame, front: pd.DataFrame) -> str:
+    shown = front_table(front, searched(study), study.config.objectives)
+    knee = choose(study, "knee")["label"].iloc[0]
+    notes = []
+    if "accuracy alone" in shown.columns:
+        start = "further, from the weights that are left," if _pruned(study) else "from scratch"
+        notes.append(f"Accuracy alone: the network trained {start} on training and validation images, on test images.")
+    if f"accuracy {searched(study)}" in shown.columns:
+        source = "its weights in the supernet" if study.config.supernets.count else "trained on training images"
+        source = "the weights that are left, batch statistics gathered again" if _pruned(study) else source
+        notes.append(f"Accuracy {searched(study)}: {source}, on validation images, as the search saw it.")
+    if "latency" in shown.columns:
+        notes.append("Latency: one image at a time, median and quartiles, on the hardware named below.")
+    table = _table(shown, knee, numbers=not drawable(ranked["label"]))
+    return f'<h2>The front, cheapest first</h2>\n{table}\n<p class="quiet">{" ".join(notes)}</p>'
+
+
+def _table(table: Table, knee: str, numbers: bool) -> str:
+    """Rows have numbers where labels are too long, because the plots call them by those."""
+    name = ' class="long"' if numbers else ""
+    cells = [["#", *table.columns]] if numbers else [table.columns]
+    cells += [[str(number), *row] if numbers else row for number, row in enumerate(table.rows, start=1)]
+    lines = []
+    for at, row in enumerate(cells):
+        tag, where = "td" if at else "th", len(row) - len(table.columns)
+        mark = '<span class="tag">knee</span>' if at and row[where] == knee else ""
+        parts = [
+            f"<{tag}{name}>{escape(cell)}{mark}</{tag}>" if column == where else f"<{tag}>{escape(cell)}</{tag}>"
+            for column, cell in enumerate(row)
+        ]
+        lines.append(f"<tr>{''.join(parts)}</tr>")
+    return '<div class="wide"><table>' + "\n".join(lines) + "</table></div>"
+
+
+def _figure(name: str, image: bytes) -> str:
+    source = base64.b64encode(image).decode()
+    return (
+        f'<figure><div class="wide"><img alt="{name} plot" src="data:image/png;base64,{source}"></div>'
+        f"<figcaption>{escape(CAPTIONS[name])}</figcaption></figure>"
+    )
+
+
+def _ranking(study: Study, ranked: pd.DataFrame) -> str:
+    table = both_accuracies(ranked)
+    if table.empty or not study.config.supernets.count:
+        return ""
+    ours, macs = (kendall(table[column], table["accuracy_alone"]) for column in ("accuracy", "macs"))
+    count = f"{len(table)} architecture{'s' if len(table) > 1 else ''}"
+    if ours is None or macs is None:
+        text = f"Kendall's tau says nothing here: it needs 3 architectures that differ, and {count} trained alone."
+    else:
+        verdict = "better than" if ours > macs else "no better than"
+        text = (
+            f"Over {count} trained alone, Kendall's tau with accuracy alone is {ours:.2f} for the supernet and {macs:.2f} for macs: "
+            f"the supernet orders them {verdict} macs do."
+        )
+        if same_order(table):
+            text += " It cannot do otherwise here, because both order these architectures alike; train all of them alone to tell."
+    return f"<h2>How well the search ranked</h2>\n<p>{text}</p>"
+
+
+def _exports(study: Study) -> str:
+    folders = sorted(path.parent.name for path in study.folder.glob("exports/*/architecture.json"))
+    if not folders:
+        return ""
+    knee = study.find(choose(study, "knee")["architecture"].iloc[0]) if len(study.trials) else None
+    place = study.place("exports", knee).name if knee else ""
+    example = f"exports/{place if place in folders else folders[0]}"
+    named = study.config.space.name in SPACES or ":" in study.config.space.name
+    shape = ", ".join(map(str, study.space.net.input_shape))
+    code = [
+        "import nas, torch",
+        f"model = nas.load({json.dumps(example)}{'' if named else ', space'})",
+        f"images = torch.zeros(8, {shape})  # yours, normalised as architecture.json says",
+        "with torch.no_grad():",
+        "    logits = model(images)",
+    ]
+    listed = ", ".join(f"<code>exports/{escape(name)}</code>" for name in folders)
+    return (
+        f"<h2>The subnets</h2>\n<p>Ready to run, in this folder: {listed}.</p>\n<pre>{escape(chr(10).join(code))}</pre>"
+    )
+
+
+# --- what was asked, and how it was made ---
+
+
+def _asked(study: Study) -> str:
+    config = study.config
+    training, alone = config.supernets.training, config.alone
+    rows: dict[str, Any] = {
+        "space": f"{config.space.title}, {_size(study)}",
+        "its options": _pairs(study.record["space"]["options"]),
+        "data": f"{study.record['data']['name']}, fingerprint {study.record['data']['fingerprint']}",
+        "objectives": ", ".join(config.objectives),
+        "strategy": config.strategy,
+        "budget": _pairs({name: value for name, value in config.budget.model_dump().items() if value is not None}),
+    }
+    recipe = f"batches of {training.batch_size}, learning rate {training.learning_rate:g}"
+    if "accuracy" in config.objectives and not _pruned(study):
+        who = config.supernets.count or "each trial alone"
+        rows["supernets"] = f"{who}, {training.epochs} epochs, {recipe}"
+    if alone.which != "none":
+        rows["trained alone"] = (
+            f"{alone.which}, {alone.training.epochs} epochs, {alone.seeds} seed{'s' if alone.seeds > 1 else ''}"
+        )
+    rows["seed"] = config.seed
+    every = "<p class='quiet'>Every setting is in <code>run.yaml</code>, which <code>nas search --config</code> runs again.</p>"
+    return f"<h2>What was asked</h2>\n{_list(rows.items())}\n{every}"
+
+
+def _made(record: Mapping[str, Any]) -> str:
+    sessions = record["sessions"]
+    if not sessions:
+        return ""
+    last = sessions[-1]
+    rows = [("command", session["command"]) for session in sessions]
+    rows += [
+        ("last started", last["started"]),
+        ("commit", last["commit"] or "not from a checkout"),
+        ("hardware", _pairs(last["hardware"])),
+        ("versions", _pairs(last["versions"])),
+    ]
+    return f"<h2>How it was made</h2>\n{_list(rows)}"
+
+
+def _list(rows: Iterable[tuple[str, Any]]) -> str:
+    return "<dl>" + "\n".join(f"<dt>{escape(a)}</dt><dd>{escape(str(b))}</dd>" for a, b in rows if b != "") + "</dl>"
+
+
+def _pairs(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in values.items())
+
+
+def _and(words: Sequence[str]) -> str:
+    return " and ".join(part for part in (", ".join(words[:-1]), words[-1]) if part)
+
+
+def _pruned(study: Study) -> bool:
+    """Whether the space is made of a trained model."""
+    return isinstance(study.space.network, PrunedNetwork)
+
+
+def _size(study: Study) -> str:
+    count = _count(study)
+    found = f"{si(count)} architectures" if count else f"at most {si(study.space.raw_size)} architectures"
+    limits = " and ".join(f"{name} of at most {si(limit)}" for name, limit in study.config.limits.items())
+    return f"{found} with {limits}" if limits else found
+
+
+def _count(study: Study) -> int | None:
+    """How many architectures may be proposed, unless counting takes too long or would price each, as limits do."""
+    tied = study.space.constraints or study.space.canonical
+    return None if study.config.limits or (tied and study.space.raw_size > COUNTED) else study.space.size

@@ -1,0 +1,296 @@
+"""Figures of a search: its front, the training of its supernets, and how well they ranked.
+
+Every function takes tables of a `Study` and gives a `matplotlib.figure.Figure`; nothing global changes.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import matplotlib
+import matplotlib.style
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from nas.objectives.correlation import both_accuracies, kendall, same_order
+from nas.objectives.objective import Objective
+from nas.report.format import PREFIXES
+from nas.report.point_labels import drawable, spread, write_labels
+
+BLUE, GREY, DARK, INK = "#1368aa", "#b4bac2", "#6b7480", "#252b33"
+COLOURS = ("#1368aa", "#d95f02", "#1b9e77", "#b03a8c", "#8a6d00", "#5b4fb5", "#c0392b", "#4d6572")
+STYLE = {
+    "font.size": 9.5,
+    "axes.titlesize": 10,
+    "axes.edgecolor": DARK,
+    "axes.labelcolor": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#e6e9ed",
+    "grid.linewidth": 0.7,
+    "legend.frameon": False,
+    "legend.fontsize": 9,
+    "text.color": INK,
+    "text.parse_math": False,
+    "xtick.color": DARK,
+    "ytick.color": DARK,
+}
+SIZE = (7.0, 4.5)
+DPI = 150
+Points = np.ndarray  # rows of x, y
+
+
+class Axis(NamedTuple):
+    """What stands along an axis: a column, what its values are multiplied by, the axis label, and its direction."""
+
+    column: str
+    factor: float
+    label: str
+    higher_is_better: bool = False
+
+
+def front(
+    ranked: pd.DataFrame, objectives: Sequence[Objective], *, searched: str = "supernet", title: str = ""
+) -> Figure:
+    """Every trial, and the front as the best that can be had at each cost.
+
+    Args:
+        ranked: `Study.ranked`, with at least one row.
+        objectives: the study's. Accuracy stands on the y axis against macs, or else against the first other objective; without
+            accuracy the first stands against the second.
+        searched: where the accuracy that the search saw comes from.
+        title: of the figure.
+    """
+    with matplotlib.style.context(STYLE, after_reset=True):
+        figure, (axes,) = _panels(1)
+        table = ranked.assign(trial=np.arange(1, len(ranked) + 1), name=_names(ranked))
+        table = table.dropna(subset=[objective.name for objective in objectives])
+        x, y = _axes(table, objectives)
+        members = table[table["on_front"]].sort_values([x.column, y.column], ascending=[True, not y.higher_is_better])
+        where = {True: f" ({searched})", False: ""}[y.column == "accuracy"]
+        others = table[~table["on_front"]]
+        if len(others):
+            size = 5 if len(others) < 300 else 3
+            axes.plot(*_xy(others, x, y).T, "o", color=GREY, ms=size, mec="none", label=f"dominated{where}")
+        line = _staircase(_xy(members, x, y), x, y)
+        axes.plot(*line.T, color=BLUE, lw=1.4)
+        axes.plot(*_xy(members, x, y).T, "o", color=BLUE, mfc="white", mew=1.5, ms=6.5, label=f"front{where}")
+        shown = members.iloc[spread(len(members))]
+        anchors, points, lines = _xy(shown, x, y), [_xy(table, x, y)], [line]
+        if y.column == "accuracy" and "accuracy_alone" in table:
+            alone = Axis("accuracy_alone", y.factor, y.label, True)
+            lines += _mark_alone(axes, table, x, y, alone)
+            points.append(_xy(table[table["accuracy_alone"].notna()], x, alone))
+            if others["accuracy_alone"].isna().all():  # there is room around the diamonds
+                anchors = np.where(shown[["accuracy_alone"]].notna(), _xy(shown, x, alone), anchors)
+        axes.set(xlabel=x.label, ylabel=y.label, title=title)
+        axes.margins(x=0.1, y=0.09)
+        entries = len(axes.get_legend_handles_labels()[1])
+        figure.legend(loc="outside lower center", ncols=2 if entries == 4 else 3, handletextpad=0.4, columnspacing=1.6)
+        sides = {"left": not x.higher_is_better, "up": y.higher_is_better}
+        write_labels(axes, anchors, list(shown["name"]), np.concatenate(points), lines, **sides)
+        return figure
+
+
+def curves(history: pd.DataFrame, *, title: str = "") -> Figure:
+    """Loss, validation accuracy where there is one, and share of the steps of each supernet, against the epoch.
+
+    Args:
+        history: rows of epoch (from 0), supernet, steps, loss and accuracy; long curves are smoothed, with the raw ones behind.
+        title: of the figure.
+    """
+    with matplotlib.style.context(STYLE, after_reset=True):
+        columns = [name for name in ("loss", "accuracy") if name in history and history[name].notna().any()]
+        members = sorted(history["supernet"].unique())
+        figure, panels = _panels(len(columns), strip=len(members) > 1)
+        share = history.groupby("supernet")["steps"].sum() / history["steps"].sum()
+        for axes, name in zip(panels, columns, strict=False):
+            for number, colour in zip(members, _colours(len(members)), strict=True):
+                own = history[history["supernet"] == number].sort_values("epoch")
+                values = own[name] * (100 if name == "accuracy" else 1)
+                label = f"{number:.0f}: {100 * share[number]:.0f} %" if len(members) > 1 else None
+                _curve(axes, own["epoch"] + 1, values, colour, label if axes is panels[0] else None)
+            axes.set(xlabel="epoch", title={"loss": "training loss", "accuracy": "validation accuracy (%)"}[name])
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6, min_n_ticks=1))
+        if len(members) > 1:
+            _draw_shares(panels[-1], history, members)
+            head = "supernet: share of all steps"
+            figure.legend(loc="outside lower center", ncols=min(len(members), 6), columnspacing=1.6, title=head)
+        figure.suptitle(title, fontsize=10)
+        return figure
+
+
+def rank(ranked: pd.DataFrame, *, title: str = "") -> Figure:
+    """Accuracy alone against accuracy from the supernet, and against macs: a supernet is worth training if it orders better.
+
+    Args:
+        ranked: `Study.ranked`; rows without either accuracy are left out.
+        title: of the figure.
+    """
+    with matplotlib.style.context(STYLE, after_reset=True):
+        table = both_accuracies(ranked.assign(name=_names(ranked)))
+        figure, panels = _panels(2, sharey=True)
+        y = _axis("accuracy_alone", table, "accuracy alone (%)")
+        _draw_ranking(panels[0], table, _axis("accuracy", table, "accuracy from the supernet (%)"), y, "supernet")
+        _draw_ranking(panels[1], table, _axis("macs", table), y, "macs alone")
+        panels[0].set_ylabel(y.label)
+        if same_order(table):
+            note = "the supernet and macs order these architectures alike, so the two τ agree; train all of them alone to tell"
+            figure.supxlabel(note, fontsize=8, color=DARK)
+        figure.suptitle(title, fontsize=10)
+        return figure
+
+
+def png(figure: Figure) -> bytes:
+    """The figure as a PNG file; equal figures give equal bytes."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
+    return buffer.getvalue()
+
+
+# --- panels and axes ---
+
+
+def _panels(count: int, *, strip: bool = False, sharey: bool = False) -> tuple[Figure, list[Axes]]:
+    """A figure with panels side by side, and below them a low one over the whole width if asked."""
+    figure = Figure(figsize=SIZE, dpi=DPI, layout="constrained", facecolor="white")
+    grid = figure.add_gridspec(2 if strip else 1, count, height_ratios=[3, 1.1] if strip else [1])
+    panels: list[Axes] = []
+    for column in range(count):
+        panels.append(figure.add_subplot(grid[0, column], sharey=panels[0] if panels and sharey else None))
+    if strip:
+        panels.append(figure.add_subplot(grid[1, :]))
+    return figure, panels
+
+
+def _axes(table: pd.DataFrame, objectives: Sequence[Objective]) -> tuple[Axis, Axis]:
+    by_name = {objective.name: objective for objective in objectives}
+    rest = [objective for objective in objectives if objective.name != "accuracy"]
+    y = by_name.get("accuracy", objectives[0])
+    x = by_name.get("macs") if y.name == "accuracy" else None
+    x = x or next((objective for objective in rest if objective != y), None)
+    if x is not None:
+        across = _axis(x.name, table, unit=x.unit, higher_is_better=x.higher_is_better)
+    elif y.name == "accuracy" and "macs" in table:
+        across = _axis("macs", table)
+    else:
+        across = Axis("trial", 1, "trial")
+    return across, _axis(y.name, table, unit=y.unit, higher_is_better=y.higher_is_better)
+
+
+def _axis(column: str, table: pd.DataFrame, label: str = "", unit: str = "", higher_is_better: bool = False) -> Axis:
+    if column.startswith("accuracy"):
+        return Axis(column, 100, label or "accuracy (%)", True)
+    largest = float(table[column].abs().max())
+    exponent = max(power for power in PREFIXES if power == 0 or largest >= 10**power)
+    shown = PREFIXES[exponent] + {"bytes": "B"}.get(unit, unit)
+    name = column.removesuffix("_ms").removesuffix("_mj").replace("_", " ")
+    return Axis(column, 10.0**-exponent, f"{name} ({shown})" if shown else name, higher_is_better)
+
+
+def _names(ranked: pd.DataFrame) -> pd.Series:
+    """What the points are called: their labels, or their rows in `Study.front` where labels are too long to draw."""
+    if drawable(ranked["label"]):
+        return ranked["label"]
+    ordered = ranked[ranked["on_front"]].sort_values(["macs", "params"]).index
+    return pd.Series(range(1, len(ordered) + 1), index=ordered).astype(str).reindex(ranked.index, fill_value="")
+
+
+def _xy(table: pd.DataFrame, x: Axis, y: Axis) -> Points:
+    return np.column_stack([table[axis.column].to_numpy(float) * axis.factor for axis in (x, y)])
+
+
+def _colours(count: int) -> list[str]:
+    if count <= len(COLOURS):
+        return list(COLOURS[:count])
+    return [to_hex(colour) for colour in matplotlib.colormaps["turbo"](np.linspace(0.05, 0.95, count))]
+
+
+# --- parts of the figures ---
+
+
+def _staircase(points: Points, x: Axis, y: Axis) -> Points:
+    """Corners of the best y that can be had at each x, through those of `points` (ordered by x) that nothing dominates in x and y."""
+    ordered = points if not x.higher_is_better else points[::-1]
+    sign = 1 if y.higher_is_better else -1
+    corners: list[tuple[float, float]] = []
+    for across, up in ordered:
+        if not corners or sign * up > sign * corners[-1][1]:
+            if corners:
+                corners.append((across, corners[-1][1]))
+            corners.append((across, up))
+    return np.array(corners)
+
+
+def _mark_alone(axes: Axes, table: pd.DataFrame, x: Axis, y: Axis, alone: Axis) -> list[Points]:
+    """Diamonds at the accuracies alone, those of the front tied to what the search saw; returns the ties."""
+    known = table[table["accuracy_alone"].notna()]
+    own = known[known["on_front"]]
+    ties = list(np.stack([_xy(own, x, y), _xy(own, x, alone)], axis=1))
+    for tie in ties:
+        axes.plot(*tie.T, color=BLUE, lw=0.8, ls=(0, (1, 2)))
+    size = 4.5 if len(known) < 300 else 3
+    for part, style, label in (
+        (known[~known["on_front"]], {"color": DARK, "ms": size, "mew": 0.4}, "dominated (trained alone, test)"),
+        (own, {"color": BLUE, "ms": 6.5, "mew": 0.6}, "front (trained alone, test)"),
+    ):
+        if len(part):
+            axes.plot(*_xy(part, x, alone).T, "D", mec="white", label=label, **style)
+    return ties
+
+
+def _curve(axes: Axes, epochs: pd.Series, values: pd.Series, colour: str, label: str | None) -> None:
+    marker = "o" if len(values) <= 20 else ""
+    if len(values) > 60:
+        axes.plot(epochs, values, color=colour, lw=0.6, alpha=0.3)
+        values = values.rolling(len(values) // 20, center=True, min_periods=1).mean()
+    axes.plot(epochs, values, color=colour, lw=1.5, marker=marker, ms=3, label=label)
+
+
+def _draw_shares(axes: Axes, history: pd.DataFrame, members: Sequence[int]) -> None:
+    width = 1 + int(history["epoch"].max()) // 50  # epochs to a bar
+    bars = history.assign(bar=history["epoch"] // width)
+    steps = bars.pivot_table(index="bar", columns="supernet", values="steps", aggfunc="sum", fill_value=0)
+    shares = 100 * steps.div(steps.sum(axis=1), axis=0)
+    edges = width * np.arange(len(shares) + 1) + 0.5
+    below = np.zeros(len(shares))
+    for number, colour in zip(members, _colours(len(members)), strict=True):
+        above = below + shares[number].to_numpy()
+        axes.stairs(above, edges, baseline=below, fill=True, color=colour, alpha=0.75, lw=0)
+        below = above
+    axes.set(
+        xlim=(edges[0], edges[-1]), ylim=(0, 100), yticks=[0, 50, 100], xlabel="epoch", title="share of the steps (%)"
+    )
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    axes.grid(visible=False)
+
+
+def _draw_ranking(axes: Axes, table: pd.DataFrame, x: Axis, y: Axis, name: str) -> None:
+    points, alone = _xy(table, x, y), table[y.column].to_numpy()
+    spread = table["accuracy_alone_std"].fillna(0).to_numpy() if "accuracy_alone_std" in table else 0 * alone
+    ends = np.stack([alone - spread, alone + spread], axis=1) * y.factor
+    bars = np.stack([np.repeat(points[:, :1], 2, axis=1), ends], axis=2)
+    axes.add_collection(LineCollection(list(bars), color=DARK, lw=0.9))
+    axes.plot(*points.T, "o", color=BLUE, ms=5 if len(points) < 300 else 3, mec="white", mew=0.4)
+    axes.set(xlabel=x.label, title=f"{name}: {_tau_text(table[x.column], table[y.column])}")
+    axes.margins(0.09)
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 5, 10]))
+    axes.label_outer()
+    best = list(dict.fromkeys([*np.argsort(-alone, kind="stable")[:3], table["accuracy"].to_numpy().argmax()]))
+    write_labels(axes, points[best], [table["name"][at] for at in best], points, list(bars))
+
+
+def _tau_text(a: pd.Series, b: pd.Series) -> str:
+    tau = kendall(a, b)
+    if tau is not None:
+        return f"τ = {tau:.2f} (n = {len(a)})"
+    return f"n = {len(a)}, too few for τ" if len(a) < 3 else f"no τ, all equal (n = {len(a)})"

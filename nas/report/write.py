@@ -1,0 +1,75 @@
+"""What a run leaves for people: tables as CSV, plots as PNG, and one HTML page with everything."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+from nas.objectives.correlation import both_accuracies
+from nas.report import page, plots
+from nas.runtime import checkpoint
+from nas.runtime.files import replacing, write_text
+from nas.study.study import Study
+
+HISTORY = ["epoch", "supernet", "steps", "loss", "accuracy", "seconds", "learning_rate"]
+
+
+def history(study: Study) -> pd.DataFrame:
+    """The training of the supernets: a row per epoch (from 0) and supernet; no rows where none was trained.
+
+    Raises:
+        ValueError: the checkpoint that holds it is damaged.
+    """
+    found = checkpoint.load(study.folder / "supernets" / "checkpoint.safetensors")
+    rows = found.state["history"] if found else []
+    return pd.DataFrame(rows).reindex(columns=HISTORY)
+
+
+def write_tables(study: Study) -> list[Path]:
+    """Write trials.csv, front.csv, alone.csv and curves.csv; what a run does not have is a table without rows."""
+    head = pd.DataFrame(columns=["label", "architecture", *study.config.objectives])
+    paths = []
+    for name, table in (
+        ("trials", study.ranked),
+        ("front", study.front),
+        ("alone", study.alone),
+        ("curves", history(study)),
+    ):
+        path = study.folder / f"{name}.csv"
+        write_text(path, (table if len(table.columns) else head).to_csv(index=False, lineterminator="\n"))
+        paths.append(path)
+    return paths
+
+
+def write_plots(study: Study) -> list[Path]:
+    """Draw what there is to draw into `plots/`: front.png, curves.png and rank.png.
+
+    Returns:
+        The files written, at most three. There is no rank plot without supernets, and none before a network was trained alone.
+    """
+    ranked, curves = study.ranked, history(study)
+    title = page.title(study)
+    figures = {}
+    if len(ranked):
+        figures["front"] = plots.front(ranked, study.objectives, searched=page.searched(study), title=title)
+    if len(curves):
+        figures["curves"] = plots.curves(curves, title=title)
+    if study.config.supernets.count and len(both_accuracies(ranked)):
+        figures["rank"] = plots.rank(ranked, title=title)
+    paths = []
+    for name, figure in figures.items():
+        path = study.folder / "plots" / f"{name}.png"
+        with replacing(path) as temporary:
+            temporary.write_bytes(plots.png(figure))
+        paths.append(path)
+    return paths
+
+
+def write_report(study: Study) -> Path:
+    """Draw the plots and write report.html: one page without anything outside it, for a run in any state."""
+    images = {path.stem: path.read_bytes() for path in write_plots(study)}
+    epochs = history(study)["epoch"].nunique()
+    path = study.folder / "report.html"
+    write_text(path, page.render(study, images, epochs))
+    return path

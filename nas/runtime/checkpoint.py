@@ -1,0 +1,59 @@
+"""Training state on disk: tensors and JSON in one safetensors file, and the one before it."""
+
+from __future__ import annotations
+
+import json
+import os
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from nas.runtime.files import put_tensors, replacing
+
+
+class Checkpoint(NamedTuple):
+    """What training needs to go on: tensors by name, and JSON data."""
+
+    tensors: dict[str, Tensor]
+    state: dict[str, Any]
+
+
+def save(path: Path, tensors: Mapping[str, Tensor], state: Mapping[str, object]) -> None:
+    """Write a checkpoint; the one it replaces is kept as `<path>.previous`."""
+    with replacing(path) as temporary:
+        put_tensors(temporary, tensors, {"state": json.dumps(state)})
+        if path.exists():
+            os.replace(path, _previous(path))
+
+
+def load(path: Path) -> Checkpoint | None:
+    """Read a checkpoint, or the previous one with a warning if it is damaged; None if none was written.
+
+    Raises:
+        ValueError: every checkpoint that was written is damaged.
+    """
+    written = [candidate for candidate in (path, _previous(path)) if candidate.exists()]
+    for candidate in written:
+        try:
+            with safe_open(candidate, framework="pt") as file:
+                state = json.loads((file.metadata() or {})["state"])
+                return Checkpoint({name: file.get_tensor(name) for name in file.keys()}, state)  # noqa: SIM118
+        except (SafetensorError, KeyError, json.JSONDecodeError) as error:
+            warnings.warn(f"{candidate} is damaged ({error}); going on from an earlier state", stacklevel=2)
+    if written:
+        raise ValueError(f"no readable checkpoint is left at {path}; remove {path.parent} to train this part again")
+    return None
+
+
+def remove(path: Path) -> None:
+    """Delete a checkpoint and the one before it."""
+    path.unlink(missing_ok=True)
+    _previous(path).unlink(missing_ok=True)
+
+
+def _previous(path: Path) -> Path:
+    return path.with_name(path.name + ".previous")

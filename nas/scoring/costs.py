@@ -1,0 +1,136 @@
+"""What a trial costs: exact counts, latency, estimates and scores of untrained networks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from estimators.counting.cost import CostModel
+from estimators.latency.measure import Latency, compare_latency
+from estimators.latency.table import LatencyTable
+from estimators.zero_cost import ZERO_COST, score
+from nas.data.batches import batches
+from nas.data.dataset import ImageData
+from nas.objectives.estimates import Estimate
+from nas.pruning.space import PrunedNetwork
+from nas.runtime.seeding import stream, torch_seed
+from pruners.progress import Progress
+from search_spaces import Architecture, SearchSpace
+
+TAKE_TURNS = 8
+
+
+SCORED_IMAGES = 32
+
+
+Figures = dict[str, Any]
+
+
+class Scorer(Protocol):
+    """Gives each architecture of a batch some figures by name."""
+
+    def __call__(self, archs: Sequence[Architecture], progress: Progress) -> list[Figures]: ...
+
+
+class CostScorer:
+    """Exact costs of the network that an architecture describes."""
+
+    def __init__(self, space: SearchSpace) -> None:
+        self.space, self.model = space, CostModel(space)
+
+    def __call__(self, archs: Sequence[Architecture], progress: Progress) -> list[Figures]:
+        costs = self.model.batch(self.space.encode(archs))
+        return [{name: int(values[row]) for name, values in costs.items()} for row in range(len(archs))]
+
+
+class LatencyScorer:
+    """Latency of one image, measured on the run's device with untrained weights, in float32 on a CPU; a few networks take turns."""
+
+    def __init__(self, space: SearchSpace, device: torch.device) -> None:
+        self.space, self.device = space, device
+
+    def __call__(self, archs: Sequence[Architecture], progress: Progress) -> list[Figures]:
+        figures: list[Figures] = []
+        for start in range(0, len(archs), TAKE_TURNS):
+            progress("ranking", start, len(archs))
+            some = archs[start : start + TAKE_TURNS]
+            modules = {arch: self.space.net.build(self.space.locals(arch)) for arch in some}
+            with torch.autocast("cpu", enabled=False):
+                measured = compare_latency(modules, self.space.net.input_shape, device=self.device)
+            figures += [latency_figures(measured[arch]) for arch in some]
+        return figures
+
+
+def latency_figures(latency: Latency) -> dict[str, float]:
+    """The median in milliseconds, and the quartiles without which it is not given."""
+    return {"latency_ms": latency.median_ms, "latency_p25_ms": latency.p25_ms, "latency_p75_ms": latency.p75_ms}
+
+
+class TableScorer:
+    """Latency of one batch as a table of measured blocks predicts it."""
+
+    def __init__(self, space: SearchSpace, table: LatencyTable) -> None:
+        self.space, self.table = space, table
+
+    def __call__(self, archs: Sequence[Architecture], progress: Progress) -> list[Figures]:
+        return [{"latency_ms": self.table.predict(self.space, arch)} for arch in archs]
+
+
+class UntrainedScorer:
+    """Zero-cost scores of the untrained network that an architecture describes, all on the same few training images.
+
+    A network without a score, such as one whose gradients vanish, has the worst there is: minus infinity where higher is better.
+    """
+
+    def __init__(
+        self, space: SearchSpace, names: Sequence[str], data: ImageData, device: torch.device, seed: int
+    ) -> None:
+        self.space, self.names, self.device, self.seed = space, names, device, seed
+        images = min(SCORED_IMAGES, len(data.train))
+        self.batch = next(batches(data.train, data, images, rng=stream(seed, "scored"), device=device))
+
+    def __call__(self, archs: Sequence[Architecture], progress: Progress) -> list[Figures]:
+        figures = []
+        for done, arch in enumerate(archs):
+            progress("ranking", done, len(archs))
+            seed = torch_seed(self.seed, "scored", arch.key)
+            module = self.space.net.build(self.space.locals(arch), seed).to(self.device)
+            figures.append({name: self._score(name, module, seed) for name in self.names})
+        return figures
+
+    def _score(self, name: str, module: nn.Module, seed: int) -> float:
+        value = score(name, module, self.batch, F.cross_entropy, seed=seed)
+        if math.isfinite(value):
+            return value
+        return -math.inf if ZERO_COST[name].higher_is_better else math.inf
+
+
+class NetworkScorer:
+    """Estimates of the network that an architecture describes, for one image."""
+
+    def __init__(self, space: SearchSpace, known: Mapping[str, Estimate]) -> None:
+        self.space, self.known = space, known
+
+    def __call__(self, archs: Sequence[Architecture], progress: Progress) -> list[Figures]:
+        figures = []
+        for done, arch in enumerate(archs):
+            progress("ranking", done, len(archs))
+            module = self.space.net.build(self.space.locals(arch))
+            with torch.autocast("cpu", enabled=False):  # the network's own dtypes, whatever the run computes in
+                figures.append({name: of(module, self.space.net.input_shape) for name, of in self.known.items()})
+        return figures
+
+
+class PrunedCostScorer:
+    """Costs of the smaller model, without building it."""
+
+    def __init__(self, network: PrunedNetwork) -> None:
+        self.network = network
+
+    def __call__(self, archs: Sequence[Architecture], progress: Progress) -> list[Figures]:
+        return [dict(self.network.source.costs(arch)) for arch in archs]

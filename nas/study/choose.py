@@ -1,0 +1,74 @@
+"""Choosing from a front: under limits, at the knee, the most accurate, or by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pandas as pd
+from pandas.api.types import is_numeric_dtype
+
+from nas.objectives import pareto
+from nas.objectives.objective import OBJECTIVES, losses
+from nas.study.study import Study
+
+
+def choose(study: Study, pick: str | None = None, limits: Mapping[str, float] | None = None) -> pd.DataFrame:
+    """Rows of `study.front`, or of all trials where `pick` names an architecture.
+
+    Args:
+        study: a run with at least one trial.
+        pick: `knee`, the point furthest below the line between the front's ends; `best`, the best by the first objective; a label
+            or JSON object of any architecture that was tried; None for all of the front.
+        limits: bounds by column, such as `{"macs": 60e6}`, in the column's unit: the least for accuracies (fractions), the most for
+            everything else.
+
+    Accuracy alone is what counts where the whole front has it; else the accuracy that the search saw.
+
+    Raises:
+        ValueError: nothing was tried yet, nothing keeps the limits, or the architecture was not tried.
+    """
+    front = study.front
+    if front.empty:
+        raise ValueError(f"{study.folder} has no trial yet; run or resume its search first")
+    if pick not in (None, "knee", "best"):
+        return _named(study, pick)
+    front = under(front, limits or {})
+    if pick is None:
+        return front
+    values = front[[objective.name for objective in study.objectives]].copy()
+    if "accuracy" in values and front["accuracy_alone"].notna().all():
+        values["accuracy"] = front["accuracy_alone"]
+    cost = losses(values.to_numpy(float), study.objectives)
+    at = pareto.knee(cost) if pick == "knee" else int(cost[:, 0].argmin())
+    return front.iloc[[at]]
+
+
+def under(front: pd.DataFrame, limits: Mapping[str, float]) -> pd.DataFrame:
+    """The rows that keep every limit; see `choose`.
+
+    Raises:
+        ValueError: no such column, or no row is left; the message says what can be reached.
+    """
+    kept = front
+    for name, limit in limits.items():
+        if name not in front.columns or not is_numeric_dtype(front[name]):
+            known = ", ".join(column for column in front.columns if is_numeric_dtype(front[column]))
+            raise ValueError(f"no limit can be set on {name!r}; the columns are {known}")
+        rises = name.startswith("accuracy") or (name in OBJECTIVES and OBJECTIVES[name].higher_is_better)
+        keeps = front[name] >= limit if rises else front[name] <= limit
+        if not keeps.any():
+            bound, most, reach = ("least", "most", front[name].max()) if rises else ("most", "least", front[name].min())
+            raise ValueError(f"nothing on the front has {name} of at {bound} {limit:g}; the {most} is {reach:g}")
+        kept = kept[keeps.loc[kept.index]]
+    if kept.empty:
+        raise ValueError(f"nothing on the front keeps all limits {dict(limits)} at once; loosen one")
+    return kept
+
+
+def _named(study: Study, label: str) -> pd.DataFrame:
+    arch = study.find(label)
+    table = study.ranked
+    found = table[table["architecture"] == arch.key]
+    if found.empty:
+        raise ValueError(f"{study.space.label(arch)} was not tried in {study.folder}; pick one of its trials")
+    return found

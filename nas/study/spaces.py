@@ -1,0 +1,56 @@
+"""Search spaces by name: built-in, `module:function`, or the smaller models inside a trained one, `pruned:module:function`.
+
+The option `paths` makes ensembles of any of the first two, and `splits` says which blocks they may share; see `search_spaces.ensemble`.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+from nas.data.dataset import ImageData
+from nas.pruning.space import PREFIX, known_options, pruned_space
+from nas.runtime.importing import import_function
+from search_spaces import SPACES, SearchSpace, ensemble, make_space
+
+OF_ENSEMBLES = ("paths", "splits")
+
+
+def build_space(name: str, options: dict[str, Any]) -> SearchSpace:
+    """The search space of that name.
+
+    Args:
+        name: a built-in space, `module:function` of a factory that returns a SearchSpace, or `pruned:module:function` of one
+            that returns a trained model.
+        options: keyword arguments of the factory; of a trained model see `nas.pruning.space.pruned_space`. Beside them `paths` and
+            `splits` of an ensemble.
+
+    Raises:
+        ValueError: no such space, function or option.
+    """
+    if name.startswith(PREFIX):
+        return pruned_space(name, **known_options(name, options))
+    of_ensemble = {key: value for key, value in options.items() if key in OF_ENSEMBLES}
+    if of_ensemble:
+        return ensemble(build_space(name, {k: v for k, v in options.items() if k not in of_ensemble}), **of_ensemble)
+    if ":" not in name:
+        return make_space(name, **options)
+    space = import_function(name)(**options)
+    if not isinstance(space, SearchSpace):
+        raise ValueError(f"{name!r} must return a SearchSpace, got {type(space).__name__}")
+    return space
+
+
+def options_for(name: str, options: dict[str, Any], data: ImageData) -> dict[str, Any]:
+    """`options` with the image shape and classes of `data` added where the space's factory asks for them and none are given."""
+    if name.startswith(PREFIX):
+        return {"input": "x".join(map(str, (1, *data.input_shape))), **options}
+    factory = import_function(name) if ":" in name else SPACES.get(name)
+    if factory is None:
+        return options
+    channels, height, width = data.input_shape
+    if height != width:
+        raise ValueError(f"images must be square for a search space, got {height}x{width}; set `image_size`")
+    offered = {"in_channels": channels, "num_classes": data.num_classes, "image_size": height}
+    asked = inspect.signature(factory).parameters
+    return {**{name: value for name, value in offered.items() if name in asked}, **options}

@@ -1,0 +1,324 @@
+"""The run folder: what was asked, what came out, and whether the two belong together.
+
+run.yaml       the full configuration
+record.json    commands, versions, hardware, seed, commit, and what the space and the data were
+journal.log    an Optuna journal: study `search` holds the trials, study `alone` the networks trained alone
+supernets/     checkpoint of the shared weights, and history.csv with the losses of each epoch
+alone/         weights of each network trained alone
+exports/       the front's subnets
+*.csv, plots/, report.html
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import math
+import re
+import shlex
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from optuna.trial import FrozenTrial
+
+from nas.data.dataset import ImageData, load_data, with_normalisation
+from nas.objectives import pareto
+from nas.objectives.objective import OBJECTIVES, Objective, losses, parse_objectives
+from nas.runtime.environment import environment
+from nas.runtime.files import sweep, write_json, write_text
+from nas.study.config import RunConfig, differences, dump_config, read_config
+from nas.study.journal import Journal, repair
+from nas.study.spaces import build_space
+from search_spaces import Architecture, SearchSpace
+
+SEARCH, ALONE = "search", "alone"
+LATENCY = ["latency_ms", "latency_p25_ms", "latency_p75_ms"]
+
+
+def folder_name(label: str) -> str:
+    """A label without characters that file systems dislike; a long one is cut short and told apart by its digest."""
+    name = re.sub(r"[^A-Za-z0-9.-]+", "_", label).strip("_")
+    return name if len(name) <= 100 else f"{name[:80]}-{hashlib.sha256(label.encode()).hexdigest()[:12]}"
+
+
+class Study:
+    """A run folder and its tables. Made by `nas.search` and `Study.open`.
+
+    Attributes:
+        folder: where everything is.
+        config: what was asked.
+        space: the search space.
+    """
+
+    def __init__(self, folder: Path, config: RunConfig, space: SearchSpace) -> None:
+        self.folder, self.config, self.space = folder, config, space
+
+    # --- opening ---
+
+    @classmethod
+    def create(
+        cls,
+        folder: Path,
+        config: RunConfig,
+        space: SearchSpace,
+        data: ImageData,
+        options: Mapping[str, Any],
+        adjustable: Sequence[str] = (),
+    ) -> Study:
+        """Start a run folder, or go on with one that was started with the same configuration, space and data.
+
+        Args:
+            folder: made if it is not there.
+            config: what is asked.
+            space: the search space.
+            data: its images.
+            options: what the space's factory was called with, so that `open` can build the space without the data.
+            adjustable: settings that may differ from those that the run was started with; `run.yaml` keeps the latest.
+
+        Raises:
+            ValueError: the folder holds another run, or files that are no run's.
+        """
+        study = cls(folder, config, space)
+        ours = {
+            "space": {"name": config.space.name, "options": dict(options), "fingerprint": space.fingerprint},
+            "data": {
+                "name": data.name,
+                "fingerprint": data.fingerprint,
+                "train": len(data.train),
+                "validation": len(data.validation),
+                "test": len(data.test),
+            },
+        }
+        if (folder / "run.yaml").exists():
+            study._check_same(config, ours, adjustable)
+            write_text(folder / "run.yaml", dump_config(config))
+            return study
+        if folder.exists() and any(not entry.name.startswith(".") for entry in folder.iterdir()):
+            raise ValueError(f"{folder} is not empty and holds no run; give another folder, or empty it")
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / "record.json", {"seed": config.seed, **ours, "sessions": []})
+        write_text(folder / "run.yaml", dump_config(config))
+        return study
+
+    @classmethod
+    def open(cls, folder: str | Path, space: SearchSpace | None = None) -> Study:
+        """Read a run folder, finished or not.
+
+        Args:
+            folder: a run's folder.
+            space: needed only for a space that was given as an object and has no name to find it by.
+
+        Raises:
+            ValueError: no run is there.
+        """
+        folder = Path(folder)
+        if not (folder / "run.yaml").exists():
+            raise ValueError(f"{folder} is not a run folder: it has no run.yaml; give the --out of `nas search`")
+        config = read_config(folder / "run.yaml")
+        recorded = read_record(folder)["space"]
+        space = space or build_space(config.space.name, recorded["options"])
+        if space.fingerprint != recorded["fingerprint"]:
+            raise ValueError(
+                f"{folder} was made with another definition of space {space.name!r}; use the version that made it"
+            )
+        return cls(folder, config, space)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes from writing to the folder, and clean up behind one that was killed."""
+        with open(self.folder / ".lock", "w") as handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ValueError(
+                    f"another process is running in {self.folder}; wait for it, or give another folder"
+                ) from None
+            sweep(self.folder)
+            repair(self.journal_path)
+            yield
+
+    @contextmanager
+    def session(self, command: str | None = None) -> Iterator[None]:
+        """Write down who ran what, from when to when, and how it ended."""
+        entry: dict[str, Any] = {
+            "command": command or _command(),
+            "started": _now(),
+            **environment(),
+            "ended": None,
+        }
+        record = self.record
+        record["sessions"].append(entry)
+        write_json(self.folder / "record.json", record)
+        yield
+        entry["ended"] = _now()
+        write_json(self.folder / "record.json", record)
+
+    # --- what is in it ---
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What `record.json` says: commands, versions, hardware, seed, commit, space and data."""
+        return read_record(self.folder)
+
+    @property
+    def journal_path(self) -> Path:
+        return self.folder / "journal.log"
+
+    @cached_property
+    def journal(self) -> Journal:
+        """The trials on disk."""
+        return Journal(self.journal_path)
+
+    def add(self, name: str, arch: Architecture, values: Sequence[float], notes: Mapping[str, Any]) -> None:
+        """Write down a finished trial of study `search`, or a network of study `alone`; it is on disk when this returns."""
+        self.journal.create(name, self.objectives if name == SEARCH else [OBJECTIVES["accuracy"]])
+        self.journal.add(name, self.space, arch, values, notes)
+
+    @property
+    def objectives(self) -> tuple[Objective, ...]:
+        return parse_objectives(self.config.objectives)
+
+    def data(self) -> ImageData:
+        """Load the run's data again.
+
+        Raises:
+            ValueError: the data are not those of the run any more.
+        """
+        data = load_run_data(self.config)
+        if data.fingerprint != self.record["data"]["fingerprint"]:
+            raise ValueError(f"{self.config.data.source} no longer holds the data that {self.folder} was made from")
+        return data
+
+    def architecture(self, trial: FrozenTrial) -> Architecture:
+        return self.space.from_json(trial.user_attrs["architecture"])
+
+    @property
+    def trials(self) -> pd.DataFrame:
+        """One row per trial, in the order of the search.
+
+        Columns: `label`, `architecture` (its key), the objectives (NaN where it has no value) and costs, `accuracy_supernet0`…
+        where several supernets ranked it, `seconds`. Accuracies are fractions in [0, 1].
+        """
+        return pd.DataFrame([self._row(trial) for trial in self.journal.trials(SEARCH)])
+
+    @property
+    def alone(self) -> pd.DataFrame:
+        """One row per network trained alone: `label`, `architecture`, `seed`, `accuracy` on the test part, `seconds`."""
+        rows = [
+            {
+                "label": trial.user_attrs["label"],
+                "architecture": self.architecture(trial).key,
+                "accuracy": trial.values[0],
+                **_notes(trial),
+            }
+            for trial in self.journal.trials(ALONE)
+        ]
+        return pd.DataFrame(rows, columns=["label", "architecture", "seed", "accuracy", "seconds"])
+
+    @property
+    def ranked(self) -> pd.DataFrame:
+        """`trials` with `accuracy_alone` (mean over seeds) where a network was trained alone, and `on_front`."""
+        table = self.trials
+        if table.empty:
+            return table
+        names = [objective.name for objective in self.objectives]
+        known = table[names].notna().all(axis=1)
+        table["on_front"] = False
+        values = table.loc[known, names].to_numpy(float)
+        table.loc[known, "on_front"] = pareto.non_dominated(losses(values, self.objectives))
+        alone = self.alone.groupby("architecture")["accuracy"]
+        table["accuracy_alone"] = table["architecture"].map(alone.mean())
+        if self.config.alone.seeds > 1:
+            table["accuracy_alone_std"] = table["architecture"].map(alone.std())
+        return table
+
+    @property
+    def front(self) -> pd.DataFrame:
+        """The trials that no other trial dominates, cheapest first, with accuracy alone and measured latency where known."""
+        table = self.ranked
+        if table.empty:
+            return table
+        front = table[table["on_front"]].drop(columns="on_front").sort_values(["macs", "params"]).reset_index(drop=True)
+        latency = pd.DataFrame(self.latency).T
+        if latency.empty:
+            return front
+        return front.drop(columns=LATENCY, errors="ignore").join(latency[LATENCY].astype(float), on="architecture")
+
+    @property
+    def latency(self) -> dict[str, dict[str, Any]]:
+        """Measured latency by architecture key: median and quartiles in milliseconds, and the conditions of the measurement."""
+        path = self.folder / "latency.json"
+        return json.loads(path.read_text()) if path.exists() else {}
+
+    def find(self, text: str) -> Architecture:
+        """The architecture that a user names by label or JSON."""
+        return self.space.parse(text)
+
+    def place(self, group: str, arch: Architecture) -> Path:
+        """Where the files of an architecture stand: a folder named after its label."""
+        return self.folder / group / folder_name(self.space.label(arch))
+
+    # --- inside ---
+
+    def _row(self, trial: FrozenTrial) -> dict[str, Any]:
+        names = [objective.name for objective in self.objectives]
+        return {
+            "label": trial.user_attrs["label"],
+            "architecture": self.architecture(trial).key,
+            **{name: v if math.isfinite(v) else math.nan for name, v in zip(names, trial.values, strict=True)},
+            **_notes(trial),
+        }
+
+    def _check_same(self, config: RunConfig, ours: Mapping[str, Any], adjustable: Sequence[str]) -> None:
+        theirs = self.record
+        found = differences(read_config(self.folder / "run.yaml"), config)
+        different = [text for text in found if text.partition(":")[0] not in adjustable]
+        if different:
+            raise ValueError(f"{self.folder} holds another run ({'; '.join(different)}); give another folder")
+        for part in ("space", "data"):
+            if theirs[part]["fingerprint"] != ours[part]["fingerprint"]:
+                raise ValueError(
+                    f"{self.folder} was made with another {part} than {ours[part]['name']!r} is now; give another folder"
+                )
+
+
+def load_run_data(config: RunConfig) -> ImageData:
+    """The data of a configuration."""
+    settings = config.data.model_dump()
+    mean, std = settings.pop("mean"), settings.pop("std")
+    data = load_data(settings.pop("source"), seed=config.seed, **settings)
+    return with_normalisation(data, mean, std) if mean and std else data
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """What `record.json` of a run folder says.
+
+    Raises:
+        ValueError: it is missing or damaged.
+    """
+    try:
+        return json.loads((folder / "record.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"{folder} is no whole run folder: record.json cannot be read ({error}); start in another folder"
+        ) from error
+
+
+def _command() -> str:
+    program = Path(sys.argv[0]).name
+    return shlex.join([*(["python", "-m", "nas"] if program == "__main__.py" else [program]), *sys.argv[1:]])
+
+
+def _notes(trial: FrozenTrial) -> dict[str, Any]:
+    return {name: value for name, value in trial.user_attrs.items() if name not in ("architecture", "label")}
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

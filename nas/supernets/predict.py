@@ -1,0 +1,179 @@
+"""Accuracy of many subnets of one supernet, running each block once per distinct prefix instead of once per architecture.
+
+The architectures' local choices form a trie. For every batch it is walked depth first, so the activations of a prefix are
+computed once and kept only while a subnet below the fork needs them. The statistics that calibration gives to a normalisation
+depend on the prefix alone, so they belong to the trie's nodes too, and nothing is approximated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from nas.data.dataset import ImageData, Split
+from nas.runtime.device import precision
+from nas.training.accuracy import BatchNorm, _even, _norms
+from pruners.progress import Progress, silent
+from search_spaces import Supernet
+from search_spaces.core.network import Local
+from search_spaces.core.paths import Flow, FlowShape, advance, shape_of
+
+Buffers = tuple[Tensor, Tensor, Tensor]
+
+
+class Statistics(NamedTuple):
+    """The buffers of one batch normalisation."""
+
+    mean: Tensor
+    variance: Tensor
+    batches: Tensor
+
+
+@dataclass
+class Link:
+    """A shared block, its normalisations with running statistics, and those of them that run, by local choice and input shape."""
+
+    block: nn.Module
+    norms: list[BatchNorm]
+    running: dict[tuple[Local, FlowShape], list[BatchNorm]] = field(default_factory=dict)
+
+    def norms_of(self, local: Local, x: Flow) -> list[BatchNorm]:
+        return self.running.get((local, shape_of(x)), self.norms)
+
+
+@dataclass
+class Node:
+    """One block of a prefix: its local choice, the rows of the architectures that end here, and what follows."""
+
+    local: Local
+    rows: list[int] = field(default_factory=list)
+    children: list[Node] = field(default_factory=list)
+    statistics: list[Statistics] = field(default_factory=list)
+
+
+def trie(locals: Sequence[Sequence[Local]]) -> list[Node]:
+    """The first blocks of the given architectures (one sequence of local choices each), with everything that follows them."""
+    roots: list[Node] = []
+    for row, path in enumerate(locals):
+        level, node = roots, None
+        for local in path:
+            node = next((known for known in level if known.local == local), None)
+            if node is None:
+                node = Node(local)
+                level.append(node)
+            level = node.children
+        if node is not None:
+            node.rows.append(row)
+    return roots
+
+
+def predict(
+    supernet: Supernet,
+    locals: Sequence[Sequence[Local]],
+    data: ImageData,
+    split: Split,
+    *,
+    batch_size: int = 250,
+    calibration: Split | None = None,
+    progress: Progress = silent,
+    name: str = "ranking",
+) -> np.ndarray:
+    """The class that each subnet gives to each image.
+
+    Args:
+        supernet: evaluated where its weights are; its mode and statistics are left as they were.
+        locals: the local choices of each architecture, `SearchSpace.locals`.
+        data: tells how images are normalised.
+        split: the images, N of them.
+        batch_size: images at a time, at most; the batches are of equal size up to one image. Where batches are normalised by their
+            own statistics, predictions depend on it.
+        calibration: images on which normalisations with running statistics gather them anew for each subnet. Without it they use
+            what the supernet holds.
+        progress: told about batches.
+        name: what `progress` is told.
+
+    Returns:
+        Predicted classes, shape (len(locals), N).
+    """
+    device = next(supernet.parameters()).device
+    links = [Link(block, _tracking(block)) for block in supernet.blocks.values()]
+    norms = [norm for link in links for norm in link.norms]
+    roots = trie(locals)
+    was_training = supernet.training
+    kept, momenta = _statistics(norms), [norm.momentum for norm in norms]
+    calibrated = calibration is not None and bool(norms)
+    gathering = list(_even(data, calibration, batch_size, device)) if calibration is not None and calibrated else []
+    total = len(gathering) + -(-len(split) // batch_size)
+    predictions = np.empty((len(locals), len(split)), dtype=np.int16)
+    done = 0
+    progress(name, 0, total)
+    try:
+        with torch.inference_mode(), precision(device):
+            supernet.train()
+            for norm in norms:
+                norm.momentum = None
+            for images, _ in gathering:
+                _calibrate(links, roots, images)
+                progress(name, done := done + 1, total)
+            supernet.eval()
+            for images, at in _even(data, split, batch_size, device):
+                # One copy from the device for all subnets, which leaves the device busy while the trie is walked.
+                found = torch.empty(len(locals), len(images), dtype=torch.int16, device=device)
+                for row, logits in _walk(links, roots, images, calibrated):
+                    found[row] = logits.argmax(1)
+                predictions[:, at : at + len(images)] = found.cpu().numpy()
+                progress(name, done := done + 1, total)
+    finally:
+        _use(norms, kept)
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+        supernet.train(was_training)
+    return predictions
+
+
+def _walk(
+    links: list[Link], nodes: list[Node], x: Flow, calibrated: bool, depth: int = 0
+) -> Iterator[tuple[int, Tensor]]:
+    """Every architecture's row and logits, depth first."""
+    link = links[depth]
+    for node in nodes:
+        if calibrated:
+            _use(link.norms_of(node.local, x), node.statistics)
+        out = advance(link.block, x, node.local)
+        for row in node.rows:
+            yield row, cast(Tensor, out)
+        if node.children:
+            yield from _walk(links, node.children, out, calibrated, depth + 1)
+
+
+def _calibrate(links: list[Link], nodes: list[Node], x: Flow, depth: int = 0) -> None:
+    """Add one batch to the cumulative means of every node's statistics."""
+    link = links[depth]
+    for node in nodes:
+        norms = link.norms_of(node.local, x)
+        _use(norms, node.statistics or [Statistics(*map(torch.zeros_like, old)) for old in _statistics(norms)])
+        out = advance(link.block, x, node.local)
+        if norms is link.norms:
+            norms = [norm for norm in norms if cast(Tensor, norm.num_batches_tracked) > 0]
+            link.running[node.local, shape_of(x)] = norms
+        node.statistics = _statistics(norms)
+        if node.children:
+            _calibrate(links, node.children, out, depth + 1)
+
+
+def _tracking(block: nn.Module) -> list[BatchNorm]:
+    return [norm for norm in _norms(block) if norm.running_mean is not None]
+
+
+def _statistics(norms: Sequence[BatchNorm]) -> list[Statistics]:
+    return [Statistics(*cast(Buffers, (n.running_mean, n.running_var, n.num_batches_tracked))) for n in norms]
+
+
+def _use(norms: Sequence[BatchNorm], statistics: Sequence[Statistics]) -> None:
+    for norm, (mean, variance, count) in zip(norms, statistics, strict=True):
+        norm.running_mean, norm.running_var, norm.num_batches_tracked = mean, variance, count

@@ -1,0 +1,125 @@
+"""The one training loop: a learner takes batches, epoch by epoch, and a checkpoint is written after each."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from nas.data.batches import batches
+from nas.data.dataset import ImageData, Split
+from nas.runtime import checkpoint
+from nas.runtime.device import memory_format
+from nas.runtime.seeding import stream
+from nas.training.config import NotFinite, TrainingConfig, learning_rate
+from pruners.progress import Progress, silent
+
+Batch = tuple[Tensor, Tensor]
+Row = dict[str, float]
+
+
+class Learner(Protocol):
+    """What the loop trains."""
+
+    def begin(self, epoch: int) -> None:
+        """Called before the first batch of an epoch."""
+        ...
+
+    def step(self, images: Tensor, labels: Tensor, learning_rate: float) -> None:
+        """Learn from one batch: float images (batch, channels, height, width) and labels (batch,)."""
+        ...
+
+    def end(self) -> list[Row]:
+        """Called after the last batch of an epoch: rows for the history."""
+        ...
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything that a checkpoint has to keep, by name."""
+        ...
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Go back to a checkpoint."""
+        ...
+
+
+def fit(
+    learner: Learner,
+    data: ImageData,
+    split: Split,
+    config: TrainingConfig,
+    *,
+    seed: int,
+    device: torch.device,
+    path: Path | None = None,
+    name: str = "training",
+    progress: Progress = silent,
+    on_epoch: Callable[[list[Row]], None] | None = None,
+) -> list[Row]:
+    """Train on `split` and return the history: the learner's rows with `epoch`, `learning_rate` and `seconds` of the epoch.
+
+    `on_epoch` is given the history so far after each epoch, once that is in the checkpoint.
+
+    With a checkpoint `path`, a second call goes on after the last finished epoch and ends with the same weights as a call that was
+    never stopped, because each epoch draws from a random stream of its own.
+
+    Raises:
+        NotFinite: the loss is NaN or infinite, or an epoch's last step left such weights; the checkpoint of the last good epoch stays.
+    """
+    history: list[Row] = []
+    done = 0
+    if path is not None and (found := checkpoint.load(path)) is not None:
+        learner.restore(found.tensors)
+        done, history = found.state["epochs"], found.state["history"]
+    size = min(config.batch_size, len(split))
+    steps = len(split) // size
+    progress(name, done, config.epochs)
+    for epoch in range(done, config.epochs):
+        started = time.perf_counter()
+        rate = config.learning_rate
+        try:
+            learner.begin(epoch)
+            for step, (images, labels) in enumerate(_epoch(data, split, size, config, seed, epoch, device)):
+                rate = learning_rate(config, epoch + step / steps)
+                learner.step(images, labels, rate)
+                progress(name, epoch + (step + 1) / steps, config.epochs)
+            rows = learner.end()
+        except NotFinite as error:
+            kept = "" if path is None or not epoch else f"; {path} keeps the state after {epoch} epochs to go on from"
+            raise NotFinite(f"{error}{kept}") from None
+        extra = {"epoch": epoch, "learning_rate": rate, "seconds": round(time.perf_counter() - started, 3)}
+        history += [{**extra, **row} for row in rows]
+        if path is not None:
+            checkpoint.save(path, learner.tensors(), {"epochs": epoch + 1, "history": history})
+        if on_epoch:
+            on_epoch(history)
+    return history
+
+
+def _epoch(
+    data: ImageData, split: Split, size: int, config: TrainingConfig, seed: int, epoch: int, device: torch.device
+) -> Iterator[Batch]:
+    rng = stream(seed, "batches", epoch)
+    return batches(
+        split,
+        data,
+        size,
+        rng=rng,
+        augment=config.augment,
+        drop_last=True,
+        device=device,
+        channels_last=memory_format(device) == torch.channels_last,
+    )
+
+
+def under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Names moved below a prefix, as in `weights/stem.0.weight`."""
+    return {f"{prefix}/{name}": tensor for name, tensor in tensors.items()}
+
+
+def below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What `under` put below a prefix."""
+    return {name[len(prefix) + 1 :]: tensor for name, tensor in tensors.items() if name.startswith(prefix + "/")}

@@ -1,0 +1,241 @@
+"""How many indices each group loses, so that every target is met and none is overshot by more than a step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from numbers import Real
+from typing import Any
+
+import torch
+
+from pruners.allocation.costs import CostModel
+from pruners.allocation.knapsack import Damage, Program
+from pruners.errors import whole_number
+from pruners.groups.graph import Group
+from pruners.groups.ragged import curve, keep_highest
+from pruners.operators.axes import Axis
+
+Schedule = Callable[[int], dict[str, int]]  # step 0..last -> indices removed per group
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What may not be crossed, in every group.
+
+    Attributes:
+        round_to: kept indices are a multiple of this, in groups of at least that size.
+        min_kept: indices that stay.
+        max_ratio: largest fraction removed.
+    """
+
+    round_to: int = 1
+    min_kept: int = 1
+    max_ratio: float = 0.9
+
+    def __post_init__(self) -> None:
+        whole_number("round_to", self.round_to)
+        whole_number("min_kept", self.min_kept, "; a layer of no channels cuts the graph")
+        if not isinstance(self.max_ratio, Real) or not 0 < self.max_ratio <= 1:
+            raise ValueError(f"`max_ratio` must be a fraction in (0, 1], got {self.max_ratio!r}.")
+
+    def levels(self, group: Group, least: int = 0) -> list[int]:
+        """The numbers of indices that a group may lose, from `least`, ascending."""
+        return sorted({removed for n in range(group.size + 1) if (removed := self.removed(group, n)) >= least})
+
+    def removed(self, group: Group, wanted: int) -> int:
+        """The largest allowed number of removed indices that is at most `wanted`."""
+        step = self.round_to if group.size >= self.round_to else 1
+        fewest = max(self.min_kept, group.size - int(self.max_ratio * group.size + 1e-9))
+        kept = max(group.size - wanted, min(fewest, group.size))
+        kept = -(-kept // step) * step
+        return max(group.size - kept, 0)
+
+
+def uniform(groups: Sequence[Group], scores: Mapping[str, torch.Tensor], limits: Limits) -> tuple[Schedule, int]:
+    """The same pruning ratio in every group; step s is the ratio s/last.
+
+    Groups of one size lose an index together, so that layers that are alike stay alike, as a configuration of them has it; where many
+    are, the costs fall far at once, and a target may be overshot.
+    """
+    last = max((group.size for group in groups), default=1) * 4
+
+    def schedule(step: int) -> dict[str, int]:
+        return {group.name: limits.removed(group, step * group.size // last) for group in groups}
+
+    return schedule, last
+
+
+def global_ranking(groups: Sequence[Group], scores: Mapping[str, torch.Tensor], limits: Limits) -> tuple[Schedule, int]:
+    """The lowest scores of all groups together; step s removes the s lowest. Ties go by order of groups, then index."""
+    flat = torch.cat([scores[group.name].float() for group in groups])
+    ids = torch.cat([torch.full((group.size,), i) for i, group in enumerate(groups)])
+    order = ids[flat.sort(stable=True).indices]
+    # ranks[i] holds, sorted, the steps at which group i loses an index
+    ranks = [(order == i).nonzero().flatten() for i in range(len(groups))]
+
+    def schedule(step: int) -> dict[str, int]:
+        wanted = (int(torch.searchsorted(rank, step)) for rank in ranks)
+        return {group.name: limits.removed(group, n) for group, n in zip(groups, wanted, strict=True)}
+
+    return schedule, len(flat)
+
+
+def isomorphic(groups: Sequence[Group], scores: Mapping[str, torch.Tensor], limits: Limits) -> tuple[Schedule, int]:
+    """The lowest scores among groups of one kind, the same fraction of each kind; step s is the fraction s/last.
+
+    Reference: Fang et al., Isomorphic pruning for vision models, ECCV 2024.
+    Differs: groups are of one kind if the same operators read the same parameters of theirs along the same dimensions, in
+    whatever order.
+    """
+    kinds: dict[tuple[tuple[tuple[str, ...], str, int], ...], list[Group]] = {}
+    for group in groups:
+        kind = tuple(sorted((m.readers, m.tensor.rsplit(".", 1)[-1], m.dim) for m in group.members))
+        kinds.setdefault(kind, []).append(group)
+    rankings = [global_ranking(alike, scores, limits) for alike in kinds.values()]
+    last = 4 * max(n for _, n in rankings)
+
+    def schedule(step: int) -> dict[str, int]:
+        return {name: n for ranking, size in rankings for name, n in ranking(step * size // last).items()}
+
+    return schedule, last
+
+
+SCHEDULES: dict[str, Callable[..., tuple[Schedule, int]]] = {
+    "uniform": uniform,
+    "global": global_ranking,
+    "isomorphic": isomorphic,
+}
+ALLOCATIONS = (*SCHEDULES, "optimal", "distortion")
+
+
+def allocate(
+    groups: Sequence[Group],
+    scores: Mapping[str, torch.Tensor],
+    cost: CostModel,
+    budgets: Mapping[str, float],
+    allocation: str = "global",
+    limits: Limits | None = None,
+    damages: Mapping[str, Damage] | None = None,
+    gone: Mapping[str, int] | None = None,
+) -> dict[Axis, torch.Tensor]:
+    """Remove as few indices as meet every budget.
+
+    Args:
+        groups: groups that may lose indices.
+        scores: group name to one score per index, of a ragged group to a row of them per index of its host; the lowest go first,
+            of each row as many. Indices that have gone before score minus infinity.
+        cost: cost model of the traced model.
+        budgets: "macs", "params", "weight_bytes" or a cost that is predicted to the number that may remain.
+        allocation: "uniform", "global", "isomorphic", "optimal" (the most importance that stays) or "distortion" (the least
+            damage, see `pruners.importance.distortion`).
+        limits: alignment and bounds per group.
+        damages: group name to the damage of losing 0, 1, ... indices; for "distortion".
+        gone: group name to how many indices have gone before; none if not given.
+
+    Returns:
+        Elementary axis to booleans in the shape of its scores, True for what stays; groups that lose nothing are left out.
+
+    Raises:
+        ValueError: if a budget cannot be met; the message says what range can.
+    """
+    check_allocation(allocation)
+    limits, gone = limits or Limits(), gone or {}
+    check_reachable(groups, cost, budgets, limits)
+    curves = {group.name: curve(scores[group.name]) for group in groups}
+    removed = _by_schedule(allocation if allocation in SCHEDULES else "global", groups, curves, cost, budgets, limits)
+    removed = {name: max(count, gone.get(name, 0)) for name, count in removed.items()}
+    if allocation not in SCHEDULES:
+        if damages is None:
+            damages = {group.name: importance_lost(curves[group.name]) for group in groups}
+        levels = {group.name: limits.levels(group, gone.get(group.name, 0)) for group in groups}
+        removed = Program(groups, damages, levels, cost, budgets).solve(removed)
+    return {
+        group.axis: keep_highest(scores[group.name], removed[group.name]) for group in groups if removed[group.name]
+    }
+
+
+def check_allocation(allocation: Any, has_batches: bool = True) -> None:
+    """Refuse an allocation that does not exist, and one over data where there are none."""
+    if allocation not in ALLOCATIONS:
+        raise ValueError(f"`allocation` must be one of {', '.join(ALLOCATIONS)}, got {allocation!r}.")
+    if allocation == "distortion" and not has_batches:
+        raise ValueError(
+            "`allocation='distortion'` needs `batches`, an iterable of (inputs, targets) or of inputs; without data take one of "
+            f"{', '.join(name for name in ALLOCATIONS if name != allocation)}."
+        )
+
+
+def importance_lost(scores: torch.Tensor) -> Damage:
+    """Sum of the lowest 0, 1, ... scores; shape (n + 1,)."""
+    lowest = scores.double().sort().values
+    lowest[lowest.isneginf()] = 0  # gone before
+    return torch.cat([lowest.new_zeros(1), lowest.cumsum(0)]).cpu().numpy()
+
+
+def _by_schedule(
+    name: str,
+    groups: Sequence[Group],
+    scores: Mapping[str, torch.Tensor],
+    cost: CostModel,
+    budgets: Mapping[str, float],
+    limits: Limits,
+) -> dict[str, int]:
+    """The first step of a schedule that meets the budgets, and of that step only as much as is needed.
+
+    Groups take their turn one by one, in `uniform` all of one size at once, the largest first.
+    """
+    schedule, last = SCHEDULES[name](groups, scores, limits)
+    step = _first(lambda step: meets(groups, cost, budgets, schedule(step)), last)
+    before, after = schedule(max(step - 1, 0)), schedule(step)
+    turns = [[group.name] for group in groups]
+    if name == "uniform":
+        sizes = sorted({group.size for group in groups}, reverse=True)
+        turns = [[group.name for group in groups if group.size == size] for size in sizes]
+
+    def partly(count: int) -> dict[str, int]:
+        return before | {name: after[name] for turn in turns[:count] for name in turn}
+
+    return partly(_first(lambda count: meets(groups, cost, budgets, partly(count)), len(turns)))
+
+
+def fewest_kept(groups: Sequence[Group], limits: Limits) -> dict[Axis, int]:
+    """How many indices stay at least of each group's axis."""
+    return {group.axis: group.size - limits.removed(group, group.size) for group in groups}
+
+
+def check_reachable(
+    groups: Sequence[Group], cost: CostModel, budgets: Mapping[str, float], limits: Limits
+) -> dict[str, float]:
+    """The least that each cost can come to, if it is within the budgets.
+
+    Raises:
+        ValueError: if nothing can be removed or a budget is below the least; the message says what range can be reached.
+    """
+    if not groups:
+        raise ValueError("nothing can be removed from this model: every group is protected; see `pruners.groups`.")
+    fewest = fewest_kept(groups, limits)
+    least = {name: cost.of(name)(fewest) for name in cost.names}
+    if any(least[name] > budget for name, budget in budgets.items()):
+        reachable = ", ".join(f"{name} from {least[name]:,} to {cost.of(name)({}):,}" for name in budgets)
+        asked = ", ".join(f"{name} {budget:,.0f}" for name, budget in budgets.items())
+        raise ValueError(
+            f"`targets` must be reachable, got {asked}; within the limits this model reaches {reachable}. Ask for more, "
+            "raise `max_ratio`, or protect fewer groups."
+        )
+    return {name: float(value) for name, value in least.items()}
+
+
+def meets(groups: Sequence[Group], cost: CostModel, budgets: Mapping[str, float], removed: Mapping[str, int]) -> bool:
+    """Whether a model that lost so many indices of each group is within every budget."""
+    kept = {group.axis: group.size - removed[group.name] for group in groups}
+    return all(cost.of(name)(kept) <= budget for name, budget in budgets.items())
+
+
+def _first(true: Callable[[int], bool], last: int) -> int:
+    """The first step at which something is true that stays true, at the latest at `last`."""
+    low, high = 0, last
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if true(middle) else (middle + 1, high)
+    return low

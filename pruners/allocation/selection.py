@@ -1,0 +1,162 @@
+"""Which indices go: at once, or in steps that score again what is left."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.fx import Node
+
+from pruners.allocation.allocate import Limits, allocate
+from pruners.allocation.costs import CostModel
+from pruners.allocation.knapsack import Damage
+from pruners.errors import whole_number
+from pruners.groups.graph import AxisGraph, Group
+from pruners.importance.criteria import Loss
+from pruners.importance.distortion import distortion_curves, placeholder_values
+from pruners.importance.reconstruction import Moments, second_moments
+from pruners.importance.score import Criterion, score_groups
+from pruners.operators.axes import Axis
+from pruners.progress import Batches, Progress, watched
+from pruners.surgery.rewrite import Removal, rewrite
+
+SCHEDULES: dict[str, Callable[[float, float, float], float]] = {
+    "linear": lambda whole, budget, part: whole + (budget - whole) * part,
+    "geometric": lambda whole, budget, part: whole * (budget / whole) ** part,
+}
+
+
+@dataclass(frozen=True)
+class Importance:
+    """How indices are scored, as `prune` is told.
+
+    Attributes:
+        criterion, loss, aggregate, normalise, seed: see `pruners.importance.score.score_groups`.
+        batches: for criteria and curves that pass over data.
+    """
+
+    criterion: str | Criterion
+    batches: Batches | None
+    loss: Loss | None
+    aggregate: str
+    normalise: str | None
+    seed: int
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """What is known before an allocation.
+
+    Attributes:
+        scores: group name to one score per index, minus infinity for what has gone.
+        damages: group name to the damage of losing 0, 1, ... indices, if it is measured.
+        gone: group name to how many indices have gone.
+    """
+
+    scores: Mapping[str, torch.Tensor]
+    damages: Mapping[str, Damage] | None
+    gone: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Scores groups and allocates what they lose.
+
+    Attributes:
+        graph: the traced model with its axes.
+        groups: groups that may lose indices.
+        model: the full model.
+        cost: its cost model.
+        importance: how indices are scored.
+        allocation: see `pruners.allocation.allocate.allocate`.
+        limits: alignment and bounds per group.
+        progress: told about passes over data and steps.
+    """
+
+    graph: AxisGraph
+    groups: Sequence[Group]
+    model: nn.Module
+    cost: CostModel
+    importance: Importance
+    allocation: str
+    limits: Limits
+    progress: Progress
+
+    def choose(self, ranking: Ranking, budgets: Mapping[str, float]) -> dict[Axis, torch.Tensor]:
+        """What stays of each group that loses something."""
+        return allocate(
+            self.groups, ranking.scores, self.cost, budgets, self.allocation, self.limits, ranking.damages, ranking.gone
+        )
+
+    def rank(self, keep: Mapping[Axis, torch.Tensor], model: nn.Module, step: str = "") -> Ranking:
+        """Score what stays.
+
+        Args:
+            keep: what stays of each elementary axis.
+            model: the full model where all stays, else the rewritten graph of what stays.
+            step: name of the step, for reports.
+        """
+        how = self.importance
+        distortion = self.allocation == "distortion"
+        moments: Mapping[Node, Moments] = {}
+        if how.batches is not None and (distortion or how.criterion == "obs"):
+            seen = watched(how.batches, f"inputs of layers{step}", self.progress)
+            moments = second_moments(Removal(self.graph, keep), placeholder_values(self.graph.trace, seen, math.inf))
+        batches = None if how.batches is None else watched(how.batches, f"importance{step}", self.progress)
+        scores = score_groups(
+            self.graph, self.groups, how.criterion,
+            model=model, keep=keep, batches=batches, loss=how.loss, aggregate=how.aggregate, normalise=how.normalise,
+            seed=how.seed, moments=moments,
+        )  # fmt: skip
+        gone = {group.name: int((~group.kept(keep)).sum(-1).max()) for group in self.groups if group.axis in keep}
+        if not distortion:
+            return Ranking(scores, None, gone)
+        assert how.batches is not None
+        levels = {group.name: self.limits.levels(group, gone.get(group.name, 0)) for group in self.groups}
+        curves = distortion_curves(
+            self.graph, self.groups, scores, levels, how.batches, keep,
+            lambda done, total: self.progress(f"distortion{step}", done, total), moments,
+        )  # fmt: skip
+        return Ranking(scores, curves, gone)
+
+    def descend(
+        self,
+        budgets: Mapping[str, float],
+        least: Mapping[str, float],
+        steps: int,
+        schedule: str,
+        between: Callable[[nn.Module], None] | None,
+    ) -> Ranking:
+        """Take all steps but the last, and rank for the last.
+
+        Args:
+            budgets: of the last step.
+            least: the least that each cost can come to.
+            steps: number of steps.
+            schedule: "linear" or "geometric" in what remains.
+            between: given each intermediate model; what it changes is seen by the scores, and dropped with the model.
+        """
+        ranking = self.rank({}, self.model, f" 1/{steps}" if steps > 1 else "")
+        for step in range(1, steps):
+            shrink = SCHEDULES[schedule]
+            current = {
+                name: max(least[name], shrink(self.cost.of(name)({}), budget, step / steps))
+                for name, budget in budgets.items()
+            }
+            keep = self.choose(ranking, current)
+            smaller = rewrite(Removal(self.graph, keep))
+            if between is not None:
+                between(smaller)
+            ranking = self.rank(keep, smaller, f" {step + 1}/{steps}")
+            self.progress("pruning steps", step, steps - 1)
+        return ranking
+
+
+def check_steps(steps: int, schedule: str) -> None:
+    """Refuse a schedule that does not exist."""
+    whole_number("steps", steps)
+    if schedule not in SCHEDULES:
+        raise ValueError(f"`schedule` must be one of {', '.join(SCHEDULES)}, got {schedule!r}.")

@@ -1,0 +1,331 @@
+"""Targets: what may remain of a model, counted from shapes or measured on built models."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils import _pytree as pytree
+
+from estimators import compare_latency
+from pruners.allocation.costs import CostModel
+from pruners.progress import Progress, silent
+from pruners.tracing.trace import Trace
+
+COUNTED = ("macs", "params", "weight_bytes")
+LATENCY = "latency_ms"
+Estimator = Callable[[nn.Module, Any], float]
+HALVINGS = 12  # of the range of macs that a measured target is searched in
+TIGHTER = 0.02  # of all macs or predicted milliseconds, taken off where the last measurement misses
+ATTEMPTS = 6
+APPROACHES = 8  # measurements between the smallest and the largest budget of predicted milliseconds
+AIM = 0.985  # of what may remain, which noise may exceed
+NEAR = 0.97  # of what may remain, which is near enough
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A measurement of a smaller model.
+
+    Attributes:
+        full: the full model's value, measured with it.
+        value: the smaller model's.
+        limit: what it may be.
+    """
+
+    full: float
+    value: float
+    limit: float
+
+    @property
+    def met(self) -> bool:
+        """Whether the smaller model is within the limit."""
+        return self.value <= self.limit
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A target that only a built model can tell.
+
+    Attributes:
+        name: of the target.
+        asked: what may remain.
+        relative: whether `asked` is a fraction of the full model's value.
+        compare: the values of the full model and of a smaller one.
+    """
+
+    name: str
+    asked: float
+    relative: bool
+    compare: Callable[[nn.Module], tuple[float, float]]
+
+    def fraction(self, model: nn.Module) -> float:
+        """What may remain as a fraction of the full model's value."""
+        return self.asked if self.relative else min(1.0, self.asked / self.read(model).full)
+
+    def read(self, smaller: nn.Module) -> Reading:
+        """Measure a smaller model.
+
+        Raises:
+            ValueError: if the estimator returns no positive number.
+        """
+        full, value = self.compare(smaller)
+        for result in (full, value):
+            if not (result > 0 and math.isfinite(result)):
+                raise ValueError(f"the estimator of {self.name!r} must return a positive number, got {result}.")
+        return Reading(full, value, self.asked * full if self.relative else self.asked)
+
+
+def check_targets(targets: Any, estimators: Mapping[str, Estimator]) -> None:
+    """Refuse targets that are none, that nothing tells, or that are no amounts.
+
+    Args:
+        targets: name to what may remain.
+        estimators: name to a function that tells it.
+    """
+    known = ", ".join(dict.fromkeys((*COUNTED, LATENCY, *estimators)))
+    if not isinstance(targets, Mapping):
+        raise ValueError(
+            f"`targets` must be a mapping from {known} to what may remain, got {targets!r}; write {{'macs': 0.5}}."
+        )
+    if not targets:
+        raise ValueError(f"`targets` must name at least one of {known}, got none.")
+    if taken := set(estimators) & set(COUNTED):
+        raise ValueError(
+            f"`estimators` must have names of their own, got {', '.join(sorted(taken))}, counted already; rename."
+        )
+    for name, value in targets.items():
+        if name not in (*COUNTED, LATENCY, *estimators):
+            raise ValueError(f"`targets` must be among {known}, got {name!r}; give a function for it in `estimators`.")
+        parse_target(name, value)
+
+
+def counted_budgets(targets: Mapping[str, float | str], cost: CostModel) -> dict[str, float]:
+    """Counted targets as numbers of macs, parameters or bytes; fractions are of the whole model."""
+    budgets = {}
+    for name in COUNTED:
+        if name in targets:
+            value, relative = parse_target(name, targets[name])
+            budgets[name] = value * cost.of(name)({}) if relative else value
+    return budgets
+
+
+def measured_targets(
+    targets: Mapping[str, float | str],
+    estimators: Mapping[str, Estimator],
+    model: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+) -> list[Measured]:
+    """Targets beyond the counted ones, all of which `check_targets` knows.
+
+    Args:
+        targets: name to what may remain.
+        estimators: name to a function of a model and its inputs (a tuple of positional or a dict of keyword inputs);
+            "latency_ms" is known without one.
+        model: the full model.
+        args: positional example inputs.
+        kwargs: keyword example inputs.
+
+    """
+    result = []
+    for name, value in targets.items():
+        if name in estimators:
+            result.append(
+                Measured(name, *parse_target(name, value), _estimated(estimators[name], model, kwargs or args))
+            )
+        elif name == LATENCY:
+            result.append(Measured(name, *parse_target(name, value), _timed(model, args, kwargs)))
+    return result
+
+
+def parse_target(name: str, value: float | str) -> tuple[float, bool]:
+    """What may remain, and whether it is a fraction of the full model.
+
+    Numbers up to 1 are fractions, larger ones absolute. Milliseconds may also be text with their unit, as "0.8ms", which is
+    absolute whatever its size.
+
+    Raises:
+        ValueError: if the value is not positive or no number.
+    """
+    text = isinstance(value, str)
+    try:
+        number = float(value.removesuffix("ms")) if isinstance(value, str) else float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if text and not (name == LATENCY and str(value).endswith("ms")):
+        number = math.nan
+    if not (number > 0 and math.isfinite(number)):
+        unit = ', or milliseconds such as "0.8ms"' if name == LATENCY else ""
+        raise ValueError(
+            f"`targets[{name!r}]` must be positive, got {value!r}; give a fraction up to 1, an absolute number above 1{unit}."
+        )
+    return number, not text and number <= 1
+
+
+def search(
+    smaller: Callable[[float], nn.Module],
+    aims: Sequence[Measured],
+    low: float,
+    high: float,
+    progress: Progress = silent,
+) -> tuple[float, dict[str, Reading]]:
+    """The largest budget of macs whose model meets every measured target, by bisection.
+
+    Every model is measured once, the noise of a measurement is that of the result: the caller measures again in the end.
+
+    Args:
+        smaller: builds the model of a budget.
+        aims: measured targets.
+        low: smallest budget that can be met.
+        high: largest budget to try.
+        progress: called as ("measured targets", models measured, all models).
+
+    Returns:
+        The budget and what was measured at it.
+
+    Raises:
+        ValueError: if even the smallest model misses a target; the message says what range can be reached.
+    """
+
+    def read(budget: float) -> dict[str, Reading]:
+        return _read(smaller(budget), aims)
+
+    trials = HALVINGS + 2
+    if _met(found := read(high)):
+        progress("measured targets", trials, trials)
+        return high, found
+    progress("measured targets", 1, trials)
+    largest, best = found, read(low)
+    if not _met(best):
+        raise unreachable(best, largest)
+    for trial in range(HALVINGS):
+        progress("measured targets", trial + 2, trials)
+        middle = (low + high) / 2
+        if _met(found := read(middle)):
+            low, best = middle, found
+        else:
+            high = middle
+    progress("measured targets", trials, trials)
+    return low, best
+
+
+def approach(
+    smaller: Callable[[float], nn.Module],
+    aims: Sequence[Measured],
+    low: float,
+    high: float,
+    progress: Progress = silent,
+) -> tuple[float, dict[str, Reading]]:
+    """A budget of predicted milliseconds whose model meets every measured target, and is near to missing one.
+
+    A prediction is good up to a factor and a constant, so each trial is where a straight line through the largest budget that met
+    the targets and the smallest that missed one puts the targets. Arguments, results and errors are those of `search`.
+    """
+    trials = APPROACHES + 2
+    progress("measured targets", 0, trials)
+    largest = found = _read(smaller(high), aims)
+    if _met(found):
+        progress("measured targets", trials, trials)
+        return high, found
+    least, above = low, _worst(found)
+    best: dict[str, Reading] = {}
+    known = below = 0.0  # as if no budget left nothing, until two misses tell what stays
+    for trial in range(APPROACHES):
+        progress("measured targets", trial + 1, trials)
+        line = known + (AIM - below) * (high - known) / max(above - below, 1e-9)
+        budget = min(max(line, least, known), high)
+        worst = _worst(found := _read(smaller(budget), aims))
+        if _met(found):
+            known, below, best = budget, worst, found
+        elif budget <= least:
+            raise unreachable(found, largest)
+        else:
+            if not best:
+                below = min(max(0.0, (worst * high - above * budget) / (high - budget)), AIM / 2)
+            high, above = budget, worst
+        if best and (below >= NEAR or high - known <= (1 - NEAR) * known):
+            break
+    if not best:
+        known, best = least, _read(smaller(least), aims)
+        if not _met(best):
+            raise unreachable(best, largest)
+    progress("measured targets", trials, trials)
+    return known, best
+
+
+def predicts_latency(
+    targets: Mapping[str, float | str], estimators: Mapping[str, Estimator], allocation: str, trace: Trace
+) -> bool:
+    """Whether a budget is one of predicted milliseconds: for latency in PyTorch, where the allocation minds what groups cost.
+
+    Models that choose rows by their values are left to macs: how many rows an operator gets is not known by itself.
+    """
+    minds = allocation in ("optimal", "distortion")
+    return minds and LATENCY in targets and LATENCY not in estimators and not trace.choosing
+
+
+def _read(model: nn.Module, aims: Sequence[Measured]) -> dict[str, Reading]:
+    return {aim.name: aim.read(model) for aim in aims}
+
+
+def _met(readings: Mapping[str, Reading]) -> bool:
+    return all(reading.met for reading in readings.values())
+
+
+def _worst(readings: Mapping[str, Reading]) -> float:
+    """The largest value as a fraction of its limit."""
+    return max(reading.value / reading.limit for reading in readings.values())
+
+
+def unreachable(lowest: Mapping[str, Reading], highest: Mapping[str, Reading]) -> ValueError:
+    """The refusal of a measured target."""
+    asked = ", ".join(f"{name} {reading.limit:,.4g}" for name, reading in lowest.items())
+    reach = ", ".join(f"{n} from {r.value:,.4g} to {highest[n].value:,.4g}" for n, r in lowest.items())
+    return ValueError(
+        f"`targets` must be reachable, got {asked}; within the limits this model reaches {reach}, measured. Ask for more, raise "
+        "`max_ratio`, or protect fewer groups."
+    )
+
+
+def _estimated(estimator: Estimator, model: nn.Module, inputs: Any) -> Callable[[nn.Module], tuple[float, float]]:
+    """Ask a function about both models, about the full one once."""
+    full: list[float] = []
+
+    def compare(smaller: nn.Module) -> tuple[float, float]:
+        if not full:
+            full.append(float(estimator(model, inputs)))
+        return full[0], float(estimator(smaller, inputs))
+
+    return compare
+
+
+def _timed(
+    model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> Callable[[nn.Module], tuple[float, float]]:
+    """Median milliseconds of both models, which take turns on the example inputs."""
+    tensors = [x for x in pytree.tree_leaves((args, dict(kwargs))) if isinstance(x, torch.Tensor)]
+    place = tensors[0].device if tensors else torch.device("cpu")
+
+    def compare(smaller: nn.Module) -> tuple[float, float]:
+        both = {"full": OnExample(model, args, kwargs), "smaller": OnExample(smaller, args, kwargs)}
+        found = compare_latency(both, (1,), device=place, warmup_s=1.0, runs=25, max_seconds=5.0)
+        return found["full"].median_ms, found["smaller"].median_ms
+
+    return compare
+
+
+class OnExample(nn.Module):
+    """A model that runs on its own example inputs, whatever it is given."""
+
+    def __init__(self, model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.model, self.args, self.kwargs = model, args, kwargs
+
+    def forward(self, _: torch.Tensor) -> Any:
+        """What the model returns on the example inputs."""
+        return self.model(*self.args, **self.kwargs)

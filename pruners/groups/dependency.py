@@ -1,0 +1,147 @@
+"""Dependency groups: the indices of parameters that can only be removed together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import torch
+from torch.fx import Node
+
+from pruners.groups.graph import AxisGraph, Group, Member
+from pruners.groups.ragged import find_hosts
+from pruners.operators import axes
+from pruners.operators.axes import Axis, Misaligned, freeze
+from pruners.operators.nodes import arguments, operator, owner, several
+from pruners.operators.routing import is_chosen
+from pruners.operators.rules import Dims, frozen, rule
+from pruners.tracing.trace import Trace
+
+
+def tie_axes(trace: Trace) -> AxisGraph:
+    """Walk a traced graph once and tie the axes of every tensor in it.
+
+    The axes of the model's inputs and outputs, those that an operator without a rule touches, and those of tensors that
+    the trace does not read are frozen.
+    """
+    graph = AxisGraph(trace)
+    shared: dict[Any, Dims] = {}
+    for node in trace.nodes:
+        if node.op == "placeholder":
+            graph._of[node] = _placeholder(graph, node, shared)
+        elif node.op == "call_function":
+            graph._of[node] = _apply(graph, node)
+            _freeze_chosen(graph, node)
+        elif node.op == "output":
+            for result in trace.returned(cast(Sequence[Any], node.args[0])):
+                for axis in graph.dims(result):
+                    freeze(axis, "model output")
+    _freeze_unused(graph)
+    graph.hosts = find_hosts(graph)
+    return graph
+
+
+def dependency_groups(graph: AxisGraph) -> list[Group]:
+    """All groups that some parameter or buffer takes part in, protected ones included, in order of first use.
+
+    A group that occurs in no parameter has nothing to remove and is left out, as are the kernels of convolutions.
+    """
+    members: dict[Axis, list[Member]] = {}
+    readers = _readers(graph.trace)
+    for tensor, dims in graph.tensors.items():
+        for dim, axis in enumerate(dims):
+            for leaf in dict.fromkeys(axes.leaves(axis)):
+                if leaf.size > 1 and not (leaf.frozen or "").startswith("space"):
+                    members.setdefault(leaf, []).append(Member(tensor, dim, axis, readers[tensor]))
+    names = {}
+    for leaf, found in members.items():
+        first = found[0]
+        siblings = list(dict.fromkeys(other for other in axes.leaves(first.axis) if other in members))
+        suffix = f"[{siblings.index(leaf)}]" if len(siblings) > 1 else ""
+        names[leaf] = f"{first.tensor}:{first.dim}{suffix}"
+    result = []
+    for leaf, found in members.items():
+        host = graph.hosts.get(leaf)
+        per = None if host is None else names[host]
+        result.append(Group(names[leaf], leaf.size, leaf, tuple(found), leaf.frozen, host, per))
+    return result
+
+
+def _readers(trace: Trace) -> dict[str, tuple[str, ...]]:
+    placeholders = [node for node in trace.nodes if node.name in trace.tensors]
+    return {trace.tensors[node.name]: tuple(sorted(map(operator, node.users))) for node in placeholders}
+
+
+def _placeholder(graph: AxisGraph, node: Node, shared: dict[Any, Dims]) -> Dims:
+    name = graph.trace.tensors.get(node.name)
+    if name is None:
+        value = node.meta["val"]
+        return frozen(graph.shape(node), "model input") if isinstance(value, torch.Tensor) else []
+    tensor = graph.trace.tensor(name)
+    # One tensor under two names (tied weights) is one set of axes.
+    key = (tensor.data_ptr(), tuple(tensor.shape), tensor.stride()) if tensor.numel() else name
+    dims = shared.setdefault(key, [Axis(size) for size in tensor.shape])
+    graph.tensors[name] = dims
+    return dims
+
+
+def _freeze_chosen(graph: AxisGraph, node: Node) -> None:
+    """What has a size that depends on values has no places that could be removed."""
+    for value, dims in zip(several(node.meta.get("val")), graph.results(node), strict=False):
+        if isinstance(value, torch.Tensor):
+            for size, axis in zip(value.shape, dims, strict=True):
+                if is_chosen(size):
+                    freeze(axis, "chosen by data")
+
+
+def _freeze_unused(graph: AxisGraph) -> None:
+    """What only training reads (auxiliary heads) or what was computed before (cached biases) stays as it is."""
+    names = graph.trace.tensors
+    used = {id(graph.tensors[names[node.name]]) for node in graph.trace.nodes if node.users and node.name in names}
+    for dims in graph.tensors.values():
+        for axis in dims if id(dims) not in used else ():
+            freeze(axis, "not used by the traced model")
+
+
+def _apply(graph: AxisGraph, node: Node) -> Any:
+    value = node.meta.get("val")
+    if operator(node) == "getitem":
+        source, position = cast(tuple[Node, int], node.args)
+        found = graph._of.get(source)
+        return found[position] if found else None
+    if not isinstance(value, torch.Tensor) and not (
+        isinstance(value, (tuple, list)) and any(isinstance(v, torch.Tensor) for v in value)
+    ):
+        return None  # symbolic numbers and assertions
+    tie_operator = rule(node)
+    if tie_operator is None:
+        graph.unknown[operator(node)] += 1
+        return _freeze_all(graph, node, f"unknown operator {operator(node)} in {owner(node)!r}")
+    try:
+        result = tie_operator(graph, node, arguments(node))
+    except Misaligned as error:
+        return _freeze_all(graph, node, f"{operator(node)} in {owner(node)!r}: {error}")
+    except (AssertionError, LookupError, TypeError, ValueError, StopIteration):
+        result = None  # used in a form that the rule does not know
+    if result is None or not _fits(result, graph.shape(node)):
+        graph.unknown[operator(node)] += 1
+        return _freeze_all(graph, node, f"unknown form of operator {operator(node)} in {owner(node)!r}")
+    return result
+
+
+def _fits(result: Any, shape: list[Any]) -> bool:
+    """Whether a rule's axes have the sizes of the value."""
+    if shape and isinstance(shape[0], list):
+        return len(result) == len(shape) and all(map(_fits, result, shape))
+    return [axis.size for axis in result] == shape
+
+
+def _freeze_all(graph: AxisGraph, node: Node, reason: str) -> Any:
+    for source in node.all_input_nodes:
+        for dims in graph.results(source):
+            for axis in dims:
+                freeze(axis, reason)
+    shape = graph.shape(node)
+    if isinstance(node.meta["val"], (tuple, list)):
+        return [frozen(sizes, reason) for sizes in shape]
+    return frozen(shape, reason)

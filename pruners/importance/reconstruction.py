@@ -1,0 +1,294 @@
+"""What the layers that read a group can make up for: from second moments of their inputs, in closed form.
+
+A layer with weights W (O, Q) that reads columns X (Q, P) loses the columns M of an index. With the weights that remain solved
+again for W X, the squared error is tr(W_M ((X Xᵀ)⁻¹_MM)⁻¹ W_Mᵀ): what optimal brain surgeon says, for blocks. Shapes as in
+`pruners.importance.matrix_form`; a last row of ones in X stands for the shift that a bias or a batch norm takes up.
+
+Reference: Hassibi and Stork, Second order derivatives for network pruning: optimal brain surgeon, NeurIPS 1992; Frantar and
+    Alistarh, Optimal brain compression, NeurIPS 2022 (blocks, inverse updated); Wang et al., Structurally prune anything, 2024
+    (OBSPA: coupled channels).
+Differs: the errors of all layers that read a group add up, each relative to the variance of what that layer computes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import Node
+
+from pruners.groups.graph import AxisGraph, Group
+from pruners.importance.matrix_form import is_product, sampled
+from pruners.operators.axes import Axis, leaves
+from pruners.operators.nodes import arguments, operator, owner
+from pruners.surgery.masked import Masked
+from pruners.surgery.rewrite import Removal
+
+RIDGE = 1e-4  # relative to the mean of the diagonal
+WIDEST = 5_000  # columns: beyond, no second moments are kept and nothing is made up for
+POSITIONS = 20_000  # per batch
+ROUNDS = 64  # in which the indices of a group are ordered; one index each in groups up to this size
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A layer that multiplies indices of groups by weights of its own.
+
+    Attributes:
+        node: a convolution or linear layer of the traced graph.
+        weight: placeholder of its weights.
+        shift: placeholder that takes up a constant: its bias, or the running mean of the batch norm behind it.
+        norm: that batch norm.
+    """
+
+    node: Node
+    weight: Node
+    shift: Node | None
+    norm: Node | None
+
+
+@dataclass(frozen=True)
+class Moments:
+    """A reader with what its inputs are like.
+
+    Attributes:
+        reader: the layer.
+        gram: X Xᵀ / P, shape (Q + 1, Q + 1), the last row that of the ones; float64.
+        weights: (O, Q + 1) after the norm's scale, with zeros as the last column; float64.
+    """
+
+    reader: Reader
+    gram: Tensor
+    weights: Tensor
+
+    @property
+    def solvable(self) -> int:
+        """How many rows of `gram` the layer can solve for: all, or all but the ones."""
+        return len(self.gram) - (self.reader.shift is None)
+
+    @property
+    def variance(self) -> float:
+        """Of what the layer computes, summed over outputs."""
+        mean = self.weights @ self.gram[:, -1]
+        return float(((self.weights @ self.gram) * self.weights).sum() - mean.square().sum())
+
+
+def readers(graph: AxisGraph) -> list[Reader]:
+    """Layers that second moments are kept for, in order of execution."""
+    found = []
+    for node in graph.trace.nodes:
+        if node.op != "call_function" or not is_product(node):
+            continue
+        a = arguments(node)
+        weight = a["weight"]
+        if not _is_tensor(graph, weight) or len(weight.users) > 1:
+            continue
+        norm = _norm(node)
+        shift = a["bias"] if a["bias"] is not None else arguments(norm)["running_mean"] if norm else None
+        shape = graph.trace.tensor(graph.trace.tensors[weight.name]).shape
+        if shape[1:].numel() <= WIDEST:
+            found.append(Reader(node, weight, shift if _is_tensor(graph, shift) else None, norm))
+    return found
+
+
+def second_moments(base: Removal, inputs: Iterable[Sequence[Any]]) -> dict[Node, Moments]:
+    """Run the traced model over data and keep what the inputs of its layers are like.
+
+    Args:
+        base: the traced model, and what stays of it.
+        inputs: values of all placeholders, for batch after batch.
+
+    Returns:
+        Placeholder of the weights to moments, for layers that ran.
+
+    Raises:
+        ValueError: if the inputs of a layer are not finite.
+    """
+    found = readers(base.graph)
+    totals = _Totals(base, found)
+    with torch.no_grad():
+        for values in inputs:
+            for _ in totals.steps(list(values)):
+                pass
+    for node, gram in totals.grams.items():
+        if not gram.isfinite().all():
+            raise ValueError(
+                f"`batches` must give layers finite inputs, got NaN or infinity at {owner(node)!r}; look for them in the data."
+            )
+    return {
+        reader.weight: Moments(
+            reader, totals.grams[reader.node] / totals.positions[reader.node], _weights(base.graph, reader)
+        )
+        for reader in found
+        if reader.node in totals.grams
+    }
+
+
+def lost_by_group(graph: AxisGraph, group: Group, moments: Mapping[Node, Moments]) -> Tensor | None:
+    """The error that losing an index adds, when indices go in the order in which they add least.
+
+    Args:
+        graph: the traced model with its axes.
+        group: the group whose indices go.
+        moments: of the layers that read it.
+
+    Returns:
+        Of the group's shape, on the CPU, rising in the order in which the indices go; or None if no layer reads the group.
+    """
+    layers = [_Layer.of(found, graph, group) for found in moments.values() if _reads(graph, found.reader, group.axis)]
+    if not layers:
+        return None
+    scores = torch.zeros(math.prod(group.shape), dtype=torch.float64)
+    left = torch.arange(len(scores))
+    at_once = -(-len(scores) // ROUNDS)
+    score = 0.0
+    while len(left):
+        costs = torch.stack([layer.costs(left) for layer in layers]).sum(0).cpu()
+        order = costs.sort(stable=True).indices[:at_once]
+        for place in order.tolist():  # strictly rising, so that the order can be told from the scores
+            score = max(float(costs[place]), score * (1 + 1e-5))
+            scores[left[place]] = score
+        for layer in layers:
+            layer.remove(left[order])
+        left = left[torch.isin(torch.arange(len(left)), order, invert=True)]
+    return scores.float().view(group.shape)
+
+
+def made_up_for(removal: Removal, axis: Axis, moments: Mapping[Node, Moments]) -> dict[Node, Tensor]:
+    """What the placeholders of the layers that read an axis hold once these have made up for what it loses.
+
+    Args:
+        removal: of some indices of one axis, and nothing else.
+        axis: that axis.
+        moments: of the layers that read it.
+    """
+    result, graph = {}, removal.graph
+    for found in moments.values():
+        reader = found.reader
+        if not _reads(graph, reader, axis):
+            continue
+        weight, stays = _tensor(graph, reader.weight), _columns_kept(removal, reader)
+        gram = found.gram[: found.solvable, : found.solvable]
+        stays = stays[: found.solvable]
+        held = _held(gram)[stays]
+        change = torch.linalg.solve(gram[stays][:, stays] + torch.diag(held), gram[stays][:, ~stays])
+        raw = weight.double().flatten(1)
+        lost = raw[:, ~stays[: raw.shape[1]]]
+        new = torch.zeros(len(raw), found.solvable, dtype=raw.dtype, device=raw.device)
+        new[:, : raw.shape[1]] = raw
+        new[:, ~stays] = 0
+        new[:, stays] += lost @ change.t()
+        result[reader.weight] = new[:, : raw.shape[1]].view_as(weight).to(weight.dtype)
+        if reader.shift is not None:
+            shift, moved = _tensor(graph, reader.shift), new[:, -1].to(weight.dtype)
+            result[reader.shift] = shift - moved if reader.norm is not None and _is_mean(reader) else shift + moved
+    return result
+
+
+class _Totals(Masked):
+    """Adds up X Xᵀ of every reader while the model runs."""
+
+    def __init__(self, base: Removal, found: Sequence[Reader]) -> None:
+        super().__init__(base)
+        self.found = {reader.node: reader for reader in found}
+        self.grams: dict[Node, Tensor] = {}
+        self.positions: dict[Node, int] = {}
+
+    def run_node(self, node: Node) -> Any:
+        value = super().run_node(node)
+        if node in self.found:
+            kernel = self.env[self.found[node].weight].shape[2:]
+            for x, _ in sampled(node, self.env[arguments(node)["input"]], kernel, [value], POSITIONS):
+                x = torch.cat([x, x.new_ones(1, x.shape[1])])
+                total = (x @ x.t()).double()
+                self.grams[node] = self.grams[node] + total if node in self.grams else total
+                self.positions[node] = self.positions.get(node, 0) + x.shape[1]
+        return value
+
+
+@dataclass
+class _Layer:
+    """A reader that loses one index of a group after another, its other weights making up for it."""
+
+    weights: Tensor
+    inverse: Tensor
+    columns: Tensor  # (n, c): the columns of each index
+    scale: float
+
+    @classmethod
+    def of(cls, found: Moments, graph: AxisGraph, group: Group) -> _Layer:
+        gram = found.gram[: found.solvable, : found.solvable]
+        index = _index_of_columns(graph, found.reader, group)
+        places = (index >= 0).nonzero().flatten()
+        columns = places[index[places].argsort(stable=True)].view(math.prod(group.shape), -1)
+        inverse = torch.linalg.inv(gram + torch.diag(_held(gram)))
+        return cls(found.weights[:, : found.solvable].clone(), inverse, columns, 1 / max(found.variance, 1e-30))
+
+    def costs(self, left: Tensor) -> Tensor:
+        """Error that each of some indices adds if it goes next."""
+        columns = self.columns[left]
+        blocks = self.inverse[columns[:, :, None], columns[:, None, :]]  # (n, c, c)
+        weights = self.weights[:, columns].transpose(0, 1)  # (n, O, c)
+        return self.scale * (weights.transpose(1, 2) * torch.linalg.solve(blocks, weights.transpose(1, 2))).sum((1, 2))
+
+    def remove(self, gone: Tensor) -> None:
+        columns = self.columns[gone].flatten()
+        step = torch.linalg.solve(self.inverse[columns][:, columns], self.inverse[columns])
+        self.weights -= self.weights[:, columns] @ step
+        self.inverse -= self.inverse[:, columns] @ step
+        self.weights[:, columns] = 0
+
+
+def _index_of_columns(graph: AxisGraph, reader: Reader, group: Group) -> Tensor:
+    """The index of a group that each column belongs to, or -1; shape (Q,)."""
+    kernel = _tensor(graph, reader.weight).shape[2:].numel()
+    _, index = Removal(graph, {}).units(graph.dims(reader.weight)[1:2], 0, group)
+    return index.repeat_interleave(kernel)
+
+
+def _columns_kept(removal: Removal, reader: Reader) -> Tensor:
+    kernel = _tensor(removal.graph, reader.weight).shape[2:].numel()
+    stays = removal.stays(removal.graph.dims(reader.weight)[1]).repeat_interleave(kernel)
+    return torch.cat([stays, stays.new_ones(1)])
+
+
+def _reads(graph: AxisGraph, reader: Reader, axis: Axis) -> bool:
+    return axis in leaves(graph.dims(reader.weight)[1])
+
+
+def _held(gram: Tensor) -> Tensor:
+    """What keeps a solution near the weights as they are."""
+    return torch.full((len(gram),), RIDGE * float(gram.diagonal().mean()), dtype=gram.dtype, device=gram.device)
+
+
+def _weights(graph: AxisGraph, reader: Reader) -> Tensor:
+    weight = _tensor(graph, reader.weight).detach().double().flatten(1)
+    if reader.norm is not None:
+        a = arguments(reader.norm)
+        scale = (_tensor(graph, a["running_var"]).double() + a["eps"]).rsqrt()
+        if a["weight"] is not None:
+            scale = scale * _tensor(graph, a["weight"]).detach().double()
+        weight = weight * scale[:, None]
+    return torch.cat([weight, weight.new_zeros(len(weight), 1)], 1)
+
+
+def _norm(node: Node) -> Node | None:
+    """The batch norm that alone reads a layer's output."""
+    user = next(iter(node.users)) if len(node.users) == 1 else None
+    return user if user is not None and user.op == "call_function" and "batch_norm" in operator(user) else None
+
+
+def _is_mean(reader: Reader) -> bool:
+    return reader.norm is not None and arguments(reader.norm)["running_mean"] is reader.shift
+
+
+def _is_tensor(graph: AxisGraph, value: Any) -> bool:
+    return isinstance(value, Node) and value.name in graph.trace.tensors
+
+
+def _tensor(graph: AxisGraph, placeholder: Node) -> Tensor:
+    return graph.trace.tensor(graph.trace.tensors[placeholder.name])

@@ -1,0 +1,81 @@
+"""What a prune call gives back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+from torch import nn
+
+from estimators import count as count_cost
+from pruners.surgery.plan import PruningPlan, unique_state
+
+PLAN, WEIGHTS = "plan.json", "weights.safetensors"
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a prune call did.
+
+    Attributes:
+        before: "macs", "params" and "weight_bytes" of the given model, macs on the example inputs, and measured targets.
+        after: the same of the smaller model, counted and measured on it.
+        targets: for each target what was "asked" as an absolute number, what was "predicted" (by the cost model, or by the last
+            measurement of the search) and what was "measured" on the result.
+        difference: largest difference of an output from the masked full model, relative; None if the check was off.
+        difference_inside: the same over every tensor inside.
+        form: "module" if the result is a cut copy of the module, "graph" if it is the rewritten exported graph.
+        groups: group name to (indices before, indices after), for groups that lost any.
+        unknown: operators without a rule; what they touch was left alone.
+        configuration: None if the model has no Hugging Face configuration; True if the smaller model's describes it, so that
+            `save_pretrained` and `from_pretrained` give it back; False if none can, so that only `PruneResult.save` saves it.
+        reason: why the result is a graph: what the cut copy of the module raised, or that its outputs differ; None for a module.
+        serves: of a graph, the shapes that it takes by the name of the input, as "NxL", in numbers and free sizes; None for a module.
+    """
+
+    before: Mapping[str, float]
+    after: Mapping[str, float]
+    targets: Mapping[str, Mapping[str, float]]
+    difference: float | None
+    difference_inside: float | None
+    form: str
+    groups: Mapping[str, tuple[int, int]]
+    unknown: Mapping[str, int]
+    configuration: bool | None = None
+    reason: str | None = None
+    serves: Mapping[str, str] | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class PruneResult:
+    """A smaller model, the plan that made it and a summary.
+
+    Attributes:
+        model: in eval mode; its weights are its own.
+        plan: what was removed.
+        summary: before, after and how far from the masked model.
+    """
+
+    model: nn.Module
+    plan: PruningPlan
+    summary: Summary
+
+    def save(self, folder: str | Path) -> None:
+        """Write the plan as JSON and the weights as safetensors."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / PLAN).write_text(self.plan.to_json())
+        save_file(unique_state(self.model), folder / WEIGHTS)
+
+
+def count(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, int]:
+    """Macs on the example inputs, parameters and their bytes of a built model."""
+    total = count_cost(model, kwargs or args).total
+    return {"macs": total.macs, "params": total.params, "weight_bytes": total.weight_bytes}

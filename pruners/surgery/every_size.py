@@ -1,0 +1,224 @@
+"""A graph that serves every size that the model allows: lengths, heights and widths, as well as the batch."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+from torch import nn
+from torch.utils import _pytree as pytree
+
+from pruners.groups.dependency import dependency_groups, tie_axes
+from pruners.operators.nodes import evaluating, of_size
+from pruners.operators.sizes import BATCH, LEAST, Sizes
+from pruners.surgery.blocks import bypassed_outputs
+from pruners.surgery.masked import difference, run_example
+from pruners.surgery.plan import PruningPlan, fingerprint, kept_by
+from pruners.surgery.proof import verify
+from pruners.surgery.replay import left_out, smaller_graph
+from pruners.surgery.rewrite import GraphModel, Removal, rewrite
+from pruners.tracing.trace import Trace, trace
+
+STEPS = (1, 2, 3, 4, 8, 16, 32, 64)  # to another size that the model allows
+
+
+class Served(NamedTuple):
+    """A graph, and what it serves.
+
+    Attributes:
+        model: the graph.
+        removal: that it was rewritten for.
+        plan: that leads to it.
+    """
+
+    model: GraphModel
+    removal: Removal
+    plan: PruningPlan
+
+
+def serve_sizes(
+    removal: Removal,
+    rewritten: GraphModel,
+    plan: PruningPlan,
+    model: nn.Module,
+    runs: nn.Module,
+    tolerance: float,
+    check: bool,
+    every_size: bool = True,
+) -> Served:
+    """The graph of a removal for every size of the inputs that the model allows, or for the traced one where that fails.
+
+    It must return what the given graph does on the example, and equal the masked model at other sizes, too, with the same
+    code. A size of 1, which tracing takes for granted not to be, is served where it is the example's or proved.
+
+    Args:
+        removal: what stays, in the trace of the example.
+        rewritten: its graph, which holds for the traced sizes.
+        plan: that leads to it.
+        model: the full model, to trace.
+        runs: the same to run, which may write to its own tensors.
+        tolerance: largest relative difference allowed.
+        check: prove it; else sizes of at least 2 are taken to be served as traced.
+        every_size: try other sizes than the example's; else only the batch is free.
+    """
+    given = removal.graph.trace
+    as_traced = Served(rewritten, removal, plan)
+    found = None
+    if every_size and _runs_at_other_sizes(runs, given):
+        found = _every_size(given, rewritten, plan, model, tolerance)
+    if found is not None and check and not _is_proved(found, runs, tolerance):
+        found = None
+    found = found or as_traced
+    least = _least(found, runs, tolerance) if check else dict.fromkeys(found.removal.graph.trace.sizes.traced, LEAST)
+    if given.copies > 1 and BATCH in least:
+        if check:
+            return as_traced  # other sizes join with a batch of one, which is the example's
+        del least[BATCH]
+    if not least:
+        return found
+    plan = replace(found.plan, least=least)
+    return Served(smaller_graph(plan, found.removal), found.removal, plan)
+
+
+def find_again(plan: PruningPlan, traced: Trace) -> Removal:
+    """A plan's removal in another trace of its model.
+
+    Raises:
+        ValueError: if it is not there.
+    """
+    graph = tie_axes(traced)
+    return Removal(graph, kept_by(replace(plan, fingerprint=fingerprint(graph)), graph, dependency_groups(graph)))
+
+
+def other_sizes(sizes: Sizes) -> dict[str, int] | None:
+    """Free sizes of about half of those that were traced, or near them, each of them another; None where the rules allow none."""
+    found = dict(sizes.traced)
+    for name, traced in sizes.traced.items():
+        near = [start + way * step for start in (traced // 2, traced) for step in STEPS for way in (-1, 1)]
+        good = (n for n in (*near, traced // 2, 2 * traced) if n >= LEAST and n != traced)
+        other = next((n for n in good if sizes.allow({**found, name: n})), None)
+        if other is None:
+            return None
+        found[name] = other
+    return found
+
+
+def smallest_sizes(sizes: Sizes) -> dict[str, int]:
+    """For each free size one that is small, at least 2, and that the rules allow beside those before it."""
+    found = dict(sizes.traced)
+    for name in found:
+        near = (LEAST + step for step in (0, *STEPS))
+        found[name] = next((n for n in near if sizes.allow({**found, name: n})), found[name])
+    return found
+
+
+def _every_size(
+    given: Trace, rewritten: GraphModel, plan: PruningPlan, model: nn.Module, tolerance: float
+) -> Served | None:
+    try:
+        traced = trace(model, given.args, given.kwargs, every_size=True)
+        if len(traced.sizes.traced) <= len(given.sizes.traced):
+            return None
+        removal = find_again(plan, traced)
+        plan = replace(plan, fingerprint=fingerprint(removal.graph), every_size=True)
+        found = Served(smaller_graph(plan, removal), removal, plan)
+        apart = difference(run_example(found.model, given), run_example(rewritten, given))
+    except Exception:  # whatever tracing, a rule or the model says of sizes that are no numbers
+        return None
+    return found if apart <= tolerance else None
+
+
+def _is_proved(served: Served, runs: nn.Module, tolerance: float) -> bool:
+    """Whether a graph equals the masked model where every free size is another."""
+    others = other_sizes(served.removal.graph.trace.sizes)
+    try:
+        if others is not None:
+            prove_at(others, served, runs, tolerance)
+    except Exception:
+        return False
+    return others is not None
+
+
+def _runs_at_other_sizes(runs: nn.Module, given: Trace) -> bool:
+    """Whether a model runs with any dimension but the batch, or all those of one size, half or twice as large."""
+    leaves, spec = pytree.tree_flatten((given.args, dict(given.kwargs)))
+    by_size: dict[int, list[tuple[int, int]]] = defaultdict(list)
+    for place, leaf in enumerate(leaves):
+        for dim, size in enumerate(leaf.shape) if isinstance(leaf, torch.Tensor) else ():
+            if size > 1 and not (dim == 0 and place in given.free):
+                by_size[size].append((place, dim))
+    for size, found in by_size.items():
+        for dims in [found] if len(found) == 1 else [found, *([one] for one in found)]:
+            for other in (size // 2, 2 * size):
+                changed = list(leaves)
+                for place, dim in dims:
+                    changed[place] = of_size(changed[place], dim, other)
+                args, kwargs = pytree.tree_unflatten(changed, spec)
+                if _runs(runs, replace(given, args=args, kwargs=kwargs)):
+                    return True
+    return False
+
+
+def prove_at(sizes: Mapping[str, int], served: Served, runs: nn.Module, tolerance: float) -> None:
+    """Prove that a graph equals the masked model at other sizes than those traced.
+
+    Raises:
+        ValueError: if it does not, or its code would be another.
+    """
+    traced = served.removal.graph.trace
+    with traced.sizes.supposed(sizes):
+        removal = find_again(served.plan, traced.resized(sizes))
+        smaller = smaller_graph(served.plan, removal)
+        if smaller.code != served.model.code:
+            raise ValueError(f"a graph must be the same at every size, got another at {dict(sizes)}.")
+        whole = rewrite(removal) if served.plan.blocks else smaller
+        verify(removal, whole, dependency_groups(removal.graph), runs, tolerance)
+        if served.plan.blocks:
+            masked = bypassed_outputs(removal, left_out(served.plan, removal))
+            apart = difference(run_example(smaller, removal.graph.trace), masked)
+            if apart > tolerance:
+                raise ValueError(f"leaving out must equal bypassing, got a difference of {apart:.2g} at {dict(sizes)}.")
+
+
+def _least(served: Served, runs: nn.Module, tolerance: float) -> dict[str, int]:
+    """The free sizes that must not be 1: those for which it is not proved beside the traced sizes and, where anything runs at such,
+    beside the smallest; and all but the batch where not all at once are."""
+    traced = served.removal.graph.trace
+    sizes = traced.sizes
+    few = smallest_sizes(sizes)
+    example = {**sizes.traced, **({BATCH: 1} if traced.copies > 1 else {})}
+
+    def proved(at: Mapping[str, int]) -> bool:
+        if at == example or not sizes.allow(at):
+            return True
+        try:
+            prove_at(at, served, runs, tolerance)
+        except Exception:  # whatever the model says, too
+            return False
+        return True
+
+    def proved_or_refused(at: Mapping[str, int]) -> bool:
+        """Or neither the model nor the graph runs at these sizes, which says nothing of others."""
+        resized = traced.resized(at)
+        return proved(at) or not (_runs(runs, resized) or _runs(served.model, resized))
+
+    least = {
+        name: LEAST
+        for name in sizes.traced
+        if not (proved({**sizes.traced, name: 1}) and proved_or_refused({**few, name: 1}))
+    }
+    at_once = {**dict.fromkeys(sizes.traced, 1), **{name: few[name] for name in least}}
+    return least if proved_or_refused(at_once) else least | {name: LEAST for name in sizes.traced if name != BATCH}
+
+
+def _runs(model: nn.Module, traced: Trace) -> bool:
+    """Whether a model runs on the example of a trace."""
+    try:
+        with evaluating(model):
+            run_example(model, traced)
+    except Exception:  # whatever a model says of sizes that it does not allow
+        return False
+    return True

@@ -1,0 +1,71 @@
+"""A plan's removal, found again in a model, and the smaller graph that it leads to."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.utils import _pytree as pytree
+
+from pruners.groups.dependency import dependency_groups, tie_axes
+from pruners.surgery.blocks import Block, bypass, removable_blocks
+from pruners.surgery.module import attribute_changes, cut_module
+from pruners.surgery.plan import PruningPlan, example_inputs, kept_by
+from pruners.surgery.rewrite import GraphModel, Removal, rewrite
+from pruners.tracing.trace import trace
+
+
+def replay(plan: PruningPlan, model: nn.Module) -> Removal:
+    """Trace a model and find what a plan removes from it.
+
+    Args:
+        plan: made for a model of the same structure; weights may differ.
+        model: on any device; it is left untouched.
+
+    Raises:
+        ValueError: if the plan was made for another model.
+    """
+    inputs = example_inputs(plan.inputs)
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    args, kwargs = pytree.tree_map_only(torch.Tensor, lambda x: x.to(device), inputs)
+    graph = tie_axes(trace(model, args, kwargs, plan.every_size))
+    return Removal(graph, kept_by(plan, graph, dependency_groups(graph)))
+
+
+def smaller_graph(plan: PruningPlan, removal: Removal) -> GraphModel:
+    """The rewritten graph of a plan: what `removal` keeps, without the plan's blocks.
+
+    Raises:
+        ValueError: if the plan names a block that the model does not have.
+    """
+    rewritten = rewrite(removal, plan.least)
+    bypass(rewritten, left_out(plan, removal))
+    return rewritten
+
+
+def left_out(plan: PruningPlan, removal: Removal) -> list[Block]:
+    """The blocks of the model that a plan leaves out.
+
+    Raises:
+        ValueError: if the plan names a block that the model does not have.
+    """
+    if not plan.blocks:
+        return []
+    blocks = {block.name: block for block in removable_blocks(removal.graph)}
+    missing = [name for name in plan.blocks if name not in blocks]
+    if missing:
+        raise ValueError(f"a plan must leave out blocks that the model has, got {missing}; it has {list(blocks)}.")
+    return [blocks[name] for name in plan.blocks]
+
+
+def rebuild(plan: PruningPlan, removal: Removal, model: nn.Module) -> nn.Module:
+    """The smaller model of a plan, in the form that it was saved in, with the weights of the model.
+
+    Raises:
+        ValueError: if the plan names a block that the model does not have.
+    """
+    graph_model = smaller_graph(plan, removal)
+    if plan.form == "graph":
+        return graph_model
+    changes = attribute_changes(removal, model)
+    mended = {name: new for name, new in changes.items() if plan.mended is None or name in plan.mended}
+    return cut_module(removal, model, graph_model, mended)

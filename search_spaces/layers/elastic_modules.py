@@ -1,0 +1,58 @@
+"""Modules of elastic layers that convolutional families share: input resolution, convolution with normalisation, classifier."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from search_spaces.core.network import Shape
+from search_spaces.layers.elastic import ElasticBatchNorm2d, ElasticConv2d, ElasticLinear
+
+
+class Resize(nn.Module):
+    """Brings square images to the chosen resolution, bilinearly; local choice: (pixels a side,)."""
+
+    def choose_(self, local: tuple[int], in_shape: Shape) -> None:
+        (self.size,) = local
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, C, size, size)."""
+        if x.shape[-1] == self.size:
+            return x
+        return F.interpolate(x, (self.size, self.size), mode="bilinear", align_corners=False)
+
+
+class ConvNorm(nn.Module):
+    """Convolution, batch normalisation and activation; local choice: (channels,), or () for all of them.
+
+    Args:
+        c_in, c_out: channels of the largest form.
+        kernel, stride: of the convolution.
+        activation: makes the activation function.
+    """
+
+    def __init__(
+        self, c_in: int, c_out: int, kernel: int = 3, stride: int = 1, activation: Callable[[], nn.Module] = nn.ReLU
+    ) -> None:
+        super().__init__()
+        self.conv, self.norm, self.activation = (
+            ElasticConv2d(c_in, c_out, kernel),
+            ElasticBatchNorm2d(c_out),
+            activation(),
+        )
+        self.stride = stride
+        self.conv.choose_(stride=stride)
+
+    def choose_(self, local: tuple[int], in_shape: Shape) -> None:
+        self.conv.choose_(*local, stride=self.stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, channels, H', W')."""
+        return self.activation(self.norm(self.conv(x)))
+
+
+def classifier(c_in: int, num_classes: int) -> nn.Sequential:
+    """Global average pooling and a linear layer, for any number of channels up to `c_in`."""
+    return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), ElasticLinear(c_in, num_classes))
