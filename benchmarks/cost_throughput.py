@@ -21,8 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from estimators import CostModel, count
-from nas.runtime.environment import environment
-from nas.runtime.files import write_json
+from nas.runtime import environment, write_json
 from search_spaces import SPACES, Architecture, SearchSpace, make_space
 
 

@@ -29,14 +29,10 @@ from torch import Tensor, nn
 
 from benchmarks.resumable import append, common_options, known, note
 from estimators import Device, compare_latency, count, estimate_energy
-from nas.data.dataset import ImageData, load_data
-from nas.runtime.device import half
-from nas.runtime.seeding import torch_seed
-from nas.training.accuracy import module_accuracy
-from nas.training.alone import Alone
-from nas.training.config import TrainingConfig
-from nas.training.loop import fit
-from search_spaces.layers.grouping import Grouping
+from nas.data import ImageData, load_data
+from nas.runtime import half, torch_seed
+from nas.training import Alone, TrainingConfig, fit, module_accuracy
+from search_spaces.layers import Grouping
 
 SHAPE = (3, 32, 32)
 KINDS = ("resnet", "mobilenet")

@@ -24,10 +24,9 @@ from benchmarks.prune_resnet56 import SHAPE, WEIGHTS
 from benchmarks.resumable import append, known, note
 from estimators import compare_latency
 from examples.cifar_resnet import pretrained
-from nas.data.batches import batches
-from nas.data.dataset import ImageData, load_data, with_normalisation
-from nas.runtime.seeding import stream
-from nas.training.accuracy import module_accuracy
+from nas.data import ImageData, batches, load_data, with_normalisation
+from nas.runtime import stream
+from nas.training import module_accuracy
 from pruners import least_squares_, prune
 
 KEY = ["target", "lever", "round_to", "seed"]

@@ -18,9 +18,7 @@ import numpy as np
 import pandas as pd
 
 from estimators import CostModel, compare_latency, measure_table
-from nas.runtime.environment import environment
-from nas.runtime.files import write_json, write_text
-from nas.runtime.seeding import stream
+from nas.runtime import environment, stream, write_json, write_text
 from search_spaces import Architecture, SearchSpace, make_space
 
 

@@ -26,9 +26,8 @@ from sklearn.model_selection import KFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from estimators.latency.transfer import KnownDevice, choose_samples, fit_latency
-from nas.runtime.environment import environment
-from nas.runtime.files import write_json, write_text
+from estimators.latency import KnownDevice, choose_samples, fit_latency
+from nas.runtime import environment, write_json, write_text
 
 OPERATIONS = ("skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
 TABLE = "nas_bench_201_latency_ms.csv"

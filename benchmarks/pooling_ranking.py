@@ -39,19 +39,13 @@ from matplotlib.figure import Figure
 from scipy.stats import kendalltau, spearmanr
 
 from benchmarks.resumable import append, common_options, known, note
-from estimators.counting.cost import CostModel
-from nas.data.dataset import ImageData, Split, load_data
-from nas.runtime.device import half, resolve_device
-from nas.runtime.seeding import stream, torch_seed
-from nas.scoring.accuracy import SupernetScorer
-from nas.study.config import RankingConfig
-from nas.supernets.config import SupernetConfig
-from nas.supernets.make import make_learner
-from nas.supernets.splitting import Splitting
-from nas.training.accuracy import module_accuracy
-from nas.training.alone import Alone
-from nas.training.config import TrainingConfig
-from nas.training.loop import fit
+from estimators.counting import CostModel
+from nas.data import ImageData, Split, load_data
+from nas.runtime import half, resolve_device, stream, torch_seed
+from nas.scoring import SupernetScorer
+from nas.study import RankingConfig
+from nas.supernets import Splitting, SupernetConfig, make_learner
+from nas.training import Alone, TrainingConfig, fit, module_accuracy
 from pruners.progress import silent
 from search_spaces import Architecture, SearchSpace, make_space
 

@@ -27,8 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from estimators import compare_latency, measure_latency
-from nas.runtime.environment import environment
-from nas.runtime.files import write_json
+from nas.runtime import environment, write_json
 from pruners import prune
 from tests.zoo import declare_missing_operators
 

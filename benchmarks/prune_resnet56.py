@@ -42,13 +42,9 @@ from torch import Tensor, nn
 from benchmarks.resumable import note
 from estimators import compare_latency, count
 from examples.cifar_resnet import BasicBlock, CifarResNet, pretrained
-from nas.data.batches import batches
-from nas.data.dataset import ImageData, Split, load_data, with_normalisation
-from nas.runtime.seeding import stream
-from nas.training.accuracy import module_accuracy
-from nas.training.alone import Alone, Distillation, Distilled
-from nas.training.config import TrainingConfig
-from nas.training.loop import fit
+from nas.data import ImageData, Split, batches, load_data, with_normalisation
+from nas.runtime import stream
+from nas.training import Alone, Distillation, Distilled, TrainingConfig, fit, module_accuracy
 from pruners import groups, least_squares_, noise, prune, recalibrate_, synthetic
 
 WEIGHTS = {"resnet20": "resnet20-12fca82f.th", "resnet56": "resnet56-4bfd9763.th"}

@@ -31,10 +31,9 @@ from typing import Any
 import torch
 
 from benchmarks import zoo_torch_pruning
-from nas.runtime.environment import environment
-from nas.runtime.files import write_json
+from nas.runtime import environment, write_json
 from pruners import load, prune
-from pruners.surgery.masked import difference
+from pruners.surgery import difference
 from tests.zoo import Definition, build, definitions, tensors
 
 THREADS = 2

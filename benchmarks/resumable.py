@@ -12,8 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from nas.runtime.environment import environment
-from nas.runtime.files import write_json
+from nas.runtime import environment, write_json
 
 
 def common_options(description: str | None) -> argparse.ArgumentParser:

@@ -25,18 +25,14 @@ from matplotlib.figure import Figure
 
 from benchmarks.pooling_ranking import train_alone
 from benchmarks.resumable import append, common_options, known, note
-from estimators.counting.cost import CostModel
-from nas.data.dataset import ImageData, load_data
-from nas.runtime.device import half, resolve_device
-from nas.runtime.seeding import stream
-from nas.samplers.basic import Groups
-from nas.samplers.size_order import extremes
-from nas.scoring.accuracy import SupernetScorer
-from nas.study.config import RankingConfig
-from nas.supernets.config import SupernetConfig
-from nas.supernets.make import make_learner, make_sampler
-from nas.training.config import TrainingConfig
-from nas.training.loop import fit
+from estimators.counting import CostModel
+from nas.data import ImageData, load_data
+from nas.runtime import half, resolve_device, stream
+from nas.samplers import Groups, extremes
+from nas.scoring import SupernetScorer
+from nas.study import RankingConfig
+from nas.supernets import SupernetConfig, make_learner, make_sampler
+from nas.training import TrainingConfig, fit
 from pruners.progress import silent
 from search_spaces import Architecture, make_space
 

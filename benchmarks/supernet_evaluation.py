@@ -21,14 +21,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from estimators.counting.cost import CostModel
-from nas.data.dataset import ImageData, Split, load_data
-from nas.runtime.device import resolve_device
-from nas.runtime.environment import environment
-from nas.runtime.files import write_json
-from nas.supernets.predict import predict
+from estimators.counting import CostModel
+from nas.data import ImageData, Split, load_data
+from nas.runtime import environment, resolve_device, write_json
+from nas.supernets import predict
 from search_spaces import Architecture, SearchSpace, Supernet, make_space
-from search_spaces.core.network import Local
+from search_spaces.core import Local
 
 
 def main() -> None:

@@ -32,20 +32,13 @@ import numpy as np
 import torch
 
 from benchmarks.supernet_evaluation import images, macs_ratio
-from nas.data.batches import batches
-from nas.data.dataset import ImageData
-from nas.runtime.device import memory_format, resolve_device
-from nas.runtime.environment import environment
-from nas.runtime.files import write_json
-from nas.samplers.basic import Draw, Sampler, Uniform
-from nas.supernets.mixture import Mixture, MixtureConfig
-from nas.supernets.predict import predict
-from nas.supernets.rules import Labels
-from nas.supernets.team import Team
-from nas.training.alone import Alone
-from nas.training.config import TrainingConfig
+from nas.data import ImageData, batches
+from nas.runtime import environment, memory_format, resolve_device, write_json
+from nas.samplers import Draw, Sampler, Uniform
+from nas.supernets import Labels, Mixture, MixtureConfig, Team, predict
+from nas.training import Alone, TrainingConfig
 from search_spaces import Architecture, SearchSpace, Supernet, make_space
-from search_spaces.core.network import Local
+from search_spaces.core import Local
 
 LIMIT = 1.05
 RATE = 0.01

@@ -32,16 +32,11 @@ import torch.nn.functional as F
 from scipy.stats import kendalltau, spearmanr
 from torch import Tensor
 
-from estimators.accuracy.aggregation import aggregate
-from estimators.accuracy.learned_ranking import aggregate_learned
-from estimators.accuracy.predictor import one_hot
-from estimators.counting.cost import CostModel
+from estimators.accuracy import aggregate, aggregate_learned, one_hot
+from estimators.counting import CostModel
 from estimators.zero_cost import ZERO_COST, score
-from nas.data.batches import batches
-from nas.data.dataset import load_data
-from nas.runtime.environment import environment
-from nas.runtime.files import write_json
-from nas.runtime.seeding import stream
+from nas.data import batches, load_data
+from nas.runtime import environment, stream, write_json
 from search_spaces import Architecture, SearchSpace, make_space
 
 TABLE = "nas_bench_201_cifar10.csv"

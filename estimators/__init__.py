@@ -1,23 +1,42 @@
 """What an architecture costs, and guesses of what it is worth."""
 
-from estimators.counting.cost import METRICS, CostModel, block_cost
-from estimators.counting.count import Cost, Profile, count
-from estimators.counting.other_counters import COUNTERS, Count, compare, count_with
-from estimators.design.residual_stages import residual_cost, residual_space
-from estimators.design.scaling import Multipliers, Stages, compound, family, scaled, scaled_to
+from estimators.counting import (
+    COUNTERS,
+    METRICS,
+    Cost,
+    CostModel,
+    Count,
+    Profile,
+    block_cost,
+    compare,
+    count,
+    count_with,
+)
+from estimators.design import Multipliers, Stages, compound, family, residual_cost, residual_space, scaled, scaled_to
 from estimators.energy import Device, Energy, GroupedLayer, best_group_size, estimate_energy, group_sizes, read_device
-from estimators.latency.measure import Latency, compare_latency, measure_latency
-from estimators.latency.table import LatencyTable, load_table, measure_table
-from estimators.latency.transfer import (
+from estimators.latency import (
     KnownDevice,
+    Latency,
     LatencyPredictor,
+    LatencyTable,
     choose_samples,
+    compare_latency,
     fit_latency,
     known_device,
+    load_table,
+    measure_latency,
+    measure_table,
     operation_counts,
 )
-from estimators.memory.patches import PatchCost, choose_patches, patched_cost, run_patched
-from estimators.memory.peak import PeakMemory, allocated_peak, peak_memory
+from estimators.memory import (
+    PatchCost,
+    PeakMemory,
+    allocated_peak,
+    choose_patches,
+    patched_cost,
+    peak_memory,
+    run_patched,
+)
 
 __all__ = [
     "COUNTERS",

@@ -17,7 +17,7 @@ import yaml
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from estimators.counting.count import Inputs, Tally, run_with
+from estimators.counting import Inputs, Tally, run_with
 
 
 @dataclass(frozen=True)

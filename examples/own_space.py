@@ -5,8 +5,7 @@ from torch import nn
 
 import nas
 from search_spaces import Integer, Network, SearchSpace
-from search_spaces.layers import elastic_block
-from search_spaces.layers.elastic import ElasticBatchNorm2d, ElasticConv2d, ElasticLinear
+from search_spaces.layers import ElasticBatchNorm2d, ElasticConv2d, ElasticLinear, elastic_block
 
 
 class Layer(nn.Module):

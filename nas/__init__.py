@@ -1,11 +1,9 @@
 """Neural architecture search and pruning for PyTorch."""
 
-from nas.data.dataset import load_data
+from nas.data import load_data
 from nas.export import export
 from nas.search import run, search
-from nas.study.choose import choose
-from nas.study.config import configure
-from nas.study.study import Study
+from nas.study import Study, choose, configure
 from nas.subnet import load
 from nas.train import train
 

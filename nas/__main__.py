@@ -1,5 +1,5 @@
 """`python -m nas`: the same as the command `nas`."""
 
-from nas.cli.search import main
+from nas.cli import main
 
 main()

@@ -17,21 +17,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nas.data.batches import normalize
-from nas.data.dataset import ImageData, head
-from nas.pruning.space import PrunedNetwork
+from nas.data import ImageData, head, normalize
+from nas.pruning import PrunedNetwork
 from nas.retrain import build, weights_path
-from nas.runtime.files import put_tensors, replacing, write_json
-from nas.scoring.accuracy import recalibrated
-from nas.study.config import FORMATS
-from nas.study.study import Study
+from nas.runtime import put_tensors, replacing, write_json
+from nas.scoring import recalibrated
+from nas.study import FORMATS, Study
 from nas.subnet import load
-from nas.supernets.make import Supernets
-from nas.supernets.team import OneSupernet
+from nas.supernets import OneSupernet, Supernets
 from nas.train import load_supernets
-from nas.training.accuracy import calibrate_
+from nas.training import calibrate_
 from search_spaces import Architecture
-from search_spaces.core.naming import unknown_name
+from search_spaces.core import unknown_name
 
 IMAGES = 16
 TOLERANCE = 1e-4

@@ -11,18 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from estimators import read_device
-from nas.data.dataset import ImageData
-from nas.objectives.estimates import estimates
+from nas.data import ImageData
+from nas.objectives import estimates
+from nas.pruning import WITHOUT_TRAINING, Recovery, Repair, parse_recovery, repair_untrained
 from nas.pruning.inputs import _check_target
-from nas.pruning.recovery import WITHOUT_TRAINING, Recovery, Repair, parse_recovery, repair_untrained
-from nas.runtime.device import resolve_device
-from nas.runtime.environment import environment
-from nas.runtime.files import replacing, write_json
-from nas.training.accuracy import check_classifies, module_accuracy
-from nas.training.alone import Distillation
+from nas.runtime import environment, replacing, resolve_device, write_json
+from nas.training import Distillation, check_classifies, module_accuracy
 from pruners import PruneResult, prune
 from pruners.progress import Progress, silent
-from pruners.repair.synthetic import synthetic as synthetic_inputs
+from pruners.repair import synthetic as synthetic_inputs
 
 CHECKED_IN = {"float32": torch.float32, "float64": torch.float64}
 

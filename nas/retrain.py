@@ -10,14 +10,10 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from nas.data.dataset import ImageData
-from nas.runtime import checkpoint
-from nas.runtime.files import put_tensors, replacing
-from nas.runtime.seeding import torch_seed
-from nas.study.study import ALONE, Study
-from nas.training.accuracy import module_accuracy
-from nas.training.alone import Alone
-from nas.training.loop import fit
+from nas.data import ImageData
+from nas.runtime import checkpoint, put_tensors, replacing, torch_seed
+from nas.study import ALONE, Study
+from nas.training import Alone, fit, module_accuracy
 from pruners.progress import Progress
 from search_spaces import Architecture
 

@@ -11,38 +11,35 @@ from typing import Any
 import numpy as np
 import torch
 
-from estimators.latency.measure import compare_latency
-from estimators.latency.table import CONDITIONS, load_table
+from estimators.latency import CONDITIONS, compare_latency, load_table
 from estimators.zero_cost import ZERO_COST
-from nas.data.dataset import ImageData
+from nas.data import ImageData
 from nas.export import export
-from nas.objectives.estimates import estimates
-from nas.objectives.objective import losses
-from nas.pruning.space import PrunedNetwork, uniform
-from nas.report.write import write_report, write_tables
+from nas.objectives import estimates, losses
+from nas.pruning import PrunedNetwork, uniform
+from nas.report import write_report, write_tables
 from nas.retrain import build, retrain
-from nas.runtime.device import half
-from nas.runtime.files import write_json
-from nas.runtime.seeding import stream
-from nas.samplers.narrowing import narrowed
-from nas.scoring.accuracy import AloneScorer, PrunedScorer, SupernetScorer
-from nas.scoring.bounds import within
-from nas.scoring.costs import (
+from nas.runtime import half, stream, write_json
+from nas.samplers import narrowed
+from nas.scoring import (
+    AloneScorer,
     CostScorer,
     Figures,
     LatencyScorer,
     NetworkScorer,
     PrunedCostScorer,
+    PrunedScorer,
     Scorer,
+    SupernetScorer,
     TableScorer,
     UntrainedScorer,
     latency_figures,
+    within,
 )
 from nas.strategies import make_strategy
-from nas.study.config import RunConfig, configure
-from nas.study.study import SEARCH, Study
+from nas.study import SEARCH, RunConfig, Study, configure
 from nas.train import adopt, open_run, train_supernets
-from nas.training.config import NotFinite
+from nas.training import NotFinite
 from pruners.progress import Progress, silent
 from search_spaces import Architecture, SearchSpace
 
@@ -67,10 +64,10 @@ def search(
 
     Args:
         space: a built-in space's name, `module:function`, or a SearchSpace.
-        data: what `nas.data.dataset.load_data` takes, or images already loaded.
+        data: what `nas.data.load_data` takes, or images already loaded.
         out: the run folder. Default: `runs/<space>-<data>-<strategy>-seed<seed>`.
         progress: told about long steps.
-        settings: see `nas.study.config.configure`: strategy, objectives, supernets, epochs, trials, seed and so on.
+        settings: see `nas.study.configure`: strategy, objectives, supernets, epochs, trials, seed and so on.
 
     Returns:
         The study, with `trials` and `front` as pandas tables.

@@ -9,8 +9,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from nas.runtime.importing import import_function
-from nas.study.spaces import build_space
+from nas.runtime import import_function
+from nas.study import build_space
 from search_spaces import SearchSpace
 
 

@@ -11,19 +11,25 @@ import pandas as pd
 import torch
 from torch import nn
 
-from nas.data.dataset import ImageData
-from nas.pruning.space import PrunedNetwork
-from nas.runtime import checkpoint
-from nas.runtime.device import half, resolve_device
-from nas.runtime.files import replacing, write_text
-from nas.scoring.bounds import check_kept
-from nas.study.config import RANKERS, RunConfig, configure, parse_config, read_config
-from nas.study.spaces import build_space, options_for
-from nas.study.study import Study, load_run_data, read_record
+from nas.data import ImageData
+from nas.pruning import PrunedNetwork
+from nas.runtime import checkpoint, half, replacing, resolve_device, write_text
+from nas.scoring import check_kept
+from nas.study import (
+    RANKERS,
+    RunConfig,
+    Study,
+    build_space,
+    configure,
+    load_run_data,
+    options_for,
+    parse_config,
+    read_config,
+    read_record,
+)
 from nas.subnet import load_teacher
-from nas.supernets.config import LARGEST, SupernetConfig
-from nas.supernets.make import Supernets, make_learner
-from nas.training.loop import Row, fit
+from nas.supernets import LARGEST, SupernetConfig, Supernets, make_learner
+from nas.training import Row, fit
 from pruners.progress import Progress, silent
 from search_spaces import SearchSpace
 
@@ -51,11 +57,11 @@ def train(
 
     Args:
         space: a built-in space's name, `module:function`, or a SearchSpace.
-        data: what `nas.data.dataset.load_data` takes, or images already loaded.
+        data: what `nas.data.load_data` takes, or images already loaded.
         out: the run folder. Default: `runs/<space>-<data>-train-<sampler>-seed<seed>`.
         progress: told about long steps.
         on_epoch: given the history so far after each epoch.
-        settings: see `nas.study.config.configure`: supernets (1 by default), sampler, teacher, epochs, seed and so on.
+        settings: see `nas.study.configure`: supernets (1 by default), sampler, teacher, epochs, seed and so on.
 
     Returns:
         The study. Its folder holds `supernets/checkpoint.safetensors`, and `supernets/history.csv` with a row per epoch and supernet.

@@ -12,40 +12,55 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from pruners.allocation.allocate import Limits, check_allocation, check_reachable, fewest_kept
-from pruners.allocation.costs import CostModel
-from pruners.allocation.latency import OperatorLatency
-from pruners.allocation.selection import Importance, Selection, check_steps
-from pruners.allocation.targets import (
+from pruners.allocation import (
     ATTEMPTS,
     LATENCY,
     TIGHTER,
+    CostModel,
     Estimator,
+    Importance,
+    Limits,
+    OperatorLatency,
     Reading,
+    Selection,
     approach,
+    check_allocation,
+    check_reachable,
+    check_steps,
     check_targets,
     counted_budgets,
+    fewest_kept,
+    measured_ms,
     measured_targets,
     predicts_latency,
     search,
 )
-from pruners.allocation.timing import measured_ms
-from pruners.groups.analysis import analyse, prunable, several_names, split_inputs
-from pruners.groups.dependency import dependency_groups
-from pruners.groups.graph import Group
-from pruners.importance.criteria import Loss
-from pruners.importance.score import Criterion, check_importance
+from pruners.groups import Group, analyse, dependency_groups, prunable, several_names, split_inputs
+from pruners.importance import Criterion, Loss, check_importance
 from pruners.progress import Progress, silent
 from pruners.result import PLAN, WEIGHTS, PruneResult, Summary, count
-from pruners.surgery.every_size import serve_sizes
-from pruners.surgery.huggingface import configure
-from pruners.surgery.masked import Masked, needs_copies
-from pruners.surgery.module import build
-from pruners.surgery.plan import PruningPlan, describe_inputs, make_plan, unique_state
-from pruners.surgery.proof import prove, prove_in, verify
-from pruners.surgery.replay import rebuild, replay
-from pruners.surgery.rewrite import GraphModel, Removal, rewrite, to_run, unwritten
-from pruners.surgery.served import serves
+from pruners.surgery import (
+    GraphModel,
+    Masked,
+    PruningPlan,
+    Removal,
+    build,
+    configure,
+    describe_inputs,
+    make_plan,
+    needs_copies,
+    prove,
+    prove_in,
+    rebuild,
+    replay,
+    rewrite,
+    serve_sizes,
+    serves,
+    to_run,
+    unique_state,
+    unwritten,
+    verify,
+)
 
 
 def prune(
@@ -83,7 +98,7 @@ def prune(
             milliseconds also as "0.8ms".
         estimators: further targets by name: functions of (model, inputs) to a positive number, larger for larger models, where
             inputs are a tuple of the positional or a dict of the keyword example inputs.
-        importance: criterion, see `pruners.importance.score.CRITERIA`, or a function of the parameters by name that returns a score
+        importance: criterion, see `pruners.importance.CRITERIA`, or a function of the parameters by name that returns a score
             for each of their entries, larger = keep, for all or some of them.
         allocation: "global", "uniform", "isomorphic", "optimal" (the most importance that can stay) or "distortion" (the least
             change of the outputs, measured on `batches`); the last two under "latency_ms" within the latency that operators

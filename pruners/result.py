@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from estimators import count as count_cost
-from pruners.surgery.plan import PruningPlan, unique_state
+from pruners.surgery import PruningPlan, unique_state
 
 PLAN, WEIGHTS = "plan.json", "weights.safetensors"
 

@@ -10,31 +10,41 @@ from typing import Any
 import torch
 from torch import nn
 
-from pruners.allocation.allocate import Limits
-from pruners.allocation.costs import CostModel
-from pruners.allocation.selection import Importance, Selection
+from pruners.allocation import CostModel, Importance, Limits, Selection
 from pruners.errors import whole_number
-from pruners.groups.analysis import analyse, prunable, several_names, split_inputs
-from pruners.groups.dependency import dependency_groups
-from pruners.groups.graph import Group
-from pruners.groups.ragged import keep_highest
-from pruners.importance.criteria import Loss
-from pruners.importance.score import Criterion, check_importance
-from pruners.operators.axes import Axis
+from pruners.groups import Group, analyse, dependency_groups, keep_highest, prunable, several_names, split_inputs
+from pruners.importance import Criterion, Loss, check_importance
+from pruners.operators import Axis
 from pruners.progress import Progress, silent
 from pruners.result import PruneResult, Summary, count
-from pruners.surgery.blocks import Block, Bypassed, around, bypass, bypassed_outputs, inside, removable_blocks, unneeded
-from pruners.surgery.every_size import serve_sizes
-from pruners.surgery.huggingface import configure
-from pruners.surgery.masked import needs_copies
-from pruners.surgery.module import Built, build
-from pruners.surgery.plan import describe_inputs, fingerprint, make_plan
-from pruners.surgery.proof import prove, verify
-from pruners.surgery.rewrite import GraphModel, Removal, rewrite, to_run, unwritten
-from pruners.surgery.served import serves
+from pruners.surgery import (
+    Block,
+    Built,
+    Bypassed,
+    GraphModel,
+    Removal,
+    around,
+    build,
+    bypass,
+    bypassed_outputs,
+    configure,
+    describe_inputs,
+    fingerprint,
+    inside,
+    make_plan,
+    needs_copies,
+    prove,
+    removable_blocks,
+    rewrite,
+    serve_sizes,
+    serves,
+    to_run,
+    unneeded,
+    unwritten,
+    verify,
+)
 from search_spaces import Architecture, Categorical, Integer, SearchSpace
-from search_spaces.core.choices import Choice, Value
-from search_spaces.core.space import Labels
+from search_spaces.core import Choice, Labels, Value
 
 KEEP, LEAVE_OUT = "keep", "leave out"
 DIGITS = "123456789abcdefghijklmnopqrstuvwxyz"

@@ -6,22 +6,39 @@ from collections.abc import Callable
 from functools import partial
 from inspect import Parameter, signature
 
-from search_spaces.core.architecture import Architecture
-from search_spaces.core.choices import Categorical, Choice, Integer, Subset
-from search_spaces.core.extremes import largest, smallest
-from search_spaces.core.naming import unknown_name
-from search_spaces.core.network import Block, Network, Supernet
-from search_spaces.core.space import Constraint, Labels, SearchSpace
-from search_spaces.families.cells import nas_bench_201
-from search_spaces.families.channel_bench import channel_bench_macro_resnet
-from search_spaces.families.ensemble import ensemble
-from search_spaces.families.mobilenet_elastic import mobilenet_elastic
-from search_spaces.families.nas_bench_macro import nas_bench_macro
-from search_spaces.families.resnet import pooling_space
-from search_spaces.families.resnet_elastic import resnet_elastic
-from search_spaces.layers.elastic import ElasticBatchNorm2d, ElasticConv2d, ElasticLayerNorm, ElasticLinear
-from search_spaces.layers.elastic_block import elastic_block
-from search_spaces.layers.grouping import Grouping
+from search_spaces.core import (
+    Architecture,
+    Block,
+    Categorical,
+    Choice,
+    Constraint,
+    Integer,
+    Labels,
+    Network,
+    SearchSpace,
+    Subset,
+    Supernet,
+    largest,
+    smallest,
+    unknown_name,
+)
+from search_spaces.families import (
+    channel_bench_macro_resnet,
+    ensemble,
+    mobilenet_elastic,
+    nas_bench_201,
+    nas_bench_macro,
+    pooling_space,
+    resnet_elastic,
+)
+from search_spaces.layers import (
+    ElasticBatchNorm2d,
+    ElasticConv2d,
+    ElasticLayerNorm,
+    ElasticLinear,
+    Grouping,
+    elastic_block,
+)
 
 __all__ = [
     "SPACES",

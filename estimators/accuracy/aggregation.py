@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import rankdata
 
-from search_spaces.core.naming import unknown_name
+from search_spaces.core import unknown_name
 
 Floats = NDArray[np.float64]
 

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 
 from estimators.accuracy.aggregation import Ranking, ranks
 from estimators.accuracy.predictor import Predictor, normal_scores
-from search_spaces.core.naming import unknown_name
+from search_spaces.core import unknown_name
 
 KINDS = ("gaussian_process", "gradient_boosting")
 

@@ -31,7 +31,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from search_spaces import Architecture, SearchSpace
-from search_spaces.core.naming import unknown_name
+from search_spaces.core import unknown_name
 
 Floats = NDArray[np.float64]
 MEMBERS = 10

@@ -15,8 +15,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from search_spaces import Architecture, Constraint, SearchSpace
-from search_spaces.core.naming import unknown_name
-from search_spaces.core.space import COUNTABLE
+from search_spaces.core import COUNTABLE, unknown_name
 
 Floats = NDArray[np.float64]
 

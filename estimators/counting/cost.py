@@ -21,9 +21,7 @@ from torch import nn
 
 from estimators.counting.count import Cost, count
 from search_spaces import Architecture, Block, SearchSpace
-from search_spaces.core.choices import Value
-from search_spaces.core.network import Local, Shape, output_shape
-from search_spaces.core.paths import FlowShape, seen
+from search_spaces.core import FlowShape, Local, Shape, Value, output_shape, seen
 
 METRICS = ("macs", "params", "activations", "weight_bytes")
 CHUNK = 2**13

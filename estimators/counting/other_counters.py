@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from estimators.counting.count import count, device_of, standing_in
-from search_spaces.core.naming import unknown_name
+from search_spaces.core import unknown_name
 
 INSTALL = 'install the extra with: pip install "nas-toolkit[counters]"'
 CONV_LINEAR = frozenset("convolution addmm mm conv linear Conv1d Conv2d Conv3d Linear".split())

@@ -51,9 +51,9 @@ class _Partial:
 def solve(problem: Problem) -> Solution:
     """The network with the highest score.
 
-    Stage by stage, beginnings are dropped that break a limit whatever follows, or whose bound (`estimators.design.deepmad_bound`) is below
-    the score of a network that is known: the best that the search for low prices met, then that of a search which keeps the most
-    promising beginnings only. So the optimum is exact. Where nothing meets the limits, all beginnings that do are looked at.
+    Stage by stage, beginnings are dropped that break a limit whatever follows, or whose bound (see `deepmad_bound`) is below the score
+    of a network that is known: the best that the search for low prices met, then that of a search which keeps the most promising
+    beginnings only. So the optimum is exact. Where nothing meets the limits, all beginnings that do are looked at.
 
     Raises:
         ValueError: nothing meets the limits.

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from estimators.counting.cost import METRICS, CostModel
+from estimators.counting import METRICS, CostModel
 from estimators.design.scaling import Stages
 from search_spaces import SearchSpace, make_space
-from search_spaces.core.extremes import largest
-from search_spaces.core.naming import unknown_name
+from search_spaces.core import largest, unknown_name
 
 
 def residual_space(stages: Stages, family: int = 18, **options: Any) -> SearchSpace:

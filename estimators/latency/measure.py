@@ -17,7 +17,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from estimators.counting.count import dtype_of
+from estimators.counting import dtype_of
 from estimators.latency.runtimes import Run, compiling_each, prepare
 
 Name = TypeVar("Name")

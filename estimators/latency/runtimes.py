@@ -14,7 +14,7 @@ import torch
 import torch._dynamo
 from torch import Tensor, nn
 
-from search_spaces.core.naming import unknown_name
+from search_spaces.core import unknown_name
 
 Run = Callable[[Tensor], object]
 

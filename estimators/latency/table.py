@@ -19,7 +19,7 @@ from torch import nn
 
 from estimators.latency.measure import Latency, compare_latency
 from search_spaces import Architecture, Block, SearchSpace
-from search_spaces.core.network import Local, Shape, seeded
+from search_spaces.core import Local, Shape, seeded
 
 CONDITIONS = ("batch_size", "threads", "device", "torch_version", "runtime")
 FEWEST = 3

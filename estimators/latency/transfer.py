@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike
 from scipy.spatial.distance import cdist
 
 from search_spaces import Architecture, SearchSpace
-from search_spaces.core.choices import Value
+from search_spaces.core import Value
 
 FEWEST = 5
 NOISES = tuple(np.geomspace(0.003, 0.3, 10))
@@ -46,7 +46,7 @@ def operation_counts(space: SearchSpace, archs: Sequence[Architecture]) -> np.nd
     Columns of the encoding that offer the same values are taken as places for the same operations. The first value of places that
     always exist is left out, since the others tell how often it is chosen. Of NAS-Bench-201 these are the numbers of skips, of 1x1
     and 3x3 convolutions and of poolings. Where an operation is says nothing; where only that differs, as for the placement of
-    pooling, use the columns of `estimators.accuracy.predictor.one_hot`.
+    pooling, use the columns of `estimators.accuracy.one_hot`.
 
     Returns:
         (n, features), as `fit_latency` and `choose_samples` take them.

@@ -1,0 +1,6 @@
+"""Peak memory of activations: the order of operators, and inference in patches."""
+
+from estimators.memory.patches import PatchCost, choose_patches, patched_cost, run_patched
+from estimators.memory.peak import PeakMemory, allocated_peak, peak_memory
+
+__all__ = ["PatchCost", "PeakMemory", "allocated_peak", "choose_patches", "patched_cost", "peak_memory", "run_patched"]

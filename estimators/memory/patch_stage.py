@@ -13,7 +13,7 @@ from torch._ops import OpOverload
 from torch.fx import Node
 from torch.fx.node import map_arg
 
-from estimators.counting.count import Inputs
+from estimators.counting import Inputs
 from estimators.memory.peak import exported, is_elementwise, memory_graph
 
 aten = torch.ops.aten

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Node
 
-from estimators.counting.count import count
+from estimators.counting import count
 from estimators.memory.ordering import best_order
 from estimators.memory.patch_stage import Region, Stage, aten
 from estimators.memory.peak import peak_memory

@@ -20,7 +20,7 @@ from torch.fx import Node
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-from estimators.counting.count import Inputs, example, standing_in
+from estimators.counting import Inputs, example, standing_in
 from estimators.memory.ordering import Operation, best_order, given_order
 
 aten = torch.ops.aten

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_leaves, tree_map
 
-from estimators.counting.count import device_of, standing_in, without_fused_attention
-from search_spaces.core.network import seeded
+from estimators.counting import device_of, standing_in, without_fused_attention
+from search_spaces.core import seeded
 
 Batch = tuple[Any, Any]
 Loss = Callable[[Any, Any], Tensor]

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from nas.supernets.config import SAMPLERS
+from nas.supernets import SAMPLERS
 
 SAMPLER_HELP = "Which architectures a step trains: " + "; ".join(f"{name}: {does}" for name, does in SAMPLERS.items())
 

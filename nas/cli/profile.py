@@ -8,14 +8,12 @@ from typing import Any
 
 from torch import nn
 
-from estimators.counting.count import Profile, count
-from estimators.counting.other_counters import Count, compare, count_with
-from nas.report.format import si
-from nas.runtime.importing import import_function
-from nas.runtime.text import names
-from nas.study.spaces import build_space
+from estimators.counting import Count, Profile, compare, count, count_with
+from nas.report import si
+from nas.runtime import import_function, names
+from nas.study import build_space
 from search_spaces import SPACES, SearchSpace
-from search_spaces.core.naming import unknown_name
+from search_spaces.core import unknown_name
 
 ROWS = ("module", "operator")
 

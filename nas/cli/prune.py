@@ -14,16 +14,14 @@ from torch import nn
 from nas.cli import options as shared
 from nas.cli import terminal
 from nas.cli.options import Json
-from nas.data.dataset import ImageData, load_data, with_normalisation
+from nas.data import ImageData, load_data, with_normalisation
 from nas.prune import prune_model
-from nas.pruning.inputs import check_input, example_inputs, parse_targets
-from nas.pruning.weights import load_model
-from nas.report.format import percent, si
-from nas.runtime.text import floats, names, options
-from nas.training.alone import Distillation
-from pruners.groups.analysis import analyse, split_inputs
-from pruners.groups.dependency import dependency_groups
-from pruners.importance.score import CRITERIA, WITHOUT_DATA, WITHOUT_LABELS
+from nas.pruning import check_input, example_inputs, load_model, parse_targets
+from nas.report import percent, si
+from nas.runtime import floats, names, options
+from nas.training import Distillation
+from pruners.groups import analyse, dependency_groups, split_inputs
+from pruners.importance import CRITERIA, WITHOUT_DATA, WITHOUT_LABELS
 
 HELD_OUT = 0.1  # of the training images: they are not trained on
 

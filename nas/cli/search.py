@@ -19,16 +19,12 @@ from nas.cli import terminal
 from nas.cli import train as cli_training
 from nas.cli.options import Json
 from nas.export import export
-from nas.report import page
-from nas.report.format import front_table
-from nas.report.write import write_report, write_tables
-from nas.runtime.text import floats, names, numbers, options, shape
+from nas.report import front_table, page, write_report, write_tables
+from nas.runtime import floats, names, numbers, options, shape
 from nas.search import default_folder, run
-from nas.study.choose import choose
-from nas.study.config import configure, read_config
-from nas.study.study import Study
+from nas.study import Study, choose, configure, read_config
 from nas.train import adopt
-from nas.training.config import NotFinite
+from nas.training import NotFinite
 from search_spaces import SPACES, make_space
 
 app = typer.Typer(

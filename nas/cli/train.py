@@ -10,9 +10,9 @@ import typer
 
 from nas.cli import options as shared
 from nas.cli import terminal
-from nas.runtime.text import floats, options
+from nas.runtime import floats, options
 from nas.train import train
-from nas.training.loop import Row
+from nas.training import Row
 
 LOSSES = ("loss", "loss_smallest", "loss_random", "loss_largest")
 

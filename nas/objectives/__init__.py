@@ -1,0 +1,23 @@
+"""Objectives with units and directions, Pareto fronts, and rank correlation."""
+
+from nas.objectives.correlation import both_accuracies, kendall, same_order
+from nas.objectives.estimates import ESTIMATES, Estimate, estimates
+from nas.objectives.objective import OBJECTIVES, Objective, losses, parse_objectives
+from nas.objectives.pareto import Floats, check_losses, non_dominated, rank_and_crowding
+
+__all__ = [
+    "ESTIMATES",
+    "OBJECTIVES",
+    "Estimate",
+    "Floats",
+    "Objective",
+    "both_accuracies",
+    "check_losses",
+    "estimates",
+    "kendall",
+    "losses",
+    "non_dominated",
+    "parse_objectives",
+    "rank_and_crowding",
+    "same_order",
+]

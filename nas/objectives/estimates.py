@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection
 from torch import nn
 
 from estimators import Device, estimate_energy, peak_memory
-from estimators.counting.count import Inputs
+from estimators.counting import Inputs
 
 Estimate = Callable[[nn.Module, Inputs], float]
 OF_A_DEVICE = ("energy_mj", "bound_ms")

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from estimators.zero_cost import ZERO_COST
-from search_spaces.core.naming import unknown_name
+from search_spaces.core import unknown_name
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nas.objectives.estimates import ESTIMATES
-from nas.runtime.importing import import_function
-from nas.runtime.text import numbers, pairs, shape
-from pruners.allocation.targets import COUNTED, LATENCY
+from nas.objectives import ESTIMATES
+from nas.runtime import import_function, numbers, pairs, shape
+from pruners.allocation import COUNTED, LATENCY
 from pruners.errors import first_line
-from pruners.groups.analysis import split_inputs
-from pruners.operators.nodes import evaluating
+from pruners.groups import split_inputs
+from pruners.operators import evaluating
 
 TARGETS = (*COUNTED, LATENCY, *ESTIMATES)
 

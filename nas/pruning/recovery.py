@@ -9,13 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nas.data.batches import batches
-from nas.data.dataset import ImageData, Split
-from nas.runtime.seeding import stream
-from nas.runtime.settings import parse
-from nas.training.alone import Alone, Distillation, Distilled
-from nas.training.config import TrainingConfig
-from nas.training.loop import fit
+from nas.data import ImageData, Split, batches
+from nas.runtime import parse, stream
+from nas.training import Alone, Distillation, Distilled, TrainingConfig, fit
 from pruners import PruneResult, least_squares_, recalibrate_
 from pruners.progress import Progress, silent
 

@@ -12,12 +12,11 @@ import torch
 from torch import nn
 
 from nas.pruning.weights import load_model
-from nas.runtime.text import shape
+from nas.runtime import shape
 from pruners import PrunableSpace
-from pruners.operators.nodes import evaluating
+from pruners.operators import evaluating
 from search_spaces import Architecture, SearchSpace
-from search_spaces.core.choices import Value
-from search_spaces.core.network import Local, Network
+from search_spaces.core import Local, Network, Value
 
 PRUNED = "pruned"
 """What the name of a trained model's space starts with, and the space of one that is given as an object."""
@@ -88,7 +87,7 @@ def pruned_space(
     Args:
         name: `pruned:module:function`.
         input: shape of an example input, batch first, such as 1x3x32x32.
-        weights: a weights file, see `nas.pruning.weights.load_model`.
+        weights: a weights file, see `nas.pruning.load_model`.
         arguments: keyword arguments of the function.
         steps, depth, importance, ignore, round_to: see `pruners.PrunableSpace`; the criterion must do without data.
 

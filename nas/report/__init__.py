@@ -1,0 +1,6 @@
+"""Tables, plots and the page of a run."""
+
+from nas.report.format import front_table, percent, si
+from nas.report.write import write_report, write_tables
+
+__all__ = ["front_table", "percent", "si", "write_report", "write_tables"]

@@ -10,12 +10,11 @@ from typing import Any
 
 import pandas as pd
 
-from nas.objectives.correlation import both_accuracies, kendall, same_order
-from nas.pruning.space import PrunedNetwork
+from nas.objectives import both_accuracies, kendall, same_order
+from nas.pruning import PrunedNetwork
 from nas.report.format import Table, front_table, percent, si
 from nas.report.point_labels import drawable
-from nas.study.choose import choose
-from nas.study.study import Study
+from nas.study import Study, choose
 from search_spaces import SPACES
 
 STYLE = """

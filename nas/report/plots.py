@@ -19,8 +19,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from nas.objectives.correlation import both_accuracies, kendall, same_order
-from nas.objectives.objective import Objective
+from nas.objectives import Objective, both_accuracies, kendall, same_order
 from nas.report.format import PREFIXES
 from nas.report.point_labels import drawable, spread, write_labels
 

@@ -6,11 +6,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from nas.objectives.correlation import both_accuracies
+from nas.objectives import both_accuracies
 from nas.report import page, plots
-from nas.runtime import checkpoint
-from nas.runtime.files import replacing, write_text
-from nas.study.study import Study
+from nas.runtime import checkpoint, replacing, write_text
+from nas.study import Study
 
 HISTORY = ["epoch", "supernet", "steps", "loss", "accuracy", "seconds", "learning_rate"]
 

@@ -1,0 +1,33 @@
+"""Files, checkpoints, devices, random streams, and reading text, settings and functions."""
+
+from nas.runtime.device import half, memory_format, precision, resolve_device
+from nas.runtime.environment import environment
+from nas.runtime.files import put_tensors, replacing, sweep, write_json, write_text
+from nas.runtime.importing import import_function
+from nas.runtime.seeding import stream, torch_seed
+from nas.runtime.settings import Part, parse
+from nas.runtime.text import floats, names, numbers, options, pairs, shape
+
+__all__ = [
+    "Part",
+    "environment",
+    "floats",
+    "half",
+    "import_function",
+    "memory_format",
+    "names",
+    "numbers",
+    "options",
+    "pairs",
+    "parse",
+    "precision",
+    "put_tensors",
+    "replacing",
+    "resolve_device",
+    "shape",
+    "stream",
+    "sweep",
+    "torch_seed",
+    "write_json",
+    "write_text",
+]

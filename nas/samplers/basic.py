@@ -14,8 +14,7 @@ import numpy as np
 from torch import Tensor
 
 from search_spaces import Architecture, Integer, SearchSpace, Subset, Supernet
-from search_spaces.core.choices import Choice, Value
-from search_spaces.core.extremes import composed
+from search_spaces.core import Choice, Value, composed
 
 Role = Literal["max", "min", "random"]
 Open = Callable[[Choice], Sequence[Value]]
@@ -184,7 +183,7 @@ class Groups(Sampler):
     A choice that exists under some values of others only is balanced before it is known which of the architectures have it, so that
     among those the numbers can differ by more.
 
-    Meant for a batch that is split among them, see `nas.supernets.team.Team`. Ordered choices open from their largest value
+    Meant for a batch that is split among them, see `nas.supernets.Team`. Ordered choices open from their largest value
     on, one by one over the first `opening` epochs.
 
     Reference: Liao, Karaman, Sze, "Searching for Efficient Multi-Stage Vision Transformers", 2021, arXiv:2109.00642.

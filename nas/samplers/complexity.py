@@ -15,11 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from estimators.counting.cost import CostModel
-from nas.runtime.seeding import stream
+from estimators.counting import CostModel
+from nas.runtime import stream
 from nas.samplers.basic import Draw, Sampler, alike
 from search_spaces import Architecture, SearchSpace
-from search_spaces.core.numbering import Values, exists
+from search_spaces.core import Values, exists
 
 POOL = 4096
 BANK = 50

@@ -11,16 +11,12 @@ import torch
 from scipy.stats import rankdata
 from torch import Tensor
 
-from nas.runtime.device import precision
-from nas.runtime.seeding import stream
+from nas.runtime import precision, stream
 from nas.samplers.basic import Draw, Sampler, restricted, values_of
 from search_spaces import Architecture, Constraint, SearchSpace, Subset, Supernet
-from search_spaces.core.choices import Choice, Condition, Value, conditions
-from search_spaces.core.extremes import described
-from search_spaces.core.network import Local
-from search_spaces.core.paths import OnPath, advance
-from search_spaces.families.ensemble import origin
-from search_spaces.pooling.windows import tokens
+from search_spaces.core import Choice, Condition, Local, OnPath, Value, advance, conditions, described
+from search_spaces.families import origin
+from search_spaces.pooling import tokens
 
 SITUATIONS = 4
 FEWEST = 2

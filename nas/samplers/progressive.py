@@ -9,7 +9,7 @@ import numpy as np
 
 from nas.samplers.basic import Draw, Sampler, alike, restricted, values_of
 from search_spaces import Architecture, Integer, SearchSpace
-from search_spaces.core.choices import Choice, Value
+from search_spaces.core import Choice, Value
 
 PHASES = (("kernel",), ("depth",), ("width", "expansion"))
 SUBNETS = (1, 2, 4)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from estimators.counting.cost import CostModel
-from nas.runtime.seeding import stream
+from estimators.counting import CostModel
+from nas.runtime import stream
 from search_spaces import Architecture, SearchSpace, largest, smallest
 
 LOOKED_AT = 64

@@ -8,18 +8,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from nas.data.batches import batches
-from nas.data.dataset import ImageData, head
-from nas.runtime.seeding import stream, torch_seed
+from nas.data import ImageData, batches, head
+from nas.runtime import stream, torch_seed
 from nas.scoring.costs import Figures
-from nas.study.config import RankingConfig, RunConfig
-from nas.supernets.make import Supernets
-from nas.supernets.mixture import Mixture
-from nas.supernets.predict import predict
-from nas.supernets.splitting import Splitting
-from nas.training.accuracy import accuracy, module_accuracy
-from nas.training.alone import Alone
-from nas.training.loop import fit
+from nas.study import RankingConfig, RunConfig
+from nas.supernets import Mixture, Splitting, Supernets, predict
+from nas.training import Alone, accuracy, fit, module_accuracy
 from pruners import recalibrate_
 from pruners.progress import Progress
 from search_spaces import Architecture, SearchSpace

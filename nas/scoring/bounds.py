@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from nas.runtime.seeding import stream
-from nas.samplers.size_order import cheap_and_dear
+from nas.runtime import stream
+from nas.samplers import cheap_and_dear
 from nas.scoring.costs import CostScorer, Scorer
 from pruners.progress import silent
 from search_spaces import Constraint, SearchSpace
-from search_spaces.core.choices import Value
+from search_spaces.core import Value
 
 LISTED = 100_000
 

@@ -10,15 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from estimators.counting.cost import CostModel
-from estimators.latency.measure import Latency, compare_latency
-from estimators.latency.table import LatencyTable
+from estimators.counting import CostModel
+from estimators.latency import Latency, LatencyTable, compare_latency
 from estimators.zero_cost import ZERO_COST, score
-from nas.data.batches import batches
-from nas.data.dataset import ImageData
-from nas.objectives.estimates import Estimate
-from nas.pruning.space import PrunedNetwork
-from nas.runtime.seeding import stream, torch_seed
+from nas.data import ImageData, batches
+from nas.objectives import Estimate
+from nas.pruning import PrunedNetwork
+from nas.runtime import stream, torch_seed
 from pruners.progress import Progress
 from search_spaces import Architecture, SearchSpace
 

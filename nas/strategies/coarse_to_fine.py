@@ -9,12 +9,11 @@ from itertools import count, product
 import numpy as np
 from numpy.typing import ArrayLike
 
-from nas.objectives.pareto import non_dominated
+from nas.objectives import non_dominated
 from nas.strategies.ranked import Member
 from nas.strategies.strategy import Archive
 from search_spaces import Architecture, SearchSpace
-from search_spaces.core.choices import Choice
-from search_spaces.core.extremes import composed
+from search_spaces.core import Choice, composed
 
 POINTS = 10_000
 TRIES = 10

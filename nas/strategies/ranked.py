@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from nas.objectives.pareto import Floats, rank_and_crowding
+from nas.objectives import Floats, rank_and_crowding
 from search_spaces import Architecture
 
 Member = tuple[Architecture, Floats]

@@ -10,9 +10,9 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import ArrayLike
 
-from nas.objectives.pareto import Floats, check_losses
+from nas.objectives import Floats, check_losses
 from search_spaces import Architecture, SearchSpace
-from search_spaces.core.choices import Value
+from search_spaces.core import Value
 
 SMALL = 100_000
 DRAWS = 1_000

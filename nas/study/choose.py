@@ -7,8 +7,7 @@ from collections.abc import Mapping
 import pandas as pd
 from pandas.api.types import is_numeric_dtype
 
-from nas.objectives import pareto
-from nas.objectives.objective import OBJECTIVES, losses
+from nas.objectives import OBJECTIVES, losses, pareto
 from nas.study.study import Study
 
 

@@ -11,14 +11,13 @@ from pydantic import Field, field_validator, model_validator
 
 from estimators import METRICS
 from estimators.energy import Device, read_device
-from nas.objectives.estimates import estimates
-from nas.objectives.objective import parse_objectives
-from nas.pruning.space import PRUNED
-from nas.runtime.settings import Part, parse
+from nas.objectives import estimates, parse_objectives
+from nas.pruning import PRUNED
+from nas.runtime import Part, parse
 from nas.strategies import STRATEGIES
-from nas.supernets.config import SupernetConfig
-from nas.training.config import TrainingConfig
-from search_spaces.core.naming import unknown_name
+from nas.supernets import SupernetConfig
+from nas.training import TrainingConfig
+from search_spaces.core import unknown_name
 
 FORMATS = ("safetensors", "onnx", "pt2")
 RANKERS = {"mixture": 4, "one-shot": 1}
@@ -38,7 +37,7 @@ class SpaceConfig(Part):
 
 
 class DataConfig(Part):
-    """What `nas.data.dataset.load_data` is called with, and what the images are normalised by if not by their own statistics."""
+    """What `nas.data.load_data` is called with, and what the images are normalised by if not by their own statistics."""
 
     source: str
     limit: int | None = Field(default=None, gt=0)
@@ -207,7 +206,7 @@ def configure(
 
     Args:
         space: a built-in space or `module:function`.
-        data: see `nas.data.dataset.load_data`.
+        data: see `nas.data.load_data`.
         strategy: `mixture` and `one-shot` rank every architecture; the others propose some of them.
         objectives: what the front is made of, such as accuracy and macs.
         device_file: describes the device that energy_mj and bound_ms are for, see `estimators.read_device`.
@@ -223,7 +222,7 @@ def configure(
         weight_decay: of both trainings; biases, normalisations, kernel transforms and pooling have none.
         label_smoothing: share of the labels that is spread over all classes, in both trainings.
         temperature: the mixture's final temperature.
-        sampler: which architectures a step of supernet training takes, one of `nas.supernets.config.SAMPLERS`.
+        sampler: which architectures a step of supernet training takes, one of `nas.supernets.SAMPLERS`.
         subnets: drawn at random per step; the sampler's own number by default.
         teacher: what supernets learn from beside the labels: `largest`, `module:function` or a folder of `nas export`.
         distill_weight: a given teacher's part of the loss of supernets, from 0 to 1; labels have the rest.

@@ -16,7 +16,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial
 
-from nas.objectives.objective import Objective
+from nas.objectives import Objective
 from search_spaces import Architecture, SearchSpace
 
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
-from nas.data.dataset import ImageData
-from nas.pruning.space import PREFIX, known_options, pruned_space
-from nas.runtime.importing import import_function
+from nas.data import ImageData
+from nas.pruning import PREFIX, known_options, pruned_space
+from nas.runtime import import_function
 from search_spaces import SPACES, SearchSpace, ensemble, make_space
 
 OF_ENSEMBLES = ("paths", "splits")
@@ -22,7 +22,7 @@ def build_space(name: str, options: dict[str, Any]) -> SearchSpace:
     Args:
         name: a built-in space, `module:function` of a factory that returns a SearchSpace, or `pruned:module:function` of one
             that returns a trained model.
-        options: keyword arguments of the factory; of a trained model see `nas.pruning.space.pruned_space`. Beside them `paths` and
+        options: keyword arguments of the factory; of a trained model see `nas.pruning.pruned_space`. Beside them `paths` and
             `splits` of an ensemble.
 
     Raises:

@@ -28,11 +28,9 @@ from typing import Any
 import pandas as pd
 from optuna.trial import FrozenTrial
 
-from nas.data.dataset import ImageData, load_data, with_normalisation
-from nas.objectives import pareto
-from nas.objectives.objective import OBJECTIVES, Objective, losses, parse_objectives
-from nas.runtime.environment import environment
-from nas.runtime.files import sweep, write_json, write_text
+from nas.data import ImageData, load_data, with_normalisation
+from nas.objectives import OBJECTIVES, Objective, losses, pareto, parse_objectives
+from nas.runtime import environment, sweep, write_json, write_text
 from nas.study.config import RunConfig, differences, dump_config, read_config
 from nas.study.journal import Journal, repair
 from nas.study.spaces import build_space

@@ -5,9 +5,8 @@ from __future__ import annotations
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from nas.supernets.mixture import MixtureConfig
-from nas.training.alone import Distillation
-from nas.training.config import TrainingConfig
-from search_spaces.core.naming import unknown_name
+from nas.training import Distillation, TrainingConfig
+from search_spaces.core import unknown_name
 
 SAMPLERS = {
     "uniform": "one architecture per step, every one equally likely",

@@ -8,20 +8,29 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import torch
 from torch import nn
 
-from nas.data.batches import batches
-from nas.data.dataset import ImageData
-from nas.runtime.device import memory_format
-from nas.samplers.basic import Delayed, Fair, Groups, Sampler, Sandwich, Uniform, nested
-from nas.samplers.complexity import Complexity, Performance
-from nas.samplers.narrowing import Narrowing
-from nas.samplers.progressive import Progressive
-from nas.samplers.size_order import cheap_and_dear, extremes
+from nas.data import ImageData, batches
+from nas.runtime import memory_format
+from nas.samplers import (
+    Complexity,
+    Delayed,
+    Fair,
+    Groups,
+    Narrowing,
+    Performance,
+    Progressive,
+    Sampler,
+    Sandwich,
+    Uniform,
+    cheap_and_dear,
+    extremes,
+    nested,
+)
 from nas.supernets.config import LARGEST, SupernetConfig
 from nas.supernets.mixture import Mixture
 from nas.supernets.rules import InPlace, Labels, Peers, Rule, Snapshot, Taught
 from nas.supernets.splitting import Splitting, usual_splits
 from nas.supernets.team import OneSupernet, Team, Watched
-from nas.training.config import TrainingConfig
+from nas.training import TrainingConfig
 from search_spaces import SearchSpace, Supernet
 
 WATCHED = 256

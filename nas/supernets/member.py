@@ -12,14 +12,11 @@ from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from nas.runtime.device import memory_format
-from nas.runtime.seeding import torch_seed
+from nas.runtime import memory_format, torch_seed
 from nas.supernets.slices import Slices, step_
-from nas.training.config import TrainingConfig
-from nas.training.loop import Row, below, under
-from nas.training.sgd import momenta, restore_momenta_, set_rate_, sgd
+from nas.training import Row, TrainingConfig, below, momenta, restore_momenta_, set_rate_, sgd, under
 from search_spaces import SearchSpace, Supernet
-from search_spaces.core.network import Local
+from search_spaces.core import Local
 
 
 @runtime_checkable

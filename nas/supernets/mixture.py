@@ -18,15 +18,13 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from nas.data.batches import batches
-from nas.data.dataset import ImageData
-from nas.runtime.device import memory_format, precision
-from nas.runtime.seeding import stream
+from nas.data import ImageData, batches
+from nas.runtime import memory_format, precision, stream
 from nas.supernets.member import without_dropout
 from nas.supernets.team import Team
-from nas.training.loop import Batch, Row
+from nas.training import Batch, Row
 from search_spaces import Architecture
-from search_spaces.core.paths import together
+from search_spaces.core import together
 
 MOST_ARCHITECTURES = 100_000
 MOST_ROUNDS = 1_000

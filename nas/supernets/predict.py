@@ -15,13 +15,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nas.data.dataset import ImageData, Split
-from nas.runtime.device import precision
-from nas.training.accuracy import BatchNorm, _even, _norms
+from nas.data import ImageData, Split
+from nas.runtime import precision
+from nas.training import BatchNorm
+from nas.training.accuracy import _even, _norms
 from pruners.progress import Progress, silent
 from search_spaces import Supernet
-from search_spaces.core.network import Local
-from search_spaces.core.paths import Flow, FlowShape, advance, shape_of
+from search_spaces.core import Flow, FlowShape, Local, advance, shape_of
 
 Buffers = tuple[Tensor, Tensor, Tensor]
 

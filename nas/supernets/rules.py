@@ -11,13 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nas.runtime.device import memory_format
-from nas.samplers.basic import Draw
-from nas.training.alone import Distillation, divergence
-from nas.training.config import TrainingConfig
-from nas.training.sgd import cross_entropy
+from nas.runtime import memory_format
+from nas.samplers import Draw
+from nas.training import Distillation, TrainingConfig, cross_entropy, divergence
 from search_spaces import Supernet
-from search_spaces.core.network import Local
+from search_spaces.core import Local
 
 
 @dataclass

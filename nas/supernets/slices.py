@@ -18,7 +18,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.sgd import sgd
 
 from search_spaces import Block, Supernet
-from search_spaces.core.network import Local, Shape, seeded
+from search_spaces.core import Local, Shape, seeded
 
 FEWEST, MOST = 2, 64
 PIXELS = 4096

@@ -22,15 +22,13 @@ from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.spatial.distance import squareform
 from torch import Tensor
 
-from nas.data.batches import batches
-from nas.data.dataset import ImageData
-from nas.runtime.device import memory_format, precision
-from nas.runtime.seeding import stream
-from nas.samplers.basic import Draw
+from nas.data import ImageData, batches
+from nas.runtime import memory_format, precision, stream
+from nas.samplers import Draw
 from nas.supernets.team import Team
-from nas.training.loop import Batch, Row
+from nas.training import Batch, Row
 from search_spaces import Architecture, SearchSpace, Supernet
-from search_spaces.core.network import Local
+from search_spaces.core import Local
 
 GRADIENT_BATCHES = 4
 MOST_ARCHITECTURES = 1_000

@@ -11,17 +11,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from nas.runtime.device import precision
-from nas.runtime.seeding import stream
-from nas.samplers.basic import Draw, Sampler
-from nas.samplers.progressive import Progressive
+from nas.runtime import precision, stream
+from nas.samplers import Draw, Progressive, Sampler
 from nas.supernets.member import Member, without_dropout
 from nas.supernets.rules import Rule, Step
-from nas.training.config import NotFinite, TrainingConfig
-from nas.training.loop import Row, below, under
-from nas.training.sgd import check_weights, cross_entropy
+from nas.training import NotFinite, Row, TrainingConfig, below, check_weights, cross_entropy, under
 from search_spaces import Architecture, SearchSpace
-from search_spaces.layers.sorting import sort_supernet_
+from search_spaces.layers import sort_supernet_
 
 
 class Watched(NamedTuple):

@@ -10,11 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from nas.data.batches import normalize
-from nas.data.dataset import ImageData, Split
-from nas.runtime.device import memory_format, precision
+from nas.data import ImageData, Split, normalize
+from nas.runtime import memory_format, precision
 from pruners.errors import first_line
-from pruners.operators.nodes import evaluating
+from pruners.operators import evaluating
 
 BatchNorm = nn.modules.batchnorm._BatchNorm
 

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nas.runtime.device import memory_format
+from nas.runtime import memory_format
 from nas.training.config import TrainingConfig
 from nas.training.loop import Row, below, under
 from nas.training.sgd import check_weights, cross_entropy, descend, momenta, restore_momenta_, sgd

@@ -10,11 +10,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from nas.data.batches import batches
-from nas.data.dataset import ImageData, Split
-from nas.runtime import checkpoint
-from nas.runtime.device import memory_format
-from nas.runtime.seeding import stream
+from nas.data import ImageData, Split, batches
+from nas.runtime import checkpoint, memory_format, stream
 from nas.training.config import NotFinite, TrainingConfig, learning_rate
 from pruners.progress import Progress, silent
 

@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nas.runtime.device import precision
+from nas.runtime import precision
 from nas.training.config import NotFinite, TrainingConfig
-from search_spaces.layers.elastic import ElasticConv2d
-from search_spaces.pooling.windows import WindowPool
+from search_spaces.layers import ElasticConv2d
+from search_spaces.pooling import WindowPool
 
 
 def decaying(module: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:

@@ -1,0 +1,46 @@
+"""How much of each group goes, under budgets."""
+
+from pruners.allocation.allocate import Limits, check_allocation, check_reachable, fewest_kept
+from pruners.allocation.costs import CostModel
+from pruners.allocation.latency import OperatorLatency
+from pruners.allocation.selection import Importance, Selection, check_steps
+from pruners.allocation.targets import (
+    ATTEMPTS,
+    COUNTED,
+    LATENCY,
+    TIGHTER,
+    Estimator,
+    Reading,
+    approach,
+    check_targets,
+    counted_budgets,
+    measured_targets,
+    predicts_latency,
+    search,
+)
+from pruners.allocation.timing import measured_ms
+
+__all__ = [
+    "ATTEMPTS",
+    "COUNTED",
+    "LATENCY",
+    "TIGHTER",
+    "CostModel",
+    "Estimator",
+    "Importance",
+    "Limits",
+    "OperatorLatency",
+    "Reading",
+    "Selection",
+    "approach",
+    "check_allocation",
+    "check_reachable",
+    "check_steps",
+    "check_targets",
+    "counted_budgets",
+    "fewest_kept",
+    "measured_ms",
+    "measured_targets",
+    "predicts_latency",
+    "search",
+]

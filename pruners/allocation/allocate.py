@@ -12,9 +12,8 @@ import torch
 from pruners.allocation.costs import CostModel
 from pruners.allocation.knapsack import Damage, Program
 from pruners.errors import whole_number
-from pruners.groups.graph import Group
-from pruners.groups.ragged import curve, keep_highest
-from pruners.operators.axes import Axis
+from pruners.groups import Group, curve, keep_highest
+from pruners.operators import Axis
 
 Schedule = Callable[[int], dict[str, int]]  # step 0..last -> indices removed per group
 

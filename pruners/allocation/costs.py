@@ -11,11 +11,9 @@ from torch import nn
 from torch.fx import Node
 from torch.utils import _pytree as pytree
 
-from pruners.groups.graph import AxisGraph
-from pruners.operators.axes import ELEMENTARY, Axis, count, find, leaves
-from pruners.operators.nodes import arguments, seeded, several
-from pruners.operators.routing import chooses
-from pruners.tracing.runner import Runner
+from pruners.groups import AxisGraph
+from pruners.operators import ELEMENTARY, Axis, arguments, chooses, count, find, leaves, seeded, several
+from pruners.tracing import Runner
 
 Counts = Mapping[Axis, int]
 Product = tuple[int, tuple[Axis, ...]]  # a constant times the sizes of some axes

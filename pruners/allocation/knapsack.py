@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from pruners.allocation.costs import CostModel
 from pruners.allocation.targets import COUNTED
-from pruners.groups.graph import Group
-from pruners.operators.axes import Axis
+from pruners.groups import Group
+from pruners.operators import Axis
 
 Counts = dict[str, int]  # indices removed per group
 Damage = NDArray[np.float64]  # of losing 0, 1, ... indices
@@ -76,8 +76,8 @@ class Program:
         budgets: name of a cost to what it may be.
 
     Reference: Shen et al., Structural pruning via latency-saliency knapsack (HALP), NeurIPS 2022.
-    Differs: any costs that follow from sizes and several budgets at once, latency among them (see `pruners.allocation.latency`), and programs
-        around a solution, where a layer's cost is that of what the layers before and after it keep then.
+    Differs: any costs that follow from sizes and several budgets at once, latency among them (see `OperatorLatency`), and programs around
+        a solution, where a layer's cost is that of what the layers before and after it keep then.
     """
 
     groups: Sequence[Group]

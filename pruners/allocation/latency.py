@@ -20,9 +20,8 @@ from torch.fx import Node
 
 from pruners.allocation.costs import Counts, operator_macs
 from pruners.allocation.timing import Call, call_at
-from pruners.groups.graph import AxisGraph
-from pruners.operators.axes import Axis, count, find, leaves
-from pruners.operators.nodes import several
+from pruners.groups import AxisGraph
+from pruners.operators import Axis, count, find, leaves, several
 from pruners.progress import Progress, silent
 
 Measure = Callable[[Sequence[Call], torch.device], Sequence[float]]

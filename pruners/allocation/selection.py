@@ -14,14 +14,19 @@ from pruners.allocation.allocate import Limits, allocate
 from pruners.allocation.costs import CostModel
 from pruners.allocation.knapsack import Damage
 from pruners.errors import whole_number
-from pruners.groups.graph import AxisGraph, Group
-from pruners.importance.criteria import Loss
-from pruners.importance.distortion import distortion_curves, placeholder_values
-from pruners.importance.reconstruction import Moments, second_moments
-from pruners.importance.score import Criterion, score_groups
-from pruners.operators.axes import Axis
+from pruners.groups import AxisGraph, Group
+from pruners.importance import (
+    Criterion,
+    Loss,
+    Moments,
+    distortion_curves,
+    placeholder_values,
+    score_groups,
+    second_moments,
+)
+from pruners.operators import Axis
 from pruners.progress import Batches, Progress, watched
-from pruners.surgery.rewrite import Removal, rewrite
+from pruners.surgery import Removal, rewrite
 
 SCHEDULES: dict[str, Callable[[float, float, float], float]] = {
     "linear": lambda whole, budget, part: whole + (budget - whole) * part,
@@ -34,7 +39,7 @@ class Importance:
     """How indices are scored, as `prune` is told.
 
     Attributes:
-        criterion, loss, aggregate, normalise, seed: see `pruners.importance.score.score_groups`.
+        criterion, loss, aggregate, normalise, seed: see `pruners.importance.score_groups`.
         batches: for criteria and curves that pass over data.
     """
 

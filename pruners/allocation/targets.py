@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 from estimators import compare_latency
 from pruners.allocation.costs import CostModel
 from pruners.progress import Progress, silent
-from pruners.tracing.trace import Trace
+from pruners.tracing import Trace
 
 COUNTED = ("macs", "params", "weight_bytes")
 LATENCY = "latency_ms"

@@ -13,10 +13,9 @@ from torch.utils import _pytree as pytree
 
 from estimators import compare_latency
 from pruners.allocation.costs import Counts
-from pruners.groups.graph import AxisGraph
-from pruners.operators.axes import count
-from pruners.operators.nodes import number
-from pruners.surgery.rewrite import Removal, Scaled
+from pruners.groups import AxisGraph
+from pruners.operators import count, number
+from pruners.surgery import Removal, Scaled
 
 RUNS = 10  # timed runs of a call
 WARMUP_S = 0.05

@@ -14,8 +14,8 @@ from torch.utils import _pytree as pytree
 
 from pruners.groups.dependency import tie_axes
 from pruners.groups.graph import AxisGraph, Group
-from pruners.operators.nodes import number
-from pruners.tracing.trace import Trace, trace
+from pruners.operators import number
+from pruners.tracing import Trace, trace
 
 
 def split_inputs(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:

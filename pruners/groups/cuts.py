@@ -7,8 +7,7 @@ from typing import NamedTuple
 
 import torch
 
-from pruners.operators.axes import CONCAT, ELEMENTARY, Axis, count, find, leaves, mask, units
-from pruners.operators.rules import Dims
+from pruners.operators import CONCAT, ELEMENTARY, Axis, Dims, count, find, leaves, mask, units
 
 Keep = Mapping[Axis, torch.Tensor]
 

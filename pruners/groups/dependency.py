@@ -10,12 +10,21 @@ from torch.fx import Node
 
 from pruners.groups.graph import AxisGraph, Group, Member
 from pruners.groups.ragged import find_hosts
-from pruners.operators import axes
-from pruners.operators.axes import Axis, Misaligned, freeze
-from pruners.operators.nodes import arguments, operator, owner, several
-from pruners.operators.routing import is_chosen
-from pruners.operators.rules import Dims, frozen, rule
-from pruners.tracing.trace import Trace
+from pruners.operators import (
+    Axis,
+    Dims,
+    Misaligned,
+    arguments,
+    axes,
+    freeze,
+    frozen,
+    is_chosen,
+    operator,
+    owner,
+    rule,
+    several,
+)
+from pruners.tracing import Trace
 
 
 def tie_axes(trace: Trace) -> AxisGraph:

@@ -10,10 +10,8 @@ import torch
 from torch.fx import Node
 
 from pruners.groups.cuts import Keep
-from pruners.operators.axes import Axis
-from pruners.operators.nodes import number
-from pruners.operators.rules import Dims
-from pruners.tracing.trace import Trace
+from pruners.operators import Axis, Dims, number
+from pruners.tracing import Trace
 
 
 @dataclass

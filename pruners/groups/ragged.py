@@ -16,11 +16,20 @@ import torch
 from torch.fx import Node
 
 from pruners.groups.graph import AxisGraph
-from pruners.operators.axes import CONCAT, ELEMENTARY, Axis, factor, find, leaves
-from pruners.operators.lookups import LOOKUPS
-from pruners.operators.nodes import arguments
-from pruners.operators.reductions import ALONG, NORMS, along_dims
-from pruners.operators.rule import Dims
+from pruners.operators import (
+    ALONG,
+    CONCAT,
+    ELEMENTARY,
+    LOOKUPS,
+    NORMS,
+    Axis,
+    Dims,
+    along_dims,
+    arguments,
+    factor,
+    find,
+    leaves,
+)
 
 Axes = frozenset[Axis]
 NONE: Axes = frozenset()

@@ -16,10 +16,9 @@ from torch.utils import _pytree as pytree
 
 from pruners.errors import first_line, fitting
 from pruners.importance.relevance import reads_weight
-from pruners.operators.nodes import evaluating, operator
-from pruners.surgery.rewrite import GraphModel
-from pruners.tracing.batches import Batch
-from pruners.tracing.runner import Runner
+from pruners.operators import evaluating, operator
+from pruners.surgery import GraphModel
+from pruners.tracing import Batch, Runner
 
 Tensors = Mapping[str, torch.Tensor]
 Scores = dict[str, torch.Tensor]

@@ -13,14 +13,11 @@ from torch import Tensor
 from torch.fx import Node
 from torch.utils import _pytree as pytree
 
-from pruners.groups.graph import AxisGraph, Group
-from pruners.groups.ragged import keep_highest
+from pruners.groups import AxisGraph, Group, keep_highest
 from pruners.importance.reconstruction import Moments, made_up_for
-from pruners.operators.axes import Axis, leaves
-from pruners.surgery.masked import Masked
-from pruners.surgery.rewrite import Keep, Removal
-from pruners.tracing.batches import like_example
-from pruners.tracing.trace import Trace
+from pruners.operators import Axis, leaves
+from pruners.surgery import Keep, Masked, Removal
+from pruners.tracing import Trace, like_example
 
 AMOUNTS = 10  # measured points of a curve, evenly spaced
 SAMPLES = 128  # samples that curves are measured on at most

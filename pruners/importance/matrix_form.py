@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.fx import Node
 
-from pruners.operators.nodes import arguments
+from pruners.operators import arguments
 
 aten = torch.ops.aten
 ENOUGH = 100_000  # positions per layer that a solution is based on

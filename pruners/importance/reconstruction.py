@@ -21,12 +21,10 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
-from pruners.groups.graph import AxisGraph, Group
+from pruners.groups import AxisGraph, Group
 from pruners.importance.matrix_form import is_product, sampled
-from pruners.operators.axes import Axis, leaves
-from pruners.operators.nodes import arguments, operator, owner
-from pruners.surgery.masked import Masked
-from pruners.surgery.rewrite import Removal
+from pruners.operators import Axis, arguments, leaves, operator, owner
+from pruners.surgery import Masked, Removal
 
 RIDGE = 1e-4  # relative to the mean of the diagonal
 WIDEST = 5_000  # columns: beyond, no second moments are kept and nothing is made up for

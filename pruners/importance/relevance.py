@@ -15,12 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Node
 
-from pruners.groups.graph import Group
-from pruners.operators.axes import leaves
-from pruners.operators.nodes import operator
-from pruners.surgery.rewrite import GraphModel, Removal
-from pruners.tracing.batches import Batch
-from pruners.tracing.runner import Runner
+from pruners.groups import Group
+from pruners.operators import leaves, operator
+from pruners.surgery import GraphModel, Removal
+from pruners.tracing import Batch, Runner
 
 GATES = ("gelu", "silu", "hardswish", "mish")  # relevance passes them whole
 TINY = 1e-9

@@ -15,8 +15,7 @@ import torch
 from torch import nn
 from torch.fx import Node
 
-from pruners.groups.graph import AxisGraph, Group, Member
-from pruners.groups.ragged import curve
+from pruners.groups import AxisGraph, Group, Member, curve
 from pruners.importance.criteria import (
     GRADIENT_CRITERIA,
     WEIGHT_CRITERIA,
@@ -28,9 +27,9 @@ from pruners.importance.criteria import (
 )
 from pruners.importance.reconstruction import Moments, lost_by_group
 from pruners.importance.relevance import relevance
-from pruners.operators.nodes import arguments, operator
-from pruners.surgery.rewrite import GraphModel, Keep, Removal, rewrite
-from pruners.tracing.batches import like_example
+from pruners.operators import arguments, operator
+from pruners.surgery import GraphModel, Keep, Removal, rewrite
+from pruners.tracing import like_example
 
 AGGREGATIONS = ("sum", "mean", "max")
 NORMALISATIONS = ("mean", "max", "sum", "none")

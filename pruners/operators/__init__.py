@@ -1,0 +1,79 @@
+"""What each tensor operator does to the axes of its tensors."""
+
+from pruners.operators.axes import (
+    CONCAT,
+    ELEMENTARY,
+    Axis,
+    Misaligned,
+    count,
+    cut,
+    factor,
+    find,
+    freeze,
+    leaves,
+    mask,
+    units,
+)
+from pruners.operators.lookups import LOOKUPS
+from pruners.operators.moves import slice_bounds
+from pruners.operators.nodes import (
+    arguments,
+    evaluating,
+    is_random,
+    number,
+    of_size,
+    operator,
+    owner,
+    seeded,
+    several,
+    tensors_in,
+)
+from pruners.operators.reductions import ALONG, NORMS, along_dims
+from pruners.operators.routing import NothingChosen, SomethingChosen, chooses, is_chosen
+from pruners.operators.rule import Dims, frozen
+from pruners.operators.rules import rule
+from pruners.operators.sizes import BATCH, LEAST, FewConditions, Shape, Sizes, TooManyConditions, sizes_of
+
+__all__ = [
+    "ALONG",
+    "BATCH",
+    "CONCAT",
+    "ELEMENTARY",
+    "LEAST",
+    "LOOKUPS",
+    "NORMS",
+    "Axis",
+    "Dims",
+    "FewConditions",
+    "Misaligned",
+    "NothingChosen",
+    "Shape",
+    "Sizes",
+    "SomethingChosen",
+    "TooManyConditions",
+    "along_dims",
+    "arguments",
+    "chooses",
+    "count",
+    "cut",
+    "evaluating",
+    "factor",
+    "find",
+    "freeze",
+    "frozen",
+    "is_chosen",
+    "is_random",
+    "leaves",
+    "mask",
+    "number",
+    "of_size",
+    "operator",
+    "owner",
+    "rule",
+    "seeded",
+    "several",
+    "sizes_of",
+    "slice_bounds",
+    "tensors_in",
+    "units",
+]

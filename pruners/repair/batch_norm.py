@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from pruners.errors import fitting, whole_number
-from pruners.operators.nodes import evaluating
+from pruners.operators import evaluating
 from pruners.progress import Progress, silent, watched
-from pruners.surgery.rewrite import GraphModel
-from pruners.tracing.batches import as_batch
+from pruners.surgery import GraphModel
+from pruners.tracing import as_batch
 
 
 def recalibrate_(model: nn.Module, batches: Iterable[Any], progress: Progress = silent) -> None:

@@ -13,15 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Node
 
-from pruners.importance.matrix_form import bounds, is_product, sampled
-from pruners.operators.nodes import arguments
-from pruners.operators.routing import chooses
+from pruners.importance import bounds, is_product, sampled
+from pruners.operators import arguments, chooses
 from pruners.progress import Progress, silent
-from pruners.surgery.plan import PruningPlan
-from pruners.surgery.replay import replay, smaller_graph
-from pruners.surgery.rewrite import GraphModel, Removal
-from pruners.tracing.batches import like_example
-from pruners.tracing.runner import Runner
+from pruners.surgery import GraphModel, PruningPlan, Removal, replay, smaller_graph
+from pruners.tracing import Runner, like_example
 
 aten = torch.ops.aten
 

@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from pruners.result import PruneResult
-from pruners.surgery.replay import replay
-from pruners.surgery.rewrite import Removal
+from pruners.surgery import Removal, replay
 
 Kind = TypeVar("Kind", bound=Optimizer)
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from pruners.errors import fitting, whole_number
-from pruners.operators.nodes import evaluating
+from pruners.operators import evaluating
 from pruners.progress import Progress, silent
 from pruners.repair.batch_norm import noise
 

@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch.fx import Node
 
-from pruners.groups.graph import AxisGraph, Group
-from pruners.operators.nodes import tensors_in
+from pruners.groups import AxisGraph, Group
+from pruners.operators import tensors_in
 from pruners.surgery.masked import Masked
 from pruners.surgery.rewrite import GraphModel, Removal
-from pruners.tracing.trace import Trace
+from pruners.tracing import Trace
 
 
 @dataclass(frozen=True)

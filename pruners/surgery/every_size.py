@@ -11,16 +11,15 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from pruners.groups.dependency import dependency_groups, tie_axes
-from pruners.operators.nodes import evaluating, of_size
-from pruners.operators.sizes import BATCH, LEAST, Sizes
+from pruners.groups import dependency_groups, tie_axes
+from pruners.operators import BATCH, LEAST, Sizes, evaluating, of_size
 from pruners.surgery.blocks import bypassed_outputs
 from pruners.surgery.masked import difference, run_example
 from pruners.surgery.plan import PruningPlan, fingerprint, kept_by
 from pruners.surgery.proof import verify
 from pruners.surgery.replay import left_out, smaller_graph
 from pruners.surgery.rewrite import GraphModel, Removal, rewrite
-from pruners.tracing.trace import Trace, trace
+from pruners.tracing import Trace, trace
 
 STEPS = (1, 2, 3, 4, 8, 16, 32, 64)  # to another size that the model allows
 

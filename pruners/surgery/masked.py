@@ -12,11 +12,9 @@ from torch import fx, nn
 from torch.fx import Node
 
 from pruners.errors import first_line
-from pruners.operators.axes import Axis, leaves
-from pruners.operators.nodes import is_random, operator, owner, seeded, several, tensors_in
+from pruners.operators import Axis, is_random, leaves, operator, owner, seeded, several, tensors_in
 from pruners.surgery.rewrite import GraphModel, Removal
-from pruners.tracing.runner import Runner
-from pruners.tracing.trace import Trace
+from pruners.tracing import Runner, Trace
 
 VANISHED = 1e-30  # what is smaller counts as zero
 

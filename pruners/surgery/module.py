@@ -16,8 +16,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
 from pruners.errors import first_line
-from pruners.operators.axes import Axis, leaves
-from pruners.operators.nodes import owner, tensors_in
+from pruners.operators import Axis, leaves, owner, tensors_in
 from pruners.surgery.masked import difference, run_example
 from pruners.surgery.rewrite import GraphModel, Removal, sliced
 

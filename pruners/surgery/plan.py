@@ -13,9 +13,8 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from torch import nn
 
-from pruners.groups.graph import AxisGraph, Group
-from pruners.operators.axes import Axis
-from pruners.operators.nodes import operator
+from pruners.groups import AxisGraph, Group
+from pruners.operators import Axis, operator
 
 VERSION = 4  # 2 knew no inputs in lists, tuples and dicts, 3 no free sizes but the batch
 READABLE = (2, 3, VERSION)

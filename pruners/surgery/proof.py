@@ -16,16 +16,13 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from pruners.errors import first_line, fitting
-from pruners.groups.dependency import dependency_groups, tie_axes
-from pruners.groups.graph import AxisGraph, Group
-from pruners.operators import routing
-from pruners.operators.nodes import evaluating, is_random, operator, seeded, tensors_in
-from pruners.operators.routing import NothingChosen
+from pruners.groups import AxisGraph, Group, dependency_groups, tie_axes
+from pruners.operators import NothingChosen, evaluating, is_random, operator, routing, seeded, tensors_in
 from pruners.surgery.masked import Comparison, Masked, compare, difference, needs_copies, run_example, run_traced
 from pruners.surgery.module import computed_tensors
 from pruners.surgery.plan import PruningPlan, fingerprint, kept_by
 from pruners.surgery.rewrite import GraphModel, Removal, rewrite
-from pruners.tracing.trace import Trace, trace
+from pruners.tracing import Trace, trace
 
 
 def verify(

@@ -6,12 +6,12 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from pruners.groups.dependency import dependency_groups, tie_axes
+from pruners.groups import dependency_groups, tie_axes
 from pruners.surgery.blocks import Block, bypass, removable_blocks
 from pruners.surgery.module import attribute_changes, cut_module
 from pruners.surgery.plan import PruningPlan, example_inputs, kept_by
 from pruners.surgery.rewrite import GraphModel, Removal, rewrite
-from pruners.tracing.trace import trace
+from pruners.tracing import trace
 
 
 def replay(plan: PruningPlan, model: nn.Module) -> Removal:

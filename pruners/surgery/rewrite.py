@@ -14,14 +14,11 @@ from torch.export.graph_signature import OutputKind
 from torch.fx import Node
 from torch.fx.graph import _PyTreeInfo
 
-from pruners.groups.cuts import Cut, Keep, cuts, host_place, kept_per_row
-from pruners.groups.graph import AxisGraph, Group
-from pruners.operators.axes import Axis, count, cut, factor, find, units
-from pruners.operators.nodes import arguments, is_random, number
-from pruners.operators.nodes import operator as operator_name
-from pruners.operators.rules import slice_bounds
+from pruners.groups import AxisGraph, Cut, Group, Keep, cuts, host_place, kept_per_row
+from pruners.operators import Axis, arguments, count, cut, factor, find, is_random, number, slice_bounds, units
+from pruners.operators import operator as operator_name
 from pruners.surgery.served import CheckedInputs
-from pruners.tracing.trace import Trace
+from pruners.tracing import Trace
 
 Changes = dict[str, Any]
 aten = torch.ops.aten

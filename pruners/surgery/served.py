@@ -12,7 +12,7 @@ from torch import nn
 from torch.fx import GraphModule
 from torch.fx.graph import _PyTreeCodeGen, _PyTreeInfo
 
-from pruners.operators.sizes import Shape, Sizes
+from pruners.operators import Shape, Sizes
 
 
 def written(shape: Shape) -> str:

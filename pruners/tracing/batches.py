@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from pruners.operators.nodes import tensors_in
+from pruners.operators import tensors_in
 from pruners.tracing.trace import Trace
 
 

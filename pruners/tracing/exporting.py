@@ -21,10 +21,8 @@ from torch.export.graph_signature import InputKind
 from torch.utils import _pytree as pytree
 
 from pruners.errors import first_line, fitting
-from pruners.operators import routing
+from pruners.operators import BATCH, FewConditions, SomethingChosen, TooManyConditions, routing, sizes_of
 from pruners.operators import sizes as free_sizes
-from pruners.operators.routing import SomethingChosen
-from pruners.operators.sizes import BATCH, FewConditions, TooManyConditions, sizes_of
 from pruners.tracing.functional import drop_assertions, functional
 
 SMALL = 64  # entries of a buffer whose values are known while a model is traced

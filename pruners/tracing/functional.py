@@ -79,7 +79,7 @@ def drop_assertions(program: ExportedProgram) -> None:
 
 def _without_rule(program: ExportedProgram) -> set[Any]:
     """Operators that torch composes of others and that have no rule."""
-    from pruners.operators.rules import rule  # which imports what this is part of
+    from pruners.operators import rule  # which imports what this is part of
 
     return {
         node.target

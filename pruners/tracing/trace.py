@@ -13,8 +13,7 @@ from torch.export.graph_signature import OutputKind
 from torch.fx import GraphModule, Node
 from torch.utils import _pytree as pytree
 
-from pruners.operators.nodes import evaluating, of_size, operator, owner
-from pruners.operators.sizes import Sizes, sizes_of
+from pruners.operators import Sizes, evaluating, of_size, operator, owner, sizes_of
 from pruners.tracing.exporting import CHOOSING, export, repeated
 
 MOMENTUM = 0.1  # torch's default for batch norms

@@ -1,0 +1,84 @@
+"""Choices, architectures, spaces, and the networks that they describe."""
+
+from search_spaces.core.architecture import Architecture
+from search_spaces.core.choices import Categorical, Choice, Condition, Integer, Subset, Value, conditions
+from search_spaces.core.extremes import composed, described, largest, smallest
+from search_spaces.core.labels import code_labels, written
+from search_spaces.core.naming import unknown_name
+from search_spaces.core.network import (
+    Block,
+    Local,
+    Network,
+    Shape,
+    SharedBlock,
+    Supernet,
+    is_left_out,
+    output_shape,
+    seeded,
+)
+from search_spaces.core.numbering import Values, exists
+from search_spaces.core.options import (
+    check_images,
+    integers,
+    plain,
+    stage_depths,
+    switched_on,
+    usual_resolutions,
+    widths,
+)
+from search_spaces.core.paths import SKIPPED, Flow, FlowShape, OnPath, advance, prefix, seen, shape_of, together
+from search_spaces.core.settings import Setting, Settings, fixed, reading
+from search_spaces.core.space import COUNTABLE, Constraint, Labels, SearchSpace
+
+__all__ = [
+    "COUNTABLE",
+    "SKIPPED",
+    "Architecture",
+    "Block",
+    "Categorical",
+    "Choice",
+    "Condition",
+    "Constraint",
+    "Flow",
+    "FlowShape",
+    "Integer",
+    "Labels",
+    "Local",
+    "Network",
+    "OnPath",
+    "SearchSpace",
+    "Setting",
+    "Settings",
+    "Shape",
+    "SharedBlock",
+    "Subset",
+    "Supernet",
+    "Value",
+    "Values",
+    "advance",
+    "check_images",
+    "code_labels",
+    "composed",
+    "conditions",
+    "described",
+    "exists",
+    "fixed",
+    "integers",
+    "is_left_out",
+    "largest",
+    "output_shape",
+    "plain",
+    "prefix",
+    "reading",
+    "seeded",
+    "seen",
+    "shape_of",
+    "smallest",
+    "stage_depths",
+    "switched_on",
+    "together",
+    "unknown_name",
+    "usual_resolutions",
+    "widths",
+    "written",
+]

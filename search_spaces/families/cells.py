@@ -21,9 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from search_spaces.core.choices import Categorical, Value
-from search_spaces.core.network import Block, Local, Network, Shape
-from search_spaces.core.space import Labels, SearchSpace
+from search_spaces.core import Block, Categorical, Labels, Local, Network, SearchSpace, Shape, Value
 from search_spaces.families.resnet import SharedFixed
 from search_spaces.pooling import check_image_size
 

@@ -9,13 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from search_spaces.core.choices import Integer, Value
-from search_spaces.core.network import Block, Local, Network
-from search_spaces.core.options import check_images
-from search_spaces.core.space import Labels, SearchSpace
-from search_spaces.layers.elastic_block import elastic_block
-from search_spaces.layers.elastic_modules import ConvNorm, classifier
-from search_spaces.layers.residual import ElasticResidual, Form
+from search_spaces.core import Block, Integer, Labels, Local, Network, SearchSpace, Value, check_images
+from search_spaces.layers import ConvNorm, ElasticResidual, classifier, elastic_block
+from search_spaces.layers.residual import Form
 
 LARGEST = (256, 256, 256, 512, 512, 512, 512)
 QUARTERS = (1, 2, 3, 4)

@@ -15,13 +15,26 @@ from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import islice
 
-from search_spaces.core.architecture import Architecture
-from search_spaces.core.choices import Categorical, Choice, Condition, Value, conditions
-from search_spaces.core.labels import code_labels, written
-from search_spaces.core.network import Block, Local, is_left_out
-from search_spaces.core.numbering import Values
-from search_spaces.core.paths import SKIPPED, OnPath, prefix
-from search_spaces.core.space import Constraint, Labels, SearchSpace
+from search_spaces.core import (
+    SKIPPED,
+    Architecture,
+    Block,
+    Categorical,
+    Choice,
+    Condition,
+    Constraint,
+    Labels,
+    Local,
+    OnPath,
+    SearchSpace,
+    Value,
+    Values,
+    code_labels,
+    conditions,
+    is_left_out,
+    prefix,
+    written,
+)
 
 SPLIT = "split"
 

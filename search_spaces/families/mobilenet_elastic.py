@@ -13,25 +13,35 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from search_spaces.core.choices import Value
-from search_spaces.core.labels import code_labels
-from search_spaces.core.network import Block, Local, Network
-from search_spaces.core.options import (
+from search_spaces.core import (
+    Block,
+    Local,
+    Network,
+    SearchSpace,
+    Setting,
+    Settings,
+    Value,
     check_images,
+    code_labels,
+    fixed,
     integers,
     plain,
+    reading,
     stage_depths,
     switched_on,
     usual_resolutions,
     widths,
 )
-from search_spaces.core.settings import Setting, Settings, fixed, reading
-from search_spaces.core.space import SearchSpace
-from search_spaces.layers.elastic import ElasticLinear
-from search_spaces.layers.elastic_block import elastic_block
-from search_spaces.layers.elastic_head import check_head_operators, head_block
-from search_spaces.layers.elastic_modules import ConvNorm, Resize
-from search_spaces.layers.inverted_residual import ElasticInvertedResidual, Form
+from search_spaces.layers import (
+    ConvNorm,
+    ElasticInvertedResidual,
+    ElasticLinear,
+    Resize,
+    check_head_operators,
+    elastic_block,
+    head_block,
+)
+from search_spaces.layers.inverted_residual import Form
 from search_spaces.pooling import check_image_size
 
 CHOICES = ("kernel", "expansion", "depth", "width", "resolution", "se", "head")

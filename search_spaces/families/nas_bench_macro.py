@@ -18,10 +18,7 @@ from typing import cast
 
 from torch import Tensor, nn
 
-from search_spaces.core.choices import Categorical, Value
-from search_spaces.core.network import Block, Local, Network, Shape
-from search_spaces.core.options import check_images
-from search_spaces.core.space import Labels, SearchSpace
+from search_spaces.core import Block, Categorical, Labels, Local, Network, SearchSpace, Shape, Value, check_images
 from search_spaces.families.resnet import SharedFixed
 
 KINDS = (0, 1, 2)

@@ -20,11 +20,20 @@ from typing import Literal, cast, get_args
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from search_spaces.core.choices import Categorical, Choice, Subset, Value
-from search_spaces.core.network import Block, Local, Network, Shape
-from search_spaces.core.options import check_images
-from search_spaces.core.space import Labels, SearchSpace
-from search_spaces.layers.resolution_weights import ByResolution
+from search_spaces.core import (
+    Block,
+    Categorical,
+    Choice,
+    Labels,
+    Local,
+    Network,
+    SearchSpace,
+    Shape,
+    Subset,
+    Value,
+    check_images,
+)
+from search_spaces.layers import ByResolution
 from search_spaces.pooling import check_image_size, check_operators, make_pooling, stride
 
 Norm = Callable[[int], nn.Module]

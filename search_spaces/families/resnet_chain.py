@@ -8,16 +8,20 @@ from itertools import product
 
 from torch import nn
 
-from search_spaces.core.choices import Categorical, Subset, Value
-from search_spaces.core.network import Block, Local
-from search_spaces.core.options import widths as widths_of
-from search_spaces.core.settings import Setting, Settings, fixed, reading
-from search_spaces.layers.elastic import ElasticLinear
-from search_spaces.layers.elastic_block import elastic_block
-from search_spaces.layers.elastic_head import head_block
-from search_spaces.layers.elastic_modules import ConvNorm, Resize
-from search_spaces.layers.grouping import DENSE, Grouping, check_groupings
-from search_spaces.layers.residual import ElasticResidual, Form
+from search_spaces.core import Block, Categorical, Local, Setting, Settings, Subset, Value, fixed, reading
+from search_spaces.core import widths as widths_of
+from search_spaces.layers import (
+    DENSE,
+    ConvNorm,
+    ElasticLinear,
+    ElasticResidual,
+    Grouping,
+    Resize,
+    check_groupings,
+    elastic_block,
+    head_block,
+)
+from search_spaces.layers.residual import Form
 from search_spaces.pooling import make_pooling
 
 

@@ -16,14 +16,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from search_spaces.core.choices import Value
-from search_spaces.core.labels import code_labels
-from search_spaces.core.network import Network
-from search_spaces.core.options import check_images, integers, plain, stage_depths, switched_on, usual_resolutions
-from search_spaces.core.settings import Settings
-from search_spaces.core.space import SearchSpace
+from search_spaces.core import (
+    Network,
+    SearchSpace,
+    Settings,
+    Value,
+    check_images,
+    code_labels,
+    integers,
+    plain,
+    stage_depths,
+    switched_on,
+    usual_resolutions,
+)
 from search_spaces.families.resnet_chain import Chain
-from search_spaces.layers.elastic_head import check_head_operators
+from search_spaces.layers import check_head_operators
 from search_spaces.pooling import check_image_size, check_operators
 
 OPERATORS = ("max", "avg", "conv")

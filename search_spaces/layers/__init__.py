@@ -1,0 +1,31 @@
+"""Layers and blocks whose weights subnets share."""
+
+from search_spaces.layers.elastic import ElasticBatchNorm2d, ElasticConv2d, ElasticLayerNorm, ElasticLinear
+from search_spaces.layers.elastic_block import elastic_block
+from search_spaces.layers.elastic_head import check_head_operators, head_block
+from search_spaces.layers.elastic_modules import ConvNorm, Resize, classifier
+from search_spaces.layers.grouping import DENSE, Grouping, check_groupings
+from search_spaces.layers.inverted_residual import ElasticInvertedResidual
+from search_spaces.layers.residual import ElasticResidual
+from search_spaces.layers.resolution_weights import ByResolution
+from search_spaces.layers.sorting import sort_supernet_
+
+__all__ = [
+    "DENSE",
+    "ByResolution",
+    "ConvNorm",
+    "ElasticBatchNorm2d",
+    "ElasticConv2d",
+    "ElasticInvertedResidual",
+    "ElasticLayerNorm",
+    "ElasticLinear",
+    "ElasticResidual",
+    "Grouping",
+    "Resize",
+    "check_groupings",
+    "check_head_operators",
+    "classifier",
+    "elastic_block",
+    "head_block",
+    "sort_supernet_",
+]

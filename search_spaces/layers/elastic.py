@@ -165,8 +165,8 @@ class ElasticLinear(nn.Module):
 class ElasticBatchNorm2d(nn.BatchNorm2d):
     """Batch normalisation of the channels that come in: the first ones of scale, shift and running statistics.
 
-    Running statistics that were gathered while several subnets took turns belong to none of them; `nas.supernets.predict` gathers them anew
-    for each.
+    Running statistics that were gathered while several subnets took turns belong to none of them; `nas.supernets.predict` gathers
+    them anew for each.
     """
 
     def forward(self, x: Tensor) -> Tensor:

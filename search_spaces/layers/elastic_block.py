@@ -10,8 +10,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from search_spaces.core.choices import Value
-from search_spaces.core.network import Block, Local, Shape
+from search_spaces.core import Block, Local, Shape, Value
 from search_spaces.layers.elastic import Elastic, ElasticBatchNorm2d, ElasticLayerNorm, ElasticLinear, initialise_
 
 REMEMBERED = 2**16

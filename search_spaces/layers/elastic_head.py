@@ -6,12 +6,10 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
 
-from search_spaces.core.network import Block, Shape
-from search_spaces.core.settings import Settings
+from search_spaces.core import Block, Settings, Shape
 from search_spaces.layers.elastic import ElasticLayerNorm, ElasticLinear
 from search_spaces.layers.elastic_block import elastic_block
-from search_spaces.pooling import SimPool, make_global_pooling
-from search_spaces.pooling.attention import LEAST
+from search_spaces.pooling import LEAST, SimPool, make_global_pooling
 
 HEAD_OPERATORS = ("avg", "gem", "ggem", "simpool")
 USUAL = ("avg", "gem", "simpool")

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from search_spaces.core.network import Shape
+from search_spaces.core import Shape
 from search_spaces.layers.elastic import ElasticBatchNorm2d, ElasticConv2d, ElasticLinear
 
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from search_spaces.core.network import Shape
+from search_spaces.core import Shape
 from search_spaces.layers.elastic import Elastic, ElasticBatchNorm2d, ElasticConv2d
 from search_spaces.layers.grouping import Grouping
 from search_spaces.layers.sorting import sort_channels_

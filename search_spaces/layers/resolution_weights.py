@@ -9,7 +9,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from search_spaces.core.network import Local, Shape, SharedBlock
+from search_spaces.core import Local, Shape, SharedBlock
 
 
 class ByResolution(nn.Module):

@@ -8,7 +8,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from search_spaces.core.network import Supernet
+from search_spaces.core import Supernet
 from search_spaces.layers.elastic import Elastic, ElasticBatchNorm2d, ElasticConv2d, ElasticLinear
 
 

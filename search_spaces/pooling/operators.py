@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from search_spaces.core.naming import unknown_name
+from search_spaces.core import unknown_name
 from search_spaces.pooling.attention import SimPool
 from search_spaces.pooling.learned import GatedPool2d, MixedPool2d, TreePool2d
 from search_spaces.pooling.power import GeMPool2d, GlobalGeMPool

@@ -1,0 +1,169 @@
+"""Searching the smaller models inside a trained one: `nas search` from the trained weights to exported files."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+import nas
+from nas.data.batches import normalize
+from nas.data.dataset import ImageData
+from nas.pruning.space import PrunedNetwork, searchable
+from nas.scoring.accuracy import recalibrated
+from nas.training.accuracy import module_accuracy
+from nas.training.alone import Alone
+from nas.training.config import TrainingConfig
+from nas.training.loop import fit
+from pruners import PrunableSpace
+
+ROOT = Path(__file__).parents[3]
+CPU = torch.device("cpu")
+NAME = "pruned:tests.test_pruned_search:residual"
+
+
+class Block(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.inner, self.norm = nn.Conv2d(width, width, 3, padding=1), nn.BatchNorm2d(width)
+        self.outer = nn.Conv2d(width, width, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.outer(self.norm(self.inner(x)).relu())
+
+
+def residual(width: int = 8) -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(1, width, 3, padding=1, stride=2), nn.ReLU(), Block(width), Block(width), nn.Flatten(), nn.Linear(16 * width, 10)
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def trained(digits: ImageData) -> nn.Module:
+    torch.manual_seed(0)
+    config = TrainingConfig(epochs=15, batch_size=32)
+    learner = Alone(residual(), config, CPU)
+    fit(learner, digits, digits.training, config, seed=0, device=CPU)
+    return learner.module.eval()
+
+
+def space_of(model: nn.Module, **settings):
+    return searchable(PrunableSpace(model, torch.zeros(1, 1, 8, 8), steps=4, **settings))
+
+
+SETTINGS = {"strategy": "nsga2", "trials": 30, "retrain": "none", "device": "cpu"}
+
+
+@pytest.fixture(scope="module")
+def study(trained: nn.Module, digits: ImageData, tmp_path_factory: pytest.TempPathFactory) -> nas.Study:
+    return nas.search(space_of(trained), digits, out=tmp_path_factory.mktemp("runs") / "a", **SETTINGS)
+
+
+def test_a_search_finds_a_front_of_costs_and_accuracies_as_they_are(study: nas.Study, digits: ImageData) -> None:
+    front = study.front
+    assert len(study.trials) == 30 and len(front) >= 3 and front["accuracy"].max() > 0.7
+    network = study.space.net
+    assert isinstance(network, PrunedNetwork)
+    first = study.trials["architecture"].head(4).tolist()
+    assert first == [network.source.uniform(step).key for step in (4, 3, 2, 1)] and first[0] == network.source.whole.key
+    for row in front.to_dict("records"):
+        arch = study.find(row["architecture"])
+        module = recalibrated(study.space, arch, digits, study.config.ranking, study.config.seed)
+        assert sum(p.numel() for p in module.parameters()) == row["params"] == network.source.costs(arch)["params"]
+        assert module_accuracy(module, digits, digits.validation) == row["accuracy"]
+    assert (study.folder / "report.html").exists() and (study.folder / "plots" / "front.png").exists()
+    page = (study.folder / "report.html").read_text()
+    assert (
+        "the weights that are left" in page and "supernet" not in page.split("How it was made")[0].split("</style>")[1]
+    )
+
+
+def test_the_whole_architecture_scores_as_the_model(study: nas.Study, trained: nn.Module, digits: ImageData) -> None:
+    network = study.space.net
+    assert isinstance(network, PrunedNetwork)
+    module = network.build(study.space.locals(network.source.whole))
+    assert module_accuracy(module, digits, digits.validation) == module_accuracy(trained, digits, digits.validation)
+
+
+def test_a_stopped_search_goes_on_and_ends_the_same(
+    study: nas.Study, trained: nn.Module, digits: ImageData, tmp_path: Path
+) -> None:
+    seen = 0
+
+    def stop(step: str, done: float, total: float) -> None:
+        nonlocal seen
+        seen += 1
+        if seen == 40:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        nas.search(space_of(trained), digits, out=tmp_path / "run", progress=stop, **SETTINGS)
+    again = nas.search(space_of(trained), digits, out=tmp_path / "run", **SETTINGS)
+    columns = ["label", "accuracy", "macs"]
+    assert again.trials[columns].equals(study.trials[columns])
+
+
+@pytest.mark.parametrize("strategy", ["nsga2", "coarse-to-fine"])
+def test_limits_leave_out_the_whole_model_and_all_that_is_as_large(
+    study: nas.Study, trained: nn.Module, digits: ImageData, tmp_path: Path, strategy: str
+) -> None:
+    most = study.trials["params"].max() * 0.4
+    settings = {**SETTINGS, "strategy": strategy, "trials": 12, "limits": {"params": most}}
+    limited = nas.search(space_of(trained), digits, out=tmp_path / "run", **settings)
+    assert len(limited.trials) == 12 and limited.trials["params"].max() <= most
+
+
+def test_other_weights_are_another_space(study: nas.Study, digits: ImageData) -> None:
+    with pytest.raises(ValueError, match="another space"):
+        nas.search(space_of(residual()), digits, out=study.folder, **SETTINGS)
+
+
+def test_the_command_searches_trains_on_and_exports(trained: nn.Module, digits: ImageData, tmp_path: Path) -> None:
+    save_file(trained.state_dict(), tmp_path / "w.safetensors")
+    common = {"cwd": ROOT, "capture_output": True, "text": True, "env": {**os.environ, "OMP_NUM_THREADS": "1"}}
+    done = subprocess.run(
+        [sys.executable, "-m", "nas", "search", "--space", NAME, "--option", f"weights={tmp_path / 'w.safetensors'}",
+         "--option", "steps=2", "--data", "digits", "--strategy", "random", "--trials", "6", "--epochs", "1",
+         "--limit", "300", "--test-limit", "100", "--mean", "0.3", "--std", "0.4", "--out", tmp_path / "run", "--json"],
+        **common,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert all(row["accuracy_alone"] > 0.2 and row["latency_ms"] > 0 for row in rows)
+    study = nas.Study.open(tmp_path / "run")
+    assert study.data().mean == (0.3,)
+    exported = nas.load(study.place("exports", study.find(rows[0]["architecture"])))
+    digest = study.data()
+    with torch.no_grad():
+        logits = exported(normalize(digest.test.images, digest.mean, digest.std))
+    assert (logits.argmax(1) == digest.test.labels).float().mean().item() == pytest.approx(rows[0]["accuracy_alone"])
+    bad = subprocess.run(
+        [sys.executable, "-m", "nas", "search", "--space", NAME, "--option", "wait=1", "--data", "digits", "--trials", "1",
+         "--strategy", "random", "--out", tmp_path / "other"], **common,
+    )  # fmt: skip
+    assert bad.returncode == 2 and "options of" in bad.stderr and "Traceback" not in bad.stderr
+
+
+def test_an_untrained_on_subnet_is_exported_recalibrated(study: nas.Study, digits: ImageData, tmp_path: Path) -> None:
+    row = study.front.iloc[0]
+    folder = nas.export(study, row["architecture"], tmp_path / "e", ("safetensors", "onnx"), digits)
+    assert json.loads((folder / "architecture.json").read_text())["weights"] == "trained model"
+    module = nas.load(folder, study.space)
+    assert module_accuracy(module, digits, digits.validation) == row["accuracy"]
+
+
+def test_what_does_not_fit_is_refused(trained: nn.Module, digits: ImageData, tmp_path: Path) -> None:
+    for settings in ({"supernets": 2}, {"objectives": ["accuracy", "activations"]}, {"limits": {"activations": 1}}):
+        with pytest.raises(ValueError, match="is a trained model: search it with random"):
+            nas.search(space_of(trained), digits, out=tmp_path / "run", **{**SETTINGS, **settings})
+    with pytest.raises(ValueError, match="`mean` and `std` go together"):
+        nas.configure(NAME, "digits", strategy="random", mean=[0.5])
+    with pytest.raises(ValueError, match="must take one batch of images"):
+        searchable(PrunableSpace(nn.Sequential(nn.Linear(4, 6), nn.Linear(6, 2)), torch.zeros(2, 4)))

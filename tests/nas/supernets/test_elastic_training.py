@@ -1,0 +1,68 @@
+"""Every way of training a supernet, on the elastic spaces."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from nas.data.dataset import ImageData
+from nas.samplers.basic import Draw
+from nas.samplers.progressive import Progressive
+from nas.supernets.config import SAMPLERS, SupernetConfig
+from nas.supernets.make import make_learner
+from nas.supernets.team import OneSupernet
+from nas.training.config import TrainingConfig
+from nas.training.loop import fit
+from search_spaces import SearchSpace, largest, make_space, smallest
+from tests.nas.supernets.test_slices import inside, state
+
+CPU = torch.device("cpu")
+SMALL = {"in_channels": 1, "image_size": 8}
+SPACES = {
+    "resnet-elastic": {"width_ratios": (0.5, 1), "depths": (1, 2), **SMALL},
+    "mobilenet-elastic": {"choices": "width,depth,kernel", **SMALL},
+}
+
+
+@pytest.fixture(params=SPACES)
+def space(request: pytest.FixtureRequest) -> SearchSpace:
+    return make_space(request.param, **SPACES[request.param])
+
+
+def learner(space: SearchSpace, data: ImageData, sampler: str, epochs: int = 1) -> OneSupernet:
+    config = SupernetConfig(sampler=sampler, training=TrainingConfig(epochs=epochs, batch_size=64, weight_decay=1e-3))
+    made = make_learner(config, space, data, seed=0, device=CPU, mixture=False)
+    assert isinstance(made, OneSupernet)
+    return made
+
+
+@pytest.mark.parametrize("sampler", [name for name in SAMPLERS if name not in ("split", "progressive", "narrowing")])
+def test_a_step_trains(space: SearchSpace, digits: ImageData, sampler: str) -> None:
+    made = learner(space, digits, sampler, epochs=3)
+    made.begin(0)
+    made.step(torch.randn(16, 1, 8, 8), torch.randint(0, 10, (16,)), 0.01)
+    (row,) = made.end()
+    assert np.isfinite(row["loss"]) and np.isfinite(row["loss_largest"]) and np.isfinite(row["loss_smallest"])
+
+
+def test_progressive_shrinking_goes_through_its_stages(digits: ImageData) -> None:
+    space = make_space("resnet-elastic", **SPACES["resnet-elastic"])
+    made = learner(space, digits, "progressive", epochs=4)
+    assert isinstance(made.team.sampler, Progressive) and len(made.team.sampler.stages) == 2
+    history = fit(made, digits, digits.train, made.team.config, seed=0, device=CPU)
+    assert len(history) == 4 and all(np.isfinite(row["loss"]) for row in history)
+
+
+def test_what_a_subnet_does_not_use_keeps_its_bits(space: SearchSpace, digits: ImageData) -> None:
+    made = learner(space, digits, "uniform")
+    made.begin(0)
+    for arch in (largest(space), smallest(space)):  # the first step gives everything momentum
+        before = state(made.members[0])
+        made.team.step([0], [Draw(arch)], (torch.randn(8, 1, 8, 8), torch.randint(0, 10, (8,))), 0.1)
+        made.team.settle()
+    after = state(made.members[0])
+    for name, mask in inside(space, made.members[0].supernet, smallest(space)).items():
+        for which in (name, f"momentum of {name}"):
+            assert torch.equal(after[which][~mask], before[which][~mask]), which
+            assert not mask.any() or (after[which] != before[which]).any(), which
