@@ -42,6 +42,7 @@ from nas.train import adopt, open_run, train_supernets
 from nas.training import NotFinite
 from pruners.progress import Progress, silent
 from search_spaces import Architecture, SearchSpace
+from search_spaces.core import takes
 
 ASK = {"exhaustive": 256, "random": 64, "nsga2": 20, "evolution": 10, "coarse-to-fine": 10}
 """Trials scored together, where a supernet can share work between them."""
@@ -49,6 +50,7 @@ WORST = 1e30
 """What strategies are told of an architecture without a value of an objective: finite, and worse than any."""
 
 
+@takes(RunConfig)
 def search(
     space: str | SearchSpace,
     data: str | ImageData,
@@ -67,7 +69,7 @@ def search(
         data: what `nas.data.load_data` takes, or images already loaded.
         out: the run folder. Default: `runs/<space>-<data>-<strategy>-seed<seed>`.
         progress: told about long steps.
-        settings: see `nas.study.configure`: strategy, objectives, supernets, epochs, trials, seed and so on.
+        settings: by keyword:{settings}
 
     Returns:
         The study, with `trials` and `front` as pandas tables.

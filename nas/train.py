@@ -32,15 +32,21 @@ from nas.supernets import LARGEST, SupernetConfig, Supernets, make_learner
 from nas.training import Row, fit
 from pruners.progress import Progress, silent
 from search_spaces import SearchSpace
+from search_spaces.core import keywords, takes
 
-ADJUSTABLE = (
-    "supernets.training.learning_rate",
-    "supernets.training.final_learning_rate",
-    "alone.training.learning_rate",
-)
+KEYWORDS = keywords(RunConfig)
+ADJUSTABLE = [".".join(path) for keyword in KEYWORDS.values() if keyword.adjustable for path in keyword.paths]
+OF_TRAINING = ("space", "data", "supernets", "seed", "device", "bfloat16")
+NOT_TRAINED_BY = [
+    name
+    for name, keyword in KEYWORDS.items()
+    if name == "supernet" or not any(path[0] in OF_TRAINING for path in keyword.paths)
+]
+"""Settings of a search that training supernets has no use for."""
 OnEpoch = Callable[[list[Row]], None]
 
 
+@takes(RunConfig, leaving_out=NOT_TRAINED_BY)
 def train(
     space: str | SearchSpace,
     data: str | ImageData,
@@ -61,7 +67,7 @@ def train(
         out: the run folder. Default: `runs/<space>-<data>-train-<sampler>-seed<seed>`.
         progress: told about long steps.
         on_epoch: given the history so far after each epoch.
-        settings: see `nas.study.configure`: supernets (1 by default), sampler, teacher, epochs, seed and so on.
+        settings: by keyword; one supernet by default:{settings}
 
     Returns:
         The study. Its folder holds `supernets/checkpoint.safetensors`, and `supernets/history.csv` with a row per epoch and supernet.
@@ -70,6 +76,9 @@ def train(
         ValueError: a setting, the data or the folder do not fit; the message says what does.
         NotFinite: the loss is NaN or infinite; the checkpoint of the last good epoch stays.
     """
+    for name in settings:
+        if name in NOT_TRAINED_BY:
+            raise ValueError(f"`{name}` is a setting of a search, not of training supernets; leave it out")
     supernets = settings.pop("supernets", 1)
     if supernets < 1:
         raise ValueError(f"`supernets` must be at least 1 to be trained, got {supernets}")

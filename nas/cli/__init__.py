@@ -1,5 +1,5 @@
 """The command `nas`: parse, call, print."""
 
-from nas.cli.search import main
+from nas.cli.app import main
 
 __all__ = ["main"]

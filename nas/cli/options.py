@@ -1,55 +1,22 @@
-"""Options that several commands have, declared once."""
+"""Options of commands, made from the settings of their configurations."""
 
 from __future__ import annotations
 
-from typing import Annotated
+import functools
+import inspect
+import re
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+from types import UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
 
 import typer
+from pydantic import BaseModel
 
-from nas.supernets import SAMPLERS
+from nas.runtime import floats, names, numbers, pairs, yaml_values
+from search_spaces.core import Keyword, keywords
 
-SAMPLER_HELP = "Which architectures a step trains: " + "; ".join(f"{name}: {does}" for name, does in SAMPLERS.items())
-
-Sampler = Annotated[str, typer.Option(help=SAMPLER_HELP + ".")]
-Subnets = Annotated[
-    int | None, typer.Option(help="Architectures drawn at random per step. [default: the sampler's own number]")
-]
-Teacher = Annotated[
-    str | None,
-    typer.Option(
-        help="What supernets learn from beside the labels: largest, module:function or a folder of `nas export`."
-    ),
-]
-Schedule = Annotated[str, typer.Option(help="Of the learning rate of supernets: cosine, one-cycle or exponential.")]
-Accumulate = Annotated[int, typer.Option(help="Batches per step of the optimiser of supernets.")]
-Ema = Annotated[float, typer.Option(help="Decay of the moving average of supernet weights; 0 for none.")]
-BatchSize = Annotated[int, typer.Option(help="Images per step.")]
-WeightDecay = Annotated[
-    float, typer.Option(help="Weight decay of SGD; biases, norms, kernel transforms and pooling are spared.")
-]
-Momentum = Annotated[float, typer.Option(help="Momentum of SGD.")]
-LabelSmoothing = Annotated[float, typer.Option(help="Share of the labels that is spread over all classes; 0 for none.")]
-DistillWeight = Annotated[
-    float, typer.Option(help="A given teacher's part of the loss of supernets, from 0 to 1; labels have the rest.")
-]
-DistillTemperature = Annotated[
-    float, typer.Option(help="What the logits of a given teacher and of supernets are divided by.")
-]
-Temperature = Annotated[float, typer.Option(help="Final temperature of a mixture.")]
-Limit = Annotated[int | None, typer.Option(help="Training and validation images to use.")]
-TestLimit = Annotated[int | None, typer.Option(help="Test images to use.")]
-ValidationFraction = Annotated[
-    float, typer.Option(help="Part of the training images that is kept to rank architectures.")
-]
-ImageSize = Annotated[int | None, typer.Option(help="Resize images to this many pixels a side.")]
-Mean = Annotated[
-    str | None, typer.Option(help="What images are normalised by, such as 0.5,0.5,0.5. [default: the data's own]")
-]
-Std = Annotated[str | None, typer.Option(help="See --mean.")]
-SpaceOptions = Annotated[
-    list[str] | None,
-    typer.Option("--option", help="Option of the space as name=value, such as operators=[max,conv]. Can be repeated."),
-]
+Json = Annotated[bool, typer.Option("--json", help="One line of JSON per result on stdout.")]
 Choices = Annotated[
     str | None,
     typer.Option(help="What an elastic space varies, such as width,depth,groups,pooling: short for --option choices."),
@@ -60,10 +27,129 @@ Paths = Annotated[
         help="Make ensembles of so many architectures that share their first blocks: short for --option paths."
     ),
 ]
-Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
-Bfloat16 = Annotated[
+Trust = Annotated[
     bool,
-    typer.Option("--bfloat16", help="Train and rank in bf16 on a CPU too: faster where it has the instructions."),
+    typer.Option("--trust", help="Import the functions (module:function) that files name; see docs/trust.md."),
 ]
-Seed = Annotated[int, typer.Option(help="Decides everything random.")]
-Json = Annotated[bool, typer.Option("--json", help="One line of JSON per result on stdout.")]
+Limits = Annotated[
+    list[str] | None,
+    typer.Option("--limit", help="Bound as name=value, such as macs=60e6 or accuracy_alone=0.9. Can be repeated."),
+]
+SpaceOptions = Annotated[
+    list[str] | None, typer.Option("--option", help="Option of the space or argument of the function, name=value.")
+]
+
+
+def with_settings(
+    kind: type[BaseModel], *, leaving_out: Collection[str] = (), also: Mapping[str, str] | None = None
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command an option for each setting of a configuration; it is called with those that were given, as `settings`.
+
+    What the library says of a setting by its name, the command says of its option.
+
+    Args:
+        kind: the configuration.
+        leaving_out: settings that are no options of this command.
+        also: further names of options, by setting.
+    """
+    made = {name: keyword for name, keyword in keywords(kind).items() if name not in leaving_out}
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.name != "settings"]
+        options = [_option(keyword, (also or {}).get(name)) for name, keyword in made.items()]
+
+        @functools.wraps(command)
+        def run(**arguments: Any) -> None:
+            try:
+                given = {name: arguments.pop(name) for name in made}
+                settings = {name: _read(made[name], value) for name, value in given.items() if value not in (None, [])}
+                command(settings=settings, **arguments)
+            except ValueError as error:
+                error.args = (in_options(str(error), made),)
+                raise
+
+        arguments = [p for p in own if _is_argument(p)]
+        parameters = [*arguments, *options, *(p for p in own if p not in arguments)]
+        run.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+            [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in parameters]
+        )
+        run.__annotations__ = {p.name: p.annotation for p in parameters}
+        return run
+
+    return decorate
+
+
+def in_options(message: str, known: Mapping[str, Keyword]) -> str:
+    """A message of the library with the names of settings, and where they stand in a configuration, as options."""
+    flags = {name: keyword.flag for name, keyword in known.items()}
+    flags |= {".".join(path): keyword.flag for keyword in known.values() for path in keyword.paths}
+    return re.sub(r"`([\w.]+)`", lambda found: f"`--{flags[found[1]]}`" if found[1] in flags else found[0], message)
+
+
+def refuse_beside(source: str, given: Mapping[str, Any], known: Mapping[str, Keyword], going_on: bool = False) -> None:
+    """Refuse settings beside an option that brings all of them; those that may change when a run goes on may then be given.
+
+    Raises:
+        ValueError: settings were given in two ways; the message names them.
+    """
+    free = [name for name, keyword in known.items() if going_on and keyword.adjustable]
+    twice = [f"--{known[name].flag}" for name in given if name not in free]
+    if twice:
+        rest = f"; only {', '.join(f'--{known[name].flag}' for name in free)} may change" if free else ""
+        raise ValueError(
+            f"{source} brings its own settings, got {', '.join(twice)} as well{rest}; leave out one or the other"
+        )
+
+
+def space_options(given: Mapping[str, Any], choices: str | None, paths: int | None) -> dict[str, Any]:
+    """Options of a space, with those that have an option of their own.
+
+    Raises:
+        ValueError: one is given in both ways.
+    """
+    short = {"choices": None if choices is None else names(choices), "paths": paths}
+    short = {name: value for name, value in short.items() if value is not None}
+    if twice := sorted(given.keys() & short.keys()):
+        raise ValueError(f"`--{twice[0]}` and `--option {twice[0]}` are the same setting; give one of them")
+    return {**given, **short}
+
+
+def _option(keyword: Keyword, also: str | None) -> inspect.Parameter:
+    base = _typed(keyword.kind)
+    flag = f"--{keyword.flag}"
+    declared = f"{flag}/--no-{keyword.flag}" if base is bool else flag
+    option = typer.Option(declared, *([also] if also else []), help=keyword.line, show_default=False)
+    annotation = Annotated[base | None, option]  # type: ignore[valid-type]
+    return inspect.Parameter(keyword.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+
+
+def _is_argument(parameter: inspect.Parameter) -> bool:
+    return any(isinstance(one, typer.models.ArgumentInfo) for one in get_args(parameter.annotation)[1:])
+
+
+def _typed(kind: Any) -> Any:
+    """What typer reads a setting of some type as: numbers and switches as such, values by name as lists, the rest as text."""
+    kind = _without_none(kind)
+    if kind in (bool, int, float):
+        return kind
+    return list[str] if get_origin(kind) is dict else Path if kind is Path else str
+
+
+def _read(keyword: Keyword, value: Any) -> Any:
+    """A setting from what typer read."""
+    kind, flag = _without_none(keyword.kind), f"--{keyword.flag}"
+    if get_origin(kind) is tuple:
+        return floats(value, flag) if get_args(kind)[0] is float else names(value)
+    if get_origin(kind) is dict:
+        inner = get_args(kind)[1]
+        return (
+            numbers(value, flag) if inner is float else yaml_values(value, flag) if inner is Any else pairs(value, flag)
+        )
+    return value
+
+
+def _without_none(kind: Any) -> Any:
+    if get_origin(kind) in (Union, UnionType):
+        inside = [one for one in get_args(kind) if one is not type(None)]
+        return inside[0] if len(inside) == 1 else Union[tuple(inside)]  # noqa: UP007
+    return kind

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Annotated, Any
 
+import typer
 from torch import nn
 
 from estimators.counting import Count, Profile, compare, count, count_with
+from nas.cli import terminal
+from nas.cli.options import Choices, Json, Paths, SpaceOptions, space_options
 from nas.report import si
-from nas.runtime import import_function, names
+from nas.runtime import import_function, names, shape, yaml_values
 from nas.study import build_space
 from search_spaces import SPACES, SearchSpace
 from search_spaces.core import unknown_name
@@ -34,6 +37,39 @@ class Profiled:
     columns: list[str]
     rows: list[list[str]]
     notes: list[str]
+
+
+def profile_command(
+    target: Annotated[
+        str, typer.Argument(help="Search space, or module:function that returns a module.", show_default=False)
+    ],
+    arch: Annotated[str | None, typer.Option(help="Architecture of a space, such as 4-3-3.")] = None,
+    input: Annotated[
+        str | None, typer.Option(help="Input shape of a module, such as 1x3x224x224; the batch is counted as 1.")
+    ] = None,
+    counter: Annotated[
+        str, typer.Option(help="torch, fvcore or thop; several with commas stand side by side.")
+    ] = "torch",
+    by: Annotated[
+        str | None, typer.Option(help="Rows of the table: module or operator. [default: module for the counter torch]")
+    ] = None,
+    option: SpaceOptions = None,
+    choices: Choices = None,
+    paths: Paths = None,
+    json: Json = False,
+) -> None:
+    """Count macs, params and activations, by module or by operator; operators that nobody knows are named.
+
+    Example: `nas profile resnet20-pooling --arch 4-3-3`
+    """
+    options = space_options(yaml_values(option, "--option"), choices, paths)
+    found = profile(target, arch=arch, input_shape=shape(input), counter=counter, by=by, options=options)
+    if json:
+        terminal.show_json(found.totals)
+        return
+    terminal.show_table(found.columns, found.rows, title=found.title)
+    for note in found.notes:
+        terminal.err.print(note, highlight=False)
 
 
 def profile(
@@ -80,19 +116,19 @@ def profile(
             )
         found = made.parse(arch)
         module: nn.Module = made.net.build(made.locals(found))
-        name, shape = f"{made.name} {made.label(found)}", made.net.input_shape
+        name, sizes = f"{made.name} {made.label(found)}", made.net.input_shape
     else:
         if arch is not None:
             raise ValueError(f"{target!r} is a module, which has no architectures: leave out --arch {arch}")
         if input_shape is None:
             raise ValueError(f"{target!r} is a module: give the shape of its input with --input, such as 1x3x224x224")
-        module, name, shape = made, target, input_shape[1:]
+        module, name, sizes = made, target, input_shape[1:]
     if len(counters) > 1:
-        return _side_by_side(name, compare(module, shape, counters))
+        return _side_by_side(name, compare(module, sizes, counters))
     counter = counters[0]
     if counter == "torch":
-        return _ours(name, count(module, shape), by)
-    counted = count_with(counter, module, shape)
+        return _ours(name, count(module, sizes), by)
+    counted = count_with(counter, module, sizes)
     totals = {
         "name": name,
         "counter": counter,

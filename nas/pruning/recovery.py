@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from nas.data import ImageData, Split, batches
-from nas.runtime import parse, stream
+from nas.runtime import stream
 from nas.training import Alone, Distillation, Distilled, TrainingConfig, fit
 from pruners import PruneResult, least_squares_, recalibrate_
 from pruners.progress import Progress, silent
+from search_spaces.core import parse
 
 CALIBRATION_IMAGES = 1000
 BATCH = 100

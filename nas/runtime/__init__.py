@@ -5,11 +5,9 @@ from nas.runtime.environment import environment
 from nas.runtime.files import put_tensors, replacing, sweep, write_json, write_text
 from nas.runtime.importing import import_function
 from nas.runtime.seeding import stream, torch_seed
-from nas.runtime.settings import Part, parse
-from nas.runtime.text import floats, names, numbers, options, pairs, shape
+from nas.runtime.text import floats, names, numbers, pairs, shape, yaml_values
 
 __all__ = [
-    "Part",
     "environment",
     "floats",
     "half",
@@ -17,9 +15,7 @@ __all__ = [
     "memory_format",
     "names",
     "numbers",
-    "options",
     "pairs",
-    "parse",
     "precision",
     "put_tensors",
     "replacing",
@@ -30,4 +26,5 @@ __all__ = [
     "torch_seed",
     "write_json",
     "write_text",
+    "yaml_values",
 ]

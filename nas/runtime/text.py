@@ -25,14 +25,12 @@ def pairs(texts: list[str] | None, flag: str) -> dict[str, str]:
     return found
 
 
-def options(texts: list[str] | None, choices: str | None = None, paths: int | None = None) -> dict[str, Any]:
-    """Keyword arguments from `--option name=value`, where the value is YAML, such as 3 or [max,conv], `--choices` and `--paths`."""
+def yaml_values(texts: list[str] | None, flag: str) -> dict[str, Any]:
+    """Values by name from `name=value`, each in YAML, such as 3 or [max,conv], as `flag` was given them."""
     try:
-        found = {name: yaml.safe_load(value) for name, value in pairs(texts, "--option").items()}
+        return {name: yaml.safe_load(value) for name, value in pairs(texts, flag).items()}
     except yaml.YAMLError as error:
-        raise ValueError(f"the value of an `--option` must be YAML, such as 3 or [max,conv]: {error}") from error
-    given = {"choices": None if choices is None else names(choices), "paths": paths}
-    return {**found, **{name: value for name, value in given.items() if value is not None}}
+        raise ValueError(f"the value of an `{flag}` must be YAML, such as 3 or [max,conv]: {error}") from error
 
 
 def numbers(texts: list[str] | None, flag: str) -> dict[str, float]:
@@ -63,5 +61,5 @@ def shape(text: str | None) -> tuple[int, ...] | None:
     except ValueError:
         sizes = ()
     if len(sizes) < 2 or min(sizes) < 1:
-        raise ValueError(f"`--input` must be sizes joined by x, batch first, such as 1x3x32x32, got {text!r}")
+        raise ValueError(f"`input` must be sizes joined by x, batch first, such as 1x3x32x32, got {text!r}")
     return sizes

@@ -1,7 +1,7 @@
 """The run folder: configuration, journal, and choosing from a front."""
 
 from nas.study.choose import choose
-from nas.study.config import FORMATS, RANKERS, RankingConfig, RunConfig, configure, parse_config, read_config
+from nas.study.config import FORMATS, RANKERS, RankingConfig, RunConfig, adjusted, configure, parse_config, read_config
 from nas.study.spaces import build_space, options_for
 from nas.study.study import ALONE, SEARCH, Study, load_run_data, read_record
 
@@ -13,6 +13,7 @@ __all__ = [
     "RankingConfig",
     "RunConfig",
     "Study",
+    "adjusted",
     "build_space",
     "choose",
     "configure",

@@ -2,32 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from estimators import METRICS
 from estimators.energy import Device, read_device
 from nas.objectives import estimates, parse_objectives
 from nas.pruning import PRUNED
-from nas.runtime import Part, parse
 from nas.strategies import STRATEGIES
 from nas.supernets import SupernetConfig
 from nas.training import TrainingConfig
-from search_spaces.core import unknown_name
+from search_spaces.core import Part, keywords, nested, parse, put, setting, takes, unknown_name
 
 FORMATS = ("safetensors", "onnx", "pt2")
 RANKERS = {"mixture": 4, "one-shot": 1}
 
 
+def _device(given: object) -> object:
+    """The device that a file describes, where a file is given."""
+    return read_device(given) if isinstance(given, (str, Path)) else given
+
+
 class SpaceConfig(Part):
     """A built-in space's name, or `module:function` for one's own; options go to its factory, and `paths` to `ensemble`."""
 
-    name: str
-    options: dict[str, Any] = Field(default={})
+    name: str = setting(
+        "resnet20-pooling",
+        name="space",
+        help="Search space (see `nas list spaces`), module:function, or pruned:module:function of a trained model.",
+    )
+    options: dict[str, Any] = setting(
+        {},
+        name="space_options",
+        flag="option",
+        help="Option of the space as name=value, such as operators=[max,conv]. Can be repeated.",
+    )
 
     @property
     def title(self) -> str:
@@ -37,15 +50,23 @@ class SpaceConfig(Part):
 
 
 class DataConfig(Part):
-    """What `nas.data.load_data` is called with, and what the images are normalised by if not by their own statistics."""
+    """What `nas.load_data` is called with, and what the images are normalised by if not by their own statistics."""
 
-    source: str
-    limit: int | None = Field(default=None, gt=0)
-    test_limit: int | None = Field(default=None, gt=0)
-    validation_fraction: float = Field(default=0.5, gt=0, lt=1)
-    image_size: int | None = Field(default=None, gt=0)
-    mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
+    source: str = setting(
+        "digits",
+        name="data",
+        help="`digits`, an image folder, a folder of parquet, torchvision:NAME or datasets:NAME.",
+    )
+    limit: int | None = setting(None, gt=0, help="Training and validation images to use.", otherwise="all")
+    test_limit: int | None = setting(None, gt=0, help="Test images to use.", otherwise="all")
+    validation_fraction: float = setting(0.5, gt=0, lt=1, help="Part of the training images that is not trained on.")
+    image_size: int | None = setting(
+        None, gt=0, help="Resize images to this many pixels a side.", otherwise="as they are"
+    )
+    mean: tuple[float, ...] | None = setting(
+        None, help="What images are normalised by, such as 0.5,0.5,0.5.", otherwise="the data's own"
+    )
+    std: tuple[float, ...] | None = setting(None, help="Goes with mean.", otherwise="the data's own")
 
     @model_validator(mode="after")
     def _normalised_by_both(self) -> DataConfig:
@@ -63,23 +84,36 @@ class RankingConfig(Part):
 
     batch_size: int = Field(default=250, gt=1)
     calibration_images: int = Field(default=2000, gt=1)
-    supernet: Literal["best", "assigned"] = "best"
+    supernet: Literal["best", "assigned"] = setting(
+        "best", name="ranking", help="Which supernet ranks an architecture: best or assigned."
+    )
 
 
 class BudgetConfig(Part):
-    """When the search stops: after so many trials or so many seconds of evaluating trials, whichever comes first."""
+    """When the search stops, whichever comes first."""
 
-    trials: int | None = Field(default=None, gt=0)
-    seconds: float | None = Field(default=None, gt=0)
+    trials: int | None = setting(None, gt=0, help="Most trials.")
+    seconds: float | None = setting(None, gt=0, help="Most seconds of evaluating trials.")
+
+
+class AloneTraining(TrainingConfig):
+    """How networks are trained alone."""
+
+    epochs: int = setting(
+        100, name="alone_epochs", gt=0, help="Epochs of training a network alone.", otherwise="as epochs"
+    )
+    schedule: Literal["cosine", "one-cycle", "exponential"] = "cosine"
 
 
 class AloneConfig(Part):
     """Which architectures are trained on their own afterwards, how, with how many seeds, and whether by `torch.compile`."""
 
-    which: Literal["front", "all", "none"] = "front"
-    training: TrainingConfig = TrainingConfig(epochs=100)
-    seeds: int = Field(default=1, gt=0)
-    compile: bool = False
+    which: Literal["front", "all", "none"] = setting(
+        "front", name="retrain", help="What is trained alone afterwards: front, all or none."
+    )
+    training: AloneTraining = AloneTraining()
+    seeds: int = setting(1, gt=0, help="How often each network is trained alone.")
+    compile: bool = setting(False, help="Train networks alone by torch.compile; it needs a C++ compiler or a GPU.")
 
 
 class RunConfig(Part):
@@ -87,19 +121,33 @@ class RunConfig(Part):
 
     space: SpaceConfig
     data: DataConfig
-    strategy: str = "mixture"
-    objectives: tuple[str, ...] = ("accuracy", "macs")
-    hardware: Device | None = None
-    latency_table: str | None = None
+    strategy: str = setting("mixture", help="How architectures are proposed: see `nas list strategies`.")
+    objectives: tuple[str, ...] = setting(
+        ("accuracy", "macs"), help="What the front is made of, joined by commas: see `nas list objectives`."
+    )
+    hardware: Annotated[Device | None, BeforeValidator(_device)] = setting(
+        None,
+        name="device_file",
+        help="YAML file of the device that energy_mj and bound_ms are for; see docs/estimators.md.",
+    )
+    latency_table: str | None = setting(
+        None, help="Saved table of block latencies that predicts latency_ms; see docs/estimators.md."
+    )
     supernets: SupernetConfig = SupernetConfig(count=4)
     ranking: RankingConfig = RankingConfig()
     budget: BudgetConfig = BudgetConfig()
-    limits: dict[str, float] = Field(default={})
+    limits: dict[str, float] = setting(
+        {},
+        flag="at-most",
+        help="Try no architecture with more macs, params, activations or weight_bytes, such as macs=60e6. Can be repeated.",
+    )
     alone: AloneConfig = AloneConfig()
-    export: tuple[str, ...] = ("safetensors",)
-    seed: int = Field(default=0, ge=0)
-    device: str = "auto"
-    bfloat16: bool = False
+    export: tuple[str, ...] = setting(
+        ("safetensors",), help="Formats of the exported front, joined by commas: safetensors, onnx, pt2."
+    )
+    seed: int = setting(0, ge=0, help="Decides everything random.")
+    device: str = setting("auto", help="auto, cpu or cuda.")
+    bfloat16: bool = setting(False, help="Train and rank in bf16 on a CPU too: faster where it has the instructions.")
 
     @field_validator("strategy")
     @classmethod
@@ -157,156 +205,36 @@ class RunConfig(Part):
         return "exhaustive" if self.strategy in RANKERS else self.strategy
 
 
-def configure(
-    space: str,
-    data: str,
-    *,
-    strategy: str = "mixture",
-    objectives: Sequence[str] = ("accuracy", "macs"),
-    device_file: str | Path | None = None,
-    latency_table: str | Path | None = None,
-    space_options: dict[str, Any] | None = None,
-    supernets: int | None = None,
-    epochs: int = 100,
-    alone_epochs: int | None = None,
-    batch_size: int = 128,
-    learning_rate: float | None = None,
-    momentum: float = 0.9,
-    weight_decay: float = 0.0,
-    label_smoothing: float = 0.0,
-    temperature: float = 100.0,
-    sampler: str = "uniform",
-    subnets: int | None = None,
-    teacher: str | None = None,
-    distill_weight: float = 0.9,
-    distill_temperature: float = 4.0,
-    schedule: Literal["cosine", "one-cycle", "exponential"] = "cosine",
-    accumulate: int = 1,
-    ema: float = 0.0,
-    supernet: str | None = None,
-    ranking: Literal["best", "assigned"] = "best",
-    trials: int | None = None,
-    seconds: float | None = None,
-    limits: Mapping[str, float] | None = None,
-    retrain: Literal["front", "all", "none"] = "front",
-    seeds: int = 1,
-    compile: bool = False,
-    limit: int | None = None,
-    test_limit: int | None = None,
-    validation_fraction: float = 0.5,
-    image_size: int | None = None,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
-    export: Sequence[str] = ("safetensors",),
-    seed: int = 0,
-    device: str = "auto",
-    bfloat16: bool = False,
-) -> RunConfig:
-    """The complete configuration behind the settings that most runs change.
+@takes(RunConfig)
+def configure(space: str, data: str, **settings: Any) -> RunConfig:
+    """The complete configuration behind the settings that are given.
 
     Args:
-        space: a built-in space or `module:function`.
-        data: see `nas.data.load_data`.
-        strategy: `mixture` and `one-shot` rank every architecture; the others propose some of them.
-        objectives: what the front is made of, such as accuracy and macs.
-        device_file: describes the device that energy_mj and bound_ms are for, see `estimators.read_device`.
-        latency_table: file of `estimators.LatencyTable.save` that predicts latency_ms; without one it is measured here.
-        space_options: keyword arguments of the space's factory.
-        supernets: how many share the architectures; 0 trains every trial alone. Default: 4 for `mixture`, 0 for the space of a
-            trained model, else 1.
-        epochs: of supernet training.
-        alone_epochs: of training a network alone; as `epochs` by default.
-        batch_size: of both trainings.
-        learning_rate: of both trainings, at their start. Default: 0.01 for the space of a trained model, else 0.1.
-        momentum: of SGD in both trainings.
-        weight_decay: of both trainings; biases, normalisations, kernel transforms and pooling have none.
-        label_smoothing: share of the labels that is spread over all classes, in both trainings.
-        temperature: the mixture's final temperature.
-        sampler: which architectures a step of supernet training takes, one of `nas.supernets.SAMPLERS`.
-        subnets: drawn at random per step; the sampler's own number by default.
-        teacher: what supernets learn from beside the labels: `largest`, `module:function` or a folder of `nas export`.
-        distill_weight: a given teacher's part of the loss of supernets, from 0 to 1; labels have the rest.
-        distill_temperature: what the logits of a given teacher and of supernets are divided by.
-        schedule: of the learning rate in supernet training.
-        accumulate: batches per step of the optimiser in supernet training.
-        ema: decay of the moving average of supernet weights; 0 for none.
-        supernet: run folder whose trained supernets are used, in place of training some; see `nas.train`.
-        ranking: `best` or `assigned` supernet.
-        trials: most trials.
-        seconds: most seconds of evaluating trials.
-        limits: the most macs, params, activations or weight_bytes of an architecture that is tried, such as `{"macs": 60e6}`.
-        retrain: which architectures are trained alone afterwards.
-        seeds: how often each of them is.
-        compile: train them by `torch.compile`.
-        limit: training and validation images to use.
-        test_limit: test images to use.
-        validation_fraction: part of the training images that ranks architectures.
-        image_size: resize images to this many pixels a side.
-        mean, std: of each channel, what images are normalised by; the data's own by default.
-        export: formats of the exported front.
-        seed: decides everything random.
-        device: `auto`, `cpu` or `cuda`.
-        bfloat16: train and rank in bf16 on a CPU too, as on CUDA; faster on processors that have the instructions. Weights stay
-            float32, and latency is measured in it.
+        space: a built-in space, `module:function`, or `pruned:module:function`.
+        data: see `nas.load_data`.
+        settings: the others, by keyword:{settings}
 
     Raises:
-        ValueError: a setting is out of its range; the message names it.
+        ValueError: a setting is unknown or out of its range; the message names it.
     """
     trained = space.partition(":")[0] == PRUNED
-    if learning_rate is None:
-        learning_rate = 0.01 if trained else 0.1
-    if supernets is None:
-        supernets = RANKERS.get(strategy, 0 if trained else 1)
-    training = {
-        "batch_size": batch_size,
-        "learning_rate": learning_rate,
-        "momentum": momentum,
-        "weight_decay": weight_decay,
-        "label_smoothing": label_smoothing,
+    count = RANKERS.get(settings.get("strategy", "mixture"), 0 if trained else 1)
+    defaults = {
+        "supernets": count,
+        "learning_rate": 0.01 if trained else 0.1,
+        "alone_epochs": settings.get("epochs", 100),
     }
-    return parse_config(
-        {
-            "space": {"name": space, "options": space_options or {}},
-            "data": {
-                "source": data,
-                "limit": limit,
-                "test_limit": test_limit,
-                "validation_fraction": validation_fraction,
-                "image_size": image_size,
-                "mean": mean,
-                "std": std,
-            },
-            "strategy": strategy,
-            "objectives": list(objectives),
-            "hardware": None if device_file is None else read_device(device_file),
-            "latency_table": None if latency_table is None else str(latency_table),
-            "supernets": {
-                "count": supernets,
-                "training": {"epochs": epochs, "schedule": schedule, **training},
-                "mixture": {"temperature": temperature},
-                "sampler": sampler,
-                "subnets": subnets,
-                "teacher": teacher,
-                "distillation": {"weight": distill_weight, "temperature": distill_temperature},
-                "accumulate": accumulate,
-                "ema": ema,
-                "source": supernet,
-            },
-            "ranking": {"supernet": ranking},
-            "budget": {"trials": trials, "seconds": seconds},
-            "limits": dict(limits or {}),
-            "alone": {
-                "which": retrain,
-                "training": {"epochs": epochs if alone_epochs is None else alone_epochs, **training},
-                "seeds": seeds,
-                "compile": compile,
-            },
-            "export": list(export),
-            "seed": seed,
-            "device": device,
-            "bfloat16": bfloat16,
-        }
-    )
+    given = {name: value for name, value in settings.items() if value is not None}
+    return parse_config(nested(RunConfig, {**defaults, **given, "space": space, "data": data}))
+
+
+def adjusted(config: RunConfig, settings: Mapping[str, Any]) -> RunConfig:
+    """A configuration with other values of settings that may change when a run goes on."""
+    data, known = config.model_dump(), keywords(RunConfig)
+    for name, value in settings.items():
+        for path in known[name].paths:
+            put(data, path, value)
+    return parse_config(data)
 
 
 def parse_config(data: object) -> RunConfig:

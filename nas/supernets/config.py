@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import field_validator, model_validator
 
 from nas.supernets.mixture import MixtureConfig
 from nas.training import Distillation, TrainingConfig
-from search_spaces.core import unknown_name
+from search_spaces.core import Part, setting, unknown_name
 
 SAMPLERS = {
     "uniform": "one architecture per step, every one equally likely",
@@ -26,27 +26,38 @@ OF_A_FIXED_NUMBER = ("fair", "progressive", "split", "narrowing")
 LARGEST = "largest"
 
 
-class SupernetConfig(BaseModel):
+class SupernetConfig(Part):
     """How the shared weights are trained. With `count` 0 there are none, and each trial is a network trained alone.
 
-    `subnets` are those drawn at random per step, None for the sampler's own number. `teacher` is `largest`, `module:function` or a
-    folder of `nas export`; None for the sampler's own way. `distillation` is that of a given teacher. `accumulate` batches make one
-    step of the optimiser. `ema` is the decay of the moving average of the weights that is used in their place after training; 0 for
-    none. `source` is the run folder whose trained supernets are used; None to train them.
+    `distillation` is that of a given teacher. The moving average of the weights, if there is one, takes their place after training.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    count: int = Field(default=1, ge=0)
-    training: TrainingConfig = TrainingConfig(epochs=100)
-    mixture: MixtureConfig = MixtureConfig()
-    sampler: str = "uniform"
-    subnets: int | None = Field(default=None, gt=0)
-    teacher: str | None = None
+    count: int = setting(
+        1,
+        name="supernets",
+        ge=0,
+        help="Supernets that share the architectures; 0 trains every trial alone.",
+        otherwise="4 for mixture, 0 for a trained model, else 1",
+    )
+    source: str | None = setting(
+        None,
+        name="supernet",
+        help="Run folder of `nas train` whose supernets are used; its training settings hold here too.",
+    )
+    sampler: str = setting("uniform", help="Which architectures a step trains: see `nas list samplers`.")
+    subnets: int | None = setting(
+        None, gt=0, help="Architectures drawn at random per step.", otherwise="the sampler's own number"
+    )
+    teacher: str | None = setting(
+        None,
+        help="What supernets learn from beside the labels: largest, module:function or a folder of `nas export`.",
+        otherwise="the sampler's own way",
+    )
     distillation: Distillation = Distillation()
-    accumulate: int = Field(default=1, gt=0)
-    ema: float = Field(default=0.0, ge=0, lt=1)
-    source: str | None = None
+    training: TrainingConfig = TrainingConfig(epochs=100)
+    accumulate: int = setting(1, gt=0, help="Batches per step of the optimiser of supernets.")
+    ema: float = setting(0.0, ge=0, lt=1, help="Decay of the moving average of supernet weights; 0 for none.")
+    mixture: MixtureConfig = MixtureConfig()
 
     @field_validator("sampler")
     @classmethod

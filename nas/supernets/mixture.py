@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor
 
 from nas.data import ImageData, batches
@@ -24,19 +24,17 @@ from nas.supernets.member import without_dropout
 from nas.supernets.team import Team
 from nas.training import Batch, Row
 from search_spaces import Architecture
-from search_spaces.core import together
+from search_spaces.core import Part, setting, together
 
 MOST_ARCHITECTURES = 100_000
 MOST_ROUNDS = 1_000
 BALANCED = 2_000
 
 
-class MixtureConfig(BaseModel):
+class MixtureConfig(Part):
     """Settings of the mixture: final temperature of the assignment, decay of the moving averages, and the balance to reach."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    temperature: float = Field(default=100.0, ge=1)
+    temperature: float = setting(100.0, ge=1, help="Final temperature of a mixture.")
     decay: float = Field(default=0.9, ge=0, lt=1)
     kl_threshold: float = Field(default=1e-4, gt=0)
 

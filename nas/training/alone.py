@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +13,7 @@ from nas.runtime import memory_format
 from nas.training.config import TrainingConfig
 from nas.training.loop import Row, below, under
 from nas.training.sgd import check_weights, cross_entropy, descend, momenta, restore_momenta_, sgd
+from search_spaces.core import Part, setting
 
 
 class Alone:
@@ -56,23 +56,23 @@ class Alone:
         restore_momenta_(self.optimizer, below("momenta", tensors))
 
 
-@dataclass(frozen=True)
-class Distillation:
+class Distillation(Part):
     """How much a student follows its teacher.
 
-    Attributes:
-        weight: of the teacher's part of the loss, 0 to 1; labels have the rest.
-        temperature: that both networks' logits are divided by; higher shows the student more of the wrong classes.
+    Labels have the rest of the loss. A higher temperature, which both networks' logits are divided by, shows the student more of the
+    wrong classes.
     """
 
-    weight: float = 0.9
-    temperature: float = 4.0
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.weight <= 1:
-            raise ValueError(f"`weight` of distillation must be from 0 (labels only) to 1, got {self.weight}")
-        if not self.temperature > 0:
-            raise ValueError(f"`temperature` of distillation must be above 0, got {self.temperature}")
+    weight: float = setting(
+        0.9,
+        name="distill_weight",
+        ge=0,
+        le=1,
+        help="The teacher's part of the loss, from 0 to 1; labels have the rest.",
+    )
+    temperature: float = setting(
+        4.0, name="distill_temperature", gt=0, help="What the logits of the teacher and of its students are divided by."
+    )
 
 
 class Distilled(Alone):

@@ -5,31 +5,35 @@ from __future__ import annotations
 import math
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from search_spaces.core import Part, setting
 
 FLOOR = 0.05
-
-
 WARM_UP = 0.3
 
 
-class TrainingConfig(BaseModel):
+class TrainingConfig(Part):
     """How long and how to train with SGD.
 
     The learning rate follows its `schedule` from `learning_rate` to `final_learning_rate`, step by step, see `learning_rate`. A batch
     size above the number of images means one batch of all of them.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    epochs: int = Field(gt=0)
-    batch_size: int = Field(default=128, gt=1)
-    learning_rate: float = Field(default=0.1, gt=0)
-    final_learning_rate: float = Field(default=1e-3, ge=0)
-    schedule: Literal["cosine", "one-cycle", "exponential"] = "cosine"
-    momentum: float = Field(default=0.9, ge=0, lt=1)
-    weight_decay: float = Field(default=0.0, ge=0)
-    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    epochs: int = setting(100, gt=0, help="Epochs of supernet training.")
+    batch_size: int = setting(128, gt=1, help="Images per step.")
+    learning_rate: float = setting(0.1, gt=0, adjustable=True, help="Learning rate of SGD at its highest.")
+    final_learning_rate: float = Field(1e-3, ge=0)
+    schedule: Literal["cosine", "one-cycle", "exponential"] = setting(
+        "cosine", help="Of the learning rate of supernets: cosine, one-cycle or exponential."
+    )
+    momentum: float = setting(0.9, ge=0, lt=1, help="Momentum of SGD.")
+    weight_decay: float = setting(
+        0.0, ge=0, help="Weight decay of SGD; biases, norms, kernel transforms and pooling are spared."
+    )
+    label_smoothing: float = setting(
+        0.0, ge=0, lt=1, help="Share of the labels that is spread over all classes; 0 for none."
+    )
     augment: bool = True
 
 

@@ -76,8 +76,8 @@ class Program:
         budgets: name of a cost to what it may be.
 
     Reference: Shen et al., Structural pruning via latency-saliency knapsack (HALP), NeurIPS 2022.
-    Differs: any costs that follow from sizes and several budgets at once, latency among them (see `OperatorLatency`), and programs around
-        a solution, where a layer's cost is that of what the layers before and after it keep then.
+    Differs: any costs that follow from sizes and several budgets at once, latency among them (see `OperatorLatency`), and programs
+        around a solution, where a layer's cost is that of what the layers before and after it keep then.
     """
 
     groups: Sequence[Group]

@@ -2,6 +2,7 @@
 
 from search_spaces.core.architecture import Architecture
 from search_spaces.core.choices import Categorical, Choice, Condition, Integer, Subset, Value, conditions
+from search_spaces.core.config import Keyword, Part, keywords, nested, parse, put, setting, takes
 from search_spaces.core.extremes import composed, described, largest, smallest
 from search_spaces.core.labels import code_labels, written
 from search_spaces.core.naming import unknown_name
@@ -42,10 +43,12 @@ __all__ = [
     "Flow",
     "FlowShape",
     "Integer",
+    "Keyword",
     "Labels",
     "Local",
     "Network",
     "OnPath",
+    "Part",
     "SearchSpace",
     "Setting",
     "Settings",
@@ -65,17 +68,23 @@ __all__ = [
     "fixed",
     "integers",
     "is_left_out",
+    "keywords",
     "largest",
+    "nested",
     "output_shape",
+    "parse",
     "plain",
     "prefix",
+    "put",
     "reading",
     "seeded",
     "seen",
+    "setting",
     "shape_of",
     "smallest",
     "stage_depths",
     "switched_on",
+    "takes",
     "together",
     "unknown_name",
     "usual_resolutions",

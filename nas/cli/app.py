@@ -1,0 +1,56 @@
+"""The commands by name, and how they end."""
+
+from __future__ import annotations
+
+import errno
+import sys
+from collections.abc import Callable
+
+import typer
+from rich.markup import escape
+
+from nas.cli import terminal
+from nas.cli.profile import profile_command
+from nas.cli.prune import groups, prune
+from nas.cli.runs import export, front, report
+from nas.cli.search import search
+from nas.cli.spaces import spaces
+from nas.cli.train import train
+from nas.training import NotFinite
+
+app = typer.Typer(
+    help="Search neural architectures or prune a model, and leave with exact, compact, runnable subnets.",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+)
+COMMANDS: dict[str, Callable[..., None]] = {
+    "search": search,
+    "train": train,
+    "front": front,
+    "export": export,
+    "report": report,
+    "prune": prune,
+    "groups": groups,
+    "profile": profile_command,
+    "spaces": spaces,
+}
+for name, command in COMMANDS.items():
+    app.command(name)(command)
+
+
+def main() -> None:
+    """Run a command. Exit codes: 0 done, 1 failed, 2 bad input, 130 stopped."""
+    try:
+        app()
+    except NotFinite as error:
+        _fail(str(error), 1)
+    except OSError as error:
+        _fail(str(error), 1 if error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT) else 2)
+    except ValueError as error:
+        _fail(str(error), 2)
+
+
+def _fail(message: str, code: int) -> None:
+    terminal.err.print("[bold red]error:[/]", escape(message), highlight=False, soft_wrap=True)
+    sys.exit(code)
