@@ -26,6 +26,7 @@ from nas.search import default_folder, run
 from nas.study import Study
 from nas.train import adopt
 from nas.training import NotFinite
+from nas.trust import Untrusted, names_function
 from search_spaces import SPACES, make_space
 
 app = typer.Typer(
@@ -140,6 +141,7 @@ def search_command(
     out: Annotated[Path | None, typer.Option(help="Run folder. [default: runs/SPACE-DATA-STRATEGY-seedSEED]")] = None,
     config: Annotated[Path | None, typer.Option(help="Run this run.yaml again; other settings are ignored.")] = None,
     resume: Annotated[Path | None, typer.Option(help="Go on with this run folder; other settings are ignored.")] = None,
+    trust: shared.Trust = False,
     json: Json = False,
 ) -> None:
     """Search a space on a data set; train, export and draw its Pareto front.
@@ -151,9 +153,9 @@ def search_command(
     if resume is not None and not (resume / "run.yaml").exists():
         raise ValueError(f"{resume} is not a run folder: it has no run.yaml; give the --out of an earlier `nas search`")
     if resume is not None:
-        settings, folder = read_config(resume / "run.yaml"), resume
+        settings, folder = read_config(resume / "run.yaml", trust=trust), resume
     elif config is not None:
-        settings = read_config(config)
+        settings = read_config(config, trust=trust)
         folder = out or default_folder(settings)
     else:
         settings = configure(
@@ -200,11 +202,11 @@ def search_command(
             device=device,
             bfloat16=bfloat16,
         )
-        settings = adopt(settings, space=space is None, data=data is None)
+        settings = adopt(settings, space=space is None, data=data is None, trust=trust)
         folder = out or default_folder(settings)
     try:
         with terminal.bars() as progress:
-            study = run(settings, folder, progress=progress)
+            study = run(settings, folder, progress=progress, trust=trust)
     except KeyboardInterrupt:
         terminal.err.print(f"Stopped. Go on with: nas search --resume {shlex.quote(str(folder))}", highlight=False)
         raise typer.Exit(130) from None
@@ -222,13 +224,14 @@ def front(
     folder: Folder,
     limit: Limits = None,
     pick: Annotated[str | None, typer.Option(help="knee, best, or an architecture that was tried.")] = None,
+    trust: shared.Trust = False,
     json: Json = False,
 ) -> None:
     """Show a run's Pareto front, or what is best under limits.
 
     Example: `nas front runs/digits --limit macs=60e6 --pick best`
     """
-    study = Study.open(folder)
+    study = Study.open(folder, trust=trust)
     rows = choose(study, pick, numbers(limit, "--limit"))
     if json:
         terminal.show_rows(rows)
@@ -245,13 +248,14 @@ def export_command(
     limit: Limits = None,
     formats: Annotated[str, typer.Option("--format", help="Comma-separated: safetensors, onnx, pt2.")] = "safetensors",
     out: Annotated[Path | None, typer.Option(help="Where to. [default: FOLDER/exports]")] = None,
+    trust: shared.Trust = False,
     json: Json = False,
 ) -> None:
     """Write subnets as files that load without the run: architecture.json, model.safetensors, model.onnx, model.pt2.
 
     Example: `nas export runs/digits --pick knee --format safetensors,onnx --out exported`
     """
-    study = Study.open(folder)
+    study = Study.open(folder, trust=trust)
     rows = choose(study, None if pick == "front" else pick, numbers(limit, "--limit"))
     data = study.data()
     for key in rows["architecture"]:
@@ -322,12 +326,12 @@ def spaces(json: Json = False) -> None:
 
 
 @app.command()
-def report(folder: Folder, json: Json = False) -> None:
+def report(folder: Folder, trust: shared.Trust = False, json: Json = False) -> None:
     """Write a run's tables, plots and HTML page again.
 
     Example: `nas report runs/digits`
     """
-    study = Study.open(folder)
+    study = Study.open(folder, trust=trust)
     for path in [*write_tables(study), write_report(study), *sorted((folder / "plots").glob("*.png"))]:
         if json:
             terminal.show_json({"path": str(path)})
@@ -341,13 +345,22 @@ app.command("groups")(cli_pruning.groups)
 
 
 def main() -> None:
-    """Run a command. Exit codes: 0 done, 1 failed, 2 bad input, 130 stopped."""
+    """Run a command. Exit codes: 0 done, 1 failed, 2 bad input, 130 stopped.
+
+    Modules in the current folder are found where a function is named or files are trusted to name one, and not otherwise: the folder
+    may be one that somebody else made.
+    """
+    here = str(Path.cwd())
+    if here not in sys.path and ("--trust" in sys.argv or any(map(names_function, sys.argv[1:]))):
+        sys.path.insert(0, here)
     try:
         app()
     except NotFinite as error:
         _fail(str(error), 1)
     except OSError as error:
         _fail(str(error), 1 if error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT) else 2)
+    except Untrusted as error:
+        _fail(f"{error}, on the command line `--trust`", 2)
     except ValueError as error:
         _fail(str(error), 2)
 

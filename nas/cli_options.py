@@ -67,3 +67,9 @@ Bfloat16 = Annotated[
 ]
 Seed = Annotated[int, typer.Option(help="Decides everything random.")]
 Json = Annotated[bool, typer.Option("--json", help="One line of JSON per result on stdout.")]
+Trust = Annotated[
+    bool,
+    typer.Option(
+        "--trust", help="Import the functions (module:function) that the files named here name; see docs/trust.md."
+    ),
+]

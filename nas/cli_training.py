@@ -57,6 +57,7 @@ def train_command(
     out: Annotated[
         Path | None, typer.Option(help="Run folder. [default: runs/SPACE-DATA-train-SAMPLER-seedSEED]")
     ] = None,
+    trust: shared.Trust = False,
     json: Annotated[bool, typer.Option("--json", help="One line of JSON per epoch and supernet on stdout.")] = False,
 ) -> None:
     """Train supernets, for `nas search --supernet FOLDER` to rank architectures with.
@@ -84,6 +85,7 @@ def train_command(
                 out=out,
                 progress=progress,
                 on_epoch=show,
+                trust=trust,
                 sampler=sampler,
                 subnets=subnets,
                 supernets=supernets,

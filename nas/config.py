@@ -16,6 +16,7 @@ from nas.objectives import parse_objectives
 from nas.settings import SupernetConfig
 from nas.strategies import STRATEGIES
 from nas.training import TrainingConfig
+from nas.trust import check_trust, teaches_by_function
 from search_spaces.naming import unknown_name
 
 FORMATS = ("safetensors", "onnx", "pt2")
@@ -331,8 +332,39 @@ def parse(kind: type[Model], data: object) -> Model:
         raise ValueError("; ".join(_sentence(dict(problem)) for problem in error.errors())) from None
 
 
-def read_config(path: Path) -> RunConfig:
-    """Read a configuration from a YAML file."""
+def check_functions(config: RunConfig, path: Path) -> None:
+    """Refuse a configuration that a file holds, if to run it imports a function.
+
+    A teacher counts only where there are supernets to train: those of another run are finished.
+
+    Raises:
+        Untrusted: a space or teacher is a function.
+    """
+    check_trust(config.space.name, path)
+    teacher = config.supernets.teacher if config.supernets.source is None else None
+    if teacher is not None and teaches_by_function(teacher):
+        check_trust(teacher, path)
+
+
+def read_config(path: Path, *, trust: bool = False) -> RunConfig:
+    """Read a configuration from a YAML file, to be run.
+
+    Args:
+        path: of the file.
+        trust: take one whose space or teacher is a function, which a run imports; see docs/trust.md.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is no configuration, or names a function that is not trusted.
+    """
+    config = peek_config(path)
+    if not trust:
+        check_functions(config, path)
+    return config
+
+
+def peek_config(path: Path) -> RunConfig:
+    """Read a configuration from a YAML file, to look at it: what it names is not known to be trusted."""
     try:
         return parse_config(yaml.safe_load(path.read_text(encoding="utf-8")))
     except FileNotFoundError:

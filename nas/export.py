@@ -9,7 +9,6 @@ import io
 import json
 import logging
 import warnings
-import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
@@ -27,12 +26,14 @@ from nas.evaluation import calibrate_
 from nas.files import put_tensors, replacing, write_json
 from nas.learners import Supernets
 from nas.pruned import PrunedNetwork, recalibrated
+from nas.pt2 import read_pt2
 from nas.retrain import build, weights_path
 from nas.scoring import head
 from nas.spaces import build_space
 from nas.study import Study
 from nas.team import OneSupernet
 from nas.train import load_supernets
+from nas.trust import check_trust
 from search_spaces import Architecture, SearchSpace
 from search_spaces.naming import unknown_name
 
@@ -88,7 +89,7 @@ def export(
     return folder
 
 
-def load(folder: str | Path, space: SearchSpace | None = None) -> nn.Module:
+def load(folder: str | Path, space: str | SearchSpace | None = None, *, trust: bool = False) -> nn.Module:
     """The exported network, on the CPU in evaluation mode.
 
     It takes normalised float32 images (batch, channels, height, width) and gives logits (batch, classes); `architecture.json` holds
@@ -96,10 +97,12 @@ def load(folder: str | Path, space: SearchSpace | None = None) -> nn.Module:
 
     Args:
         folder: what `export` wrote.
-        space: needed only for a space that was given as an object and has no name to find it by.
+        space: needed for a space that was given as an object and has no name to find it by, and for one of `module:function`, whose
+            name says that it may be imported.
+        trust: import whatever function the folder names; see docs/trust.md.
 
     Raises:
-        ValueError: the folder holds no exported subnet, or one that is damaged.
+        ValueError: the folder holds no exported subnet, or one that is damaged, or one of a function that is not trusted.
     """
     folder = Path(folder)
     for name in ("architecture.json", "model.safetensors"):
@@ -110,7 +113,9 @@ def load(folder: str | Path, space: SearchSpace | None = None) -> nn.Module:
         weights = load_file(folder / "model.safetensors")
     except (ValueError, SafetensorError) as error:
         raise ValueError(f"the subnet in {folder} is damaged ({error}); export it again") from error
-    space = space or build_space(described["space"]["name"], described["space"]["options"])
+    if not isinstance(space, SearchSpace):
+        check_trust(described["space"]["name"], folder / "architecture.json", named=space, trust=trust)
+        space = build_space(described["space"]["name"], described["space"]["options"])
     module = space.net.build(space.locals(space.architecture(described["choices"])))
     try:
         module.load_state_dict(weights)
@@ -199,19 +204,8 @@ def _write_pt2(module: nn.Module, images: Tensor, path: Path) -> None:
         program = torch.export.export(module, (images,), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},))
         program.example_inputs = None  # they would be pickled
         torch.export.save(program, path)
-        _refuse_pickle(path)
-        reloaded = torch.export.load(path).module()
+        reloaded = read_pt2(path).module()
     _check("model.pt2", module, reloaded, images)
-
-
-def _refuse_pickle(path: Path) -> None:
-    """Older versions of torch pickle weights into the archive."""
-    with zipfile.ZipFile(path) as archive:
-        for name in archive.namelist():
-            if archive.read(name)[:2] in (b"PK", b"\x80\x02"):
-                raise ValueError(
-                    f"torch {torch.__version__} writes a pickle ({name}) into pt2 files; install torch>=2.9 or leave pt2 out"
-                )
 
 
 def _check(name: str, source: nn.Module, exported: Any, images: Tensor, exact: bool = False) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -23,6 +22,7 @@ from nas.shrinking import Progressive
 from nas.splitting import Splitting, usual_splits
 from nas.team import OneSupernet, Team, Watched
 from nas.training import TrainingConfig
+from nas.trust import teaches_by_function
 from nas.updates import InPlace, Labels, Peers, Rule, Snapshot, Taught
 from search_spaces import SearchSpace, Supernet
 
@@ -111,7 +111,14 @@ def make_sampler(name: str, space: SearchSpace, *, epochs: int, seed: int, subne
 
 
 def make_learner(
-    shared: SupernetConfig, space: SearchSpace, data: ImageData, *, seed: int, device: torch.device, mixture: bool
+    shared: SupernetConfig,
+    space: SearchSpace,
+    data: ImageData,
+    *,
+    seed: int,
+    device: torch.device,
+    mixture: bool,
+    trust: bool = False,
 ) -> Supernets:
     """The untrained supernets of a run.
 
@@ -122,6 +129,7 @@ def make_learner(
         seed: decides everything random.
         device: where they train.
         mixture: make a mixture even of one supernet.
+        trust: import the function that a teacher's folder names, if it names one.
 
     Raises:
         ValueError: the space cannot serve the sampler, or the teacher does not fit.
@@ -137,7 +145,7 @@ def make_learner(
         space,
         training,
         sampler,
-        _rule(shared, sampler, space, device),
+        _rule(shared, sampler, space, device, trust),
         seed=seed,
         device=device,
         supernets=shared.count,
@@ -159,20 +167,20 @@ def make_learner(
     return Mixture(team, data, shared.mixture, device) if mixture or shared.count > 1 else OneSupernet(team)
 
 
-def load_teacher(name: str) -> nn.Module:
-    """The network of `module:function`, or of a folder that `nas export` wrote.
+def load_teacher(name: str, *, trust: bool = False) -> nn.Module:
+    """The network of `module:function`, or of a folder that `nas export` wrote, whose function, if it names one, needs `trust`.
 
     Raises:
-        ValueError: there is no such function or folder, or it gives no network.
+        ValueError: there is no such function or folder, it gives no network, or it names a function that is not trusted.
     """
-    if ":" in name and not Path(name).exists():
+    if teaches_by_function(name):
         teacher = import_function(name)()
         if not isinstance(teacher, nn.Module):
             raise ValueError(f"teacher {name!r} must return a module, got {type(teacher).__name__}")
         return teacher
     from nas.export import load  # it makes learners itself
 
-    return load(name)
+    return load(name, trust=trust)
 
 
 def _watched(space: SearchSpace, data: ImageData, device: torch.device) -> Watched:
@@ -181,7 +189,7 @@ def _watched(space: SearchSpace, data: ImageData, device: torch.device) -> Watch
     return Watched(images.to(memory_format=memory_format(device)), labels, archs)
 
 
-def _rule(shared: SupernetConfig, sampler: Sampler, space: SearchSpace, device: torch.device) -> Rule:
+def _rule(shared: SupernetConfig, sampler: Sampler, space: SearchSpace, device: torch.device, trust: bool) -> Rule:
     training: TrainingConfig = shared.training
     if shared.teacher == LARGEST or (shared.teacher is None and isinstance(sampler, (Sandwich, Delayed))):
         return InPlace(training)
@@ -189,6 +197,6 @@ def _rule(shared: SupernetConfig, sampler: Sampler, space: SearchSpace, device: 
         return Snapshot(training, space.locals(sampler.largest), sampler.first)
     rule: Rule = Labels(training)
     if shared.teacher is not None:
-        net, teacher = space.net, load_teacher(shared.teacher)
+        net, teacher = space.net, load_teacher(shared.teacher, trust=trust)
         rule = Taught(training, teacher, shared.distillation, device, net.input_shape, net.num_classes)
     return Peers(training, rule) if isinstance(sampler, Complexity) else rule

@@ -21,6 +21,7 @@ from nas.estimates import estimates
 from nas.export import export
 from nas.files import write_json
 from nas.limits import within
+from nas.naming import run_folder
 from nas.narrowing import narrowed
 from nas.objectives import losses
 from nas.progress import Progress, silent
@@ -58,6 +59,7 @@ def search(
     *,
     out: str | Path | None = None,
     progress: Progress = silent,
+    trust: bool = False,
     **settings: Any,
 ) -> Study:
     """Search `space` on `data` and leave the front trained, exported and drawn in a run folder.
@@ -70,6 +72,7 @@ def search(
         data: what `nas.data.load_data` takes, or images already loaded.
         out: the run folder. Default: `runs/<space>-<data>-<strategy>-seed<seed>`.
         progress: told about long steps.
+        trust: import the function that the teacher's folder names, if it names one; see docs/trust.md.
         settings: see `nas.config.configure`: strategy, objectives, supernets, epochs, trials, seed and so on.
 
     Returns:
@@ -89,14 +92,13 @@ def search(
         space=None if isinstance(space, str) else space,
         data=None if isinstance(data, str) else data,
         progress=progress,
+        trust=trust,
     )
 
 
 def default_folder(config: RunConfig) -> Path:
     """`runs/<space>-<data>-<strategy>-seed<seed>`."""
-    source = Path(config.data.source).name.replace(":", "-").replace("/", "-")
-    space = config.space.title.replace(":", "-")
-    return Path("runs") / f"{space}-{source}-{config.strategy}-seed{config.seed}"
+    return run_folder(config, config.strategy)
 
 
 def run(
@@ -106,9 +108,10 @@ def run(
     space: SearchSpace | None = None,
     data: ImageData | None = None,
     progress: Progress = silent,
+    trust: bool = False,
 ) -> Study:
-    """Carry out a configuration in a run folder, or go on with it; see `search`."""
-    study, data, device = open_run(config, folder, space=space, data=data)
+    """Carry out a configuration in a run folder, or go on with it; see `search`. The functions that it names are imported."""
+    study, data, device = open_run(config, folder, space=space, data=data, trust=trust)
     space = study.space
     with study.locked(), study.session():
         scorers: list[Scorer] = [_cost_scorer(space)]
@@ -122,7 +125,7 @@ def run(
             scorers.append(UntrainedScorer(space, untrained, data, device, config.seed))
         with half(config.bfloat16):
             if "accuracy" in config.objectives:
-                scorers.append(_accuracy_scorer(study, data, device, progress))
+                scorers.append(_accuracy_scorer(study, data, device, progress, trust))
             propose(study, scorers, progress)
             _retrain(study, data, device, progress)
         _export_front(study, data, progress)
@@ -213,14 +216,14 @@ def _cost_scorer(space: SearchSpace) -> Scorer:
     return PrunedCostScorer(space.net) if isinstance(space.net, PrunedNetwork) else CostScorer(space)
 
 
-def _accuracy_scorer(study: Study, data: ImageData, device: torch.device, progress: Progress) -> Scorer:
+def _accuracy_scorer(study: Study, data: ImageData, device: torch.device, progress: Progress, trust: bool) -> Scorer:
     config, space = study.config, study.space
     shared = config.supernets
     if isinstance(space.net, PrunedNetwork):
         return PrunedScorer(space, data, config.ranking, config.seed, device)
     if shared.count == 0:
         return AloneScorer(space, data, config, device)
-    learner = train_supernets(study, data, device, progress)
+    learner = train_supernets(study, data, device, progress, trust=trust)
     return SupernetScorer(learner, space, data, config.ranking)
 
 
