@@ -37,7 +37,7 @@ from nas.scoring import (
     within,
 )
 from nas.strategies import make_strategy
-from nas.study import SEARCH, RunConfig, Study, configure
+from nas.study import SEARCH, RunConfig, Study, configure, run_folder
 from nas.train import adopt, open_run, train_supernets
 from nas.training import NotFinite
 from pruners.progress import Progress, silent
@@ -57,6 +57,7 @@ def search(
     *,
     out: str | Path | None = None,
     progress: Progress = silent,
+    trust: bool = False,
     **settings: Any,
 ) -> Study:
     """Search `space` on `data` and leave the front trained, exported and drawn in a run folder.
@@ -69,6 +70,7 @@ def search(
         data: what `nas.data.load_data` takes, or images already loaded.
         out: the run folder. Default: `runs/<space>-<data>-<strategy>-seed<seed>`.
         progress: told about long steps.
+        trust: import the function that the teacher's folder names, if it names one; see docs/trust.md.
         settings: by keyword:{settings}
 
     Returns:
@@ -88,14 +90,13 @@ def search(
         space=None if isinstance(space, str) else space,
         data=None if isinstance(data, str) else data,
         progress=progress,
+        trust=trust,
     )
 
 
 def default_folder(config: RunConfig) -> Path:
     """`runs/<space>-<data>-<strategy>-seed<seed>`."""
-    source = Path(config.data.source).name.replace(":", "-").replace("/", "-")
-    space = config.space.title.replace(":", "-")
-    return Path("runs") / f"{space}-{source}-{config.strategy}-seed{config.seed}"
+    return run_folder(config, config.strategy)
 
 
 def run(
@@ -105,9 +106,10 @@ def run(
     space: SearchSpace | None = None,
     data: ImageData | None = None,
     progress: Progress = silent,
+    trust: bool = False,
 ) -> Study:
-    """Carry out a configuration in a run folder, or go on with it; see `search`."""
-    study, data, device = open_run(config, folder, space=space, data=data)
+    """Carry out a configuration in a run folder, or go on with it; see `search`. The functions that it names are imported."""
+    study, data, device = open_run(config, folder, space=space, data=data, trust=trust)
     space = study.space
     with study.locked(), study.session():
         scorers: list[Scorer] = [_cost_scorer(space)]
@@ -121,7 +123,7 @@ def run(
             scorers.append(UntrainedScorer(space, untrained, data, device, config.seed))
         with half(config.bfloat16):
             if "accuracy" in config.objectives:
-                scorers.append(_accuracy_scorer(study, data, device, progress))
+                scorers.append(_accuracy_scorer(study, data, device, progress, trust))
             propose(study, scorers, progress)
             _retrain(study, data, device, progress)
         _export_front(study, data, progress)
@@ -212,14 +214,14 @@ def _cost_scorer(space: SearchSpace) -> Scorer:
     return PrunedCostScorer(space.net) if isinstance(space.net, PrunedNetwork) else CostScorer(space)
 
 
-def _accuracy_scorer(study: Study, data: ImageData, device: torch.device, progress: Progress) -> Scorer:
+def _accuracy_scorer(study: Study, data: ImageData, device: torch.device, progress: Progress, trust: bool) -> Scorer:
     config, space = study.config, study.space
     shared = config.supernets
     if isinstance(space.net, PrunedNetwork):
         return PrunedScorer(space, data, config.ranking, config.seed, device)
     if shared.count == 0:
         return AloneScorer(space, data, config, device)
-    learner = train_supernets(study, data, device, progress)
+    learner = train_supernets(study, data, device, progress, trust=trust)
     return SupernetScorer(learner, space, data, config.ranking)
 
 

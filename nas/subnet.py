@@ -9,12 +9,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from nas.runtime import import_function
+from nas.runtime import check_trust, import_function, teaches_by_function
 from nas.study import build_space
 from search_spaces import SearchSpace
 
 
-def load(folder: str | Path, space: SearchSpace | None = None) -> nn.Module:
+def load(folder: str | Path, space: str | SearchSpace | None = None, *, trust: bool = False) -> nn.Module:
     """The exported network, on the CPU in evaluation mode.
 
     It takes normalised float32 images (batch, channels, height, width) and gives logits (batch, classes); `architecture.json` holds
@@ -22,10 +22,12 @@ def load(folder: str | Path, space: SearchSpace | None = None) -> nn.Module:
 
     Args:
         folder: what `export` wrote.
-        space: needed only for a space that was given as an object and has no name to find it by.
+        space: needed for a space that was given as an object and has no name to find it by, and for one of `module:function`, whose
+            name says that it may be imported.
+        trust: import whatever function the folder names; see docs/trust.md.
 
     Raises:
-        ValueError: the folder holds no exported subnet, or one that is damaged.
+        ValueError: the folder holds no exported subnet, or one that is damaged, or one of a function that is not trusted.
     """
     folder = Path(folder)
     for name in ("architecture.json", "model.safetensors"):
@@ -36,7 +38,9 @@ def load(folder: str | Path, space: SearchSpace | None = None) -> nn.Module:
         weights = load_file(folder / "model.safetensors")
     except (ValueError, SafetensorError) as error:
         raise ValueError(f"the subnet in {folder} is damaged ({error}); export it again") from error
-    space = space or build_space(described["space"]["name"], described["space"]["options"])
+    if not isinstance(space, SearchSpace):
+        check_trust(described["space"]["name"], folder / "architecture.json", named=space, trust=trust)
+        space = build_space(described["space"]["name"], described["space"]["options"])
     module = space.net.build(space.locals(space.architecture(described["choices"])))
     try:
         module.load_state_dict(weights)
@@ -47,17 +51,15 @@ def load(folder: str | Path, space: SearchSpace | None = None) -> nn.Module:
     return module.eval()
 
 
-def load_teacher(name: str) -> nn.Module:
-    """The network of `module:function`, or of a folder that `nas export` wrote.
+def load_teacher(name: str, *, trust: bool = False) -> nn.Module:
+    """The network of `module:function`, or of a folder that `nas export` wrote, whose function, if it names one, needs `trust`.
 
     Raises:
-        ValueError: there is no such function or folder, or it gives no network.
+        ValueError: there is no such function or folder, it gives no network, or it names a function that is not trusted.
     """
-    if ":" in name and not Path(name).exists():
+    if teaches_by_function(name):
         teacher = import_function(name)()
         if not isinstance(teacher, nn.Module):
             raise ValueError(f"teacher {name!r} must return a module, got {type(teacher).__name__}")
         return teacher
-    from nas.subnet import load  # it makes learners itself
-
-    return load(name)
+    return load(name, trust=trust)

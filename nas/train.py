@@ -13,7 +13,7 @@ from torch import nn
 
 from nas.data import ImageData
 from nas.pruning import PrunedNetwork
-from nas.runtime import checkpoint, half, replacing, resolve_device, write_text
+from nas.runtime import check_trust, checkpoint, half, replacing, resolve_device, write_text
 from nas.scoring import check_kept
 from nas.study import (
     RANKERS,
@@ -24,8 +24,9 @@ from nas.study import (
     load_run_data,
     options_for,
     parse_config,
-    read_config,
+    peek_config,
     read_record,
+    run_folder,
 )
 from nas.subnet import load_teacher
 from nas.supernets import LARGEST, SupernetConfig, Supernets, make_learner
@@ -54,6 +55,7 @@ def train(
     out: str | Path | None = None,
     progress: Progress = silent,
     on_epoch: OnEpoch | None = None,
+    trust: bool = False,
     **settings: Any,
 ) -> Study:
     """Train the supernets of a space, to be used by `nas.search(..., supernet=FOLDER)`.
@@ -67,6 +69,7 @@ def train(
         out: the run folder. Default: `runs/<space>-<data>-train-<sampler>-seed<seed>`.
         progress: told about long steps.
         on_epoch: given the history so far after each epoch.
+        trust: import the function that the teacher's folder names, if it names one; see docs/trust.md.
         settings: by keyword; one supernet by default:{settings}
 
     Returns:
@@ -94,17 +97,16 @@ def train(
         training_folder(config) if out is None else Path(out),
         space=None if isinstance(space, str) else space,
         data=None if isinstance(data, str) else data,
+        trust=trust,
     )
     with study.locked(), study.session(), half(config.bfloat16):
-        train_supernets(study, images, device, progress, on_epoch)
+        train_supernets(study, images, device, progress, on_epoch, trust)
     return study
 
 
 def training_folder(config: RunConfig) -> Path:
     """`runs/<space>-<data>-train-<sampler>-seed<seed>`."""
-    source = Path(config.data.source).name.replace(":", "-").replace("/", "-")
-    space = config.space.title.replace(":", "-")
-    return Path("runs") / f"{space}-{source}-train-{config.supernets.sampler}-seed{config.seed}"
+    return run_folder(config, f"train-{config.supernets.sampler}")
 
 
 def open_run(
@@ -113,10 +115,12 @@ def open_run(
     *,
     space: SearchSpace | None = None,
     data: ImageData | None = None,
+    trust: bool = False,
 ) -> tuple[Study, ImageData, torch.device]:
     """Start a run folder or go on with it: the study, its images and its device.
 
-    Until its supernets are trained, a run can go on at another learning rate.
+    Until its supernets are trained, a run can go on at another learning rate. The functions that the configuration names are imported;
+    one that a teacher's folder names only with `trust`.
 
     Raises:
         ValueError: the space, the data or the folder do not fit.
@@ -133,13 +137,18 @@ def open_run(
         if config.limits and not isinstance(space.net, PrunedNetwork):
             check_kept(space, config.limits)
         if trains:
-            _check_learner(config, space, data, device)
+            _check_learner(config, space, data, device, trust)
     adjustable = ADJUSTABLE if trains else ()
     return Study.create(folder, config, space, data, options, adjustable), data, device
 
 
 def train_supernets(
-    study: Study, data: ImageData, device: torch.device, progress: Progress, on_epoch: OnEpoch | None = None
+    study: Study,
+    data: ImageData,
+    device: torch.device,
+    progress: Progress,
+    on_epoch: OnEpoch | None = None,
+    trust: bool = False,
 ) -> Supernets:
     """The trained supernets of a run, from its checkpoint as far as that goes, or from the run that they are taken from."""
     config = study.config
@@ -153,7 +162,8 @@ def train_supernets(
         if on_epoch:
             on_epoch(history)
 
-    learner = _learner(study, data, device, config.supernets)
+    shared = config.supernets if config.supernets.source is None else _untaught(config.supernets)
+    learner = _learner(study, data, device, shared, trust)
     fit(
         learner,
         data,
@@ -175,23 +185,25 @@ def load_supernets(study: Study, data: ImageData) -> Supernets | None:
     found = checkpoint.load(_checkpoint(study.folder))
     if found is None:
         return None
-    untaught = study.config.supernets.model_copy(update={"teacher": None})
-    learner = _learner(study, data, torch.device("cpu"), untaught)
+    learner = _learner(study, data, torch.device("cpu"), _untaught(study.config.supernets))
     learner.restore(found.tensors)
     learner.team.use_averages_()
     return learner
 
 
-def adopt(config: RunConfig, *, space: bool = False, data: bool = False) -> RunConfig:
+def adopt(config: RunConfig, *, space: bool = False, data: bool = False, trust: bool = False) -> RunConfig:
     """A configuration with the supernets of its `supernets.source`, if it has one, and with that run's space or data where asked.
 
     Raises:
         FileNotFoundError: the source is no run folder.
+        Untrusted: its space is asked for, and is a function, without `trust`.
     """
     source = config.supernets.source
     if source is None:
         return config
-    theirs = read_config(Path(source) / "run.yaml")
+    theirs = peek_config(Path(source) / "run.yaml")
+    if space:
+        check_trust(theirs.space.name, Path(source) / "run.yaml", trust=trust)
     supernets = theirs.supernets.model_copy(update={"source": source})
     strategy = config.strategy
     if strategy in RANKERS:
@@ -202,21 +214,30 @@ def adopt(config: RunConfig, *, space: bool = False, data: bool = False) -> RunC
     return parse_config(config.model_copy(update=update).model_dump())
 
 
-def _learner(study: Study, data: ImageData, device: torch.device, shared: SupernetConfig) -> Supernets:
+def _untaught(shared: SupernetConfig) -> SupernetConfig:
+    """Finished supernets need no teacher."""
+    return shared.model_copy(update={"teacher": None})
+
+
+def _learner(
+    study: Study, data: ImageData, device: torch.device, shared: SupernetConfig, trust: bool = False
+) -> Supernets:
     seed, mixture = study.config.seed, study.config.strategy == "mixture"
-    teacher = _teacher(shared)
+    teacher = _teacher(shared, trust)
     return make_learner(shared, study.space, data, seed=seed, device=device, mixture=mixture, teacher=teacher)
 
 
-def _check_learner(config: RunConfig, space: SearchSpace, data: ImageData, device: torch.device) -> None:
+def _check_learner(config: RunConfig, space: SearchSpace, data: ImageData, device: torch.device, trust: bool) -> None:
     """Raise what making the supernets would, before there is a folder; one stands for all, as a mixture of many takes its time."""
     one = config.supernets.model_copy(update={"count": 1})
     splits_a_mixture = config.strategy == "mixture" and one.sampler == "split"
-    make_learner(one, space, data, seed=config.seed, device=device, mixture=splits_a_mixture, teacher=_teacher(one))
+    make_learner(
+        one, space, data, seed=config.seed, device=device, mixture=splits_a_mixture, teacher=_teacher(one, trust)
+    )
 
 
-def _teacher(shared: SupernetConfig) -> nn.Module | None:
-    return None if shared.teacher in (None, LARGEST) else load_teacher(shared.teacher)
+def _teacher(shared: SupernetConfig, trust: bool) -> nn.Module | None:
+    return None if shared.teacher in (None, LARGEST) else load_teacher(shared.teacher, trust=trust)
 
 
 def _checkpoint(folder: Path) -> Path:

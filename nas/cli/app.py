@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import typer
 from rich.markup import escape
@@ -16,6 +17,7 @@ from nas.cli.runs import export, front, report
 from nas.cli.search import search
 from nas.cli.spaces import spaces
 from nas.cli.train import train
+from nas.runtime import Untrusted, names_function
 from nas.training import NotFinite
 
 app = typer.Typer(
@@ -40,13 +42,22 @@ for name, command in COMMANDS.items():
 
 
 def main() -> None:
-    """Run a command. Exit codes: 0 done, 1 failed, 2 bad input, 130 stopped."""
+    """Run a command. Exit codes: 0 done, 1 failed, 2 bad input, 130 stopped.
+
+    Modules in the current folder are found where a function is named or files are trusted to name one, and not otherwise: the folder
+    may be one that somebody else made.
+    """
+    here = str(Path.cwd())
+    if here not in sys.path and ("--trust" in sys.argv or any(map(names_function, sys.argv[1:]))):
+        sys.path.insert(0, here)
     try:
         app()
     except NotFinite as error:
         _fail(str(error), 1)
     except OSError as error:
         _fail(str(error), 1 if error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT) else 2)
+    except Untrusted as error:
+        _fail(f"{error}, on the command line `--trust`", 2)
     except ValueError as error:
         _fail(str(error), 2)
 

@@ -25,6 +25,10 @@ def _find_torchvision(rest: str) -> Found:
         near = difflib.get_close_matches(name, dir(datasets), n=1)
         way_out = f"did you mean 'torchvision:{near[0]}'?" if near else "see the list in torchvision's documentation"
         raise ValueError(f"torchvision has no data set {name!r}; {way_out}")
+    if name.startswith("LSUN"):
+        raise ValueError(
+            f"torchvision reads {name}'s index from a pickle, which can run code; save it as a folder of images per class"
+        )
     train, class_names = _torchvision_part(kind, root or "data", "train")
     test = None
     if {"train", "split"} & inspect.signature(kind).parameters.keys():

@@ -14,6 +14,7 @@ from nas.objectives import both_accuracies, kendall, same_order
 from nas.pruning import PrunedNetwork
 from nas.report.format import Table, front_table, percent, si
 from nas.report.point_labels import drawable
+from nas.runtime import names_function
 from nas.study import Study, choose
 from search_spaces import SPACES
 
@@ -217,11 +218,12 @@ def _exports(study: Study) -> str:
     knee = study.find(choose(study, "knee")["architecture"].iloc[0]) if len(study.trials) else None
     place = study.place("exports", knee).name if knee else ""
     example = f"exports/{place if place in folders else folders[0]}"
-    named = study.config.space.name in SPACES or ":" in study.config.space.name
+    name = study.config.space.name
+    given = "" if name in SPACES else f", space={name!r}" if names_function(name) else ", space"
     shape = ", ".join(map(str, study.space.net.input_shape))
     code = [
         "import nas, torch",
-        f"model = nas.load({json.dumps(example)}{'' if named else ', space'})",
+        f"model = nas.load({json.dumps(example)}{given})",
         f"images = torch.zeros(8, {shape})  # yours, normalised as architecture.json says",
         "with torch.no_grad():",
         "    logits = model(images)",

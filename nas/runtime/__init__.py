@@ -4,25 +4,32 @@ from nas.runtime.device import half, memory_format, precision, resolve_device
 from nas.runtime.environment import environment
 from nas.runtime.files import put_tensors, replacing, sweep, write_json, write_text
 from nas.runtime.importing import import_function
+from nas.runtime.pt2 import read_pt2
 from nas.runtime.seeding import stream, torch_seed
 from nas.runtime.text import floats, names, numbers, pairs, shape, yaml_values
+from nas.runtime.trust import Untrusted, check_trust, names_function, teaches_by_function
 
 __all__ = [
+    "Untrusted",
+    "check_trust",
     "environment",
     "floats",
     "half",
     "import_function",
     "memory_format",
     "names",
+    "names_function",
     "numbers",
     "pairs",
     "precision",
     "put_tensors",
+    "read_pt2",
     "replacing",
     "resolve_device",
     "shape",
     "stream",
     "sweep",
+    "teaches_by_function",
     "torch_seed",
     "write_json",
     "write_text",

@@ -1,7 +1,18 @@
 """The run folder: configuration, journal, and choosing from a front."""
 
 from nas.study.choose import choose
-from nas.study.config import FORMATS, RANKERS, RankingConfig, RunConfig, adjusted, configure, parse_config, read_config
+from nas.study.config import (
+    FORMATS,
+    RANKERS,
+    RankingConfig,
+    RunConfig,
+    adjusted,
+    configure,
+    parse_config,
+    peek_config,
+    read_config,
+)
+from nas.study.naming import run_folder
 from nas.study.spaces import build_space, options_for
 from nas.study.study import ALONE, SEARCH, Study, load_run_data, read_record
 
@@ -20,6 +31,8 @@ __all__ = [
     "load_run_data",
     "options_for",
     "parse_config",
+    "peek_config",
     "read_config",
     "read_record",
+    "run_folder",
 ]

@@ -13,6 +13,7 @@ from estimators import METRICS
 from estimators.energy import Device, read_device
 from nas.objectives import estimates, parse_objectives
 from nas.pruning import PRUNED
+from nas.runtime import check_trust, teaches_by_function
 from nas.strategies import STRATEGIES
 from nas.supernets import SupernetConfig
 from nas.training import TrainingConfig
@@ -242,8 +243,39 @@ def parse_config(data: object) -> RunConfig:
     return parse(RunConfig, data)
 
 
-def read_config(path: Path) -> RunConfig:
-    """Read a configuration from a YAML file."""
+def check_functions(config: RunConfig, path: Path) -> None:
+    """Refuse a configuration that a file holds, if to run it imports a function.
+
+    A teacher counts only where there are supernets to train: those of another run are finished.
+
+    Raises:
+        Untrusted: a space or teacher is a function.
+    """
+    check_trust(config.space.name, path)
+    teacher = config.supernets.teacher if config.supernets.source is None else None
+    if teacher is not None and teaches_by_function(teacher):
+        check_trust(teacher, path)
+
+
+def read_config(path: Path, *, trust: bool = False) -> RunConfig:
+    """Read a configuration from a YAML file, to be run.
+
+    Args:
+        path: of the file.
+        trust: take one whose space or teacher is a function, which a run imports; see docs/trust.md.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is no configuration, or names a function that is not trusted.
+    """
+    config = peek_config(path)
+    if not trust:
+        check_functions(config, path)
+    return config
+
+
+def peek_config(path: Path) -> RunConfig:
+    """Read a configuration from a YAML file, to look at it: what it names is not known to be trusted."""
     try:
         return parse_config(yaml.safe_load(path.read_text(encoding="utf-8")))
     except FileNotFoundError:

@@ -12,10 +12,8 @@ exports/       the front's subnets
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
 import math
-import re
 import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,20 +28,15 @@ from optuna.trial import FrozenTrial
 
 from nas.data import ImageData, load_data, with_normalisation
 from nas.objectives import OBJECTIVES, Objective, losses, pareto, parse_objectives
-from nas.runtime import environment, sweep, write_json, write_text
-from nas.study.config import RunConfig, differences, dump_config, read_config
+from nas.runtime import check_trust, environment, sweep, write_json, write_text
+from nas.study.config import RunConfig, differences, dump_config, peek_config
 from nas.study.journal import Journal, repair
+from nas.study.naming import folder_name, old_folder_name
 from nas.study.spaces import build_space
 from search_spaces import Architecture, SearchSpace
 
 SEARCH, ALONE = "search", "alone"
 LATENCY = ["latency_ms", "latency_p25_ms", "latency_p75_ms"]
-
-
-def folder_name(label: str) -> str:
-    """A label without characters that file systems dislike; a long one is cut short and told apart by its digest."""
-    name = re.sub(r"[^A-Za-z0-9.-]+", "_", label).strip("_")
-    return name if len(name) <= 100 else f"{name[:80]}-{hashlib.sha256(label.encode()).hexdigest()[:12]}"
 
 
 class Study:
@@ -106,22 +99,26 @@ class Study:
         return study
 
     @classmethod
-    def open(cls, folder: str | Path, space: SearchSpace | None = None) -> Study:
+    def open(cls, folder: str | Path, space: str | SearchSpace | None = None, *, trust: bool = False) -> Study:
         """Read a run folder, finished or not.
 
         Args:
             folder: a run's folder.
-            space: needed only for a space that was given as an object and has no name to find it by.
+            space: needed for a space that was given as an object and has no name to find it by, and for one of `module:function`,
+                whose name says that it may be imported.
+            trust: import whatever function the folder names; see docs/trust.md.
 
         Raises:
-            ValueError: no run is there.
+            ValueError: no run is there, or one of a function that is not trusted.
         """
         folder = Path(folder)
         if not (folder / "run.yaml").exists():
             raise ValueError(f"{folder} is not a run folder: it has no run.yaml; give the --out of `nas search`")
-        config = read_config(folder / "run.yaml")
+        config = peek_config(folder / "run.yaml")
         recorded = read_record(folder)["space"]
-        space = space or build_space(config.space.name, recorded["options"])
+        if not isinstance(space, SearchSpace):
+            check_trust(config.space.name, folder / "run.yaml", named=space, trust=trust)
+            space = build_space(config.space.name, recorded["options"])
         if space.fingerprint != recorded["fingerprint"]:
             raise ValueError(
                 f"{folder} was made with another definition of space {space.name!r}; use the version that made it"
@@ -260,10 +257,28 @@ class Study:
         return self.space.parse(text)
 
     def place(self, group: str, arch: Architecture) -> Path:
-        """Where the files of an architecture stand: a folder named after its label."""
-        return self.folder / group / folder_name(self.space.label(arch))
+        """Where the files of an architecture stand: a folder named after its label, or by the old naming if that is surely its own."""
+        label = self.space.label(arch)
+        place, old = self.folder / group / folder_name(label), self.folder / group / old_folder_name(label)
+        return old if not place.exists() and old.is_dir() and self._is_its_own(old, label) else place
 
     # --- inside ---
+
+    def _is_its_own(self, old: Path, label: str) -> bool:
+        """Whether a folder by the old naming holds the files of this label alone.
+
+        No other label that was tried may have had the same folder: its weights may be in there. An export says whose it is; weights
+        alone do not, and are taken for those of a label that was tried.
+        """
+        tried = {trial.user_attrs["label"] for trial in self.journal.trials(SEARCH)}
+        if any(other != label and old_folder_name(other).lower() == old.name.lower() for other in tried):
+            return False
+        described = old / "architecture.json"
+        return (
+            json.loads(described.read_text(encoding="utf-8")).get("label") == label
+            if described.exists()
+            else label in tried
+        )
 
     def _row(self, trial: FrozenTrial) -> dict[str, Any]:
         names = [objective.name for objective in self.objectives]
@@ -276,7 +291,7 @@ class Study:
 
     def _check_same(self, config: RunConfig, ours: Mapping[str, Any], adjustable: Sequence[str]) -> None:
         theirs = self.record
-        found = differences(read_config(self.folder / "run.yaml"), config)
+        found = differences(peek_config(self.folder / "run.yaml"), config)
         different = [text for text in found if text.partition(":")[0] not in adjustable]
         if different:
             raise ValueError(f"{self.folder} holds another run ({'; '.join(different)}); give another folder")

@@ -23,7 +23,7 @@ class TrainingConfig(Part):
     epochs: int = setting(100, gt=0, help="Epochs of supernet training.")
     batch_size: int = setting(128, gt=1, help="Images per step.")
     learning_rate: float = setting(0.1, gt=0, adjustable=True, help="Learning rate of SGD at its highest.")
-    final_learning_rate: float = Field(1e-3, ge=0)
+    final_learning_rate: float = Field(default=1e-3, ge=0)
     schedule: Literal["cosine", "one-cycle", "exponential"] = setting(
         "cosine", help="Of the learning rate of supernets: cosine, one-cycle or exponential."
     )

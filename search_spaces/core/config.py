@@ -51,7 +51,7 @@ def setting(
         adjustable: whether it may change when a run goes on.
         checks: of `pydantic.Field`, such as `gt=0`.
     """
-    about = {"keyword": name, "flag": flag, "otherwise": otherwise, "adjustable": adjustable}
+    about: dict[str, Any] = {"keyword": name, "flag": flag, "otherwise": otherwise, "adjustable": adjustable}
     return Field(default, description=help, json_schema_extra=about, **checks)
 
 

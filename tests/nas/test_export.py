@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import io
 import json
+import pickle
 import shutil
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
 import pytest
 import torch
+from nas.pt2 import read_pt2, refuse_pickle
 
 import nas
 from nas import Study
@@ -49,7 +54,7 @@ def test_the_loaded_subnet_is_the_network_trained_alone(finished: Study, data: I
 def test_onnx_and_pt2_take_any_batch(data: ImageData, exported: Path) -> None:
     module = nas.load(exported)
     session = onnxruntime.InferenceSession(str(exported / "model.onnx"), providers=["CPUExecutionProvider"])
-    program = torch.export.load(exported / "model.pt2").module()
+    program = read_pt2(exported / "model.pt2").module()
     for size in (1, 3, 50):
         images = normalize(data.test.images[:size], data.mean, data.std)
         with torch.no_grad():
@@ -66,6 +71,71 @@ def test_no_pickle_is_written(finished: Study, exported: Path) -> None:
         assert start[:2] not in (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"), path
         if zipfile.is_zipfile(path):
             assert not [name for name in zipfile.ZipFile(path).namelist() if name.endswith(".pkl")], path
+
+
+class Trap:
+    """Leaves a file behind if it is ever unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Path.touch, (self.path,))
+
+
+def spoilt(source: Path, target: Path, changes: dict[str, bytes]) -> Path:
+    """A copy of an archive with other contents; names are those inside its own folder."""
+    with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w") as new:
+        root = old.namelist()[0].split("/")[0]
+        for name in old.namelist():
+            if name.partition("/")[2] not in changes:
+                new.writestr(name, old.read(name))
+        for name, content in changes.items():
+            new.writestr(f"{root}/{name}", content)
+    return target
+
+
+def pickled_weights(source: Path, pickled: bytes, **changes: Any) -> dict[str, bytes]:
+    with zipfile.ZipFile(source) as archive:
+        name = next(name for name in archive.namelist() if name.endswith("weights_config.json"))
+        config = json.loads(archive.read(name))
+    payload = next(iter(config["config"].values()))
+    payload |= {"use_pickle": True, **changes}
+    return {name.partition("/")[2]: json.dumps(config).encode(), f"data/weights/{payload['path_name']}": pickled}
+
+
+def test_a_pt2_is_read_only_if_it_holds_no_pickle(exported: Path, tmp_path: Path) -> None:
+    source, marker = exported / "model.pt2", tmp_path / "ran"
+    buffer = io.BytesIO()
+    torch.save(Trap(marker), buffer)
+    archive, pickles = buffer.getvalue(), [pickle.dumps(Trap(marker), protocol) for protocol in range(2, 6)]
+    spoil = [
+        pickled_weights(source, archive),
+        pickled_weights(source, pickle.dumps(Trap(marker), 0), path_name="opaque_obj_0", use_pickle=False),
+        {"data/sample_inputs/model.pt": archive},
+        {"data/sample_inputs/MODEL.PT": archive, "data/sample_inputs/model.pt": b""},
+        {"data/weights/model.pt": archive},
+        {"serialized_state_dict.pt": pickle.dumps(Trap(marker), 0)},
+        *({"extra/more": pickled} for pickled in (archive, *pickles)),
+        {"data/aotinductor/model/code.so": b"ELF"},
+        {"Models/Model.json": b"{}"},
+    ]
+    for number, changes in enumerate(spoil):
+        path = spoilt(source, tmp_path / f"{number}.pt2", changes)
+        with pytest.raises(ValueError, match=r"must hold tensors and JSON alone, got .*, which can run code"):
+            read_pt2(path)
+        assert not marker.exists()
+    with contextlib.suppress(Exception):
+        torch.export.load(tmp_path / "0.pt2")
+    assert marker.exists(), "what the check keeps from running does run without it"
+
+
+@pytest.mark.parametrize("start", [b"PK", b"\x80\x02"])
+def test_a_tensor_may_begin_as_a_pickle_does(exported: Path, tmp_path: Path, start: bytes) -> None:
+    with zipfile.ZipFile(exported / "model.pt2") as archive:
+        weight = next(name for name in archive.namelist() if name.endswith("/weight_0"))
+        changed = {weight.partition("/")[2]: start + archive.read(weight)[2:]}
+    refuse_pickle(spoilt(exported / "model.pt2", tmp_path / "a.pt2", changed))
 
 
 def test_the_description_says_how_to_use_it(exported: Path) -> None:

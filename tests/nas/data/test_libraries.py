@@ -78,6 +78,7 @@ def torchvision(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
         "FakeData": _FakeWhole,
         "Captions": _FakeArguments,
         "ImageNet": _FakeManual,
+        "LSUN": _FakeData,
     }
     datasets.__dict__.update({name: type(name, (kind,), {}) for name, kind in kinds.items()})
     module.datasets = datasets  # type: ignore[attr-defined]
@@ -116,6 +117,8 @@ def test_torchvision_errors(torchvision: Path, monkeypatch: pytest.MonkeyPatch) 
         load_data("torchvision:ImageNet@nowhere")
     with pytest.raises(ValueError, match="no data set 'CIFAR1O'; did you mean 'torchvision:CIFAR10'"):
         load_data("torchvision:CIFAR1O")
+    with pytest.raises(ValueError, match=r"reads LSUN's index from a pickle, which can run code; save it as a folder"):
+        load_data(f"torchvision:LSUN@{torchvision}")
     with pytest.raises(ValueError, match=r"Captions cannot be opened by its name alone.*folder of images per class"):
         load_data("torchvision:Captions")
     monkeypatch.setattr(_FakeWhole, "__getitem__", lambda self, position: (plain_image(0), {"boxes": []}))

@@ -137,9 +137,9 @@ def test_the_command_searches_trains_on_and_exports(trained: nn.Module, digits: 
     assert done.returncode == 0, done.stderr
     rows = [json.loads(line) for line in done.stdout.splitlines()]
     assert all(row["accuracy_alone"] > 0.2 and row["latency_ms"] > 0 for row in rows)
-    study = nas.Study.open(tmp_path / "run")
+    study = nas.Study.open(tmp_path / "run", space=NAME)
     assert study.data().mean == (0.3,)
-    exported = nas.load(study.place("exports", study.find(rows[0]["architecture"])))
+    exported = nas.load(study.place("exports", study.find(rows[0]["architecture"])), space=NAME)
     digest = study.data()
     with torch.no_grad():
         logits = exported(normalize(digest.test.images, digest.mean, digest.std))

@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 
 from nas import Study
-from nas.study.study import folder_name
 
 ROOT = Path(__file__).parents[3]
 COMMAND = [
@@ -108,10 +107,3 @@ def test_interrupted_it_says_how_to_go_on(tmp_path: Path) -> None:
     assert process.returncode == 130
     assert f"nas search --resume {folder}" in errors.replace("\n", "")
     assert "Traceback" not in errors
-
-
-def test_folders_of_long_labels_are_short_and_different() -> None:
-    assert folder_name("4-3-3/max") == "4-3-3_max"
-    long = [f'{{"choice":{"x" * 400}{end}}}' for end in "ab"]
-    names = [folder_name(label) for label in long]
-    assert len(set(names)) == 2 and all(len(name) < 100 for name in names)
