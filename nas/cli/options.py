@@ -118,7 +118,8 @@ def _option(keyword: Keyword, also: str | None) -> inspect.Parameter:
     base = _typed(keyword.kind)
     flag = f"--{keyword.flag}"
     declared = f"{flag}/--no-{keyword.flag}" if base is bool else flag
-    option = typer.Option(declared, *([also] if also else []), help=keyword.line, show_default=False)
+    form = "NAME=VALUE" if base == list[str] else "A,B" if get_origin(_without_none(keyword.kind)) is tuple else None
+    option = typer.Option(declared, *([also] if also else []), help=keyword.line, show_default=False, metavar=form)
     annotation = Annotated[base | None, option]  # type: ignore[valid-type]
     return inspect.Parameter(keyword.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
