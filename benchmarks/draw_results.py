@@ -206,7 +206,7 @@ def ranks() -> Figure:
 def sampled() -> Figure:
     figure, axes = panels(2, 3.9, sharey=True)
     offsets = {"short": {"delayed": (6, -9), "progressive": (6, -10), "performance": (6, -9)},
-               "long": {"sorted": (6, -9), "sandwich": (-16, -15)}}  # fmt: skip
+               "long": {"sorted": (6, -9), "progressive": (-46, -14)}}  # fmt: skip
     parts = (("short", "", "128,000"), ("long", "_long", "512,000"))
     for axis, (key, part, passes) in zip(axes, parts, strict=True):
         table = read(f"samplers{part}_cifar10_cpu_202611/summary.csv").set_index("sampler")
