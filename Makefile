@@ -6,9 +6,16 @@ export GOMP_SPINCOUNT := 10000
 
 .PHONY: demo test slow lint format clean
 
+# One supernet with weights per resolution ranks placements best (docs/results.md); `make demo STRATEGY=mixture` is a mixture of four.
+STRATEGY ?= one-shot
+OPTIONS_one-shot := --option weights=per-resolution
+OPTIONS_mixture := --supernets 4
+
+# One thread: the networks are small, and on a machine that also does other work two threads wait for each other most of the time.
+demo: export OMP_NUM_THREADS ?= 1
 demo: .venv/installed
-	$(BIN)/nas search --space resnet20-pooling --data digits --strategy mixture --supernets 4 \
-		--objectives accuracy,macs --epochs 120 --alone-epochs 30 --batch-size 64 --out runs/demo
+	$(BIN)/nas search --space resnet20-pooling --data digits --strategy $(STRATEGY) $(OPTIONS_$(STRATEGY)) \
+		--objectives accuracy,macs --epochs 120 --alone-epochs 30 --batch-size 64 --out runs/demo-$(STRATEGY)
 
 test: .venv/installed
 	$(BIN)/python -m pytest -n 2

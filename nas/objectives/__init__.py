@@ -1,6 +1,6 @@
 """Objectives with units and directions, Pareto fronts, and rank correlation."""
 
-from nas.objectives.correlation import both_accuracies, kendall, same_order
+from nas.objectives.correlation import both_accuracies, gap, kendall, same_order
 from nas.objectives.estimates import ESTIMATES, Estimate, estimates
 from nas.objectives.objective import OBJECTIVES, Objective, losses, parse_objectives
 from nas.objectives.pareto import Floats, check_losses, non_dominated, rank_and_crowding
@@ -14,6 +14,7 @@ __all__ = [
     "both_accuracies",
     "check_losses",
     "estimates",
+    "gap",
     "kendall",
     "losses",
     "non_dominated",

@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from nas.objectives import both_accuracies, kendall, same_order
+from nas.objectives import both_accuracies, gap, kendall, same_order
 from nas.pruning import PrunedNetwork
 from nas.report.format import Table, front_table, percent, si
 from nas.report.point_labels import drawable
@@ -52,6 +52,8 @@ dd { margin: 0 }
 """
 COUNTED = 50_000
 """Descriptions that a page walks over at most to tell how many architectures they are."""
+WORTHWHILE = 0.1
+"""By how much a supernet's tau has to be above that of macs to be worth its training."""
 
 CAPTIONS = {
     "front": "Each dot is an architecture and the line is the best that was found at each cost, so that everything off it is beaten "
@@ -59,7 +61,7 @@ CAPTIONS = {
     "curves": "Curves that have flattened out mean that the supernets had epochs enough; where there are several, even bands mean "
     "that they were trained evenly.",
     "rank": "The closer the points on the left come to rising steadily, the better the supernet ordered the architectures; it was "
-    "worth its training where its τ is above that of macs on the right.",
+    "worth its training where its τ is clearly above that of macs on the right.",
 }
 
 
@@ -201,14 +203,27 @@ def _ranking(study: Study, ranked: pd.DataFrame) -> str:
     if ours is None or macs is None:
         text = f"Kendall's tau says nothing here: it needs 3 architectures that differ, and {count} trained alone."
     else:
-        verdict = "better than" if ours > macs else "no better than"
         text = (
-            f"Over {count} trained alone, Kendall's tau with accuracy alone is {ours:.2f} for the supernet and {macs:.2f} for macs: "
-            f"the supernet orders them {verdict} macs do."
+            f"Over {count} trained alone, Kendall's tau with accuracy alone is {ours:.2f} for the supernet and {macs:.2f} for macs. "
+            f"{_verdict(table, ranked)}"
         )
-        if same_order(table):
-            text += " It cannot do otherwise here, because both order these architectures alike; train all of them alone to tell."
     return f"<h2>How well the search ranked</h2>\n<p>{text}</p>"
+
+
+def _verdict(table: pd.DataFrame, ranked: pd.DataFrame) -> str:
+    """Whether the supernet orders better than macs, where the rows of `both_accuracies` are enough to tell."""
+    more = "; train more of them alone (--retrain all) to tell" if len(table) < len(ranked) else ""
+    if same_order(table):
+        return f"It cannot do otherwise here, because both order these architectures alike{more}."
+    found = gap(table)
+    if found is None:
+        return f"These are too few to tell whether the supernet orders better than macs do{more}."
+    interval = f"The difference is {found.difference:.2f}, 95 % interval {found.low:.2f} to {found.high:.2f}"
+    if found.low > 0:
+        return f"{interval}: the supernet orders them better than macs do."
+    if found.high < WORTHWHILE:
+        return f"{interval}: the supernet orders them no better than macs do."
+    return f"{interval}: these are too few to tell whether the supernet orders better than macs do{more}."
 
 
 def _exports(study: Study) -> str:

@@ -18,7 +18,7 @@ from nas.data.dataset import ImageData
 from nas.report.format import percent
 from nas.report.write import HISTORY, history, write_plots, write_report, write_tables
 from search_spaces import Categorical, SearchSpace
-from tests.made_up_studies import Reader, complete, page_of, train_alone, train_supernets, try_
+from tests.made_up_studies import Reader, complete, figures, page_of, train_alone, train_supernets, try_
 
 
 def test_tables_hold_the_study(start: Callable[..., Study]) -> None:
@@ -124,6 +124,33 @@ def test_page_of_a_run_that_was_stopped(start: Callable[..., Study]) -> None:
         and "all of the front" in text
     )
     assert [path.stem for path in sorted((study.folder / "plots").iterdir())] == ["curves", "front", "rank"]
+
+
+MORE = "; train more of them alone (--retrain all) to tell."
+
+
+@pytest.mark.parametrize(
+    ("tried", "alone", "truth", "verdict"),
+    [
+        (36, range(36), "supernet", "the supernet orders them better than macs do."),
+        (36, range(36), "macs", "the supernet orders them no better than macs do."),
+        (36, range(8), "neither", f"these are too few to tell whether the supernet orders better than macs do{MORE}"),
+        (8, range(8), "neither", "these are too few to tell whether the supernet orders better than macs do."),
+        (36, range(4), "macs", f"These are too few to tell whether the supernet orders better than macs do{MORE}"),
+        (36, range(1, 36, 3), "macs", f"because both order these architectures alike{MORE}"),
+    ],
+)
+def test_page_judges_the_ranking_where_there_is_enough_to_tell(
+    start: Callable[..., Study], tried: int, alone: range, truth: str, verdict: str
+) -> None:
+    study = start()
+    archs = [try_(study, number) for number in range(tried)]
+    for number in alone:
+        known = {"supernet": figures(number)["accuracy"], "macs": 0.01 * number, "neither": 0.01 * (number * 5 % 8)}
+        train_alone(study, archs[number], known[truth])
+    text = Reader(page_of(study)).text
+    assert f"Over {len(alone)} architectures trained alone" in text and verdict in text
+    assert text.count("than macs do") + text.count("cannot do otherwise") == 1
 
 
 def test_page_without_supernets(start: Callable[..., Study]) -> None:

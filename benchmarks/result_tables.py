@@ -1,0 +1,269 @@
+"""The tables of README and docs/results.md, each from a committed file under results/, rounded here and nowhere else.
+
+`python -m benchmarks.draw_results` writes them between `<!-- table: NAME -->` and `<!-- end -->`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+ROOT = Path(__file__).parents[1]
+BLOCK = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+WAYS = {
+    "distortion": "`obs`, `distortion` (ours)",
+    "iterative": "squared weights in 100 steps (ours)",
+    "torch-pruning-inner": "Torch-Pruning, same channels",
+    "torch-pruning": "Torch-Pruning, any channels",
+    "uniform": "uniform (control)",
+    "random": "random (control)",
+}
+"""Methods of prune_resnet56.csv."""
+PLACEMENTS = {
+    "macs": "macs, more is better",
+    "single": "one supernet",
+    "mixture-2": "mixture of 2",
+    "mixture-4": "mixture of 4",
+    "mixture-8": "mixture of 8",
+    "split": "`split`",
+    "halving": "no supernet: successive halving",
+    "even": "no supernet: each alone for its share",
+    "parting": "weights that part",
+    "resolution": "weights per resolution",
+}
+"""Methods of pooling_ranking/ranking.csv that are compared at one budget."""
+UNTRAINED = {
+    "synflow": "`synflow`",
+    "max_entropy": "`max_entropy`",
+    "naswot": "`naswot`",
+    "gradsign": "`gradsign`",
+    "macs": "macs (control)",
+    "aggregate without labels": "six scores together",
+    "labels, all columns": "learned from 100 labels",
+}
+"""Scores of zero_cost.json."""
+
+
+def read(path: str) -> Any:
+    """A file under results/: a table, or what a JSON file holds."""
+    file = ROOT / "results" / path
+    return pd.read_csv(file) if file.suffix == ".csv" else json.loads(file.read_text())
+
+
+# --- tables ---
+
+
+def pruned(model: str, column: str) -> pd.DataFrame:
+    """Means of the seeds with their smallest and largest, one column for each reduction."""
+    table = usual(model)
+    value = table[column] if column in table else before(table)
+    groups = table.assign(value=value).groupby(["method", "speedup_asked"])["value"]
+    cells = groups.agg(lambda x: f"{x.mean():.1f} ({x.min():.1f} to {x.max():.1f})").unstack()
+    cells = cells.loc[list(WAYS)].rename(index=WAYS)
+    cells.columns = [f"{asked:g} times fewer macs" for asked in cells.columns]
+    return cells.rename_axis("test accuracy, %").reset_index()
+
+
+def usual(model: str) -> pd.DataFrame:
+    table = read("prune_resnet56_cpu_202611/prune_resnet56.csv")
+    return table[(table["model"] == model) & (table["recipe"] == "usual") & table["method"].isin(WAYS)]
+
+
+def before(table: pd.DataFrame) -> pd.Series:
+    """Accuracy before training: after least squares, for Torch-Pruning after BN recalibration."""
+    return table["least_squares"].fillna(table["recalibrated"])
+
+
+def readme_pruning() -> pd.DataFrame:
+    """The two of ours and the strongest control at half the macs."""
+    both = [pruned("resnet56", column).set_index("test accuracy, %") for column in ("before", "trained")]
+    names = [WAYS[name] for name in ("distortion", "iterative", "torch-pruning-inner", "uniform")]
+    half = pd.concat([part["2 times fewer macs"] for part in both], axis=1, keys=["before training", "after one epoch"])
+    return half.loc[names].rename_axis("ResNet-56 at half the macs, test accuracy (%)").reset_index()
+
+
+def without_data() -> pd.DataFrame:
+    table = read("prune_resnet56_cpu_202611/prune_resnet56.csv")
+    table = table[(table["recipe"] == "usual") & table["method"].isin(["distortion", "synthetic", "noise"])]
+    names = {"distortion": "1,000 images", "synthetic": "made from batch norms", "noise": "standard normal noise"}
+    groups = table.groupby(["model", "speedup_asked", "method"])["least_squares"].mean().unstack("method")
+    groups = groups.loc[groups["synthetic"].notna(), list(names)].rename(columns=names)
+    cells = groups.map(lambda x: "" if np.isnan(x) else f"{x:.1f}").reset_index()
+    named = {"resnet20": "ResNet-20", "resnet56": "ResNet-56"}
+    return cells.assign(
+        model=cells["model"].map(named), speedup_asked=cells["speedup_asked"].map("{:g} times".format)
+    ).rename(columns={"speedup_asked": "fewer macs"})
+
+
+def zoo() -> pd.DataFrame:
+    table = read("prune_zoo_cpu_202611/prune_zoo.csv")
+    worst = table[["difference_50", "difference_25"]].max(axis=1)
+    groups = table.assign(worst=worst).groupby("source")
+    cells = groups.agg(models=("name", "count"), ours=("passed", "sum"), theirs=("tp_finished", "sum"),
+                       worst=("worst", "max"), slowest=("seconds", "max"))  # fmt: skip
+    cells["worst"], cells["slowest"] = cells["worst"].map("{:.1e}".format), cells["slowest"].map("{:.1f} s".format)
+    names = ["library", "models", "proved here", "finished by Torch-Pruning", "largest relative difference", "slowest"]
+    return cells.reset_index().set_axis(names, axis=1)
+
+
+def half_latency() -> pd.DataFrame:
+    table = read("prune_latency_cpu_202611/prune_latency.csv").sort_values(["model", "runtime", "round_to"])
+    rows = []
+    for row in table.to_dict("records"):
+        name, kept = row["runtime"], row["macs_after"] / row["macs_before"]
+        old, new = (f"{row[f'{name}_{when}_ms']:.1f}" for when in ("before", "after"))
+        part = row[f"{name}_after_ms"] / row[f"{name}_before_ms"]
+        rows.append([row["model"], {"eager": "PyTorch"}.get(name, "ONNX Runtime"), row["round_to"],
+                     old, new, f"{part:.0%}", f"{kept:.0%}"])  # fmt: skip
+    names = ["model", "runtime", "channels in multiples of", "ms before", "ms after", "latency kept", "macs kept"]
+    return pd.DataFrame(rows, columns=names)
+
+
+def lever() -> pd.DataFrame:
+    table = read("latency_lever_cpu_202611/latency_lever.csv")
+    knapsack = table["lever"].map({"latency": "milliseconds", "macs": "macs"})
+    return pd.DataFrame({"in the knapsack": knapsack, "latency asked": table["target"].map("{:.0%}".format),
+                         "latency kept": table["latency_part"].map("{:.0%}".format),
+                         "macs kept": table["macs_part"].map("{:.0%}".format),
+                         "test accuracy, %": table["least_squares"].map("{:.1f}".format)})  # fmt: skip
+
+
+def placements() -> pd.DataFrame:
+    table = ranking()
+    return pd.DataFrame({"method": table["method"].map(PLACEMENTS), "seed": table["seed"].astype(str),
+                         "Kendall's tau": table["kendall_tau"].map("{:.2f}".format),
+                         "its pick": table["pick"], "true rank of 36": table["true_rank"].astype(str),
+                         "seconds": table["seconds"].map("{:.0f}".format)})  # fmt: skip
+
+
+def ranking() -> pd.DataFrame:
+    """The methods at the first budget, by their mean tau."""
+    table = read("pooling_ranking_cifar10_cpu_202611/ranking.csv")
+    budget = table.loc[table["method"] == "single", "steps"].max()
+    table = table[table["method"].isin(PLACEMENTS) & ~(table["steps"] > 1.2 * budget)]
+    means = table["method"].map(table.groupby("method")["kendall_tau"].mean())
+    return table.assign(mean=means).sort_values(["mean", "seed"], kind="stable").drop(columns="mean")
+
+
+def samplers() -> pd.DataFrame:
+    rows = []
+    short, long = (
+        read(f"samplers{part}_cifar10_cpu_202611/summary.csv").set_index("sampler") for part in ("", "_long")
+    )
+    for name in short.index:
+        row = [f"`{name}`" if name != "macs" else "macs as the score"]
+        for table in (short, long):
+            found = table.loc[name] if name in table.index else None
+            mean = "" if found is None or np.isnan(found["mean"]) else f"{100 * found['mean']:.1f}"
+            row += [mean, "" if found is None else f"{found['tau']:.2f}"]
+        rows.append(row)
+    names = ["sampler", "accuracy, %, 128,000 passes", "tau", "accuracy, %, 512,000 passes", "tau "]
+    return pd.DataFrame(rows, columns=names)
+
+
+def untrained() -> pd.DataFrame:
+    results = read("zero_cost_nasbench201_cpu_202611/zero_cost.json")["results"]
+    rows = [[title, f"{results[name].get('spearman_mean', results[name]['spearman']):.3f}",
+             str(results[name].get("ranked", ""))]
+            for name, title in UNTRAINED.items()]  # fmt: skip
+    return pd.DataFrame(rows, columns=["score", "Spearman", "cells"])
+
+
+def block_table() -> pd.DataFrame:
+    found = read("latency_table_cpu_202611/latency_table.json")["summary"]
+    names = {"table_ms": "sum of measured blocks", "macs_line_ms": "a line through macs"}
+    rows = [[names[key], f"{100 * found[key]['median_error']:.1f}", f"{100 * found[key]['worst_error']:.1f}",
+             f"{found[key]['spearman']:.3f}"] for key in names]  # fmt: skip
+    return pd.DataFrame(rows, columns=["predicted by", "median error, %", "worst error, %", "Spearman"])
+
+
+def transfer() -> pd.DataFrame:
+    means = pd.DataFrame(read("latency_transfer_nasbench201_202611/latency_transfer.json")["means"])
+    cells = means.pivot_table(index=["design", "samples"], columns="method", values="mean").map("{:.3f}".format)
+    names = {"transfer": "with other devices' tables", "ridge": "ridge regression", "from scratch": "from scratch"}
+    cells = cells[list(names)].rename(columns=names).reset_index()
+    return cells.rename(columns={"samples": "measurements", "design": "cells measured"})
+
+
+def costs() -> pd.DataFrame:
+    rows = [[f"`{row['space']}`", f"{row['batch_per_second_median'] / 1e6:.1f}", f"{row['lookup_us_median']:.1f}",
+             f"{row['remembered_lookup_us_median']:.2f}"]
+            for row in read("cost_throughput_cpu_202611/cost_throughput.json")["results"]]  # fmt: skip
+    return pd.DataFrame(rows, columns=["space", "million a second, in batches", "µs for a new one", "µs remembered"])
+
+
+def shared() -> pd.DataFrame:
+    """Time one by one over time with shared prefixes, and the same for macs, which are all that can be expected."""
+    bn = {"paper": "36 placements, batch statistics", "affine": "36 placements, calibrated"}
+    sets = {"random": "200 random of NAS-Bench-Macro", "children": "100 children of 10 parents", "all": "all 3,969"}
+    rows = [(bn[row["bn"]], row) for row in read("supernet_evaluation_cpu_202611/supernet_evaluation.json")["results"]]
+    rows += [(sets[row["set"]], row) for row in read("supernet_step_cpu_202611/evaluation.json")["evaluation"]]
+    cells = [[name, f"{row['time_ratio_median']:.1f}", f"{min(row['time_ratios']):.1f} to {max(row['time_ratios']):.1f}",
+              f"{row['macs_ratio']:.1f}"] for name, row in rows]  # fmt: skip
+    return pd.DataFrame(cells, columns=["subnets", "times faster", "repeats", "times fewer macs"])
+
+
+def steps() -> pd.DataFrame:
+    rows = read("supernet_step_cpu_202611/training.json")["training"]
+    cells = [[f"`{row['space']}` {row['architecture']}", f"{row['time_ratio_median']:.2f}",
+              f"{min(row['time_ratios']):.2f} to {max(row['time_ratios']):.2f}"] for row in rows]  # fmt: skip
+    return pd.DataFrame(cells, columns=["subnet", "time of a step, network alone = 1", "repeats"])
+
+
+def group_size() -> pd.DataFrame:
+    folder = "group_size_cifar10_cpu_202611"
+    accuracy = read(f"{folder}/accuracy.csv").pivot_table(index=["kind", "grouping"], columns="seed", values="accuracy")
+    table = read(f"{folder}/networks.csv").set_index(["kind", "grouping"]).join(accuracy).reset_index()
+    names = {"resnet": "ResNet", "mobilenet": "MobileNet"}
+    return pd.DataFrame({"blocks": table["kind"].map(names), "groups of constant": table["grouping"],
+                         **{f"accuracy, %, seed {seed}": table[seed].map("{:.1%}".format).str[:-1] for seed in (0, 1)},
+                         "latency, ms": table["latency_ms"].map("{:.2f}".format)})  # fmt: skip
+
+
+def found_by_search() -> pd.DataFrame:
+    table = read("pooling_search_cifar10_cpu_202611/trials.csv")
+    truth = table["accuracy_alone"]
+    rows = [[name, f"{table[column].corr(truth, method='kendall'):.2f}"]
+            for name, column in (("four supernets", "accuracy"), ("macs, more is better", "macs"))]  # fmt: skip
+    return pd.DataFrame(rows, columns=["ordered by", "Kendall's tau with training alone, 36 placements"])
+
+
+TABLES: dict[str, Callable[[], pd.DataFrame]] = {
+    "readme-pruning": readme_pruning,
+    "resnet56-before": lambda: pruned("resnet56", "before"),
+    "resnet56-trained": lambda: pruned("resnet56", "trained"),
+    "resnet56-recalibrated": lambda: pruned("resnet56", "recalibrated"),
+    "resnet20-before": lambda: pruned("resnet20", "before"),
+    "resnet20-trained": lambda: pruned("resnet20", "trained"),
+    "without-data": without_data,
+    "zoo": zoo,
+    "half-latency": half_latency,
+    "lever": lever,
+    "placements": placements,
+    "search": found_by_search,
+    "samplers": samplers,
+    "untrained": untrained,
+    "block-table": block_table,
+    "transfer": transfer,
+    "costs": costs,
+    "shared": shared,
+    "steps": steps,
+    "group-size": group_size,
+}
+
+
+def markdown(table: pd.DataFrame) -> str:
+    rows = [table.columns, ["---"] * len(table.columns), *table.astype(str).to_numpy().tolist()]
+    return "\n" + "".join(f"| {' | '.join(map(str, row))} |\n" for row in rows) + "\n"
+
+
+def filled(page: str) -> str:
+    """The page with every table as results/ have it."""
+    return BLOCK.sub(lambda found: found[1] + markdown(TABLES[found[2]]()) + found[3], page)
