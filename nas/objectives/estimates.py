@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Annotated
 
+from pydantic import BeforeValidator
 from torch import nn
 
-from estimators import Device, estimate_energy, peak_memory
+from estimators import Device, estimate_energy, peak_memory, read_device
 from estimators.counting import Inputs
 
 Estimate = Callable[[nn.Module, Inputs], float]
 OF_A_DEVICE = ("energy_mj", "bound_ms")
 ESTIMATES = ("peak_memory_bytes", *OF_A_DEVICE)
+
+
+def _device(given: object) -> object:
+    """The device that a file describes, where a file is given."""
+    return read_device(given) if isinstance(given, (str, Path)) else given
+
+
+Hardware = Annotated[Device | None, BeforeValidator(_device)]
+"""A setting: a device, or the file that describes it."""
 
 
 def estimates(names: Collection[str], device: Device | None) -> dict[str, Estimate]:
@@ -28,7 +40,7 @@ def estimates(names: Collection[str], device: Device | None) -> dict[str, Estima
     if device is None:
         if needing := [name for name in wanted if name in OF_A_DEVICE]:
             raise ValueError(
-                f"{' and '.join(needing)} must be told the device's costs; give --device-file FILE.yaml (`device_file` in Python), "
+                f"{' and '.join(needing)} must be told the device's costs; give `device_file`, a YAML file; "
                 "docs/estimators.md shows one"
             )
         return dict.fromkeys(wanted, _peak)

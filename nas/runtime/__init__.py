@@ -1,7 +1,8 @@
 """Files, checkpoints, devices, random streams, and reading text, settings and functions."""
 
+from nas.runtime.configs import as_yaml, read_yaml
 from nas.runtime.device import half, memory_format, precision, resolve_device
-from nas.runtime.environment import environment
+from nas.runtime.environment import command_line, environment
 from nas.runtime.files import put_tensors, replacing, sweep, write_json, write_text
 from nas.runtime.importing import import_function
 from nas.runtime.pt2 import read_pt2
@@ -11,7 +12,9 @@ from nas.runtime.trust import Untrusted, check_trust, names_function, teaches_by
 
 __all__ = [
     "Untrusted",
+    "as_yaml",
     "check_trust",
+    "command_line",
     "environment",
     "floats",
     "half",
@@ -24,6 +27,7 @@ __all__ = [
     "precision",
     "put_tensors",
     "read_pt2",
+    "read_yaml",
     "replacing",
     "resolve_device",
     "shape",

@@ -8,7 +8,7 @@ per index of its host, (rows, n), wherever (n,) is said.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from torch import nn
 from torch.fx import Node
 
 from pruners.groups import AxisGraph, Group, Member, curve
+from pruners.importance.config import Criterion, Importance
 from pruners.importance.criteria import (
     GRADIENT_CRITERIA,
     WEIGHT_CRITERIA,
@@ -31,25 +32,16 @@ from pruners.operators import arguments, operator
 from pruners.surgery import GraphModel, Keep, Removal, rewrite
 from pruners.tracing import like_example
 
-AGGREGATIONS = ("sum", "mean", "max")
-NORMALISATIONS = ("mean", "max", "sum", "none")
-WITHOUT_DATA = (*WEIGHT_CRITERIA, "lamp", "bn_scale", "fpgm", "random")
-WITHOUT_LABELS = (*WITHOUT_DATA, "activation", "obs")
-CRITERIA = (*WITHOUT_LABELS, *GRADIENT_CRITERIA, "lrp", "lrp_zplus")
-Criterion = Callable[[Tensors], Mapping[str, torch.Tensor]]
-
 
 def score_groups(
     graph: AxisGraph,
     groups: Sequence[Group],
-    criterion: str | Criterion = "l2",
+    importance: Importance | None = None,
     *,
     model: nn.Module | None = None,
     keep: Keep | None = None,
     batches: Iterable[Any] | None = None,
     loss: Loss | None = None,
-    aggregate: str = "sum",
-    normalise: str | None = None,
     seed: int = 0,
     moments: Mapping[Node, Moments] | None = None,
 ) -> dict[str, torch.Tensor]:
@@ -58,14 +50,11 @@ def score_groups(
     Args:
         graph: the traced full model with its axes.
         groups: groups to score.
-        criterion: one of `CRITERIA`, or a function of the parameters by name that returns a score per entry for some of them.
+        importance: how they are scored; by the defaults if not given.
         model: the model to score, for criteria that pass over data; with `keep`, the rewritten graph of what stays.
         keep: what stays of each elementary axis; everything if not given.
         batches: iterable of (inputs, targets), or of inputs for "activation"; see `pruners.tracing.batches`.
         loss: loss(outputs, targets) of all that the model returns; if None, cross-entropy of the first tensor of it.
-        aggregate: "sum", "mean" or "max" over the members of a group.
-        normalise: what the scores of a group are divided by: "mean", "max", "sum" or "none"; if not given, "none" for "lamp",
-            which compares groups already, else "mean".
         seed: of the "random" criterion.
         moments: what the inputs of layers are like, for "obs".
 
@@ -73,17 +62,18 @@ def score_groups(
         Group name to scores of shape (n,), float32, on the CPU; minus infinity for what does not stay.
 
     Raises:
-        ValueError: if there is no such option, data are missing, or a score is not finite.
+        ValueError: if data are missing, or a score is not finite.
     """
-    check_importance(criterion, aggregate, normalise, batches)
-    normalise = normalise or ("none" if criterion == "lamp" else "mean")
+    importance = importance or Importance()
+    importance.check_data(batches is not None)
+    criterion = importance.criterion
     base = Removal(graph, keep or {})
     vectors = _vectors(base, groups, criterion, model, batches, loss, seed, moments or {})
     result = {}
     for group in groups:
         stays = group.kept(base.keep)
-        scores = _aggregated(vectors[group.name], group.shape, aggregate).cpu()
-        scores = _normalised(lamp(scores) if criterion == "lamp" else scores, stays, normalise)
+        scores = _aggregated(vectors[group.name], group.shape, importance.aggregate).cpu()
+        scores = _normalised(lamp(scores) if criterion == "lamp" else scores, stays, importance.divided_by)
         if not scores.isfinite().all():
             raise ValueError(
                 f"scores of `importance` must be finite, got NaN or infinity from {criterion!r} for group {group.name!r}; look "
@@ -91,21 +81,6 @@ def score_groups(
             )
         result[group.name] = scores.masked_fill(~stays, -torch.inf)
     return result
-
-
-def check_importance(criterion: Any, aggregate: Any, normalise: Any, batches: Iterable[Any] | None) -> None:
-    """Refuse options of importance that do not exist, and criteria over data where there are none."""
-    known = {"aggregate": (aggregate, AGGREGATIONS), "normalise": (normalise, (*NORMALISATIONS, None))}
-    if not callable(criterion):
-        known["importance"] = (criterion, CRITERIA)
-    for name, (value, allowed) in known.items():
-        if value not in allowed:
-            raise ValueError(f"`{name}` must be one of {', '.join(map(str, allowed))}, got {value!r}.")
-    if batches is None and not callable(criterion) and criterion not in WITHOUT_DATA:
-        raise ValueError(
-            f"`importance={criterion!r}` needs `batches`, an iterable of (inputs, targets); without data take one of "
-            f"{', '.join(WITHOUT_DATA)}."
-        )
 
 
 def _vectors(
