@@ -28,7 +28,7 @@ from nas.training.loop import fit
 from pruners import load
 
 ROOT = Path(__file__).parents[2]
-TARGET = "tests.test_pruning:small"
+TARGET = "tests.nas.test_prune:small"
 HALVED = [TARGET, "--input", "1x1x8x8", "--target", "macs=0.5"]
 RECOVER = ["calibrate", "least-squares", "finetune:3", "distill:2"]
 
@@ -146,11 +146,11 @@ def test_pruned_repaired_measured_and_loaded_again(trained: nn.Module, digits: I
 
 
 def test_inputs_come_from_a_function_where_they_are_no_tensor_of_random_numbers() -> None:
-    inputs = ["--input", "tests.test_pruning:tokens"]
-    listed = run("groups", "tests.test_pruning:Tokens", *inputs, "--json")
+    inputs = ["--input", "tests.nas.test_prune:tokens"]
+    listed = run("groups", "tests.nas.test_prune:Tokens", *inputs, "--json")
     assert {json.loads(line)["name"] for line in listed.stdout.splitlines()} >= {"embed.weight:1", "inner.weight:0"}
     exact = ["--check-dtype", "float64", "--tolerance", "1e-12"]
-    pruned = run("prune", "tests.test_pruning:Tokens", *inputs, "--target", "params=0.6", *exact, "--json")
+    pruned = run("prune", "tests.nas.test_prune:Tokens", *inputs, "--target", "params=0.6", *exact, "--json")
     summary = json.loads(pruned.stdout)
     assert summary["after"]["params"] <= 0.6 * summary["before"]["params"] and summary["difference"] < 1e-12
 
@@ -205,7 +205,7 @@ def test_the_command_prunes_and_says_what_it_did(weights: Path, tmp_path: Path) 
     assert "macs" in done.stdout and "calibrate" in done.stdout and "differs from the masked model" in done.stdout
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"plan.json", "weights.safetensors", "summary.json"}
     written = json.loads((tmp_path / "out" / "summary.json").read_text())
-    assert written["command"].startswith("nas prune tests.test_pruning:small") and written["versions"]["torch"]
+    assert written["command"].startswith("nas prune tests.nas.test_prune:small") and written["versions"]["torch"]
     quiet = run("prune", TARGET, *common, "--target", "params=0.5", "--importance", "l1", "--json")
     summary = json.loads(quiet.stdout)
     assert summary["after"]["params"] <= 0.5 * summary["before"]["params"] and summary["test_accuracy"] == {}
@@ -275,7 +275,7 @@ def test_groups_are_listed() -> None:
 
 
 def test_groups_of_tokens_say_how_inputs_are_given() -> None:
-    done = run("groups", "tests.test_pruning:Tokens", "--input", "2x5")
+    done = run("groups", "tests.nas.test_prune:Tokens", "--input", "2x5")
     assert (done.returncode, done.stdout) == (2, "") and "Traceback" not in done.stderr
     assert re.search(
         r"`--input` must fit the model, got 2x5: .*give .*--input module:function", re.sub(r"\s+", " ", done.stderr)
@@ -283,10 +283,10 @@ def test_groups_of_tokens_say_how_inputs_are_given() -> None:
 
 
 def test_operators_without_a_rule_are_listed_with_the_groups() -> None:
-    done = run("groups", "tests.test_pruning:Buckets", "--input", "2x6", "--json")
+    done = run("groups", "tests.nas.test_prune:Buckets", "--input", "2x6", "--json")
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     assert [line for line in lines if "unknown" in line] == [{"unknown": "aten.bucketize.Tensor", "times": 1}]
-    shown = run("groups", "tests.test_pruning:Buckets", "--input", "2x6")
+    shown = run("groups", "tests.nas.test_prune:Buckets", "--input", "2x6")
     assert "left alone, as its rule is not known: aten.bucketize.Tensor (1 times)" in shown.stderr
 
 
@@ -300,7 +300,7 @@ def test_weights_of_wrapped_models_and_checkpoints_are_read(
     state = globals()[target]().state_dict()
     named = {f"module.{name}": value for name, value in state.items()} if wrapped else state
     torch.save({key: named, "optimizer": {}} if key else named, tmp_path / "w.th")
-    model = load_model(f"tests.test_pruning:{target}", {}, tmp_path / "w.th")
+    model = load_model(f"tests.nas.test_prune:{target}", {}, tmp_path / "w.th")
     assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
 
 
@@ -350,7 +350,7 @@ def test_spoilt_weights_are_refused(weights: Path, trained: nn.Module, tmp_path:
     (tmp_path / "cut.th").write_bytes((tmp_path / "cut.th").read_bytes()[:-100])
     with pytest.raises(ValueError, match="is no whole weights file"):
         read_weights(tmp_path / "cut.th")
-    with pytest.raises(ValueError, match="do not fit 'tests.test_pruning:small'"):
+    with pytest.raises(ValueError, match="do not fit 'tests.nas.test_prune:small'"):
         load_model(TARGET, {"width": 8}, weights)
     with pytest.raises(FileNotFoundError, match="no weights at"):
         read_weights(tmp_path / "absent.th")
@@ -391,10 +391,13 @@ def test_bad_recovery_steps_are_refused(step: str) -> None:
             "must be among macs, params, weight_bytes, latency_ms, peak_memory_bytes, energy_mj, bound_ms, got 'flops'",
         ),
         (
-            ["tests.test_pruning:Tokens", "--input", "2x5", "--target", "macs=0.5"],
+            ["tests.nas.test_prune:Tokens", "--input", "2x5", "--target", "macs=0.5"],
             "or --input module:function, which returns",
         ),
-        ([TARGET, "--input", "tests.test_pruning:nothing", "--target", "macs=0.5"], "or a dict by name, got NoneType"),
+        (
+            [TARGET, "--input", "tests.nas.test_prune:nothing", "--target", "macs=0.5"],
+            "or a dict by name, got NoneType",
+        ),
         ([TARGET, "--input", "1x1x8x8", "--target", "macs=0.5", "--data", "digits", "--mean", "0.5"], "go together"),
         (
             [TARGET, "--input", "1x1x8x8", "--target", "macs=0.5", "--data", "digits", "--batch-size", "0"],

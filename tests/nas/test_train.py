@@ -19,7 +19,7 @@ from torch import nn
 from typer.testing import CliRunner
 
 import nas
-from nas.cli.search import app
+from nas.cli.app import app
 from nas.data.dataset import ImageData
 from nas.runtime import checkpoint
 from nas.study.config import RunConfig, configure, parse_config
@@ -191,9 +191,11 @@ def test_supernets_of_another_space_other_data_or_half_trained_are_refused(digit
 
 def test_a_teacher_of_other_classes_is_refused_before_training(digits: ImageData, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="the data's 10 classes, got logits of shape .7,.*the same classes"):
-        nas.train(elastic_space(), digits, out=tmp_path, teacher="tests.test_train:seven_classes", **QUICK)
-    with pytest.raises(ValueError, match="teacher 'tests.test_slices:batch' must return a module, got tuple"):
-        nas.train(elastic_space(), digits, out=tmp_path / "b", teacher="tests.test_slices:batch", **QUICK)
+        nas.train(elastic_space(), digits, out=tmp_path, teacher="tests.nas.test_train:seven_classes", **QUICK)
+    with pytest.raises(
+        ValueError, match="teacher 'tests.nas.supernets.test_slices:batch' must return a module, got tuple"
+    ):
+        nas.train(elastic_space(), digits, out=tmp_path / "b", teacher="tests.nas.supernets.test_slices:batch", **QUICK)
 
 
 @pytest.mark.parametrize("settings", [{"supernets": 2, "sampler": "split"}, {"sampler": "fair"}])
@@ -262,7 +264,7 @@ def test_both_commands_take_what_the_optimiser_and_a_teacher_need(
     assert CliRunner().invoke(app, [*command, *TAUGHT]).exit_code == 130
     (supernets,) = (config.supernets for config in seen)
     assert (supernets.training.momentum, supernets.training.label_smoothing) == (0.8, 0.1)
-    assert supernets.distillation == Distillation(0.5, 2.0)
+    assert supernets.distillation == Distillation(weight=0.5, temperature=2.0)
 
 
 def test_from_the_command_line(tmp_path: Path) -> None:

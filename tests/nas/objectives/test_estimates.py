@@ -14,8 +14,9 @@ from nas import search
 from nas.objectives.estimates import ESTIMATES, estimates
 from nas.objectives.objective import OBJECTIVES
 from nas.prune import prune_model
+from nas.runtime import as_yaml
 from nas.scoring.costs import NetworkScorer
-from nas.study.config import configure, differences, dump_config, read_config
+from nas.study.config import configure, differences, read_config
 from pruners.progress import silent
 from search_spaces import make_space
 
@@ -65,11 +66,11 @@ def test_a_device_is_asked_for_where_it_is_needed_and_nowhere_else(device_file: 
 def test_the_configuration_holds_the_device_and_not_its_file(device_file: Path, tmp_path: Path) -> None:
     config = configure("s", "d", objectives=NAMES, device_file=device_file)
     assert config.hardware == PHONE
-    (tmp_path / "run.yaml").write_text(dump_config(config))
+    (tmp_path / "run.yaml").write_text(as_yaml(config))
     assert read_config(tmp_path / "run.yaml") == config
-    (tmp_path / "run.yaml").write_text(dump_config(config).replace("name: phone", "name: other"))
+    (tmp_path / "run.yaml").write_text(as_yaml(config).replace("name: phone", "name: other"))
     assert differences(config, read_config(tmp_path / "run.yaml")) == ["hardware.name: phone, not other"]
-    (tmp_path / "run.yaml").write_text(dump_config(config).replace("  bytes_per_word: 2\n", ""))
+    (tmp_path / "run.yaml").write_text(as_yaml(config).replace("  bytes_per_word: 2\n", ""))
     with pytest.raises(ValueError, match="`hardware.bytes_per_word`: field required"):
         read_config(tmp_path / "run.yaml")
 

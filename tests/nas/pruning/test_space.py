@@ -26,7 +26,7 @@ from pruners import PrunableSpace
 
 ROOT = Path(__file__).parents[3]
 CPU = torch.device("cpu")
-NAME = "pruned:tests.test_pruned_search:residual"
+NAME = "pruned:tests.nas.pruning.test_space:residual"
 
 
 class Block(nn.Module):

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from nas.study.config import configure, differences, dump_config, parse_config, read_config
+from nas.runtime import as_yaml
+from nas.study.config import configure, differences, parse_config, read_config
 from nas.training.alone import Distillation
 
 
@@ -14,9 +15,9 @@ def test_it_is_written_whole_and_read_back(tmp_path: Path) -> None:
     config = configure(
         "resnet20-pooling", "digits", space_options={"operators": ["max", "conv"]}, trials=5, export=["onnx"]
     )
-    (tmp_path / "run.yaml").write_text(dump_config(config))
+    (tmp_path / "run.yaml").write_text(as_yaml(config))
     assert read_config(tmp_path / "run.yaml") == config
-    assert "kl_threshold" in dump_config(config)
+    assert "kl_threshold" in as_yaml(config)
 
 
 @pytest.mark.parametrize(
@@ -40,8 +41,14 @@ def test_it_is_written_whole_and_read_back(tmp_path: Path) -> None:
         ({"seed": -1}, "seed"),
         ({"momentum": 1.0}, "`supernets.training.momentum`: input should be less than 1, got 1"),
         ({"label_smoothing": -0.1}, "`supernets.training.label_smoothing`: input should be greater than or equal to 0"),
-        ({"teacher": "a:b", "distill_weight": 1.5}, "`weight` of distillation must be from 0 .* got 1.5"),
-        ({"teacher": "a:b", "distill_temperature": 0.0}, "`temperature` of distillation must be above 0, got 0"),
+        (
+            {"teacher": "a:b", "distill_weight": 1.5},
+            "`supernets.distillation.weight`: .* less than or equal to 1, got 1.5",
+        ),
+        (
+            {"teacher": "a:b", "distill_temperature": 0.0},
+            "`supernets.distillation.temperature`: input should be greater than 0, got 0",
+        ),
         ({"distill_weight": 0.5}, "are for a given teacher, .* leave them out, or give one; got teacher None"),
     ],
 )
@@ -55,7 +62,7 @@ def test_momentum_and_label_smoothing_hold_for_both_trainings_and_distillation_f
     config = configure("s", "d", teacher="a:b", distill_weight=0.3, distill_temperature=2.0, **settings)
     for training in (config.supernets.training, config.alone.training):
         assert {name: getattr(training, name) for name in settings} == settings
-    assert config.supernets.distillation == Distillation(0.3, 2.0)
+    assert config.supernets.distillation == Distillation(weight=0.3, temperature=2.0)
 
 
 def test_an_unknown_key_is_refused() -> None:

@@ -91,6 +91,14 @@ def test_a_folder_that_two_shared_is_neither_ones(study: Study, group: str) -> N
     assert len(places) == 2 and folder not in places
 
 
+def test_weights_by_the_old_naming_are_nobodys_who_was_not_tried(study: Study) -> None:
+    arch = next(iter(study.space.enumerate()))
+    folder = by_the_old_naming(study, "alone", arch)
+    assert study.place("alone", arch) != folder
+    try_(study, 0)
+    assert study.place("alone", arch) == folder
+
+
 def test_an_export_by_the_old_naming_says_whose_it_is(study: Study) -> None:
     arch = try_(study, 0)
     folder = by_the_old_naming(study, "exports", arch)

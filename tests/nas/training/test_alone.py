@@ -13,6 +13,7 @@ from nas.data.dataset import ImageData
 from nas.training.alone import Alone, Distillation, Distilled, divergence
 from nas.training.config import TrainingConfig
 from nas.training.loop import fit
+from search_spaces.core import parse
 
 CPU = torch.device("cpu")
 CONFIG = TrainingConfig(epochs=2, batch_size=32, label_smoothing=0.1)
@@ -25,7 +26,7 @@ def network(seed: int, norm: bool = True) -> nn.Module:
 
 
 def distilled(data: ImageData, weight: float, path: Path | None = None, stop_after: int | None = None) -> nn.Module:
-    learner = Distilled(network(0), network(1), CONFIG, Distillation(weight), CPU)
+    learner = Distilled(network(0), network(1), CONFIG, Distillation(weight=weight), CPU)
 
     def stop(history: list) -> None:
         if history[-1]["epoch"] == stop_after:
@@ -78,7 +79,9 @@ def test_the_loss_is_the_definition() -> None:
     p, q = F.softmax(teacher / temperature, 1), F.softmax(student / temperature, 1)
     expected = sum(p[n, k] * (p[n, k] / q[n, k]).log() for n in range(6) for k in range(5)) / 6
     assert divergence(teacher, student, temperature).item() == pytest.approx(expected.item(), rel=1e-5)
-    learner = Distilled(network(0, False), network(1, False), CONFIG, Distillation(0.3, temperature), CPU)
+    learner = Distilled(
+        network(0, False), network(1, False), CONFIG, Distillation(weight=0.3, temperature=temperature), CPU
+    )
     images, labels = torch.randn(6, 1, 8, 8), torch.randint(10, (6,))
     logits, aims = learner.module(images), learner.teacher(images)
     hard = F.cross_entropy(logits, labels, label_smoothing=0.1)
@@ -89,11 +92,11 @@ def test_the_loss_is_the_definition() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"weight": -0.1}, r"`weight` of distillation must be from 0 \(labels only\) to 1, got -0.1"),
-        ({"weight": float("nan")}, "`weight` of distillation"),
-        ({"temperature": 0}, "`temperature` of distillation must be above 0, got 0"),
+        ({"weight": -0.1}, "`weight`: input should be greater than or equal to 0, got -0.1"),
+        ({"weight": float("nan")}, "`weight`: input should be less than or equal to 1, got nan"),
+        ({"temperature": 0}, "`temperature`: input should be greater than 0, got 0"),
     ],
 )
 def test_settings_out_of_range_are_refused(settings: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        Distillation(**settings)
+        parse(Distillation, settings)
