@@ -21,7 +21,7 @@ from nas.data import ImageData, Split
 from nas.device import memory_format, precision
 from nas.progress import Progress, silent
 from pruners.errors import first_line
-from pruners.tracing import evaluating
+from pruners.untouched import untouched
 from search_spaces import Supernet
 from search_spaces.network import Local
 from search_spaces.paths import Flow, FlowShape, advance, shape_of
@@ -162,7 +162,7 @@ def check_classifies(module: nn.Module, data: ImageData, example: Any) -> None:
     """Refuse data whose images a network does not take, or does not put into their classes.
 
     Args:
-        module: on the CPU; its mode is left as it was.
+        module: on the CPU; it is left untouched.
         data: images, of which two test images are tried.
         example: inputs that the network takes.
 
@@ -170,7 +170,7 @@ def check_classifies(module: nn.Module, data: ImageData, example: Any) -> None:
         ValueError: the images do not fit, or the network returns something else than logits (N, classes) of enough classes.
     """
     try:
-        with evaluating(module), torch.no_grad():
+        with untouched(module), torch.no_grad():
             logits = module(normalize(data.test.images[:2], data.mean, data.std))
     except Exception as error:
         takes = ", ".join(_sizes(x) for x in tree_leaves(example) if isinstance(x, Tensor))

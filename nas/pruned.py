@@ -21,7 +21,7 @@ from nas.pruning import load_model
 from nas.scoring import Figures, head
 from nas.seeding import stream
 from pruners import PrunableSpace, recalibrate_
-from pruners.tracing import evaluating
+from pruners.untouched import untouched
 from search_spaces import Architecture, SearchSpace
 from search_spaces.choices import Value
 from search_spaces.network import Local, Network
@@ -57,7 +57,7 @@ def searchable(prunable: PrunableSpace) -> SearchSpace:
         ValueError: the model does not take one tensor of images, or does not return logits (images, classes).
     """
     model, args = prunable.model, prunable.args
-    with evaluating(model), torch.no_grad():
+    with untouched(model), torch.no_grad():
         logits = model(*args, **prunable.kwargs)
     images = args[0] if len(args) == 1 and not prunable.kwargs else None
     if (

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from estimators import read_device
+from estimators.counting import standing_in
 from nas.arguments import numbers, pairs, shape
 from nas.data import ImageData
 from nas.device import resolve_device
@@ -29,7 +30,7 @@ from pruners.analysis import split_inputs
 from pruners.errors import first_line
 from pruners.synthetic import synthetic as synthetic_inputs
 from pruners.targets import COUNTED, LATENCY
-from pruners.tracing import evaluating
+from pruners.untouched import untouched
 
 CHECKPOINT_KEYS = ("state_dict", "model")  # where training scripts keep the weights beside an optimiser
 WRAPPER = "module."
@@ -83,7 +84,7 @@ def check_input(model: nn.Module, example: Any, text: str) -> None:
     """Refuse example inputs that a model does not take.
 
     Args:
-        model: its mode is left as it was.
+        model: left untouched.
         example: what `example_inputs` made of `text`.
         text: as it was typed.
 
@@ -92,7 +93,7 @@ def check_input(model: nn.Module, example: Any, text: str) -> None:
     """
     args, kwargs = split_inputs(example)
     try:
-        with evaluating(model), torch.no_grad():
+        with untouched(model), torch.no_grad():
             model(*args, **kwargs)
     except Exception as error:
         raise ValueError(
@@ -240,10 +241,10 @@ def prune_model(
 
     def measure(when: str, module: nn.Module) -> None:
         if data is not None:
-            accuracies[when] = module_accuracy(module.to(place), data, data.test)
-            module.to("cpu")
+            with untouched(module):
+                accuracies[when] = module_accuracy(module.to(place), data, data.test)
 
-    model = model.to("cpu")
+    model = on_cpu(model)
     repair = None
     if data is not None:
         check_classifies(model, data, example)
@@ -304,6 +305,12 @@ def prune_model(
             result.save(temporary)
             write_json(temporary / "summary.json", summary)
     return result, summary
+
+
+def on_cpu(model: nn.Module) -> nn.Module:
+    """A model if it is on the CPU, else a copy there."""
+    there = all(x.device.type == "cpu" for x in (*model.parameters(), *model.buffers()))
+    return model if there else standing_in(model, torch.device("cpu"))
 
 
 def _check_means(repairs: Sequence[Recovery], data: ImageData | None, synthetic: int, example: Any) -> None:

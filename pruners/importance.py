@@ -23,6 +23,7 @@ from pruners.reconstruction import Moments, lost_by_group
 from pruners.relevance import relevance
 from pruners.rewrite import GraphModel, Keep, Removal, rewrite
 from pruners.tracing import arguments, operator
+from pruners.untouched import untouched
 
 AGGREGATIONS = ("sum", "mean", "max")
 NORMALISATIONS = ("mean", "max", "sum", "none")
@@ -135,7 +136,8 @@ def _vectors(
     elif criterion in GRADIENT_CRITERIA:
         assert batches is not None and model is not None
         data = like_example(batches, graph.trace, traced=isinstance(model, GraphModel))
-        entries = GRADIENT_CRITERIA[criterion](model, data, loss or cross_entropy, tensors)
+        with untouched(model, graph.trace.written):
+            entries = GRADIENT_CRITERIA[criterion](model, data, loss or cross_entropy, tensors)
     else:
         assert batches is not None
         runs = model if base.keep and isinstance(model, GraphModel) else rewrite(base)

@@ -23,7 +23,8 @@ from pruners.plan import PruningPlan, fingerprint, kept_by
 from pruners.rewrite import GraphModel, Removal, rewrite
 from pruners.routing import NothingChosen
 from pruners.surgery import computed_tensors
-from pruners.tracing import Trace, evaluating, is_random, operator, seeded, tensors_in, trace
+from pruners.tracing import Trace, is_random, operator, seeded, tensors_in, trace
+from pruners.untouched import untouched
 
 
 def verify(
@@ -36,7 +37,7 @@ def verify(
             and the groups that it lost indices of.
     """
     given = removal.graph.trace
-    with evaluating(model), fitting(given.args, given.kwargs):
+    with fitting(given.args, given.kwargs):
         outputs = run_example(model, given)
     _refuse_no_numbers(outputs)
     apart = difference(run_traced(Removal(removal.graph, {})), outputs)
@@ -115,7 +116,7 @@ def prove_in(
     wide = _copy_in(dtype, model)
     args, kwargs = _converted(graph.trace, dtype)
     try:
-        with evaluating(wide), torch.no_grad():
+        with untouched(wide, graph.trace.written), torch.no_grad():
             wide(*args, **kwargs)
     except Exception as error:
         raise ValueError(
@@ -144,7 +145,7 @@ def _prove_for_nothing(graph: AxisGraph, model: nn.Module, tolerance: float) -> 
     """
     for counts in (True, False):
         try:
-            with evaluating(model), NothingChosen(counts):
+            with NothingChosen(counts):
                 outputs = run_example(model, graph.trace)
             break
         except Exception as error:

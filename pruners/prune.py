@@ -46,7 +46,6 @@ from pruners.targets import (
     predicts_latency,
     search,
 )
-from pruners.writes import to_run, unwritten
 
 PLAN, WEIGHTS = "plan.json", "weights.safetensors"
 
@@ -182,12 +181,11 @@ def prune(
     args, kwargs = split_inputs(example_inputs)
     describe_inputs(args, kwargs)  # a plan must hold them in the end
     graph = analyse(model, args, kwargs)
-    runs = to_run(model, graph.trace)
     found = dependency_groups(graph)
     free = prunable(found, ignore)
     cost = CostModel(graph, model)
     asked = counted_budgets(targets, cost)
-    aims = measured_targets(targets, estimators or {}, runs, args, kwargs)
+    aims = measured_targets(targets, estimators or {}, model, args, kwargs, graph.trace.written)
     check_reachable(free, cost, asked, limits)
     if predicts_latency(targets, estimators or {}, allocation, graph.trace):
         latency = OperatorLatency(graph, fewest_kept(free, limits), measured_ms, progress)
@@ -197,8 +195,8 @@ def prune(
     whole = cost.of(lever)({})
     data: Any = batches if batches is None or isinstance(batches, Sized) else list(batches)
     how = Importance(importance, data, loss, aggregate, normalise, seed)
-    selection = Selection(graph, free, runs, cost, how, allocation, limits, progress)
-    guess = [whole * aim.fraction(runs) for aim in aims] if steps > 1 else []
+    selection = Selection(graph, free, model, cost, how, allocation, limits, progress)
+    guess = [whole * aim.fraction(model) for aim in aims] if steps > 1 else []
     last = asked | ({lever: min([asked.get(lever, whole), *guess])} if guess else {})
     ranking = selection.descend(last, least, steps, schedule, between)
 
@@ -220,9 +218,8 @@ def prune(
         if needs_copies(removal):
             graph.trace = graph.trace.enlarged()
         rewritten = rewrite(removal)
-        comparison = verify(removal, rewritten, found, runs, tolerance) if check and check_dtype is None else None
+        comparison = verify(removal, rewritten, found, model, tolerance) if check and check_dtype is None else None
         smaller, form, mended, reason = build(removal, model, rewritten, tolerance)
-        unwritten(removal, smaller)
         readings = {aim.name: aim.read(smaller) for aim in aims}
         after = count(smaller, args, kwargs)
         routed_otherwise = graph.trace.choosing and after["macs"] > asked.get("macs", math.inf)
@@ -239,8 +236,8 @@ def prune(
     refuse_missed(report)
     plan = make_plan(graph, found, removal.keep, form, mended)
     if form == "graph" and isinstance(smaller, GraphModel):
-        served = serve_sizes(removal, smaller, plan, model, runs, tolerance, check)
-        smaller, plan = unwritten(served.removal, served.model), served.plan
+        served = serve_sizes(removal, smaller, plan, model, tolerance, check)
+        smaller, plan = served.model, served.plan
     outside = inside = None
     if comparison is not None:
         outside, inside = prove(smaller, Masked(removal), comparison, tolerance), comparison.inside

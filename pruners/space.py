@@ -30,7 +30,6 @@ from pruners.rewrite import GraphModel, Removal, rewrite
 from pruners.selection import Importance, Selection
 from pruners.served import serves
 from pruners.surgery import Built, build
-from pruners.writes import to_run, unwritten
 from search_spaces import Architecture, Categorical, Integer, SearchSpace
 from search_spaces.choices import Choice, Value
 from search_spaces.space import Labels
@@ -92,15 +91,15 @@ class PrunableSpace:
         self.args, self.kwargs = split_inputs(example_inputs)
         describe_inputs(self.args, self.kwargs)  # a plan must hold them in the end
         self.graph = analyse(model, self.args, self.kwargs)
-        self.found, self.runs = dependency_groups(self.graph), to_run(model, self.graph.trace)
+        self.found = dependency_groups(self.graph)
         blocks = removable_blocks(self.graph)
         free = prunable(self.found, [given for given in ignore if given not in {block.name for block in blocks}])
         self.blocks = {block.name: block for block in blocks if depth and not _ignored(block, ignore)}
         self.cost = CostModel(self.graph, model)
         data: Any = batches if batches is None or isinstance(batches, Sized) else list(batches)
         how = Importance(importance, data, loss, "sum", "none", seed)
-        selection = Selection(self.graph, free, self.runs, self.cost, how, "global", Limits(), progress)
-        scores = selection.rank({}, self.runs).scores
+        selection = Selection(self.graph, free, model, self.cost, how, "global", Limits(), progress)
+        scores = selection.rank({}, model).scores
         self.scores = {group: scores[group.name].cpu() for group in free}
         self._before = count(model, self.args, self.kwargs)
         if not free and not self.blocks:
@@ -143,20 +142,20 @@ class PrunableSpace:
         if needs_copies(removal):
             self.graph.trace = self.graph.trace.enlarged()
         rewritten = rewrite(removal)
-        comparison = verify(removal, rewritten, self.found, self.runs, self.tolerance) if check else None
+        comparison = verify(removal, rewritten, self.found, self.model, self.tolerance) if check else None
         bypass(rewritten, left_out)
         if left_out:
             built = Built(rewritten, "graph", reason="blocks are left out")
         else:
             built = build(removal, self.model, rewritten, self.tolerance)
-        smaller = unwritten(removal, built.model)
+        smaller = built.model
         if comparison and left_out:
             comparison = replace(comparison, reference=tuple(bypassed_outputs(removal, left_out)))
         plan = make_plan(self.graph, self.found, keep, built.form, built.mended)
         plan = replace(plan, blocks=tuple(block.name for block in left_out))
         if built.form == "graph" and isinstance(smaller, GraphModel):
-            served = serve_sizes(removal, smaller, plan, self.model, self.runs, self.tolerance, check, every_size)
-            smaller, plan = unwritten(served.removal, served.model), served.plan
+            served = serve_sizes(removal, smaller, plan, self.model, self.tolerance, check, every_size)
+            smaller, plan = served.model, served.plan
         summary = Summary(
             before=self._before,
             after=count(smaller, self.args, self.kwargs),

@@ -14,7 +14,7 @@ from pruners.allocation import whole_number
 from pruners.compensation import noise
 from pruners.errors import fitting
 from pruners.progress import Progress, silent
-from pruners.tracing import evaluating
+from pruners.untouched import untouched
 
 OTHERWISE = "give data of your own, or `pruners.noise`."
 Seen = tuple[_BatchNorm, Tensor]
@@ -61,7 +61,7 @@ def synthetic(
         )
     whole_number("steps", steps)
     batches = noise(example, samples, batch, seed)
-    with evaluating(model), torch.enable_grad():
+    with untouched(model), torch.enable_grad():
         for at, x in enumerate(batches):
             optimizer = torch.optim.Adam([x.requires_grad_()], lr=learning_rate)
             for step in range(steps):

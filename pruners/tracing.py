@@ -60,6 +60,13 @@ class Trace:
         return bool(self.graph_module.meta.get(CHOOSING))
 
     @property
+    def written(self) -> frozenset[str]:
+        """Names of the parameters and buffers that the model writes to as it runs: an embedding with `max_norm` does."""
+        kinds = (OutputKind.PARAMETER_MUTATION, OutputKind.BUFFER_MUTATION)
+        specs = self.program.graph_signature.output_specs
+        return frozenset(spec.target for spec in specs if spec.kind in kinds and spec.target is not None)
+
+    @property
     def nodes(self) -> Sequence[Node]:
         """The nodes in order of execution."""
         return list(self.program.graph.nodes)
@@ -115,7 +122,7 @@ def trace(
     that broadcasts, is traced as two copies of itself, unless the model treats two otherwise.
 
     Args:
-        model: any module; its mode and weights are left as they are.
+        model: any module; it is left untouched.
         args: example positional inputs.
         kwargs: example keyword inputs.
         every_size: trace as free every dimension of the inputs that the model allows, not the first only, but for those of size 1.
@@ -124,8 +131,7 @@ def trace(
         ValueError: if the example inputs do not fit the model, or `torch.export` cannot trace it.
     """
     args, kwargs = tuple(args), dict(kwargs or {})
-    with evaluating(model):
-        program, free, copies = export(model, args, kwargs, every_size)
+    program, free, copies = export(model, args, kwargs, every_size)
     _refuse_untieable(program)
     _give_momenta(program, model)
     signature = program.graph_signature
