@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 import pruners
+from estimators.counting import standing_in
 from nas.data import ImageData, load_configured
 from nas.objectives import estimates
 from nas.pruning import (
@@ -26,6 +28,7 @@ from nas.training import check_classifies, module_accuracy
 from pruners import PruneResult
 from pruners.progress import Progress, silent
 from pruners.repair import synthetic as synthetic_inputs
+from pruners.untouched import untouched
 from search_spaces.core import keywords, nested, parse, takes
 
 OF_NAMES = ("arguments", "weights")
@@ -107,10 +110,10 @@ def run(
 
     def measure(when: str, module: nn.Module) -> None:
         if data is not None:
-            accuracies[when] = module_accuracy(module.to(place), data, data.test)
-            module.to("cpu")
+            with untouched(module):
+                accuracies[when] = module_accuracy(module.to(place), data, data.test)
 
-    model = model.to("cpu")
+    model = on_cpu(model)
     repair = None
     if data is not None:
         check_classifies(model, data, example)
@@ -158,6 +161,12 @@ def run(
             if by_names:
                 write_text(temporary / "prune.yaml", as_yaml(config))
     return result, summary
+
+
+def on_cpu(model: nn.Module) -> nn.Module:
+    """A model if it is on the CPU, else a copy there."""
+    there = all(x.device.type == "cpu" for x in (*model.parameters(), *model.buffers()))
+    return model if there else standing_in(model, torch.device("cpu"))
 
 
 def _refuse_unused(settings: Mapping[str, Any], model: str | nn.Module, data: str | ImageData | None) -> None:

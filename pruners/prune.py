@@ -55,9 +55,7 @@ from pruners.surgery import (
     rewrite,
     serve_sizes,
     serves,
-    to_run,
     unique_state,
-    unwritten,
     verify,
 )
 from search_spaces.core import nested, parse, takes
@@ -109,12 +107,11 @@ def prune(
     args, kwargs = split_inputs(example_inputs)
     describe_inputs(args, kwargs)  # a plan must hold them in the end
     graph = analyse(model, args, kwargs)
-    runs = to_run(model, graph.trace)
     found = dependency_groups(graph)
     free = prunable(found, config.ignore)
     cost = CostModel(graph, model)
     asked = counted_budgets(targets, cost)
-    aims = measured_targets(targets, estimators or {}, runs, args, kwargs)
+    aims = measured_targets(targets, estimators or {}, model, args, kwargs, graph.trace.written)
     check_reachable(free, cost, asked, limits)
     if predicts_latency(targets, estimators or {}, config.allocation, graph.trace):
         latency = OperatorLatency(graph, fewest_kept(free, limits), measured_ms, progress)
@@ -124,8 +121,8 @@ def prune(
     whole = cost.of(lever)({})
     data: Any = batches if batches is None or isinstance(batches, Sized) else list(batches)
     evidence = Evidence(data, loss, config.seed)
-    selection = Selection(graph, free, runs, cost, config.importance, config.allocation, limits, evidence, progress)
-    guess = [whole * aim.fraction(runs) for aim in aims] if config.steps > 1 else []
+    selection = Selection(graph, free, model, cost, config.importance, config.allocation, limits, evidence, progress)
+    guess = [whole * aim.fraction(model) for aim in aims] if config.steps > 1 else []
     last = asked | ({lever: min([asked.get(lever, whole), *guess])} if guess else {})
     ranking = selection.descend(last, least, config.steps, config.schedule, between)
 
@@ -148,10 +145,9 @@ def prune(
             graph.trace = graph.trace.enlarged()
         rewritten = rewrite(removal)
         comparison = (
-            verify(removal, rewritten, found, runs, tolerance) if config.check and check_dtype is None else None
+            verify(removal, rewritten, found, model, tolerance) if config.check and check_dtype is None else None
         )
         smaller, form, mended, reason = build(removal, model, rewritten, tolerance)
-        unwritten(removal, smaller)
         readings = {aim.name: aim.read(smaller) for aim in aims}
         after = count(smaller, args, kwargs)
         routed_otherwise = graph.trace.choosing and after["macs"] > asked.get("macs", math.inf)
@@ -168,8 +164,8 @@ def prune(
     refuse_missed(report)
     plan = make_plan(graph, found, removal.keep, form, mended)
     if form == "graph" and isinstance(smaller, GraphModel):
-        served = serve_sizes(removal, smaller, plan, model, runs, tolerance, config.check)
-        smaller, plan = unwritten(served.removal, served.model), served.plan
+        served = serve_sizes(removal, smaller, plan, model, tolerance, config.check)
+        smaller, plan = served.model, served.plan
     outside = inside = None
     if comparison is not None:
         outside, inside = prove(smaller, Masked(removal), comparison, tolerance), comparison.inside

@@ -38,9 +38,7 @@ from pruners.surgery import (
     rewrite,
     serve_sizes,
     serves,
-    to_run,
     unneeded,
-    unwritten,
     verify,
 )
 from search_spaces import Architecture, Categorical, Integer, SearchSpace
@@ -93,7 +91,7 @@ class PrunableSpace:
         self.args, self.kwargs = split_inputs(example_inputs)
         describe_inputs(self.args, self.kwargs)  # a plan must hold them in the end
         self.graph = analyse(model, self.args, self.kwargs)
-        self.found, self.runs = dependency_groups(self.graph), to_run(model, self.graph.trace)
+        self.found = dependency_groups(self.graph)
         blocks = removable_blocks(self.graph)
         free = prunable(self.found, [given for given in ignore if given not in {block.name for block in blocks}])
         self.blocks = {block.name: block for block in blocks if config.depth and not _ignored(block, ignore)}
@@ -101,10 +99,8 @@ class PrunableSpace:
         data: Any = batches if batches is None or isinstance(batches, Sized) else list(batches)
         importance = Importance(criterion=config.importance.criterion, normalise="none")
         evidence = Evidence(data, loss, config.seed)
-        selection = Selection(
-            self.graph, free, self.runs, self.cost, importance, "global", Limits(), evidence, progress
-        )
-        scores = selection.rank({}, self.runs).scores
+        selection = Selection(self.graph, free, model, self.cost, importance, "global", Limits(), evidence, progress)
+        scores = selection.rank({}, model).scores
         self.scores = {group: scores[group.name].cpu() for group in free}
         self._before = count(model, self.args, self.kwargs)
         if not free and not self.blocks:
@@ -147,20 +143,20 @@ class PrunableSpace:
         if needs_copies(removal):
             self.graph.trace = self.graph.trace.enlarged()
         rewritten = rewrite(removal)
-        comparison = verify(removal, rewritten, self.found, self.runs, self.tolerance) if check else None
+        comparison = verify(removal, rewritten, self.found, self.model, self.tolerance) if check else None
         bypass(rewritten, left_out)
         if left_out:
             built = Built(rewritten, "graph", reason="blocks are left out")
         else:
             built = build(removal, self.model, rewritten, self.tolerance)
-        smaller = unwritten(removal, built.model)
+        smaller = built.model
         if comparison and left_out:
             comparison = replace(comparison, reference=tuple(bypassed_outputs(removal, left_out)))
         plan = make_plan(self.graph, self.found, keep, built.form, built.mended)
         plan = replace(plan, blocks=tuple(block.name for block in left_out))
         if built.form == "graph" and isinstance(smaller, GraphModel):
-            served = serve_sizes(removal, smaller, plan, self.model, self.runs, self.tolerance, check, every_size)
-            smaller, plan = unwritten(served.removal, served.model), served.plan
+            served = serve_sizes(removal, smaller, plan, self.model, self.tolerance, check, every_size)
+            smaller, plan = served.model, served.plan
         summary = Summary(
             before=self._before,
             after=count(smaller, self.args, self.kwargs),

@@ -20,8 +20,8 @@ ROOMS = {
         "pruning", "supernets", "samplers", "training", "strategies", "objectives", "data", "runtime",
     ],
     "pruners": [
-        "space", "prune", "repair", "result", "config", "allocation", "importance", "surgery", "groups", "tracing", "operators",
-        "progress", "errors",
+        "space", "prune", "config", "repair", "result", "allocation", "importance", "surgery", "groups", "tracing",
+        "operators", "untouched", "progress", "errors",
     ],
     "estimators": ["accuracy", "design", "energy", "latency", "memory", "zero_cost", "counting"],
     "search_spaces": ["families", "layers", "pooling", "core"],

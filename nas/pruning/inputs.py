@@ -13,7 +13,7 @@ from nas.runtime import import_function, shape
 from pruners.allocation import COUNTED, LATENCY
 from pruners.errors import first_line
 from pruners.groups import split_inputs
-from pruners.operators import evaluating
+from pruners.untouched import untouched
 
 TARGETS = (*COUNTED, LATENCY, *ESTIMATES)
 
@@ -70,7 +70,7 @@ def check_input(model: nn.Module, example: Any, text: str) -> None:
     """Refuse example inputs that a model does not take.
 
     Args:
-        model: its mode is left as it was.
+        model: left untouched.
         example: what `example_inputs` made of `text`.
         text: as it was typed.
 
@@ -79,7 +79,7 @@ def check_input(model: nn.Module, example: Any, text: str) -> None:
     """
     args, kwargs = split_inputs(example)
     try:
-        with evaluating(model), torch.no_grad():
+        with untouched(model), torch.no_grad():
             model(*args, **kwargs)
     except Exception as error:
         raise ValueError(

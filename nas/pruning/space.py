@@ -14,7 +14,7 @@ from nas.pruning.weights import load_model
 from nas.runtime import shape
 from pruners import PrunableSpace
 from pruners.config import WidthsConfig
-from pruners.operators import evaluating
+from pruners.untouched import untouched
 from search_spaces import Architecture, SearchSpace
 from search_spaces.core import Local, Network, Value, keywords
 
@@ -51,7 +51,7 @@ def searchable(prunable: PrunableSpace) -> SearchSpace:
         ValueError: the model does not take one tensor of images, or does not return logits (images, classes).
     """
     model, args = prunable.model, prunable.args
-    with evaluating(model), torch.no_grad():
+    with untouched(model), torch.no_grad():
         logits = model(*args, **prunable.kwargs)
     images = args[0] if len(args) == 1 and not prunable.kwargs else None
     if (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,10 +15,12 @@ from estimators import compare_latency
 from pruners.allocation.costs import CostModel
 from pruners.progress import Progress, silent
 from pruners.tracing import Trace
+from pruners.untouched import untouched
 
 COUNTED = ("macs", "params", "weight_bytes")
 LATENCY = "latency_ms"
 Estimator = Callable[[nn.Module, Any], float]
+Compare = Callable[[nn.Module], tuple[float, float]]  # what a full model's value is, and a smaller one's
 HALVINGS = 12  # of the range of macs that a measured target is searched in
 TIGHTER = 0.02  # of all macs or predicted milliseconds, taken off where the last measurement misses
 ATTEMPTS = 6
@@ -61,7 +63,7 @@ class Measured:
     name: str
     asked: float
     relative: bool
-    compare: Callable[[nn.Module], tuple[float, float]]
+    compare: Compare
 
     def fraction(self, model: nn.Module) -> float:
         """What may remain as a fraction of the full model's value."""
@@ -120,6 +122,7 @@ def measured_targets(
     model: nn.Module,
     args: tuple[Any, ...],
     kwargs: Mapping[str, Any],
+    written: Collection[str] | None = None,
 ) -> list[Measured]:
     """Targets beyond the counted ones, all of which `check_targets` knows.
 
@@ -130,16 +133,17 @@ def measured_targets(
         model: the full model.
         args: positional example inputs.
         kwargs: keyword example inputs.
-
+        written: what the model writes to itself, see `pruners.untouched`.
     """
     result = []
     for name, value in targets.items():
         if name in estimators:
-            result.append(
-                Measured(name, *parse_target(name, value), _estimated(estimators[name], model, kwargs or args))
-            )
+            compare = _estimated(estimators[name], model, kwargs or args)
         elif name == LATENCY:
-            result.append(Measured(name, *parse_target(name, value), _timed(model, args, kwargs)))
+            compare = _timed(model, args, kwargs)
+        else:
+            continue
+        result.append(Measured(name, *parse_target(name, value), _leaving_alone(compare, model, written)))
     return result
 
 
@@ -292,7 +296,17 @@ def unreachable(lowest: Mapping[str, Reading], highest: Mapping[str, Reading]) -
     )
 
 
-def _estimated(estimator: Estimator, model: nn.Module, inputs: Any) -> Callable[[nn.Module], tuple[float, float]]:
+def _leaving_alone(compare: Compare, model: nn.Module, written: Collection[str] | None) -> Compare:
+    """Compare, and leave both models as they were."""
+
+    def wrapped(smaller: nn.Module) -> tuple[float, float]:
+        with untouched(model, written), untouched(smaller, written):
+            return compare(smaller)
+
+    return wrapped
+
+
+def _estimated(estimator: Estimator, model: nn.Module, inputs: Any) -> Compare:
     """Ask a function about both models, about the full one once."""
     full: list[float] = []
 
@@ -304,9 +318,7 @@ def _estimated(estimator: Estimator, model: nn.Module, inputs: Any) -> Callable[
     return compare
 
 
-def _timed(
-    model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
-) -> Callable[[nn.Module], tuple[float, float]]:
+def _timed(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Compare:
     """Median milliseconds of both models, which take turns on the example inputs."""
     tensors = [x for x in pytree.tree_leaves((args, dict(kwargs))) if isinstance(x, torch.Tensor)]
     place = tensors[0].device if tensors else torch.device("cpu")

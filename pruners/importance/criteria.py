@@ -16,9 +16,10 @@ from torch.utils import _pytree as pytree
 
 from pruners.errors import first_line, fitting
 from pruners.importance.relevance import reads_weight
-from pruners.operators import evaluating, operator
+from pruners.operators import operator
 from pruners.surgery import GraphModel
 from pruners.tracing import Batch, Runner
+from pruners.untouched import untouched
 
 Tensors = Mapping[str, torch.Tensor]
 Scores = dict[str, torch.Tensor]
@@ -135,13 +136,13 @@ def _from_gradients(model: nn.Module, batches: Iterable[Batch], loss: Loss, tens
     try:
         for p in parameters.values():
             p.requires_grad_(True)
-        with evaluating(model), torch.enable_grad():
-            for batch in batches:
+        for batch in batches:
+            with untouched(model, ()), torch.enable_grad():
                 value = _one_number(loss(_forward(model, batch), _targets(batch)))
                 gradients = torch.autograd.grad(value, list(parameters.values()), allow_unused=True)
-                for (name, p), gradient in zip(parameters.items(), gradients, strict=True):
-                    if gradient is not None:
-                        total[name] += score(p.detach(), gradient)
+            for (name, p), gradient in zip(parameters.items(), gradients, strict=True):
+                if gradient is not None:
+                    total[name] += score(p.detach(), gradient)
     finally:
         for name, p in parameters.items():
             p.requires_grad_(before[name])

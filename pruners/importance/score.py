@@ -31,6 +31,7 @@ from pruners.importance.relevance import relevance
 from pruners.operators import arguments, operator
 from pruners.surgery import GraphModel, Keep, Removal, rewrite
 from pruners.tracing import like_example
+from pruners.untouched import untouched
 
 
 def score_groups(
@@ -117,7 +118,8 @@ def _vectors(
     elif criterion in GRADIENT_CRITERIA:
         assert batches is not None and model is not None
         data = like_example(batches, graph.trace, traced=isinstance(model, GraphModel))
-        entries = GRADIENT_CRITERIA[criterion](model, data, loss or cross_entropy, tensors)
+        with untouched(model, graph.trace.written):
+            entries = GRADIENT_CRITERIA[criterion](model, data, loss or cross_entropy, tensors)
     else:
         assert batches is not None
         runs = model if base.keep and isinstance(model, GraphModel) else rewrite(base)

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from pruners.errors import fitting, whole_number
-from pruners.operators import evaluating
 from pruners.progress import Progress, silent
 from pruners.repair.batch_norm import noise
+from pruners.untouched import untouched
 
 OTHERWISE = "give data of your own, or `pruners.noise`."
 Seen = tuple[_BatchNorm, Tensor]
@@ -60,7 +60,7 @@ def synthetic(
         )
     whole_number("steps", steps)
     batches = noise(example, samples, batch, seed)
-    with evaluating(model), torch.enable_grad():
+    with untouched(model), torch.enable_grad():
         for at, x in enumerate(batches):
             optimizer = torch.optim.Adam([x.requires_grad_()], lr=learning_rate)
             for step in range(steps):

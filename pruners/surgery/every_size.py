@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from pruners.groups import dependency_groups, tie_axes
-from pruners.operators import BATCH, LEAST, Sizes, evaluating, of_size
+from pruners.operators import BATCH, LEAST, Sizes, of_size
 from pruners.surgery.blocks import bypassed_outputs
 from pruners.surgery.masked import difference, run_example
 from pruners.surgery.plan import PruningPlan, fingerprint, kept_by
@@ -43,7 +43,6 @@ def serve_sizes(
     rewritten: GraphModel,
     plan: PruningPlan,
     model: nn.Module,
-    runs: nn.Module,
     tolerance: float,
     check: bool,
     every_size: bool = True,
@@ -57,8 +56,7 @@ def serve_sizes(
         removal: what stays, in the trace of the example.
         rewritten: its graph, which holds for the traced sizes.
         plan: that leads to it.
-        model: the full model, to trace.
-        runs: the same to run, which may write to its own tensors.
+        model: the full model.
         tolerance: largest relative difference allowed.
         check: prove it; else sizes of at least 2 are taken to be served as traced.
         every_size: try other sizes than the example's; else only the batch is free.
@@ -66,12 +64,12 @@ def serve_sizes(
     given = removal.graph.trace
     as_traced = Served(rewritten, removal, plan)
     found = None
-    if every_size and _runs_at_other_sizes(runs, given):
+    if every_size and _runs_at_other_sizes(model, given):
         found = _every_size(given, rewritten, plan, model, tolerance)
-    if found is not None and check and not _is_proved(found, runs, tolerance):
+    if found is not None and check and not _is_proved(found, model, tolerance):
         found = None
     found = found or as_traced
-    least = _least(found, runs, tolerance) if check else dict.fromkeys(found.removal.graph.trace.sizes.traced, LEAST)
+    least = _least(found, model, tolerance) if check else dict.fromkeys(found.removal.graph.trace.sizes.traced, LEAST)
     if given.copies > 1 and BATCH in least:
         if check:
             return as_traced  # other sizes join with a batch of one, which is the example's
@@ -130,18 +128,18 @@ def _every_size(
     return found if apart <= tolerance else None
 
 
-def _is_proved(served: Served, runs: nn.Module, tolerance: float) -> bool:
+def _is_proved(served: Served, model: nn.Module, tolerance: float) -> bool:
     """Whether a graph equals the masked model where every free size is another."""
     others = other_sizes(served.removal.graph.trace.sizes)
     try:
         if others is not None:
-            prove_at(others, served, runs, tolerance)
+            prove_at(others, served, model, tolerance)
     except Exception:
         return False
     return others is not None
 
 
-def _runs_at_other_sizes(runs: nn.Module, given: Trace) -> bool:
+def _runs_at_other_sizes(model: nn.Module, given: Trace) -> bool:
     """Whether a model runs with any dimension but the batch, or all those of one size, half or twice as large."""
     leaves, spec = pytree.tree_flatten((given.args, dict(given.kwargs)))
     by_size: dict[int, list[tuple[int, int]]] = defaultdict(list)
@@ -156,12 +154,12 @@ def _runs_at_other_sizes(runs: nn.Module, given: Trace) -> bool:
                 for place, dim in dims:
                     changed[place] = of_size(changed[place], dim, other)
                 args, kwargs = pytree.tree_unflatten(changed, spec)
-                if _runs(runs, replace(given, args=args, kwargs=kwargs)):
+                if _runs(model, replace(given, args=args, kwargs=kwargs)):
                     return True
     return False
 
 
-def prove_at(sizes: Mapping[str, int], served: Served, runs: nn.Module, tolerance: float) -> None:
+def prove_at(sizes: Mapping[str, int], served: Served, model: nn.Module, tolerance: float) -> None:
     """Prove that a graph equals the masked model at other sizes than those traced.
 
     Raises:
@@ -174,7 +172,7 @@ def prove_at(sizes: Mapping[str, int], served: Served, runs: nn.Module, toleranc
         if smaller.code != served.model.code:
             raise ValueError(f"a graph must be the same at every size, got another at {dict(sizes)}.")
         whole = rewrite(removal) if served.plan.blocks else smaller
-        verify(removal, whole, dependency_groups(removal.graph), runs, tolerance)
+        verify(removal, whole, dependency_groups(removal.graph), model, tolerance)
         if served.plan.blocks:
             masked = bypassed_outputs(removal, left_out(served.plan, removal))
             apart = difference(run_example(smaller, removal.graph.trace), masked)
@@ -182,7 +180,7 @@ def prove_at(sizes: Mapping[str, int], served: Served, runs: nn.Module, toleranc
                 raise ValueError(f"leaving out must equal bypassing, got a difference of {apart:.2g} at {dict(sizes)}.")
 
 
-def _least(served: Served, runs: nn.Module, tolerance: float) -> dict[str, int]:
+def _least(served: Served, model: nn.Module, tolerance: float) -> dict[str, int]:
     """The free sizes that must not be 1: those for which it is not proved beside the traced sizes and, where anything runs at such,
     beside the smallest; and all but the batch where not all at once are."""
     traced = served.removal.graph.trace
@@ -194,7 +192,7 @@ def _least(served: Served, runs: nn.Module, tolerance: float) -> dict[str, int]:
         if at == example or not sizes.allow(at):
             return True
         try:
-            prove_at(at, served, runs, tolerance)
+            prove_at(at, served, model, tolerance)
         except Exception:  # whatever the model says, too
             return False
         return True
@@ -202,7 +200,7 @@ def _least(served: Served, runs: nn.Module, tolerance: float) -> dict[str, int]:
     def proved_or_refused(at: Mapping[str, int]) -> bool:
         """Or neither the model nor the graph runs at these sizes, which says nothing of others."""
         resized = traced.resized(at)
-        return proved(at) or not (_runs(runs, resized) or _runs(served.model, resized))
+        return proved(at) or not (_runs(model, resized) or _runs(served.model, resized))
 
     least = {
         name: LEAST
@@ -216,8 +214,7 @@ def _least(served: Served, runs: nn.Module, tolerance: float) -> dict[str, int]:
 def _runs(model: nn.Module, traced: Trace) -> bool:
     """Whether a model runs on the example of a trace."""
     try:
-        with evaluating(model):
-            run_example(model, traced)
+        run_example(model, traced)
     except Exception:  # whatever a model says of sizes that it does not allow
         return False
     return True

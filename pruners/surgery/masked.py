@@ -15,6 +15,7 @@ from pruners.errors import first_line
 from pruners.operators import Axis, is_random, leaves, operator, owner, seeded, several, tensors_in
 from pruners.surgery.rewrite import GraphModel, Removal
 from pruners.tracing import Runner, Trace
+from pruners.untouched import untouched
 
 VANISHED = 1e-30  # what is smaller counts as zero
 
@@ -167,8 +168,11 @@ def _merges_batch(removal: Removal, node: Node) -> bool:
 
 
 def run_example(model: nn.Module, trace: Trace) -> list[torch.Tensor]:
-    """The tensors that a model returns on the example inputs; the same random numbers are drawn every time."""
-    with torch.no_grad(), seeded():
+    """The tensors that a model returns on the example inputs in eval mode; the same random numbers are drawn every time.
+
+    The model is left as it was, whatever it writes to itself.
+    """
+    with untouched(model, trace.written), torch.no_grad(), seeded():
         return tensors_in(model(*trace.args, **trace.kwargs))
 
 

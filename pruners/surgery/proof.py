@@ -17,12 +17,13 @@ from torch.utils import _pytree as pytree
 
 from pruners.errors import first_line, fitting
 from pruners.groups import AxisGraph, Group, dependency_groups, tie_axes
-from pruners.operators import NothingChosen, evaluating, is_random, operator, routing, seeded, tensors_in
+from pruners.operators import NothingChosen, is_random, operator, routing, seeded, tensors_in
 from pruners.surgery.masked import Comparison, Masked, compare, difference, needs_copies, run_example, run_traced
 from pruners.surgery.module import computed_tensors
 from pruners.surgery.plan import PruningPlan, fingerprint, kept_by
 from pruners.surgery.rewrite import GraphModel, Removal, rewrite
 from pruners.tracing import Trace, trace
+from pruners.untouched import untouched
 
 
 def verify(
@@ -35,7 +36,7 @@ def verify(
             and the groups that it lost indices of.
     """
     given = removal.graph.trace
-    with evaluating(model), fitting(given.args, given.kwargs):
+    with fitting(given.args, given.kwargs):
         outputs = run_example(model, given)
     _refuse_no_numbers(outputs)
     apart = difference(run_traced(Removal(removal.graph, {})), outputs)
@@ -111,7 +112,7 @@ def prove_in(
     wide = _copy_in(dtype, model)
     args, kwargs = _converted(graph.trace, dtype)
     try:
-        with evaluating(wide), torch.no_grad():
+        with untouched(wide, graph.trace.written), torch.no_grad():
             wide(*args, **kwargs)
     except Exception as error:
         raise ValueError(
@@ -140,7 +141,7 @@ def _prove_for_nothing(graph: AxisGraph, model: nn.Module, tolerance: float) -> 
     """
     for counts in (True, False):
         try:
-            with evaluating(model), NothingChosen(counts):
+            with NothingChosen(counts):
                 outputs = run_example(model, graph.trace)
             break
         except Exception as error:

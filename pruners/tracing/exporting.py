@@ -24,6 +24,7 @@ from pruners.errors import first_line, fitting
 from pruners.operators import BATCH, FewConditions, SomethingChosen, TooManyConditions, routing, sizes_of
 from pruners.operators import sizes as free_sizes
 from pruners.tracing.functional import drop_assertions, functional
+from pruners.untouched import untouched
 
 SMALL = 64  # entries of a buffer whose values are known while a model is traced
 CHOOSING = "choosing"  # a graph's note that rows are chosen by their values
@@ -36,7 +37,7 @@ def export(
     example it was traced.
 
     Args:
-        model: in eval mode.
+        model: left untouched; it runs in eval mode.
         args: example positional inputs.
         kwargs: example keyword inputs.
         every_size: free every dimension of the inputs that the model allows, not the first only, but for those of size 1.
@@ -54,7 +55,7 @@ def export(
             shapes = _free_shapes(model, args, kwargs, frozenset(), every_size) if every_size else None
             return _export(model, args, kwargs, shapes), frozenset(), 1
         except Exception as error:
-            with fitting(args, kwargs):
+            with untouched(model), fitting(args, kwargs):
                 model(*args, **kwargs)
             raise ValueError(_untraceable(error)) from error
 
@@ -103,9 +104,11 @@ def _export(
     model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], dynamic: Any, known: bool = True
 ) -> ExportedProgram:
     args, kwargs = _unmarked(args, kwargs)
-    with SomethingChosen() as choices, _nothing_to_do(), _known_buffers(model if known else nn.Module()) as names:
-        program = torch.export.export(model, args, kwargs, dynamic_shapes=dynamic, strict=False)
-    program = functional(program)
+    seen = model if known else nn.Module()
+    with untouched(model, ()):
+        with SomethingChosen() as choices, _nothing_to_do(), _known_buffers(seen) as names:
+            program = torch.export.export(model, args, kwargs, dynamic_shapes=dynamic, strict=False)
+        program = functional(program)
     if names & set(program.graph_signature.buffers_to_mutate.values()):  # what they hold is not for good
         return _export(model, args, kwargs, dynamic, known=False)
     if choices.asked:

@@ -13,7 +13,7 @@ from torch.export.graph_signature import OutputKind
 from torch.fx import GraphModule, Node
 from torch.utils import _pytree as pytree
 
-from pruners.operators import Sizes, evaluating, of_size, operator, owner, sizes_of
+from pruners.operators import Sizes, of_size, operator, owner, sizes_of
 from pruners.tracing.exporting import CHOOSING, export, repeated
 
 MOMENTUM = 0.1  # torch's default for batch norms
@@ -56,6 +56,13 @@ class Trace:
     def choosing(self) -> bool:
         """Whether the model chooses rows by their values; in the graph something is chosen everywhere."""
         return bool(self.graph_module.meta.get(CHOOSING))
+
+    @property
+    def written(self) -> frozenset[str]:
+        """Names of the parameters and buffers that the model writes to as it runs: an embedding with `max_norm` does."""
+        kinds = (OutputKind.PARAMETER_MUTATION, OutputKind.BUFFER_MUTATION)
+        specs = self.program.graph_signature.output_specs
+        return frozenset(spec.target for spec in specs if spec.kind in kinds and spec.target is not None)
 
     @property
     def nodes(self) -> Sequence[Node]:
@@ -113,7 +120,7 @@ def trace(
     that broadcasts, is traced as two copies of itself, unless the model treats two otherwise.
 
     Args:
-        model: any module; its mode and weights are left as they are.
+        model: any module; it is left untouched.
         args: example positional inputs.
         kwargs: example keyword inputs.
         every_size: trace as free every dimension of the inputs that the model allows, not the first only, but for those of size 1.
@@ -122,8 +129,7 @@ def trace(
         ValueError: if the example inputs do not fit the model, or `torch.export` cannot trace it.
     """
     args, kwargs = tuple(args), dict(kwargs or {})
-    with evaluating(model):
-        program, free, copies = export(model, args, kwargs, every_size)
+    program, free, copies = export(model, args, kwargs, every_size)
     _refuse_untieable(program)
     _give_momenta(program, model)
     signature = program.graph_signature
