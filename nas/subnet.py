@@ -37,7 +37,7 @@ def load(folder: str | Path, space: SearchSpace | None = None) -> nn.Module:
     except (ValueError, SafetensorError) as error:
         raise ValueError(f"the subnet in {folder} is damaged ({error}); export it again") from error
     space = space or build_space(described["space"]["name"], described["space"]["options"])
-    module = space.net.build(space.locals(space.architecture(described["choices"])))
+    module = space.build(space.architecture(described["choices"]))
     try:
         module.load_state_dict(weights)
     except RuntimeError as error:

@@ -2,7 +2,7 @@
 
 from nas.pruning.inputs import check_input, example_inputs, parse_targets
 from nas.pruning.recovery import WITHOUT_TRAINING, Recovery, Repair, parse_recovery, repair_untrained
-from nas.pruning.space import PREFIX, PRUNED, PrunedNetwork, known_options, pruned_space, uniform
+from nas.pruning.space import PREFIX, PRUNED, PrunedNetwork, known_options, pruned_space
 from nas.pruning.weights import load_model
 
 __all__ = [
@@ -20,5 +20,4 @@ __all__ = [
     "parse_targets",
     "pruned_space",
     "repair_untrained",
-    "uniform",
 ]

@@ -6,15 +6,14 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from torch import nn
 
-from nas.data import ImageData, batches, head
-from nas.runtime import stream, torch_seed
+from nas.data import ImageData, head
+from nas.runtime import torch_seed
 from nas.scoring.costs import Figures
+from nas.scoring.weights import recalibrated
 from nas.study import RankingConfig, RunConfig
 from nas.supernets import Mixture, Splitting, Supernets, predict
 from nas.training import Alone, accuracy, fit, module_accuracy
-from pruners import recalibrate_
 from pruners.progress import Progress
 from search_spaces import Architecture, SearchSpace
 
@@ -81,7 +80,7 @@ class AloneScorer:
                 progress(step, number + done / total, len(archs))
 
             training = self.config.supernets.training
-            module = self.space.net.build(self.space.locals(arch), torch_seed(self.config.seed, "trial", arch.key))
+            module = self.space.build(arch, torch_seed(self.config.seed, "trial", arch.key))
             fit(
                 Alone(module, training, self.device),
                 self.data,
@@ -93,9 +92,6 @@ class AloneScorer:
             )
             figures.append({"accuracy": module_accuracy(module, self.data, self.data.validation)})
         return figures
-
-
-BATCH = 100
 
 
 class PrunedScorer:
@@ -113,13 +109,3 @@ class PrunedScorer:
             module = recalibrated(self.space, arch, self.data, self.config, self.seed).to(self.device)
             figures.append({"accuracy": module_accuracy(module, self.data, self.data.validation)})
         return figures
-
-
-def recalibrated(
-    space: SearchSpace, arch: Architecture, data: ImageData, config: RankingConfig, seed: int
-) -> nn.Module:
-    """The smaller model of an architecture, its batch statistics gathered again on training images; on the CPU."""
-    module = space.net.build(space.locals(arch))
-    images = head(data.train, config.calibration_images)
-    recalibrate_(module, batches(images, data, min(BATCH, len(images)), rng=stream(seed, "calibration")))
-    return module

@@ -2,6 +2,7 @@
 
 from nas.study.choose import choose
 from nas.study.config import FORMATS, RANKERS, RankingConfig, RunConfig, adjusted, configure, parse_config, read_config
+from nas.study.naming import run_folder
 from nas.study.spaces import build_space, options_for
 from nas.study.study import ALONE, SEARCH, Study, load_run_data, read_record
 
@@ -22,4 +23,5 @@ __all__ = [
     "parse_config",
     "read_config",
     "read_record",
+    "run_folder",
 ]
