@@ -216,7 +216,7 @@ def teacher(classes: int = 10) -> nn.Module:
 
 def test_a_given_teacher_is_copied_asked_once_a_step_and_followed() -> None:
     given = teacher().train()
-    rule = Taught(PLAIN, given, Distillation(1.0, 2.0), CPU, (1, 8, 8), 10)
+    rule = Taught(PLAIN, given, Distillation(weight=1.0, temperature=2.0), CPU, (1, 8, 8), 10)
     assert given.training and not rule.teacher.training and rule.teacher is not given
     calls: list[int] = []
     rule.teacher.register_forward_hook(lambda *_: calls.append(1))

@@ -25,7 +25,7 @@ def network(seed: int, norm: bool = True) -> nn.Module:
 
 
 def distilled(data: ImageData, weight: float, path: Path | None = None, stop_after: int | None = None) -> nn.Module:
-    learner = Distilled(network(0), network(1), CONFIG, Distillation(weight), CPU)
+    learner = Distilled(network(0), network(1), CONFIG, Distillation(weight=weight), CPU)
 
     def stop(history: list) -> None:
         if history[-1]["epoch"] == stop_after:
@@ -78,7 +78,9 @@ def test_the_loss_is_the_definition() -> None:
     p, q = F.softmax(teacher / temperature, 1), F.softmax(student / temperature, 1)
     expected = sum(p[n, k] * (p[n, k] / q[n, k]).log() for n in range(6) for k in range(5)) / 6
     assert divergence(teacher, student, temperature).item() == pytest.approx(expected.item(), rel=1e-5)
-    learner = Distilled(network(0, False), network(1, False), CONFIG, Distillation(0.3, temperature), CPU)
+    learner = Distilled(
+        network(0, False), network(1, False), CONFIG, Distillation(weight=0.3, temperature=temperature), CPU
+    )
     images, labels = torch.randn(6, 1, 8, 8), torch.randint(10, (6,))
     logits, aims = learner.module(images), learner.teacher(images)
     hard = F.cross_entropy(logits, labels, label_smoothing=0.1)
