@@ -5,12 +5,8 @@ A folder is checked against its source on real images before it appears under it
 
 from __future__ import annotations
 
-import io
-import logging
-import warnings
 import zipfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +21,7 @@ from nas.study import FORMATS, Study
 from nas.subnet import load
 from nas.train import load_supernets
 from search_spaces import Architecture
-from search_spaces.core import unknown_name
+from search_spaces.core import quiet, unknown_name
 
 IMAGES = 16
 TOLERANCE = 1e-4
@@ -99,7 +95,7 @@ def _write_onnx(module: nn.Module, images: Tensor, path: Path) -> None:
         import onnxruntime
     except ImportError as error:
         raise ValueError('format onnx needs more packages: pip install "nas-toolkit[onnx]"') from error
-    with _quiet():
+    with quiet():
         torch.onnx.export(
             module,
             (images,),
@@ -115,7 +111,7 @@ def _write_onnx(module: nn.Module, images: Tensor, path: Path) -> None:
 
 
 def _write_pt2(module: nn.Module, images: Tensor, path: Path) -> None:
-    with _quiet():
+    with quiet():
         program = torch.export.export(module, (images,), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},))
         program.example_inputs = None  # they would be pickled
         torch.export.save(program, path)
@@ -144,17 +140,3 @@ def _check(name: str, source: nn.Module, exported: Any, images: Tensor, exact: b
                 raise ValueError(
                     f"{name} differs from its source by {difference:.2g} relative to the largest logit; nothing was written"
                 )
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the exporters' progress notes off the terminal."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)

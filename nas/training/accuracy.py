@@ -13,8 +13,8 @@ from torch.utils._pytree import tree_leaves
 from nas.data import ImageData, Split, normalize
 from nas.runtime import memory_format, precision
 from pruners import recalibrate_
-from pruners.errors import first_line
 from pruners.operators import evaluating
+from search_spaces.core import first_line
 
 BatchNorm = nn.modules.batchnorm._BatchNorm
 
