@@ -88,6 +88,8 @@ def test_a_trial_is_worth_what_its_weights_are_worth(
     else:
         module = kept.weights(study, arch, digits, learner)
         assert not module.training and module_accuracy(module, digits, digits.validation) == figures["accuracy"]
+        means = [value for name, value in module.state_dict().items() if name.endswith("running_mean")]
+        assert means and all(mean.abs().max() > 0 for mean in means), "0 until they are gathered on training images"
 
 
 def test_the_words_say_where_an_accuracy_comes_from(request: pytest.FixtureRequest, study: Study) -> None:
