@@ -11,7 +11,7 @@ from torch import nn
 
 from nas.data import ImageData
 from nas.pruning import PrunedNetwork
-from nas.scoring.accuracy import AloneScorer, PrunedScorer, SupernetScorer
+from nas.scoring.accuracy import SupernetScorer, one_by_one, trained_alone
 from nas.scoring.bounds import check_kept
 from nas.scoring.costs import CostScorer, Figures, Scorer
 from nas.scoring.weights import from_supernet, recalibrated
@@ -86,9 +86,9 @@ class Untrained:
         return []
 
     def worth(self, config: RunConfig, data: ImageData, device: torch.device, learner: Supernets | None) -> Scorer:
-        if learner is None:
-            return AloneScorer(self.space, data, config, device)
-        return SupernetScorer(learner, self.space, data, config.ranking)
+        if learner is not None:
+            return SupernetScorer(learner, self.space, data, config.ranking)
+        return one_by_one(lambda arch, progress: trained_alone(self.space, arch, data, config, device, progress), data)
 
     def worth_in_words(self, config: RunConfig) -> str:
         return "its weights in the supernet" if config.supernets.count else "trained on training images"
@@ -125,7 +125,9 @@ class TrainedModel:
         return list(dict.fromkeys(self.model.uniform(step) for step in range(self.model.steps, 0, -1)))
 
     def worth(self, config: RunConfig, data: ImageData, device: torch.device, learner: Supernets | None) -> Scorer:
-        return PrunedScorer(self.space, data, config.ranking, config.seed, device)
+        return one_by_one(
+            lambda arch, _: recalibrated(self.space, arch, data, config.ranking, config.seed).to(device), data
+        )
 
     def worth_in_words(self, config: RunConfig) -> str:
         return "the weights that are left, batch statistics gathered again"
