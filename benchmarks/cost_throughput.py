@@ -73,7 +73,7 @@ def measure(space: SearchSpace, size: int, repeats: int, lookups: int) -> dict[s
 
 def check(space: SearchSpace, model: CostModel, archs: list[Architecture]) -> None:
     for arch in archs:
-        if model.cost(arch) != count(space.net.build(space.locals(arch)), space.net.input_shape).total:
+        if model.cost(arch) != count(space.build(arch), space.net.input_shape).total:
             raise AssertionError(f"the cost of {arch} is not the one counted on its network")
 
 

@@ -33,7 +33,7 @@ def main() -> None:
     }
     archs = choose(space, arguments.fit + arguments.networks, arguments.seed)
     table = measure_table(space, archs, **settings)
-    networks = {arch: space.net.build(space.locals(arch)) for arch in archs}
+    networks = {arch: space.build(arch) for arch in archs}
     measured = compare_latency(networks, space.net.input_shape, **settings)
     fit, rest = archs[: arguments.fit], archs[arguments.fit :]
     table = table.fitted(space, {arch: measured[arch] for arch in fit})

@@ -75,7 +75,7 @@ def train_alone(
     device: torch.device,
 ) -> dict[str, object]:
     """An architecture from scratch on a part of the data, measured on test images after the last epoch."""
-    module = space.net.build(space.locals(arch), torch_seed(seed, "alone", arch.key))
+    module = space.build(arch, torch_seed(seed, "alone", arch.key))
     started = time.perf_counter()
     fit(Alone(module, config, device), data, part, config, seed=seed, device=device)
     return {"accuracy": module_accuracy(module, data, data.test), "seconds": round(time.perf_counter() - started, 1)}
@@ -102,7 +102,7 @@ def by_even_shares(seed: int, data: ImageData, config: TrainingConfig, device: t
     images = len(data.train) * config.epochs // len(ARCHS)
     scores = []
     for arch in ARCHS:
-        module = SPACE.net.build(SPACE.locals(arch), torch_seed(seed, "alone", arch.key))
+        module = SPACE.build(arch, torch_seed(seed, "alone", arch.key))
         part = drawn(data.train, images, stream(seed, "part"))
         share = config.model_copy(update={"epochs": 1})
         fit(Alone(module, share, device), data, part, share, seed=seed, device=device)
@@ -125,7 +125,7 @@ def by_halving(seed: int, data: ImageData, config: TrainingConfig, device: torch
     per_epoch = len(data.train) // config.batch_size
     rungs = math.ceil(math.log2(len(ARCHS)))
     steps = per_epoch * config.epochs / rungs
-    modules = {arch: SPACE.net.build(SPACE.locals(arch), torch_seed(seed, "alone", arch.key)) for arch in ARCHS}
+    modules = {arch: SPACE.build(arch, torch_seed(seed, "alone", arch.key)) for arch in ARCHS}
     scores = dict.fromkeys(ARCHS, 0.0)
     left = list(ARCHS)
     for rung in range(rungs):

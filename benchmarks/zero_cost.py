@@ -100,7 +100,7 @@ def drop_cut_line(path: Path) -> None:
 
 def scores(space: SearchSpace, cell: str, images: tuple[Tensor, Tensor]) -> dict[str, str]:
     """Each score of a cell's network, and its CPU seconds."""
-    model = space.net.build(space.locals(space.parse(cell)))
+    model = space.build(space.parse(cell))
     row: dict[str, str] = {}
     for name, samples in SAMPLES.items():
         started = time.process_time()

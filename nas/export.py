@@ -5,29 +5,22 @@ A folder is checked against its source on real images before it appears under it
 
 from __future__ import annotations
 
-import io
-import logging
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from nas.data import ImageData, head, normalize
-from nas.pruning import PrunedNetwork
+from nas.data import ImageData, normalize
 from nas.retrain import build, weights_path
 from nas.runtime import put_tensors, read_pt2, replacing, write_json
-from nas.scoring import recalibrated
+from nas.scoring import contract
 from nas.study import FORMATS, Study
 from nas.subnet import load
-from nas.supernets import OneSupernet, Supernets
 from nas.train import load_supernets
-from nas.training import calibrate_
 from search_spaces import Architecture
-from search_spaces.core import unknown_name
+from search_spaces.core import quiet, unknown_name
 
 IMAGES = 16
 TOLERANCE = 1e-4
@@ -66,12 +59,15 @@ def export(
         raise ValueError(f"{folder} exists and holds no exported subnet; give another folder")
     arch = study.find(arch) if isinstance(arch, str) else arch
     data = data or study.data()
-    alone = weights_path(study, arch).exists()
-    module = build(study, arch) if alone else _untrained(study, arch, data)
+    if weights_path(study, arch).exists():
+        module, source = build(study, arch), "alone"
+    else:
+        kept = contract(study.space)
+        module, source = kept.weights(study, arch, data, load_supernets(study, data)), kept.source
     images = normalize(data.test.images[:IMAGES], data.mean, data.std)
     with replacing(folder) as temporary:
         temporary.mkdir()
-        write_json(temporary / "architecture.json", _describe(study, arch, data, "alone" if alone else _source(study)))
+        write_json(temporary / "architecture.json", _describe(study, arch, data, source))
         put_tensors(temporary / "model.safetensors", module.state_dict())
         _check("model.safetensors", module, load(temporary, study.space), images, exact=True)
         if "onnx" in formats:
@@ -79,47 +75,6 @@ def export(
         if "pt2" in formats:
             _write_pt2(module, images, temporary / "model.pt2")
     return folder
-
-
-def from_supernet(study: Study, arch: Architecture, data: ImageData) -> nn.Module:
-    """The network of an architecture with the weights of the supernet that ranked it best, calibrated on training images.
-
-    Where the supernet's normalisations have no scale and shift, the network's get 1 and 0.
-
-    Raises:
-        ValueError: the run has no trained supernet, or the architecture was not ranked.
-    """
-    learner = load_supernets(study, data)
-    if learner is None:
-        raise ValueError(
-            f"{study.space.label(arch)} was not trained alone, and the run has no supernet to take weights from"
-        )
-    supernet = learner.members[_best_supernet(study, arch, learner)].supernet
-    locals = study.space.locals(arch)
-    calibrated = calibrate_(supernet.extract(locals), data, head(data.train, study.config.ranking.calibration_images))
-    module = study.space.net.build(locals)
-    module.load_state_dict(calibrated.state_dict(), strict=False)
-    return module.eval()
-
-
-def _untrained(study: Study, arch: Architecture, data: ImageData) -> nn.Module:
-    if isinstance(study.space.net, PrunedNetwork):
-        return recalibrated(study.space, arch, data, study.config.ranking, study.config.seed)
-    return from_supernet(study, arch, data)
-
-
-def _source(study: Study) -> str:
-    """Where the weights of a network that was not trained alone come from."""
-    return "trained model" if isinstance(study.space.net, PrunedNetwork) else "supernet"
-
-
-def _best_supernet(study: Study, arch: Architecture, learner: Supernets) -> int:
-    """The supernet that ranked an architecture best, or the one that it belongs to where no other was asked."""
-    table = study.trials
-    ranked = table[table["architecture"] == arch.key].filter(regex=r"^accuracy_supernet\d+$").dropna(axis=1)
-    if ranked.size:
-        return int(str(ranked.iloc[0].idxmax()).removeprefix("accuracy_supernet"))
-    return 0 if isinstance(learner, OneSupernet) else learner.assign([arch])[0]
 
 
 def _describe(study: Study, arch: Architecture, data: ImageData, weights: str) -> dict[str, Any]:
@@ -139,7 +94,7 @@ def _write_onnx(module: nn.Module, images: Tensor, path: Path) -> None:
         import onnxruntime
     except ImportError as error:
         raise ValueError('format onnx needs more packages: pip install "nas-toolkit[onnx]"') from error
-    with _quiet():
+    with quiet():
         torch.onnx.export(
             module,
             (images,),
@@ -155,7 +110,7 @@ def _write_onnx(module: nn.Module, images: Tensor, path: Path) -> None:
 
 
 def _write_pt2(module: nn.Module, images: Tensor, path: Path) -> None:
-    with _quiet():
+    with quiet():
         program = torch.export.export(module, (images,), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},))
         program.example_inputs = None  # they would be pickled
         torch.export.save(program, path)
@@ -173,17 +128,3 @@ def _check(name: str, source: nn.Module, exported: Any, images: Tensor, exact: b
                 raise ValueError(
                     f"{name} differs from its source by {difference:.2g} relative to the largest logit; nothing was written"
                 )
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the exporters' progress notes off the terminal."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)

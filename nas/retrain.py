@@ -42,7 +42,7 @@ def weights_path(study: Study, arch: Architecture, seed: int = 0) -> Path:
 
 def build(study: Study, arch: Architecture) -> nn.Module:
     """The network trained alone with the run's first seed, on the CPU in evaluation mode; untrained where none was trained."""
-    module = study.space.net.build(study.space.locals(arch))
+    module = study.space.build(arch)
     path = weights_path(study, arch)
     if path.exists():
         module.load_state_dict(load_file(path))
@@ -56,7 +56,7 @@ def train_one(
     config = study.config
     path = weights_path(study, arch, seed)
     unfinished = path.with_suffix(".checkpoint")
-    module = study.space.net.build(study.space.locals(arch), torch_seed(config.seed, "alone", arch.key, seed))
+    module = study.space.build(arch, torch_seed(config.seed, "alone", arch.key, seed))
     trained = cast(nn.Module, torch.compile(module)) if config.alone.compile else module
     history = fit(
         Alone(trained, config.alone.training, device),

@@ -16,23 +16,19 @@ from estimators.zero_cost import ZERO_COST
 from nas.data import ImageData
 from nas.export import export
 from nas.objectives import estimates, losses
-from nas.pruning import PrunedNetwork, uniform
 from nas.report import write_report, write_tables
 from nas.retrain import build, retrain
 from nas.runtime import half, stream, write_json
 from nas.samplers import narrowed
 from nas.scoring import (
-    AloneScorer,
-    CostScorer,
     Figures,
     LatencyScorer,
     NetworkScorer,
-    PrunedCostScorer,
-    PrunedScorer,
     Scorer,
     SupernetScorer,
     TableScorer,
     UntrainedScorer,
+    contract,
     latency_figures,
     within,
 )
@@ -86,17 +82,12 @@ def search(
     config = adopt(config)
     return run(
         config,
-        default_folder(config) if out is None else Path(out),
+        run_folder(config, config.strategy) if out is None else Path(out),
         space=None if isinstance(space, str) else space,
         data=None if isinstance(data, str) else data,
         progress=progress,
         trust=trust,
     )
-
-
-def default_folder(config: RunConfig) -> Path:
-    """`runs/<space>-<data>-<strategy>-seed<seed>`."""
-    return run_folder(config, config.strategy)
 
 
 def run(
@@ -112,7 +103,8 @@ def run(
     study, data, device = open_run(config, folder, space=space, data=data, trust=trust)
     space = study.space
     with study.locked(), study.session():
-        scorers: list[Scorer] = [_cost_scorer(space)]
+        kept = contract(space)
+        scorers: list[Scorer] = [kept.costs]
         if config.latency_table is not None:
             scorers.append(TableScorer(space, load_table(config.latency_table, space)))
         elif "latency_ms" in config.objectives:
@@ -123,7 +115,10 @@ def run(
             scorers.append(UntrainedScorer(space, untrained, data, device, config.seed))
         with half(config.bfloat16):
             if "accuracy" in config.objectives:
-                scorers.append(_accuracy_scorer(study, data, device, progress, trust))
+                learner = (
+                    train_supernets(study, data, device, progress, trust=trust) if config.supernets.count else None
+                )
+                scorers.append(kept.worth(config, data, device, learner))
             propose(study, scorers, progress)
             _retrain(study, data, device, progress)
         _export_front(study, data, progress)
@@ -143,17 +138,16 @@ def propose(study: Study, scorers: Sequence[Scorer], progress: Progress) -> None
     Raises:
         ValueError: no architecture keeps the limits.
     """
-    config, space = study.config, study.space
+    config, space, kept = study.config, study.space, contract(study.space)
     for scorer in scorers:
         if isinstance(scorer, SupernetScorer):
             space = narrowed(space, scorer.sampler)
-    allowed = within(space, config.limits, _cost_scorer(study.space))
+    allowed = within(space, config.limits, kept.costs)
     known = {study.architecture(trial).key: trial for trial in study.journal.trials(SEARCH)}
     strategy = make_strategy(config.proposer, allowed, stream(config.seed, "strategy"))
     expected = min(config.budget.trials or space.raw_size, space.raw_size)
     together = ASK[config.proposer] if config.supernets.count else 1
-    start = uniform(space.net) if isinstance(space.net, PrunedNetwork) else []
-    start = [arch for arch in start if allowed.keeps(arch)]
+    start = [arch for arch in kept.start() if allowed.keeps(arch)]
     told, spent = 0, 0.0
     progress("ranking", 0, expected)
     while told < expected and spent < (config.budget.seconds or float("inf")):
@@ -208,21 +202,6 @@ def _score(archs: Sequence[Architecture], scorers: Sequence[Scorer], progress: P
             figures |= more
     seconds = round((time.perf_counter() - started) / len(archs), 4)
     return [{**figures, "seconds": seconds} for figures in merged]
-
-
-def _cost_scorer(space: SearchSpace) -> Scorer:
-    return PrunedCostScorer(space.net) if isinstance(space.net, PrunedNetwork) else CostScorer(space)
-
-
-def _accuracy_scorer(study: Study, data: ImageData, device: torch.device, progress: Progress, trust: bool) -> Scorer:
-    config, space = study.config, study.space
-    shared = config.supernets
-    if isinstance(space.net, PrunedNetwork):
-        return PrunedScorer(space, data, config.ranking, config.seed, device)
-    if shared.count == 0:
-        return AloneScorer(space, data, config, device)
-    learner = train_supernets(study, data, device, progress, trust=trust)
-    return SupernetScorer(learner, space, data, config.ranking)
 
 
 def _retrain(study: Study, data: ImageData, device: torch.device, progress: Progress) -> None:

@@ -41,7 +41,7 @@ def load(folder: str | Path, space: str | SearchSpace | None = None, *, trust: b
     if not isinstance(space, SearchSpace):
         check_trust(described["space"]["name"], folder / "architecture.json", named=space, trust=trust)
         space = build_space(described["space"]["name"], described["space"]["options"])
-    module = space.net.build(space.locals(space.architecture(described["choices"])))
+    module = space.build(space.architecture(described["choices"]))
     try:
         module.load_state_dict(weights)
     except RuntimeError as error:

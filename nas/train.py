@@ -12,9 +12,8 @@ import torch
 from torch import nn
 
 from nas.data import ImageData
-from nas.pruning import PrunedNetwork
 from nas.runtime import check_trust, checkpoint, half, replacing, resolve_device, write_text
-from nas.scoring import check_kept
+from nas.scoring import contract
 from nas.study import (
     RANKERS,
     RunConfig,
@@ -94,7 +93,7 @@ def train(
     )
     study, images, device = open_run(
         config,
-        training_folder(config) if out is None else Path(out),
+        run_folder(config, f"train-{config.supernets.sampler}") if out is None else Path(out),
         space=None if isinstance(space, str) else space,
         data=None if isinstance(data, str) else data,
         trust=trust,
@@ -102,11 +101,6 @@ def train(
     with study.locked(), study.session(), half(config.bfloat16):
         train_supernets(study, images, device, progress, on_epoch, trust)
     return study
-
-
-def training_folder(config: RunConfig) -> Path:
-    """`runs/<space>-<data>-train-<sampler>-seed<seed>`."""
-    return run_folder(config, f"train-{config.supernets.sampler}")
 
 
 def open_run(
@@ -134,8 +128,8 @@ def open_run(
         _check_source(Path(config.supernets.source), space, data, config.supernets)
     trains = _in_training(config, folder)
     if not (folder / "run.yaml").exists():
-        if config.limits and not isinstance(space.net, PrunedNetwork):
-            check_kept(space, config.limits)
+        if config.limits:
+            contract(space).check_limits(config.limits)
         if trains:
             _check_learner(config, space, data, device, trust)
     adjustable = ADJUSTABLE if trains else ()
@@ -274,12 +268,7 @@ def _check_source(folder: Path, space: SearchSpace, data: ImageData, shared: Sup
 
 
 def _check_fit(space: SearchSpace, data: ImageData, config: RunConfig) -> None:
-    costs = (*config.objectives, *config.limits)
-    if isinstance(space.net, PrunedNetwork) and (config.supernets.count or "activations" in costs):
-        raise ValueError(
-            f"{space.name!r} is a trained model: search it with random, evolution, nsga2, coarse-to-fine or exhaustive, `supernets` 0, "
-            f"and without activations; got {config.strategy}, {config.supernets.count} and {', '.join(costs)}"
-        )
+    contract(space).check(config)
     if space.net.input_shape != data.input_shape or space.net.num_classes != data.num_classes:
         raise ValueError(
             f"space {space.name!r} takes images of {space.net.input_shape} and {space.net.num_classes} classes, but "

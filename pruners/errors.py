@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+from search_spaces.core import first_line as first_line
+
 
 @contextmanager
 def fitting(args: tuple[Any, ...], kwargs: Mapping[str, Any], given_as: str = "example_inputs") -> Iterator[None]:
@@ -18,11 +20,6 @@ def fitting(args: tuple[Any, ...], kwargs: Mapping[str, Any], given_as: str = "e
     except Exception as error:
         shapes = [tuple(x.shape) if isinstance(x, torch.Tensor) else x for x in (*args, *kwargs.values())]
         raise ValueError(f"`{given_as}` must fit the model, got {shapes}: {first_line(error)}") from error
-
-
-def first_line(error: BaseException) -> str:
-    """What an error says first, or its type where it says nothing."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def whole_number(name: str, value: Any, why: str = "") -> Any:

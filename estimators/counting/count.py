@@ -28,6 +28,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from estimators.counting.operators import activations_of, counts_nothing, has_formula, macs_of
+from search_spaces.core import first_line
 
 META = torch.device("meta")
 Inputs = Sequence[int] | Tensor | tuple[Any, ...] | Mapping[str, Any]
@@ -256,10 +257,10 @@ def _moved(value: Any, device: torch.device) -> Any:
 
 def _explained(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], error: Exception) -> str:
     shapes = [str(tuple(leaf.shape)) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-    reason = next(iter(str(error).splitlines()), type(error).__name__)
     return (
-        f"`inputs` must suit the module: a copy of {type(module).__name__} does not run on {', '.join(shapes) or 'them'}: {reason}; "
-        "give the shape of one sample without the batch, or the module's own inputs as a tensor, a tuple or a mapping"
+        f"`inputs` must suit the module: a copy of {type(module).__name__} does not run on {', '.join(shapes) or 'them'}: "
+        f"{first_line(error)}; give the shape of one sample without the batch, or the module's own inputs as a tensor, a tuple or a "
+        "mapping"
     )
 
 

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
 import sys
-import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,7 +12,7 @@ import torch
 from torch import nn
 
 from estimators.counting.count import count, device_of, standing_in
-from search_spaces.core import unknown_name
+from search_spaces.core import first_line, quiet, unknown_name
 
 INSTALL = 'install the extra with: pip install "nas-toolkit[counters]"'
 CONV_LINEAR = frozenset("convolution addmm mm conv linear Conv1d Conv2d Conv3d Linear".split())
@@ -74,30 +70,24 @@ def _torch(module: nn.Module, input_shape: tuple[int, ...]) -> Count:
 
 
 def _fvcore(module: nn.Module, input_shape: tuple[int, ...]) -> Count:
-    with _silenced():
-        try:
-            from fvcore.nn import FlopCountAnalysis, parameter_count
-        except ImportError as error:
-            raise ValueError(f"counter fvcore needs a package that is missing ({error}); {INSTALL}") from error
-        with _explained("fvcore", module, input_shape):
-            own = standing_in(module, device_of(module))
-            analysis = FlopCountAnalysis(own, torch.zeros(1, *input_shape, device=device_of(module)))
-            analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
-            operators = {name: int(macs) for name, macs in analysis.by_operator().items()}
+    with quiet(), _explained("fvcore", module, input_shape):
+        from fvcore.nn import FlopCountAnalysis, parameter_count
+
+        own = standing_in(module, device_of(module))
+        analysis = FlopCountAnalysis(own, torch.zeros(1, *input_shape, device=device_of(module)))
+        analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
+        operators = {name: int(macs) for name, macs in analysis.by_operator().items()}
     return Count(int(analysis.total()), parameter_count(own)[""], operators, dict(analysis.unsupported_ops()))
 
 
 def _thop(module: nn.Module, input_shape: tuple[int, ...]) -> Count:
-    with _silenced():
-        try:
-            import thop
-        except ImportError as error:
-            raise ValueError(f"counter thop needs a package that is missing ({error}); {INSTALL}") from error
-        with _explained("thop", module, input_shape):
-            # in a container, because thop counts no parameters of the outermost module
-            own = nn.Sequential(standing_in(module, device_of(module)))
-            sample = torch.zeros(1, *input_shape, device=device_of(module))
-            macs, params, children = thop.profile(own, inputs=(sample,), verbose=False, ret_layer_info=True)
+    with quiet(), _explained("thop", module, input_shape):
+        import thop
+
+        # in a container, because thop counts no parameters of the outermost module
+        own = nn.Sequential(standing_in(module, device_of(module)))
+        sample = torch.zeros(1, *input_shape, device=device_of(module))
+        macs, params, children = thop.profile(own, inputs=(sample,), verbose=False, ret_layer_info=True)
     rules = sys.modules["thop.profile"].register_hooks  # `thop.profile` itself is the function
     leaves = [type(part) for part in own.modules() if not list(part.children())]
     unsupported = Counter(kind.__name__ for kind in leaves if kind not in rules)
@@ -119,27 +109,15 @@ def _add_up(
 
 
 @contextmanager
-def _silenced() -> Iterator[None]:
-    """Keep a library's warnings, log messages and prints from the user's terminal."""
-    before = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)
-
-
-@contextmanager
 def _explained(counter: str, module: nn.Module, input_shape: tuple[int, ...]) -> Iterator[None]:
     try:
         yield
+    except ImportError as error:
+        raise ValueError(f"counter {counter} needs a package that is missing ({error}); {INSTALL}") from error
     except Exception as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise ValueError(
-            f"{counter} must run {type(module).__name__} on one sample of shape {input_shape} to count it, and cannot: {reason}; "
-            "give another shape or use the counter torch"
+            f"{counter} must run {type(module).__name__} on one sample of shape {input_shape} to count it, and cannot: "
+            f"{first_line(error)}; give another shape or use the counter torch"
         ) from error
 
 

@@ -7,13 +7,14 @@ takes the largest that fits the budget.
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 
 import numpy as np
 
-BISECTIONS = 40
+STEPS = 2**40
 LARGEST_SCALE = 2**20
 TINYNET_VARIANTS = {
     "A": (1.0, 1.2, 0.86, 339e6),
@@ -166,25 +167,27 @@ def scaled_to(
         ValueError: even a thousandth of the base is over the budget, or a million times the base is not.
     """
     price = cache(cost)
+
+    def at(scale: float) -> Stages:
+        return scaled(base, rule(scale), **rounding)
+
     low, high = 1e-3, 1.0
-    best = scaled(base, rule(low), **rounding)
-    if not price(best) <= budget:
-        raise ValueError(f"`budget` must be at least {price(best):g}, the cost of the smallest network, got {budget:g}")
-    while price(candidate := scaled(base, rule(high), **rounding)) <= budget:
+    if not price(at(low)) <= budget:
+        raise ValueError(
+            f"`budget` must be at least {price(at(low)):g}, the cost of the smallest network, got {budget:g}"
+        )
+    while price(at(high)) <= budget:
         if high >= LARGEST_SCALE:
             raise ValueError(
-                f"`cost` must grow with the network, got {price(candidate):g} for {candidate}, still within the budget of {budget:g}; "
+                f"`cost` must grow with the network, got {price(at(high)):g} for {at(high)}, still within the budget of {budget:g}; "
                 "give a smaller budget, or a cost that sees what the rule scales"
             )
-        low, best, high = high, candidate, 2 * high
-    for _ in range(BISECTIONS):
-        middle = math.sqrt(low * high)
-        candidate = scaled(base, rule(middle), **rounding)
-        if price(candidate) <= budget:
-            low, best = middle, candidate
-        else:
-            high = middle
-    return best
+        low, high = high, 2 * high
+
+    def between(step: int) -> Stages:
+        return at(low * (high / low) ** (step / STEPS))
+
+    return between(bisect_left(range(1, STEPS), True, key=lambda step: not price(between(step)) <= budget))
 
 
 def family(

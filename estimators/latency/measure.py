@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from estimators.counting import dtype_of
 from estimators.latency.runtimes import Run, compiling_each, prepare
+from search_spaces.core import first_line
 
 Name = TypeVar("Name")
 TURN = 5
@@ -184,9 +185,8 @@ def _warm_up(name: object, module: Run, images: Tensor, seconds: float) -> tuple
     try:
         times = [_once(module, images)]
     except Exception as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise ValueError(
-            f"network {name!r} must run on a batch of shape {tuple(images.shape)}, and does not: {reason}; "
+            f"network {name!r} must run on a batch of shape {tuple(images.shape)}, and does not: {first_line(error)}; "
             "give the shape of one sample that it takes, and wrap a network that needs other inputs"
         ) from error
     deadline = time.perf_counter() + seconds

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import io
-import logging
 import sys
-import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 import torch._dynamo
 from torch import Tensor, nn
 
-from search_spaces.core import unknown_name
+from search_spaces.core import first_line, quiet, unknown_name
 
 Run = Callable[[Tensor], object]
 
@@ -56,18 +53,13 @@ def _onnxruntime(module: nn.Module, images: Tensor, threads: int) -> Run:
         ) from error
     if images.device.type != "cpu":
         raise ValueError(f"runtime onnxruntime is measured on the CPU, got device {str(images.device)!r}; use 'cpu'")
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
     try:
-        logger.setLevel(logging.ERROR)
-        with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
-            warnings.simplefilter("ignore")
+        with quiet():
             program: Any = torch.onnx.export(module, (images,), input_names=["images"], dynamo=True)
     except Exception as error:
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise ValueError(f"{type(module).__name__} cannot be exported to ONNX: {reason}; measure it eager") from error
-    finally:
-        logger.setLevel(level)
+        raise ValueError(
+            f"{type(module).__name__} cannot be exported to ONNX: {first_line(error)}; measure it eager"
+        ) from error
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     session = onnxruntime.InferenceSession(

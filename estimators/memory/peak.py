@@ -22,6 +22,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from estimators.counting import Inputs, example, standing_in
 from estimators.memory.ordering import Operation, best_order, given_order
+from search_spaces.core import first_line
 
 aten = torch.ops.aten
 ALIASES = frozenset((aten._unsafe_view.default, aten.detach.default, aten.alias.default))
@@ -110,11 +111,10 @@ def exported(module: nn.Module, inputs: Inputs) -> ExportedProgram:
             own = standing_in(module, torch.device("cpu"))
             return torch.export.export(own, args, kwargs, strict=False).run_decompositions({})
         except Exception as error:
-            reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
             raise ValueError(
                 f"peak memory needs a module that `torch.export` can trace on its inputs, and cannot trace "
-                f"{type(module).__name__}: {reason}; give the shape of one sample without the batch, or the module's own inputs, "
-                "and replace branches on tensor values"
+                f"{type(module).__name__}: {first_line(error)}; give the shape of one sample without the batch, or the module's own "
+                "inputs, and replace branches on tensor values"
             ) from error
 
 

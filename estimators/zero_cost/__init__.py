@@ -20,6 +20,7 @@ from estimators.zero_cost.separation import jacob_cov, naswot
 from estimators.zero_cost.synflow import synflow
 from estimators.zero_cost.working import Batch, Loss, check_batch, single, working_copy
 from estimators.zero_cost.zen import zen
+from search_spaces.core import first_line
 from search_spaces.core.naming import unknown_name
 
 __all__ = ["ZERO_COST", "Batch", "Loss", "Score", "score"]
@@ -99,8 +100,7 @@ def score(name: str, model: nn.Module, batch: Batch, loss: Loss, *, seed: int = 
         except torch.OutOfMemoryError:
             raise
         except (RuntimeError, TypeError, IndexError) as error:
-            reason = next(iter(str(error).splitlines()), type(error).__name__)
             raise ValueError(
-                f"`batch` and `loss` must suit the model: {name} of {type(model).__name__} cannot be computed: {reason}; give "
-                "(inputs, targets), inputs of several arguments as a tuple or a dictionary, and a loss of (outputs, targets)"
+                f"`batch` and `loss` must suit the model: {name} of {type(model).__name__} cannot be computed: {first_line(error)}; "
+                "give (inputs, targets), inputs of several arguments as a tuple or a dictionary, and a loss of (outputs, targets)"
             ) from error

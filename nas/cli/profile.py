@@ -115,7 +115,7 @@ def profile(
                 f"{target!r} is a search space: choose an architecture with --arch, such as {_example(made)}"
             )
         found = made.parse(arch)
-        module: nn.Module = made.net.build(made.locals(found))
+        module: nn.Module = made.build(found)
         name, sizes = f"{made.name} {made.label(found)}", made.net.input_shape
     else:
         if arch is not None:

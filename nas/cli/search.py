@@ -11,8 +11,8 @@ import typer
 from nas.cli import terminal
 from nas.cli.options import Choices, Json, Paths, Trust, refuse_beside, space_options, with_settings
 from nas.cli.runs import show_front
-from nas.search import default_folder, run
-from nas.study import RunConfig, adjusted, choose, configure, read_config
+from nas.search import run
+from nas.study import RunConfig, adjusted, choose, configure, read_config, run_folder
 from nas.train import adopt
 from search_spaces.core import keywords
 
@@ -78,4 +78,4 @@ def _asked(
     else:
         given = {"space": known["space"].default, "data": known["data"].default, **settings}
         asked = adopt(configure(**given), space="space" not in settings, data="data" not in settings, trust=trust)
-    return asked, out or default_folder(asked)
+    return asked, out or run_folder(asked, asked.strategy)

@@ -3,7 +3,7 @@
 from nas.pruning.config import PruneConfig, read_prune_config
 from nas.pruning.inputs import check_input, example_inputs
 from nas.pruning.recovery import WITHOUT_TRAINING, Recovery, RecoveryConfig, Repair, parse_recovery, repair_untrained
-from nas.pruning.space import PREFIX, PRUNED, PrunedNetwork, known_options, pruned_space, uniform
+from nas.pruning.space import PREFIX, PRUNED, PrunedNetwork, known_options, pruned_space
 from nas.pruning.weights import load_model
 
 __all__ = [
@@ -23,5 +23,4 @@ __all__ = [
     "pruned_space",
     "read_prune_config",
     "repair_untrained",
-    "uniform",
 ]

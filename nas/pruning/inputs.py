@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from nas.objectives import ESTIMATES
 from nas.runtime import import_function, shape
 from pruners.allocation import COUNTED, LATENCY
-from pruners.errors import first_line
 from pruners.groups import split_inputs
 from pruners.untouched import untouched
+from search_spaces.core import first_line
 
 TARGETS = (*COUNTED, LATENCY, *ESTIMATES)
 

@@ -1,4 +1,4 @@
-"""A trained model as a search space for `nas search`: `pruned:module:function`, and what scores its architectures."""
+"""A trained model as a search space for `nas search`: `pruned:module:function`, and what builds its networks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from nas.runtime import shape
 from pruners import PrunableSpace
 from pruners.config import WidthsConfig
 from pruners.untouched import untouched
-from search_spaces import Architecture, SearchSpace
+from search_spaces import SearchSpace
 from search_spaces.core import Local, Network, Value, keywords
 
 PRUNED = "pruned"
@@ -64,11 +64,6 @@ def searchable(prunable: PrunableSpace) -> SearchSpace:
     if not prunable.graph.trace.batched:
         raise ValueError("a model to search must take batches of any size, got one that is traced for one size only")
     return replace(prunable.space, network=PrunedNetwork((), tuple(images.shape[1:]), logits.shape[1], prunable))
-
-
-def uniform(network: PrunedNetwork) -> list[Architecture]:
-    """Where a search starts: the trained model, and the same share of every group for each smaller step."""
-    return list(dict.fromkeys(network.source.uniform(step) for step in range(network.source.steps, 0, -1)))
 
 
 def pruned_space(

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from nas.runtime import import_function
-from pruners.errors import first_line
+from search_spaces.core import first_line
 
 CHECKPOINT_KEYS = ("state_dict", "model")  # where training scripts keep the weights beside an optimiser
 

@@ -11,10 +11,10 @@ from typing import Any
 import pandas as pd
 
 from nas.objectives import both_accuracies, gap, kendall, same_order
-from nas.pruning import PrunedNetwork
 from nas.report.format import Table, front_table, percent, si
 from nas.report.point_labels import drawable
 from nas.runtime import names_function
+from nas.scoring import contract
 from nas.study import Study, choose
 from search_spaces import SPACES
 
@@ -154,14 +154,15 @@ def _headline(study: Study, ranked: pd.DataFrame, front: pd.DataFrame) -> str:
 
 def _front(study: Study, ranked: pd.DataFrame, front: pd.DataFrame) -> str:
     shown = front_table(front, searched(study), study.config.objectives)
+    kept = contract(study.space)
     knee = choose(study, "knee")["label"].iloc[0]
     notes = []
     if "accuracy alone" in shown.columns:
-        start = "further, from the weights that are left," if _pruned(study) else "from scratch"
-        notes.append(f"Accuracy alone: the network trained {start} on training and validation images, on test images.")
+        notes.append(
+            f"Accuracy alone: the network trained {kept.alone} on training and validation images, on test images."
+        )
     if f"accuracy {searched(study)}" in shown.columns:
-        source = "its weights in the supernet" if study.config.supernets.count else "trained on training images"
-        source = "the weights that are left, batch statistics gathered again" if _pruned(study) else source
+        source = kept.worth_in_words(study.config)
         notes.append(f"Accuracy {searched(study)}: {source}, on validation images, as the search saw it.")
     if "latency" in shown.columns:
         notes.append("Latency: one image at a time, median and quartiles, on the hardware named below.")
@@ -264,7 +265,7 @@ def _asked(study: Study) -> str:
         "budget": _pairs({name: value for name, value in config.budget.model_dump().items() if value is not None}),
     }
     recipe = f"batches of {training.batch_size}, learning rate {training.learning_rate:g}"
-    if "accuracy" in config.objectives and not _pruned(study):
+    if "accuracy" in config.objectives and contract(study.space).trains:
         who = config.supernets.count or "each trial alone"
         rows["supernets"] = f"{who}, {training.epochs} epochs, {recipe}"
     if alone.which != "none":
@@ -301,11 +302,6 @@ def _pairs(values: Mapping[str, Any]) -> str:
 
 def _and(words: Sequence[str]) -> str:
     return " and ".join(part for part in (", ".join(words[:-1]), words[-1]) if part)
-
-
-def _pruned(study: Study) -> bool:
-    """Whether the space is made of a trained model."""
-    return isinstance(study.space.network, PrunedNetwork)
 
 
 def _size(study: Study) -> str:

@@ -1,13 +1,12 @@
 """What a trial is given: costs, latency, accuracy, and limits on them."""
 
-from nas.scoring.accuracy import AloneScorer, PrunedScorer, SupernetScorer, recalibrated
-from nas.scoring.bounds import check_kept, within
+from nas.scoring.accuracy import SupernetScorer
+from nas.scoring.bounds import within
+from nas.scoring.contract import contract
 from nas.scoring.costs import (
-    CostScorer,
     Figures,
     LatencyScorer,
     NetworkScorer,
-    PrunedCostScorer,
     Scorer,
     TableScorer,
     UntrainedScorer,
@@ -15,19 +14,14 @@ from nas.scoring.costs import (
 )
 
 __all__ = [
-    "AloneScorer",
-    "CostScorer",
     "Figures",
     "LatencyScorer",
     "NetworkScorer",
-    "PrunedCostScorer",
-    "PrunedScorer",
     "Scorer",
     "SupernetScorer",
     "TableScorer",
     "UntrainedScorer",
-    "check_kept",
+    "contract",
     "latency_figures",
-    "recalibrated",
     "within",
 ]

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 from torch import nn
 
-from nas.data import ImageData, batches, head
-from nas.runtime import stream, torch_seed
-from nas.scoring.costs import Figures
+from nas.data import ImageData, head
+from nas.runtime import torch_seed
+from nas.scoring.costs import Figures, Scorer
 from nas.study import RankingConfig, RunConfig
 from nas.supernets import Mixture, Splitting, Supernets, predict
 from nas.training import Alone, accuracy, fit, module_accuracy
-from pruners import recalibrate_
 from pruners.progress import Progress
 from search_spaces import Architecture, SearchSpace
 
@@ -67,59 +66,29 @@ class SupernetScorer:
         return figures
 
 
-class AloneScorer:
-    """Accuracy on the validation part of a network trained alone on the training part."""
+def one_by_one(make: Callable[[Architecture, Progress], nn.Module], data: ImageData) -> Scorer:
+    """Accuracy on the validation part of the networks that `make` gives with their weights, told about long steps."""
 
-    def __init__(self, space: SearchSpace, data: ImageData, config: RunConfig, device: torch.device) -> None:
-        self.space, self.data, self.config, self.device = space, data, config, device
-
-    def __call__(self, archs: Sequence[Architecture], progress: Progress) -> list[Figures]:
-        figures = []
+    def score(archs: Sequence[Architecture], progress: Progress) -> list[Figures]:
+        figures: list[Figures] = []
         for number, arch in enumerate(archs):
 
             def inner(step: str, done: float, total: float, number: int = number) -> None:
                 progress(step, number + done / total, len(archs))
 
-            training = self.config.supernets.training
-            module = self.space.net.build(self.space.locals(arch), torch_seed(self.config.seed, "trial", arch.key))
-            fit(
-                Alone(module, training, self.device),
-                self.data,
-                self.data.train,
-                training,
-                seed=self.config.seed,
-                device=self.device,
-                progress=inner,
-            )
-            figures.append({"accuracy": module_accuracy(module, self.data, self.data.validation)})
+            inner("ranking", 0, 1)
+            figures.append({"accuracy": module_accuracy(make(arch, inner), data, data.validation)})
         return figures
 
-
-BATCH = 100
-
-
-class PrunedScorer:
-    """Accuracy on the validation part of the smaller model as it is, its batch statistics gathered again on training images."""
-
-    def __init__(
-        self, space: SearchSpace, data: ImageData, config: RankingConfig, seed: int, device: torch.device
-    ) -> None:
-        self.space, self.data, self.config, self.seed, self.device = space, data, config, seed, device
-
-    def __call__(self, archs: Sequence[Architecture], progress: Progress) -> list[Figures]:
-        figures: list[Figures] = []
-        for done, arch in enumerate(archs):
-            progress("ranking", done, len(archs))
-            module = recalibrated(self.space, arch, self.data, self.config, self.seed).to(self.device)
-            figures.append({"accuracy": module_accuracy(module, self.data, self.data.validation)})
-        return figures
+    return score
 
 
-def recalibrated(
-    space: SearchSpace, arch: Architecture, data: ImageData, config: RankingConfig, seed: int
+def trained_alone(
+    space: SearchSpace, arch: Architecture, data: ImageData, config: RunConfig, device: torch.device, progress: Progress
 ) -> nn.Module:
-    """The smaller model of an architecture, its batch statistics gathered again on training images; on the CPU."""
-    module = space.net.build(space.locals(arch))
-    images = head(data.train, config.calibration_images)
-    recalibrate_(module, batches(images, data, min(BATCH, len(images)), rng=stream(seed, "calibration")))
+    """The network of a trial, trained from random weights on the training part."""
+    training = config.supernets.training
+    module = space.build(arch, torch_seed(config.seed, "trial", arch.key))
+    learner = Alone(module, training, device)
+    fit(learner, data, data.train, training, seed=config.seed, device=device, progress=progress)
     return module

@@ -15,17 +15,12 @@ from estimators.latency import Latency, LatencyTable, compare_latency
 from estimators.zero_cost import ZERO_COST, score
 from nas.data import ImageData, batches
 from nas.objectives import Estimate
-from nas.pruning import PrunedNetwork
 from nas.runtime import stream, torch_seed
 from pruners.progress import Progress
 from search_spaces import Architecture, SearchSpace
 
 TAKE_TURNS = 8
-
-
 SCORED_IMAGES = 32
-
-
 Figures = dict[str, Any]
 
 
@@ -57,7 +52,7 @@ class LatencyScorer:
         for start in range(0, len(archs), TAKE_TURNS):
             progress("ranking", start, len(archs))
             some = archs[start : start + TAKE_TURNS]
-            modules = {arch: self.space.net.build(self.space.locals(arch)) for arch in some}
+            modules = {arch: self.space.build(arch) for arch in some}
             with torch.autocast("cpu", enabled=False):
                 measured = compare_latency(modules, self.space.net.input_shape, device=self.device)
             figures += [latency_figures(measured[arch]) for arch in some]
@@ -97,7 +92,7 @@ class UntrainedScorer:
         for done, arch in enumerate(archs):
             progress("ranking", done, len(archs))
             seed = torch_seed(self.seed, "scored", arch.key)
-            module = self.space.net.build(self.space.locals(arch), seed).to(self.device)
+            module = self.space.build(arch, seed).to(self.device)
             figures.append({name: self._score(name, module, seed) for name in self.names})
         return figures
 
@@ -118,17 +113,7 @@ class NetworkScorer:
         figures = []
         for done, arch in enumerate(archs):
             progress("ranking", done, len(archs))
-            module = self.space.net.build(self.space.locals(arch))
+            module = self.space.build(arch)
             with torch.autocast("cpu", enabled=False):  # the network's own dtypes, whatever the run computes in
                 figures.append({name: of(module, self.space.net.input_shape) for name, of in self.known.items()})
         return figures
-
-
-class PrunedCostScorer:
-    """Costs of the smaller model, without building it."""
-
-    def __init__(self, network: PrunedNetwork) -> None:
-        self.network = network
-
-    def __call__(self, archs: Sequence[Architecture], progress: Progress) -> list[Figures]:
-        return [dict(self.network.source.costs(arch)) for arch in archs]

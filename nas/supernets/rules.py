@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from nas.runtime import memory_format
 from nas.samplers import Draw
-from nas.training import Distillation, TrainingConfig, cross_entropy, divergence
+from nas.training import Distillation, TrainingConfig, cross_entropy
 from search_spaces import Supernet
 from search_spaces.core import Local
 
@@ -134,9 +134,7 @@ class Taught(Labels):
         self.distillation = distillation
 
     def loss(self, draw: Draw, logits: Tensor, step: Step) -> Tensor:
-        weight, temperature = self.distillation.weight, self.distillation.temperature
-        taught = divergence(step.from_teacher(self.teacher), logits, temperature)
-        return weight * temperature**2 * taught + (1 - weight) * super().loss(draw, logits, step)
+        return self.distillation.loss(step.from_teacher(self.teacher), logits, super().loss(draw, logits, step))
 
 
 class Snapshot(Labels):

@@ -1,7 +1,7 @@
 """The one training loop, its configuration, and what learns in it."""
 
 from nas.training.accuracy import BatchNorm, accuracy, calibrate_, check_classifies, module_accuracy
-from nas.training.alone import Alone, Distillation, Distilled, divergence
+from nas.training.alone import Alone, Distillation, Distilled
 from nas.training.config import NotFinite, TrainingConfig
 from nas.training.loop import Batch, Row, below, fit, under
 from nas.training.sgd import check_weights, cross_entropy, momenta, restore_momenta_, set_rate_, sgd
@@ -21,7 +21,6 @@ __all__ = [
     "check_classifies",
     "check_weights",
     "cross_entropy",
-    "divergence",
     "fit",
     "module_accuracy",
     "momenta",

@@ -12,8 +12,9 @@ from torch.utils._pytree import tree_leaves
 
 from nas.data import ImageData, Split, normalize
 from nas.runtime import memory_format, precision
-from pruners.errors import first_line
+from pruners import recalibrate_
 from pruners.untouched import untouched
+from search_spaces.core import first_line
 
 BatchNorm = nn.modules.batchnorm._BatchNorm
 
@@ -81,11 +82,8 @@ def calibrate_(module: nn.Module, data: ImageData, split: Split, *, batch_size: 
         norm.running_mean = torch.zeros(norm.num_features, device=device)
         norm.running_var = torch.ones(norm.num_features, device=device)
         norm.num_batches_tracked = torch.tensor(0, device=device)
-        norm.momentum = None
-    module.train()
-    with torch.no_grad(), precision(device):
-        for images, _ in _even(data, split, batch_size, device):
-            module(images)
+    with precision(device):
+        recalibrate_(module, (images for images, _ in _even(data, split, batch_size, device)))
     return module.eval()
 
 

@@ -74,6 +74,19 @@ class Distillation(Part):
         4.0, name="distill_temperature", gt=0, help="What the logits of the teacher and of its students are divided by."
     )
 
+    def loss(self, teacher: Tensor, student: Tensor, hard: Tensor) -> Tensor:
+        """weight x temperature² x KL(teacher || student) + (1 - weight) x the loss on labels.
+
+        Args:
+            teacher: its logits (batch, classes).
+            student: its logits.
+            hard: its loss on labels.
+
+        Reference: Hinton, Vinyals, Dean, "Distilling the Knowledge in a Neural Network", 2015, arXiv:1503.02531.
+        """
+        taught = divergence(teacher, student, self.temperature)
+        return self.weight * self.temperature**2 * taught + (1 - self.weight) * hard
+
 
 class Distilled(Alone):
     """A learner of one network that is taught by labels and by a network that knows them already.
@@ -84,8 +97,6 @@ class Distilled(Alone):
         config: the optimiser's settings.
         distillation: the teacher's share of the loss.
         device: where both run.
-
-    Reference: Hinton, Vinyals, Dean, "Distilling the Knowledge in a Neural Network", 2015, arXiv:1503.02531.
     """
 
     def __init__(
@@ -102,13 +113,10 @@ class Distilled(Alone):
         self.distillation = distillation
 
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
-        """weight x temperature² x KL(teacher || student) + (1 - weight) x cross-entropy."""
-        weight, temperature = self.distillation.weight, self.distillation.temperature
         with torch.no_grad():
             aims = self.teacher(images)
         logits = self.module(images)
-        taught = divergence(aims, logits, temperature)
-        return weight * temperature**2 * taught + (1 - weight) * cross_entropy(logits, labels, self.config)
+        return self.distillation.loss(aims, logits, cross_entropy(logits, labels, self.config))
 
 
 def divergence(teacher: Tensor, student: Tensor, temperature: float) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from numbers import Real
 from typing import Annotated, Any
@@ -184,7 +185,7 @@ def _by_schedule(
     Groups take their turn one by one, in `uniform` all of one size at once, the largest first.
     """
     schedule, last = SCHEDULES[name](groups, scores, limits)
-    step = _first(lambda step: meets(groups, cost, budgets, schedule(step)), last)
+    step = bisect_left(range(last), True, key=lambda step: meets(groups, cost, budgets, schedule(step)))
     before, after = schedule(max(step - 1, 0)), schedule(step)
     turns = [[group.name] for group in groups]
     if name == "uniform":
@@ -194,7 +195,7 @@ def _by_schedule(
     def partly(count: int) -> dict[str, int]:
         return before | {name: after[name] for turn in turns[:count] for name in turn}
 
-    return partly(_first(lambda count: meets(groups, cost, budgets, partly(count)), len(turns)))
+    return partly(bisect_left(range(len(turns)), True, key=lambda count: meets(groups, cost, budgets, partly(count))))
 
 
 def fewest_kept(groups: Sequence[Group], limits: Limits) -> dict[Axis, int]:
@@ -228,12 +229,3 @@ def meets(groups: Sequence[Group], cost: CostModel, budgets: Mapping[str, float]
     """Whether a model that lost so many indices of each group is within every budget."""
     kept = {group.axis: group.size - removed[group.name] for group in groups}
     return all(cost.of(name)(kept) <= budget for name, budget in budgets.items())
-
-
-def _first(true: Callable[[int], bool], last: int) -> int:
-    """The first step at which something is true that stays true, at the latest at `last`."""
-    low, high = 0, last
-    while low < high:
-        middle = (low + high) // 2
-        low, high = (low, middle) if true(middle) else (middle + 1, high)
-    return low

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +23,7 @@ LATENCY = "latency_ms"
 Estimator = Callable[[nn.Module, Any], float]
 Compare = Callable[[nn.Module], tuple[float, float]]  # what a full model's value is, and a smaller one's
 HALVINGS = 12  # of the range of macs that a measured target is searched in
+STEPS = 2**HALVINGS
 TIGHTER = 0.02  # of all macs or predicted milliseconds, taken off where the last measurement misses
 ATTEMPTS = 6
 APPROACHES = 8  # measurements between the smallest and the largest budget of predicted milliseconds
@@ -196,26 +198,24 @@ def search(
         ValueError: if even the smallest model misses a target; the message says what range can be reached.
     """
 
-    def read(budget: float) -> dict[str, Reading]:
-        return _read(smaller(budget), aims)
-
+    readings: dict[int, dict[str, Reading]] = {}
     trials = HALVINGS + 2
-    if _met(found := read(high)):
+
+    def budget(step: int) -> float:
+        return (low * (STEPS - step) + high * step) / STEPS
+
+    def misses(step: int) -> bool:
+        readings[step] = _read(smaller(budget(step)), aims)
+        progress("measured targets", len(readings), trials)
+        return not _met(readings[step])
+
+    if not misses(STEPS):
         progress("measured targets", trials, trials)
-        return high, found
-    progress("measured targets", 1, trials)
-    largest, best = found, read(low)
-    if not _met(best):
-        raise unreachable(best, largest)
-    for trial in range(HALVINGS):
-        progress("measured targets", trial + 2, trials)
-        middle = (low + high) / 2
-        if _met(found := read(middle)):
-            low, best = middle, found
-        else:
-            high = middle
-    progress("measured targets", trials, trials)
-    return low, best
+        return high, readings[STEPS]
+    if misses(0):
+        raise unreachable(readings[0], readings[STEPS])
+    found = bisect_left(range(1, STEPS), True, key=misses)
+    return budget(found), readings[found]
 
 
 def approach(

@@ -14,12 +14,13 @@ from torch import nn
 from torch.fx import Node
 from torch.utils import _pytree as pytree
 
-from pruners.errors import first_line, fitting
+from pruners.errors import fitting
 from pruners.importance.relevance import reads_weight
 from pruners.operators import operator
 from pruners.surgery import GraphModel
 from pruners.tracing import Batch, Runner
 from pruners.untouched import untouched
+from search_spaces.core import first_line
 
 Tensors = Mapping[str, torch.Tensor]
 Scores = dict[str, torch.Tensor]

@@ -11,11 +11,11 @@ import torch
 from torch import fx, nn
 from torch.fx import Node
 
-from pruners.errors import first_line
 from pruners.operators import Axis, is_random, leaves, operator, owner, seeded, several, tensors_in
 from pruners.surgery.rewrite import GraphModel, Removal
 from pruners.tracing import Runner, Trace
 from pruners.untouched import untouched
+from search_spaces.core import first_line
 
 VANISHED = 1e-30  # what is smaller counts as zero
 

@@ -15,10 +15,10 @@ from torch.fx import Node
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
-from pruners.errors import first_line
 from pruners.operators import Axis, leaves, owner, tensors_in
 from pruners.surgery.masked import difference, run_example
 from pruners.surgery.rewrite import GraphModel, Removal, sliced
+from search_spaces.core import first_line
 
 Form = Literal["module", "graph"]
 SHAKEN = 65_536  # entries of a tensor that get noise, at most

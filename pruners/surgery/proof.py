@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from pruners.errors import first_line, fitting
+from pruners.errors import fitting
 from pruners.groups import AxisGraph, Group, dependency_groups, tie_axes
 from pruners.operators import NothingChosen, is_random, operator, routing, seeded, tensors_in
 from pruners.surgery.masked import Comparison, Masked, compare, difference, needs_copies, run_example, run_traced
@@ -24,6 +24,7 @@ from pruners.surgery.plan import PruningPlan, fingerprint, kept_by
 from pruners.surgery.rewrite import GraphModel, Removal, rewrite
 from pruners.tracing import Trace, trace
 from pruners.untouched import untouched
+from search_spaces.core import first_line
 
 
 def verify(

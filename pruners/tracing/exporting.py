@@ -20,11 +20,12 @@ from torch.export import Dim, ExportedProgram
 from torch.export.graph_signature import InputKind
 from torch.utils import _pytree as pytree
 
-from pruners.errors import first_line, fitting
+from pruners.errors import fitting
 from pruners.operators import BATCH, FewConditions, SomethingChosen, TooManyConditions, routing, sizes_of
 from pruners.operators import sizes as free_sizes
 from pruners.tracing.functional import drop_assertions, functional
 from pruners.untouched import untouched
+from search_spaces.core import first_line
 
 SMALL = 64  # entries of a buffer whose values are known while a model is traced
 CHOOSING = "choosing"  # a graph's note that rows are chosen by their values

@@ -5,7 +5,7 @@ from search_spaces.core.choices import Categorical, Choice, Condition, Integer, 
 from search_spaces.core.config import Keyword, Part, keywords, nested, parse, put, setting, takes
 from search_spaces.core.extremes import composed, described, largest, smallest
 from search_spaces.core.labels import code_labels, written
-from search_spaces.core.naming import unknown_name
+from search_spaces.core.naming import first_line, unknown_name
 from search_spaces.core.network import (
     Block,
     Local,
@@ -28,6 +28,7 @@ from search_spaces.core.options import (
     widths,
 )
 from search_spaces.core.paths import SKIPPED, Flow, FlowShape, OnPath, advance, prefix, seen, shape_of, together
+from search_spaces.core.quiet import quiet
 from search_spaces.core.settings import Setting, Settings, fixed, reading
 from search_spaces.core.space import COUNTABLE, Constraint, Labels, SearchSpace
 
@@ -65,6 +66,7 @@ __all__ = [
     "conditions",
     "described",
     "exists",
+    "first_line",
     "fixed",
     "integers",
     "is_left_out",
@@ -76,6 +78,7 @@ __all__ = [
     "plain",
     "prefix",
     "put",
+    "quiet",
     "reading",
     "seeded",
     "seen",

@@ -1,4 +1,4 @@
-"""Errors for names that nobody knows."""
+"""Words of errors."""
 
 from __future__ import annotations
 
@@ -13,3 +13,8 @@ def unknown_name(kind: str, name: object, known: Iterable[str]) -> ValueError:
     question = f" did you mean {' or '.join(near)}?" if near else ""
     rest = f", … ({len(names)} in all)" if len(names) > 20 else ""
     return ValueError(f"no {kind} is named {name!r};{question} known: {', '.join(names[:20])}{rest}")
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says first, or its type where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -10,6 +10,7 @@ from functools import cached_property
 from itertools import islice
 
 import numpy as np
+from torch import nn
 
 from search_spaces.core.architecture import Architecture
 from search_spaces.core.choices import Choice, Column, Value, conditions
@@ -287,6 +288,10 @@ class SearchSpace:
         """What `arch` says to each block of the network, in order; ValueError if it is of another space, or of other options."""
         self._check_name(arch)
         return self.net.locals(self.column_values(arch))
+
+    def build(self, arch: Architecture, seed: int = 0) -> nn.Module:
+        """The network of `arch`, initialised from `seed`; ValueError as for `locals`."""
+        return self.net.build(self.locals(arch), seed)
 
     @cached_property
     def fingerprint(self) -> str:

@@ -22,8 +22,9 @@ import nas
 from nas import Study
 from nas.data.batches import normalize
 from nas.data.dataset import ImageData
-from nas.export import export, from_supernet
+from nas.export import export
 from nas.retrain import build
+from nas.scoring.weights import from_supernet
 from nas.supernets.splitting import Splitting
 from nas.train import load_supernets
 from nas.training.accuracy import module_accuracy
@@ -168,7 +169,7 @@ def test_an_architecture_not_trained_alone_comes_from_its_best_supernet(bn: str,
 def test_the_weights_of_the_better_supernet_are_taken(finished: Study, data: ImageData) -> None:
     row = finished.trials.iloc[0]
     better = int(row["accuracy_supernet1"] > row["accuracy_supernet0"])
-    module = from_supernet(finished, finished.find(row["architecture"]), data)
+    module = from_supernet(finished, finished.find(row["architecture"]), data, load_supernets(finished, data))
     tensors = nas.runtime.checkpoint.load(finished.folder / "supernets" / "checkpoint.safetensors").tensors
     weight = tensors[f"supernet{better}/weights/blocks.head.body.2.weight"]
     assert torch.equal(module.state_dict()["head.2.weight"], weight)
@@ -193,7 +194,7 @@ def test_after_a_split_each_architecture_has_the_weights_of_its_own_supernet(tmp
     for arch in (archs[0], archs[-1]):
         number = learner.assign([arch])[0]
         head = learner.members[number].supernet.state_dict()["blocks.head.body.2.weight"]
-        assert number and torch.equal(from_supernet(study, arch, data).state_dict()["head.2.weight"], head)
+        assert number and torch.equal(from_supernet(study, arch, data, learner).state_dict()["head.2.weight"], head)
 
 
 def test_a_model_that_differs_from_its_source_is_not_written(

@@ -12,15 +12,15 @@ from typing import Any
 
 import pytest
 import torch
-from pruners.check import difference, run_traced
-from pruners.replay import replay
-from pruners.rewrite import Removal, rewrite
 from torch import Tensor, nn
 
-from nas.pruning import prune_model
+from nas.prune import prune_model
 from pruners import PrunableSpace, PruneResult, groups, prune
-from pruners.groups import tie_axes
-from pruners.tracing import trace
+from pruners.groups.dependency import tie_axes
+from pruners.surgery.masked import difference, run_traced
+from pruners.surgery.replay import replay
+from pruners.surgery.rewrite import Removal, rewrite
+from pruners.tracing.trace import trace
 from pruners.untouched import untouched
 from tests import zoo
 from tests.pruners import routed

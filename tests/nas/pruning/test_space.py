@@ -17,7 +17,7 @@ import nas
 from nas.data.batches import normalize
 from nas.data.dataset import ImageData
 from nas.pruning.space import PrunedNetwork, searchable
-from nas.scoring.accuracy import recalibrated
+from nas.scoring.weights import recalibrated
 from nas.training.accuracy import module_accuracy
 from nas.training.alone import Alone
 from nas.training.config import TrainingConfig

@@ -13,9 +13,7 @@ from hypothesis import strategies as st
 
 from nas import Study, configure
 from nas.runtime.files import write_json
-from nas.search import default_folder
-from nas.study.naming import folder_name, old_folder_name
-from nas.train import training_folder
+from nas.study.naming import folder_name, old_folder_name, run_folder
 from search_spaces import Architecture, Categorical, SearchSpace
 from tests.made_up_studies import try_
 
@@ -132,5 +130,5 @@ def test_a_default_folder_is_one_folder_in_runs(
     (tmp_path / "above" / "here").mkdir(parents=True)
     monkeypatch.chdir(tmp_path / "above" / "here")
     config = configure(space, source)
-    assert default_folder(config) == Path("runs") / f"{name}-mixture-seed0"
-    assert training_folder(config) == Path("runs") / f"{name}-train-uniform-seed0"
+    assert run_folder(config, "mixture") == Path("runs") / f"{name}-mixture-seed0"
+    assert run_folder(config, "train-uniform") == Path("runs") / f"{name}-train-uniform-seed0"

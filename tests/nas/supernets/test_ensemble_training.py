@@ -16,7 +16,7 @@ from nas.data.batches import normalize
 from nas.data.dataset import ImageData
 from nas.export import export
 from nas.runtime.text import options
-from nas.search import default_folder
+from nas.study import run_folder
 from nas.study.config import configure
 from nas.study.spaces import build_space
 from nas.supernets.config import SupernetConfig
@@ -162,6 +162,6 @@ def test_any_space_has_ensembles_by_name() -> None:
     assert one.name == "nas-bench-macro" and one.net.heads == 1
     assert options(["depth=32"], "width,depth", 2) == {"depth": 32, "choices": ["width", "depth"], "paths": 2}
     config = configure("resnet-elastic", "digits", strategy="random", space_options={"paths": 2})
-    assert default_folder(config) == Path("runs/resnet-elastic-paths2-digits-random-seed0")
+    assert run_folder(config, config.strategy) == Path("runs/resnet-elastic-paths2-digits-random-seed0")
     found = profile("nas-bench-macro", arch=f"2-{'1' * 8}-{'2' * 7}", options={"paths": 2, "splits": [2]})
     assert found.totals["macs"] > 0 and "nas-bench-macro-paths2" in found.title

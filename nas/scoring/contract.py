@@ -1,0 +1,136 @@
+"""What a search asks of a space: one contract, kept by spaces of untrained networks and by those of a trained model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Protocol
+
+import torch
+from torch import nn
+
+from nas.data import ImageData
+from nas.pruning import PrunedNetwork
+from nas.scoring.accuracy import SupernetScorer, one_by_one, trained_alone
+from nas.scoring.bounds import check_kept
+from nas.scoring.costs import CostScorer, Figures, Scorer
+from nas.scoring.weights import from_supernet, recalibrated
+from nas.study import RunConfig, Study
+from nas.supernets import Supernets
+from pruners.progress import Progress
+from search_spaces import Architecture, SearchSpace
+
+
+class Contract(Protocol):
+    """What a space refuses, what its architectures cost, where a search starts, and what gives architectures their worth.
+
+    Networks are built by `SearchSpace.build`, whatever the space.
+
+    Attributes:
+        source: where the weights of a network come from that was not trained alone.
+        alone: how a network is trained alone, in words.
+        trains: whether trials need training before they have an accuracy.
+    """
+
+    source: str
+    alone: str
+    trains: bool
+
+    def check(self, config: RunConfig) -> None:
+        """Raise ValueError for a configuration that does not fit the space."""
+
+    def check_limits(self, limits: Mapping[str, float]) -> None:
+        """Raise ValueError where it is known before a search that no architecture keeps the limits."""
+
+    @property
+    def costs(self) -> Scorer:
+        """What gives exact costs."""
+
+    def start(self) -> list[Architecture]:
+        """Architectures that a strategy is told of first."""
+
+    def worth(self, config: RunConfig, data: ImageData, device: torch.device, learner: Supernets | None) -> Scorer:
+        """What gives trials an accuracy on the validation part; `learner` holds the run's trained supernets, if it has any."""
+
+    def worth_in_words(self, config: RunConfig) -> str:
+        """What the accuracy of a trial is of."""
+
+    def weights(self, study: Study, arch: Architecture, data: ImageData, learner: Supernets | None) -> nn.Module:
+        """A network that was not trained alone, on the CPU in evaluation mode; ValueError if the run has no weights for it."""
+
+
+def contract(space: SearchSpace) -> Contract:
+    """The contract that a space keeps."""
+    return TrainedModel(space, space.network) if isinstance(space.network, PrunedNetwork) else Untrained(space)
+
+
+class Untrained:
+    """Networks that start from random weights: supernets rank them, or each is trained alone."""
+
+    source, alone, trains = "supernet", "from scratch", True
+
+    def __init__(self, space: SearchSpace) -> None:
+        self.space = space
+
+    def check(self, config: RunConfig) -> None:
+        pass
+
+    def check_limits(self, limits: Mapping[str, float]) -> None:
+        check_kept(self.space, limits)
+
+    @cached_property
+    def costs(self) -> Scorer:
+        return CostScorer(self.space)
+
+    def start(self) -> list[Architecture]:
+        return []
+
+    def worth(self, config: RunConfig, data: ImageData, device: torch.device, learner: Supernets | None) -> Scorer:
+        if learner is not None:
+            return SupernetScorer(learner, self.space, data, config.ranking)
+        return one_by_one(lambda arch, progress: trained_alone(self.space, arch, data, config, device, progress), data)
+
+    def worth_in_words(self, config: RunConfig) -> str:
+        return "its weights in the supernet" if config.supernets.count else "trained on training images"
+
+    def weights(self, study: Study, arch: Architecture, data: ImageData, learner: Supernets | None) -> nn.Module:
+        return from_supernet(study, arch, data, learner)
+
+
+class TrainedModel:
+    """The smaller models inside a trained one: they keep their part of its weights."""
+
+    source, alone, trains = "trained model", "further, from the weights that are left,", False
+
+    def __init__(self, space: SearchSpace, network: PrunedNetwork) -> None:
+        self.space, self.model = space, network.source
+
+    def check(self, config: RunConfig) -> None:
+        costs = (*config.objectives, *config.limits)
+        if config.supernets.count or "activations" in costs:
+            raise ValueError(
+                f"{self.space.name!r} is a trained model: search it with random, evolution, nsga2, coarse-to-fine or exhaustive, "
+                f"`supernets` 0, and without activations; got {config.strategy}, {config.supernets.count} and {', '.join(costs)}"
+            )
+
+    def check_limits(self, limits: Mapping[str, float]) -> None:
+        pass
+
+    def costs(self, archs: Sequence[Architecture], progress: Progress) -> list[Figures]:
+        """Of the smaller models, without building them."""
+        return [dict(self.model.costs(arch)) for arch in archs]
+
+    def start(self) -> list[Architecture]:
+        """The trained model, and the same share of every group for each smaller step."""
+        return list(dict.fromkeys(self.model.uniform(step) for step in range(self.model.steps, 0, -1)))
+
+    def worth(self, config: RunConfig, data: ImageData, device: torch.device, learner: Supernets | None) -> Scorer:
+        return one_by_one(
+            lambda arch, _: recalibrated(self.space, arch, data, config.ranking, config.seed).to(device), data
+        )
+
+    def worth_in_words(self, config: RunConfig) -> str:
+        return "the weights that are left, batch statistics gathered again"
+
+    def weights(self, study: Study, arch: Architecture, data: ImageData, learner: Supernets | None) -> nn.Module:
+        return recalibrated(self.space, arch, data, study.config.ranking, study.config.seed)
