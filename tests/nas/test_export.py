@@ -16,7 +16,6 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-from nas.pt2 import read_pt2, refuse_pickle
 
 import nas
 from nas import Study
@@ -24,6 +23,7 @@ from nas.data.batches import normalize
 from nas.data.dataset import ImageData
 from nas.export import export
 from nas.retrain import build
+from nas.runtime.pt2 import read_pt2, refuse_pickle
 from nas.scoring.weights import from_supernet
 from nas.supernets.splitting import Splitting
 from nas.train import load_supernets

@@ -17,7 +17,7 @@ import yaml
 from typer.testing import CliRunner
 
 import nas
-from nas.cli.search import app
+from nas.cli.app import app
 from nas.data.dataset import ImageData
 from nas.runtime.trust import Untrusted
 from nas.study.config import read_config
@@ -181,7 +181,7 @@ def test_modules_of_the_current_folder_are_found_only_for_a_function(
     arguments: list[str], found: bool, made: Path
 ) -> None:
     (made / "ran").unlink(missing_ok=True)
-    code = "import sys; from nas.cli.search import main\ntry: main()\nfinally: print('here' if sys.argv.pop() in sys.path else 'not')"
+    code = "import sys; from nas.cli import main\ntry: main()\nfinally: print('here' if sys.argv.pop() in sys.path else 'not')"
     code = code.replace("sys.argv.pop()", repr(str(made)))
     done = subprocess.run(
         [sys.executable, "-P", "-c", code, *arguments],

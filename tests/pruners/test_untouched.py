@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from nas.prune import prune_model
+import nas
 from pruners import PrunableSpace, PruneResult, groups, prune
 from pruners.groups.dependency import tie_axes
 from pruners.surgery.masked import difference, run_traced
@@ -54,7 +54,7 @@ VERBS: dict[str, Callable[[nn.Module, Any], Any]] = {
     "estimators": lambda model, x: prune(model, x, {"entries": 0.5}, estimators={"entries": measured}, steps=2),
     "space": one_of_a_space,
     "groups": groups,
-    "nas prune": lambda model, x: prune_model(model, x, HALF, device="cpu"),
+    "nas prune": lambda model, x: nas.prune(model, x, HALF, device="cpu"),
     "unreachable": lambda model, x: prune(model, x, {"macs": 0.001}),
     "wrong inputs": lambda model, x: prune(model, x[..., None], HALF),
 }  # fmt: skip
@@ -260,5 +260,5 @@ def test_a_model_on_a_gpu_stays_there() -> None:
     model, x = given("counter")
     model, before = model.cuda(), state(model.cuda())
     prune(model, x.cuda(), HALF)
-    prune_model(model, x, HALF, device="cuda")
+    nas.prune(model, x, HALF, device="cuda")
     assert state(model) == before

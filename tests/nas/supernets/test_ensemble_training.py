@@ -11,11 +11,11 @@ import pytest
 import torch
 
 import nas
+from nas.cli.options import space_options
 from nas.cli.profile import profile
 from nas.data.batches import normalize
 from nas.data.dataset import ImageData
 from nas.export import export
-from nas.runtime.text import options
 from nas.study import run_folder
 from nas.study.config import configure
 from nas.study.spaces import build_space
@@ -160,7 +160,7 @@ def test_any_space_has_ensembles_by_name() -> None:
     assert space.net.heads == 3 and dict(space.options)["splits"] == [2, 1]
     one = build_space("nas-bench-macro", {"paths": 1})
     assert one.name == "nas-bench-macro" and one.net.heads == 1
-    assert options(["depth=32"], "width,depth", 2) == {"depth": 32, "choices": ["width", "depth"], "paths": 2}
+    assert space_options({"depth": 32}, "width,depth", 2) == {"depth": 32, "choices": ["width", "depth"], "paths": 2}
     config = configure("resnet-elastic", "digits", strategy="random", space_options={"paths": 2})
     assert run_folder(config, config.strategy) == Path("runs/resnet-elastic-paths2-digits-random-seed0")
     found = profile("nas-bench-macro", arch=f"2-{'1' * 8}-{'2' * 7}", options={"paths": 2, "splits": [2]})
