@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from estimators import read_device
 from nas.data import ImageData
 from nas.objectives import estimates
-from nas.pruning import WITHOUT_TRAINING, Recovery, Repair, parse_recovery, repair_untrained
+from nas.pruning import RECOVERIES, Recovery, Repair, parse_recovery, repair_untrained
 from nas.pruning.inputs import _check_target
 from nas.runtime import environment, replacing, resolve_device, write_json
 from nas.training import Distillation, check_classifies, module_accuracy
@@ -175,8 +175,7 @@ def _check_means(repairs: Sequence[Recovery], data: ImageData | None, synthetic:
         raise ValueError(
             "--synthetic (`synthetic` in Python) needs a model of one tensor; give --data (`data`) of your own"
         )
-    possible = WITHOUT_TRAINING if synthetic else ()
-    missing = [str(step) for step in repairs if step.kind not in possible]
+    missing = [str(step) for step in repairs if not synthetic or RECOVERIES[step.kind].trains]
     if missing and data is None:
         raise ValueError(
             f"--recover {','.join(missing)} (`recover` in Python) needs images; give --data (`data`), such as digits, or, to repair "

@@ -20,7 +20,6 @@ from nas.pruning import PrunedNetwork, uniform
 from nas.report import write_report, write_tables
 from nas.retrain import build, retrain
 from nas.runtime import half, stream, write_json
-from nas.samplers import narrowed
 from nas.scoring import (
     AloneScorer,
     CostScorer,
@@ -36,7 +35,7 @@ from nas.scoring import (
     latency_figures,
     within,
 )
-from nas.strategies import make_strategy
+from nas.strategies import STRATEGIES, make_strategy
 from nas.study import SEARCH, RunConfig, Study, configure
 from nas.train import adopt, open_run, train_supernets
 from nas.training import NotFinite
@@ -44,8 +43,6 @@ from pruners.progress import Progress, silent
 from search_spaces import Architecture, SearchSpace
 from search_spaces.core import takes
 
-ASK = {"exhaustive": 256, "random": 64, "nsga2": 20, "evolution": 10, "coarse-to-fine": 10}
-"""Trials scored together, where a supernet can share work between them."""
 WORST = 1e30
 """What strategies are told of an architecture without a value of an objective: finite, and worse than any."""
 
@@ -144,12 +141,12 @@ def propose(study: Study, scorers: Sequence[Scorer], progress: Progress) -> None
     config, space = study.config, study.space
     for scorer in scorers:
         if isinstance(scorer, SupernetScorer):
-            space = narrowed(space, scorer.sampler)
+            space = scorer.sampler.narrowed(space)
     allowed = within(space, config.limits, _cost_scorer(study.space))
     known = {study.architecture(trial).key: trial for trial in study.journal.trials(SEARCH)}
-    strategy = make_strategy(config.proposer, allowed, stream(config.seed, "strategy"))
+    strategy = make_strategy(config.strategy, allowed, stream(config.seed, "strategy"))
     expected = min(config.budget.trials or space.raw_size, space.raw_size)
-    together = ASK[config.proposer] if config.supernets.count else 1
+    together = STRATEGIES[config.strategy].together if config.supernets.count else 1
     start = uniform(space.net) if isinstance(space.net, PrunedNetwork) else []
     start = [arch for arch in start if allowed.keeps(arch)]
     told, spent = 0, 0.0

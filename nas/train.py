@@ -15,8 +15,8 @@ from nas.data import ImageData
 from nas.pruning import PrunedNetwork
 from nas.runtime import checkpoint, half, replacing, resolve_device, write_text
 from nas.scoring import check_kept
+from nas.strategies import STRATEGIES
 from nas.study import (
-    RANKERS,
     RunConfig,
     Study,
     build_space,
@@ -28,7 +28,7 @@ from nas.study import (
     read_record,
 )
 from nas.subnet import load_teacher
-from nas.supernets import LARGEST, SupernetConfig, Supernets, make_learner
+from nas.supernets import LARGEST, SAMPLERS, SupernetConfig, Supernets, make_learner
 from nas.training import Row, fit
 from pruners.progress import Progress, silent
 from search_spaces import SearchSpace
@@ -194,8 +194,8 @@ def adopt(config: RunConfig, *, space: bool = False, data: bool = False) -> RunC
     theirs = read_config(Path(source) / "run.yaml")
     supernets = theirs.supernets.model_copy(update={"source": source})
     strategy = config.strategy
-    if strategy in RANKERS:
-        strategy = "mixture" if supernets.count > 1 or theirs.strategy == "mixture" else "one-shot"
+    if STRATEGIES[strategy].ranked:
+        strategy = "mixture" if supernets.count > 1 or STRATEGIES[theirs.strategy].mixture else "one-shot"
     update: dict[str, Any] = {"supernets": supernets, "strategy": strategy}
     update |= {"space": theirs.space} if space else {}
     update |= {"data": theirs.data} if data else {}
@@ -203,7 +203,7 @@ def adopt(config: RunConfig, *, space: bool = False, data: bool = False) -> RunC
 
 
 def _learner(study: Study, data: ImageData, device: torch.device, shared: SupernetConfig) -> Supernets:
-    seed, mixture = study.config.seed, study.config.strategy == "mixture"
+    seed, mixture = study.config.seed, STRATEGIES[study.config.strategy].mixture
     teacher = _teacher(shared)
     return make_learner(shared, study.space, data, seed=seed, device=device, mixture=mixture, teacher=teacher)
 
@@ -211,7 +211,7 @@ def _learner(study: Study, data: ImageData, device: torch.device, shared: Supern
 def _check_learner(config: RunConfig, space: SearchSpace, data: ImageData, device: torch.device) -> None:
     """Raise what making the supernets would, before there is a folder; one stands for all, as a mixture of many takes its time."""
     one = config.supernets.model_copy(update={"count": 1})
-    splits_a_mixture = config.strategy == "mixture" and one.sampler == "split"
+    splits_a_mixture = STRATEGIES[config.strategy].mixture and SAMPLERS[one.sampler].splits
     make_learner(one, space, data, seed=config.seed, device=device, mixture=splits_a_mixture, teacher=_teacher(one))
 
 

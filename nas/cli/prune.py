@@ -20,8 +20,9 @@ from nas.pruning import check_input, example_inputs, load_model, parse_targets
 from nas.report import percent, si
 from nas.runtime import floats, names, options
 from nas.training import Distillation
+from pruners.allocation import ALLOCATIONS
 from pruners.groups import analyse, dependency_groups, split_inputs
-from pruners.importance import CRITERIA, WITHOUT_DATA, WITHOUT_LABELS
+from pruners.importance import CRITERIA
 
 HELD_OUT = 0.1  # of the training images: they are not trained on
 
@@ -210,10 +211,10 @@ def _show_unknown(operators: Mapping[str, int]) -> None:
 
 def _refuse_without_data(importance: str, allocation: str, recover: str, synthetic: bool) -> None:
     """Options that pass over images, where there are none, or over labels, which synthetic inputs have not."""
-    possible = WITHOUT_LABELS if synthetic else WITHOUT_DATA
+    there = ("", "inputs") if synthetic else ("",)
     over_data = {
-        f"--importance {importance}": importance in CRITERIA and importance not in possible,
-        f"--allocation {allocation}": allocation == "distortion" and not synthetic,
+        f"--importance {importance}": importance in CRITERIA and CRITERIA[importance].needs not in there,
+        f"--allocation {allocation}": allocation in ALLOCATIONS and ALLOCATIONS[allocation].needs not in there,
         f"--recover {recover}": bool(names(recover)) and not synthetic,
     }
     for given, needs in over_data.items():

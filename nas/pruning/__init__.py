@@ -1,14 +1,14 @@
 """A given model: its weights, its inputs, its recovery, and the search space that it is."""
 
 from nas.pruning.inputs import check_input, example_inputs, parse_targets
-from nas.pruning.recovery import WITHOUT_TRAINING, Recovery, Repair, parse_recovery, repair_untrained
+from nas.pruning.recovery import RECOVERIES, Recovery, Repair, parse_recovery, repair_untrained
 from nas.pruning.space import PREFIX, PRUNED, PrunedNetwork, known_options, pruned_space, uniform
 from nas.pruning.weights import load_model
 
 __all__ = [
     "PREFIX",
     "PRUNED",
-    "WITHOUT_TRAINING",
+    "RECOVERIES",
     "PrunedNetwork",
     "Recovery",
     "Repair",

@@ -14,6 +14,7 @@ from nas.objectives import both_accuracies, kendall, same_order
 from nas.pruning import PrunedNetwork
 from nas.report.format import Table, front_table, percent, si
 from nas.report.point_labels import drawable
+from nas.strategies import STRATEGIES
 from nas.study import Study, choose
 from search_spaces import SPACES
 
@@ -124,7 +125,7 @@ def _unfinished(study: Study, ranked: pd.DataFrame, front: pd.DataFrame, epochs:
         missing.append(f"the supernets have trained {epochs} of {planned} epochs")
     if ranked.empty:
         missing.append("no architecture has been scored yet")
-    elif config.proposer == "exhaustive" and not config.budget.seconds and (size := _count(study)):
+    elif STRATEGIES[config.strategy].everything and not config.budget.seconds and (size := _count(study)):
         asked = min(size, config.budget.trials or size)
         if len(ranked) < asked:
             missing.append(f"{len(ranked):,} of {asked:,} architectures have been scored")

@@ -1,14 +1,13 @@
 """The run folder: configuration, journal, and choosing from a front."""
 
 from nas.study.choose import choose
-from nas.study.config import FORMATS, RANKERS, RankingConfig, RunConfig, adjusted, configure, parse_config, read_config
+from nas.study.config import FORMATS, RankingConfig, RunConfig, adjusted, configure, parse_config, read_config
 from nas.study.spaces import build_space, options_for
 from nas.study.study import ALONE, SEARCH, Study, load_run_data, read_record
 
 __all__ = [
     "ALONE",
     "FORMATS",
-    "RANKERS",
     "SEARCH",
     "RankingConfig",
     "RunConfig",

@@ -1,9 +1,16 @@
 """How much of each group goes, under budgets."""
 
-from pruners.allocation.allocate import Limits, check_allocation, check_reachable, fewest_kept
+from pruners.allocation.allocate import (
+    ALLOCATIONS,
+    Limits,
+    check_allocation,
+    check_reachable,
+    fewest_kept,
+    predicts_latency,
+)
 from pruners.allocation.costs import CostModel
 from pruners.allocation.latency import OperatorLatency
-from pruners.allocation.selection import Importance, Selection, check_steps
+from pruners.allocation.selection import SCHEDULES, Importance, Selection, check_steps
 from pruners.allocation.targets import (
     ATTEMPTS,
     COUNTED,
@@ -15,15 +22,16 @@ from pruners.allocation.targets import (
     check_targets,
     counted_budgets,
     measured_targets,
-    predicts_latency,
     search,
 )
 from pruners.allocation.timing import measured_ms
 
 __all__ = [
+    "ALLOCATIONS",
     "ATTEMPTS",
     "COUNTED",
     "LATENCY",
+    "SCHEDULES",
     "TIGHTER",
     "CostModel",
     "Estimator",

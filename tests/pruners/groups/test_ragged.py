@@ -16,8 +16,9 @@ from pruners.groups import ragged
 from pruners.groups.dependency import dependency_groups, tie_axes
 from pruners.groups.graph import AxisGraph, Group
 from pruners.importance.distortion import placeholder_values
+from pruners.importance.named import CRITERIA
 from pruners.importance.reconstruction import second_moments
-from pruners.importance.score import CRITERIA, score_groups
+from pruners.importance.score import score_groups
 from pruners.operators.axes import Axis, leaves
 from pruners.surgery.masked import compare, difference, run_example
 from pruners.surgery.module import build as build_smaller
