@@ -1,7 +1,8 @@
 """The run folder: configuration, journal, and choosing from a front."""
 
 from nas.study.choose import choose
-from nas.study.config import FORMATS, RankingConfig, RunConfig, adjusted, configure, parse_config, read_config
+from nas.study.config import RankingConfig, RunConfig, adjusted, configure, parse_config, read_config
+from nas.study.formats import FORMATS, check_same
 from nas.study.spaces import build_space, options_for
 from nas.study.study import ALONE, SEARCH, Study, load_run_data, read_record
 
@@ -14,6 +15,7 @@ __all__ = [
     "Study",
     "adjusted",
     "build_space",
+    "check_same",
     "choose",
     "configure",
     "load_run_data",

@@ -14,11 +14,10 @@ from estimators.energy import Device, read_device
 from nas.objectives import estimates, parse_objectives
 from nas.pruning import PRUNED
 from nas.strategies import STRATEGIES
+from nas.study.formats import FORMATS
 from nas.supernets import SupernetConfig
 from nas.training import TrainingConfig
 from search_spaces.core import Part, keywords, nested, parse, put, setting, takes, unknown_name
-
-FORMATS = ("safetensors", "onnx", "pt2")
 
 
 def _device(given: object) -> object:
@@ -142,7 +141,7 @@ class RunConfig(Part):
     )
     alone: AloneConfig = AloneConfig()
     export: tuple[str, ...] = setting(
-        ("safetensors",), help="Formats of the exported front, joined by commas: safetensors, onnx, pt2."
+        ("safetensors",), help="Formats of the exported front, joined by commas: see `nas list formats`."
     )
     seed: int = setting(0, ge=0, help="Decides everything random.")
     device: str = setting("auto", help="auto, cpu or cuda.")
