@@ -2,99 +2,107 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
-from estimators import read_device
-from nas.data import ImageData
+import pruners
+from nas.data import ImageData, load_configured
 from nas.objectives import estimates
-from nas.pruning import RECOVERIES, Recovery, Repair, parse_recovery, repair_untrained
-from nas.pruning.inputs import _check_target
-from nas.runtime import environment, replacing, resolve_device, write_json
-from nas.training import Distillation, check_classifies, module_accuracy
-from pruners import PruneResult, prune
+from nas.pruning import (
+    PruneConfig,
+    Repair,
+    check_input,
+    example_inputs,
+    load_model,
+    parse_recovery,
+    repair_untrained,
+)
+from nas.runtime import as_yaml, command_line, environment, replacing, resolve_device, write_json, write_text
+from nas.training import check_classifies, module_accuracy
+from pruners import PruneResult
 from pruners.progress import Progress, silent
 from pruners.repair import synthetic as synthetic_inputs
+from search_spaces.core import keywords, nested, parse, takes
 
-CHECKED_IN = {"float32": torch.float32, "float64": torch.float64}
+OF_NAMES = ("arguments", "weights")
+"""Settings of a model that is given by name."""
 
 
-def prune_model(
-    model: nn.Module,
+@takes(PruneConfig, leaving_out=("input",))
+def prune(
+    model: str | nn.Module,
     example: Any,
     targets: Mapping[str, float | str],
     *,
-    data: ImageData | None = None,
-    synthetic: int = 0,
-    importance: str = "l2",
-    allocation: str = "global",
-    aggregate: str = "sum",
-    normalise: str | None = None,
-    round_to: int = 1,
-    min_kept: int = 1,
-    max_ratio: float = 0.9,
-    steps: int = 1,
-    schedule: str = "geometric",
-    ignore: Sequence[str] = (),
-    check: bool = True,
-    check_dtype: str | None = None,
-    tolerance: float = 1e-4,
-    recover: Sequence[str] = (),
-    learning_rate: float = 0.01,
-    batch_size: int = 128,
-    distillation: Distillation | None = None,
-    seed: int = 0,
-    device: str = "auto",
-    device_file: str | Path | None = None,
+    data: str | ImageData | None = None,
     out: str | Path | None = None,
-    command: str | None = None,
     progress: Progress = silent,
+    **settings: Any,
 ) -> tuple[PruneResult, dict[str, Any]]:
     """Prune a model, repair it on data, measure it on test images, and save it.
 
     Args:
-        model: left untouched.
-        example: inputs of the model, see `pruners.prune`, on which macs are counted.
+        model: a module, which is left untouched, or `module:function` that returns one.
+        example: inputs of the model, see `pruners.prune`, on which macs are counted; or their shape, such as 1x3x32x32, or
+            `module:function` that returns them.
         targets: see `pruners.prune`; beside those, `peak_memory_bytes`, `energy_mj` and `bound_ms`.
-        data: images for criteria, repair and measurement.
-        synthetic: without data, how many inputs to make in their place from the model's batch norms, see `pruners.synthetic`; for what
-            needs no labels.
-        importance, allocation, aggregate, normalise, round_to, min_kept, max_ratio, steps, schedule, ignore, check, tolerance: see
-            `pruners.prune`.
-        check_dtype: float32 or float64, which the check computes in; the model's own if None.
-        recover: steps of repair, in order: `calibrate`, `least-squares`, `finetune:EPOCHS`, `distill:EPOCHS`.
-        learning_rate: of fine-tuning and distilling, at their start; it falls to a hundredth along half a cosine.
-        batch_size: of fine-tuning and distilling.
-        distillation: the unpruned model's share of the loss when distilling, and the temperature.
-        seed: decides everything random.
-        device: where fine-tuning and measuring run.
-        device_file: describes the device that energy_mj and bound_ms are for, see `estimators.read_device`.
-        out: folder for `plan.json`, `weights.safetensors` and `summary.json`; `pruners.load` reads it back.
-        command: what to write down as the command.
+        data: images for criteria, repair and measurement: what `nas.load_data` takes, or images already loaded.
+        out: folder for `plan.json`, `weights.safetensors`, `summary.json` and, where all of it was given by names, the configuration
+            `prune.yaml`; `pruners.load` reads the model back.
         progress: told about long steps.
+        settings: by keyword:{settings}
 
     Returns:
-        The result with the repaired model, and the summary: costs before and after, the check, and test accuracies.
+        The result with the repaired model, and the summary: costs before and after, the check, test accuracies, and all settings.
 
     Raises:
         ValueError: something does not fit; the message says what.
     """
-    for name in targets:
-        _check_target(name)
-    known = estimates(targets, None if device_file is None else read_device(device_file))
-    if check_dtype not in (None, *CHECKED_IN):
-        raise ValueError(f"`check_dtype` must be {' or '.join(CHECKED_IN)}, got {check_dtype!r}")
-    repairs = parse_recovery(recover)
-    _check_means(repairs, data, synthetic, example)
+    _refuse_unused(settings, model, data)
+    named = {
+        "model": model if isinstance(model, str) else f"{type(model).__module__}.{type(model).__qualname__}",
+        "input": example if isinstance(example, str) else _described(example),
+        "targets": targets,
+        "data": data.name if isinstance(data, ImageData) else data,
+    }
+    given = {name: value for name, value in {**settings, **named}.items() if value is not None}
+    return run(
+        parse(PruneConfig, nested(PruneConfig, given)),
+        out,
+        model=None if isinstance(model, str) else model,
+        example=None if isinstance(example, str) else example,
+        data=data if isinstance(data, ImageData) else None,
+        progress=progress,
+    )
+
+
+def run(
+    config: PruneConfig,
+    out: str | Path | None = None,
+    *,
+    model: nn.Module | None = None,
+    example: Any = None,
+    data: ImageData | None = None,
+    progress: Progress = silent,
+) -> tuple[PruneResult, dict[str, Any]]:
+    """Carry out a configuration, on what it names or on what is given in its place; see `prune`."""
     folder = None if out is None else Path(out)
     if folder is not None and folder.exists() and not (folder / "plan.json").exists() and any(folder.iterdir()):
         raise ValueError(f"{folder} is not empty and holds no pruned model; give another folder")
-    place = resolve_device(device)
+    by_names = model is None and example is None and data is None and isinstance(config.cut.importance.criterion, str)
+    place = resolve_device(config.device)
+    model = model or load_model(config.model, config.arguments, config.weights)
+    if example is None:
+        example = example_inputs(config.input, config.seed)
+        check_input(model, example, config.input)
+    if config.synthetic and not isinstance(example, Tensor):
+        raise ValueError("`synthetic` needs a model of one tensor; give `data` of your own")
+    if data is None and config.data is not None:
+        data = load_configured(config.data, config.seed)
     accuracies: dict[str, float] = {}
 
     def measure(when: str, module: nn.Module) -> None:
@@ -110,41 +118,26 @@ def prune_model(
             model,
             data,
             data.training,
-            learning_rate=learning_rate,
-            batch_size=batch_size,
-            distillation=distillation,
-            seed=seed,
+            config.recovery,
+            seed=config.seed,
             device=place,
             progress=progress,
         )
     sample: list[Any] | None = repair.sample if repair else None
-    if synthetic:
-        sample = synthetic_inputs(model, example, synthetic, seed=seed, progress=progress)
-    result = prune(
+    if config.synthetic:
+        sample = synthetic_inputs(model, example, config.synthetic, seed=config.seed, progress=progress)
+    result = pruners.prune(
         model,
         example,
-        targets,
-        estimators=known,
-        importance=importance,
-        allocation=allocation,
-        aggregate=aggregate,
-        normalise=normalise,
-        round_to=round_to,
-        min_kept=min_kept,
-        max_ratio=max_ratio,
-        steps=steps,
-        schedule=schedule,
-        ignore=ignore,
-        check=check,
-        check_dtype=None if check_dtype is None else CHECKED_IN[check_dtype],
-        tolerance=tolerance,
+        config.targets,
+        estimators=estimates(config.targets, config.hardware),
         batches=sample,
-        seed=seed,
         progress=progress,
+        config=config.cut,
     )
     measure("before", model)
     measure("pruned", result.model)
-    for step in repairs:
+    for step in parse_recovery(config.recovery.steps):
         if repair:
             repair(step, result)
         else:
@@ -154,35 +147,30 @@ def prune_model(
     summary = {
         **result.summary.to_dict(),
         "test_accuracy": accuracies,
-        "seed": seed,
-        "command": command,
+        "settings": config.model_dump(mode="json"),
+        "command": command_line(),
         **environment(),
     }
     if folder is not None:
         with replacing(folder) as temporary:
             result.save(temporary)
             write_json(temporary / "summary.json", summary)
+            if by_names:
+                write_text(temporary / "prune.yaml", as_yaml(config))
     return result, summary
 
 
-def _check_means(repairs: Sequence[Recovery], data: ImageData | None, synthetic: int, example: Any) -> None:
-    """Refuse repairs that there is nothing for, and synthetic inputs beside data or for a model of several inputs."""
-    if synthetic and data is not None:
-        raise ValueError(
-            "--synthetic (`synthetic` in Python) is for those without data; leave it out, or --data (`data`)"
-        )
-    if synthetic and not isinstance(example, Tensor):
-        raise ValueError(
-            "--synthetic (`synthetic` in Python) needs a model of one tensor; give --data (`data`) of your own"
-        )
-    missing = [str(step) for step in repairs if not synthetic or RECOVERIES[step.kind].trains]
-    if missing and data is None:
-        raise ValueError(
-            f"--recover {','.join(missing)} (`recover` in Python) needs images; give --data (`data`), such as digits, or, to repair "
-            "without training, --synthetic 500"
-        )
+def _refuse_unused(settings: Mapping[str, Any], model: str | nn.Module, data: str | ImageData | None) -> None:
+    """Refuse settings of what is given by name, beside a module or loaded images."""
+    of_data = [name for name, keyword in keywords(PruneConfig).items() if keyword.paths[0][0] == "data"]
+    for kind, given, names in (("model", model, OF_NAMES), ("data", data, of_data)):
+        unused = [f"`{name}`" for name in names if settings.get(name) is not None]
+        if unused and given is not None and not isinstance(given, str):
+            raise ValueError(
+                f"{', '.join(unused)} must come with `{kind}` by name, got a {type(given).__name__}; leave out one or the other"
+            )
 
 
-def read_summary(folder: Path) -> dict[str, Any]:
-    """What `prune_model` wrote about a pruned model."""
-    return json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+def _described(example: Any) -> str:
+    """The shapes of tensors, such as 1x3x32x32, joined by commas."""
+    return ", ".join("x".join(map(str, x.shape)) for x in tree_leaves(example) if isinstance(x, Tensor))

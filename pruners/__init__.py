@@ -1,5 +1,6 @@
 """Structured pruning of any PyTorch model that `torch.export` can trace, with a proof in every call."""
 
+from pruners.config import CutConfig as CutConfig
 from pruners.groups import Group as Group
 from pruners.prune import groups as groups
 from pruners.prune import load as load

@@ -25,7 +25,8 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
-def whole_number(name: str, value: Any, why: str = "") -> None:
-    """Refuse what is no whole number of at least 1."""
+def whole_number(name: str, value: Any, why: str = "") -> Any:
+    """The value; refuse what is no whole number of at least 1."""
     if not isinstance(value, Integral) or value < 1:
         raise ValueError(f"`{name}` must be a whole number of at least 1, got {value!r}{why}.")
+    return value

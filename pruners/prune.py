@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterable, Mapping, Sized
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +18,13 @@ from pruners.allocation import (
     TIGHTER,
     CostModel,
     Estimator,
-    Importance,
-    Limits,
+    Evidence,
     OperatorLatency,
     Reading,
     Selection,
     approach,
-    check_allocation,
+    check_data,
     check_reachable,
-    check_steps,
     check_targets,
     counted_budgets,
     fewest_kept,
@@ -35,8 +33,9 @@ from pruners.allocation import (
     predicts_latency,
     search,
 )
-from pruners.groups import Group, analyse, dependency_groups, prunable, several_names, split_inputs
-from pruners.importance import Criterion, Loss, check_importance
+from pruners.config import CutConfig
+from pruners.groups import Group, analyse, dependency_groups, prunable, split_inputs
+from pruners.importance import Loss
 from pruners.progress import Progress, silent
 from pruners.result import PLAN, WEIGHTS, PruneResult, Summary, count
 from pruners.surgery import (
@@ -61,32 +60,22 @@ from pruners.surgery import (
     unwritten,
     verify,
 )
+from search_spaces.core import nested, parse, takes
 
 
+@takes(CutConfig)
 def prune(
     model: nn.Module,
     example_inputs: Any,
     targets: Mapping[str, float | str],
     *,
     estimators: Mapping[str, Estimator] | None = None,
-    importance: str | Criterion = "l2",
-    allocation: str = "global",
-    ignore: str | Sequence[str] = (),
     batches: Iterable[Any] | None = None,
     loss: Loss | None = None,
-    aggregate: str = "sum",
-    normalise: str | None = None,
-    round_to: int = 1,
-    min_kept: int = 1,
-    max_ratio: float = 0.9,
-    steps: int = 1,
-    schedule: str = "geometric",
     between: Callable[[nn.Module], None] | None = None,
-    seed: int = 0,
-    check: bool = True,
-    check_dtype: torch.dtype | None = None,
-    tolerance: float = 1e-4,
     progress: Progress = silent,
+    config: CutConfig | None = None,
+    **settings: Any,
 ) -> PruneResult:
     """Remove channels, heads and other dimensions until every target is met, and prove the result.
 
@@ -98,62 +87,47 @@ def prune(
             milliseconds also as "0.8ms".
         estimators: further targets by name: functions of (model, inputs) to a positive number, larger for larger models, where
             inputs are a tuple of the positional or a dict of the keyword example inputs.
-        importance: criterion, see `pruners.importance.CRITERIA`, or a function of the parameters by name that returns a score
-            for each of their entries, larger = keep, for all or some of them.
-        allocation: "global", "uniform", "isomorphic", "optimal" (the most importance that can stay) or "distortion" (the least
-            change of the outputs, measured on `batches`); the last two under "latency_ms" within the latency that operators
-            have by themselves, measured at a few widths first.
-        ignore: names of groups, tensors or modules that lose nothing, or one name.
         batches: iterable of (inputs, targets), for what passes over data; inputs are a tensor, several in a tuple, or a dict by
             name, as the example inputs are; kept in memory if it is not a list or a loader.
         loss: loss(outputs, targets) of all that the model returns; if None, cross-entropy of the first tensor of it.
-        aggregate: "sum", "mean" or "max" over the members of a group.
-        normalise: scores of a group are divided by their "mean", "max" or "sum", or by nothing ("none"); if None, by the mean, and for
-            "lamp", which compares groups already, by nothing.
-        round_to: kept indices per group are a multiple of this.
-        min_kept: fewest indices that stay in a group.
-        max_ratio: largest fraction that a group loses.
-        steps: times that importance is computed, on what is left; ratios are of the given model, and so is the one plan.
-        schedule: how what remains shrinks with the steps, "geometric" or "linear".
         between: called with the smaller model of each step but the last, to repair it in place (batch statistics, fine-tuning)
             before it is scored. The result still has the weights of the given model.
-        seed: of random choices.
-        check: compare the result with the masked full model on the example inputs.
-        check_dtype: type that the check computes in, such as `torch.float64`, on copies; the model's own if None.
-        tolerance: largest relative difference that the check allows.
         progress: called as (name of a long step, done, total).
+        config: all settings at once, in place of keywords.
+        settings: by keyword; `importance` may also be a function of the parameters by name that returns a score for each of their
+            entries, larger = keep, for all or some of them; with several `steps`, ratios are of the given model, and so is the one
+            plan:{settings}
 
     Raises:
         ValueError: if an argument does not fit, a target cannot be reached, or the check fails.
     """
-    limits = Limits(round_to, min_kept, max_ratio)
-    check_steps(steps, schedule)
+    config = cut_config(config, settings)
+    limits, tolerance, check_dtype = config.limits, config.tolerance, config.checked_in
     check_targets(targets, estimators or {})
-    check_importance(importance, aggregate, normalise, batches)
-    check_allocation(allocation, batches is not None)
-    ignore = several_names(ignore)
+    config.importance.check_data(batches is not None)
+    check_data(config.allocation, batches is not None)
     args, kwargs = split_inputs(example_inputs)
     describe_inputs(args, kwargs)  # a plan must hold them in the end
     graph = analyse(model, args, kwargs)
     runs = to_run(model, graph.trace)
     found = dependency_groups(graph)
-    free = prunable(found, ignore)
+    free = prunable(found, config.ignore)
     cost = CostModel(graph, model)
     asked = counted_budgets(targets, cost)
     aims = measured_targets(targets, estimators or {}, runs, args, kwargs)
     check_reachable(free, cost, asked, limits)
-    if predicts_latency(targets, estimators or {}, allocation, graph.trace):
+    if predicts_latency(targets, estimators or {}, config.allocation, graph.trace):
         latency = OperatorLatency(graph, fewest_kept(free, limits), measured_ms, progress)
         cost = cost.predicting(LATENCY, latency) if latency.tables else cost
     least = check_reachable(free, cost, asked, limits)
     lever = next(name for name in (*cost.predicted, "macs", "params") if cost.of(name)({}))
     whole = cost.of(lever)({})
     data: Any = batches if batches is None or isinstance(batches, Sized) else list(batches)
-    how = Importance(importance, data, loss, aggregate, normalise, seed)
-    selection = Selection(graph, free, runs, cost, how, allocation, limits, progress)
-    guess = [whole * aim.fraction(runs) for aim in aims] if steps > 1 else []
+    evidence = Evidence(data, loss, config.seed)
+    selection = Selection(graph, free, runs, cost, config.importance, config.allocation, limits, evidence, progress)
+    guess = [whole * aim.fraction(runs) for aim in aims] if config.steps > 1 else []
     last = asked | ({lever: min([asked.get(lever, whole), *guess])} if guess else {})
-    ranking = selection.descend(last, least, steps, schedule, between)
+    ranking = selection.descend(last, least, config.steps, config.schedule, between)
 
     def removal_within(budgets: Mapping[str, float]) -> Removal:
         return Removal(graph, selection.choose(ranking, budgets))
@@ -173,7 +147,9 @@ def prune(
         if needs_copies(removal):
             graph.trace = graph.trace.enlarged()
         rewritten = rewrite(removal)
-        comparison = verify(removal, rewritten, found, runs, tolerance) if check and check_dtype is None else None
+        comparison = (
+            verify(removal, rewritten, found, runs, tolerance) if config.check and check_dtype is None else None
+        )
         smaller, form, mended, reason = build(removal, model, rewritten, tolerance)
         unwritten(removal, smaller)
         readings = {aim.name: aim.read(smaller) for aim in aims}
@@ -192,12 +168,12 @@ def prune(
     refuse_missed(report)
     plan = make_plan(graph, found, removal.keep, form, mended)
     if form == "graph" and isinstance(smaller, GraphModel):
-        served = serve_sizes(removal, smaller, plan, model, runs, tolerance, check)
+        served = serve_sizes(removal, smaller, plan, model, runs, tolerance, config.check)
         smaller, plan = unwritten(served.removal, served.model), served.plan
     outside = inside = None
     if comparison is not None:
         outside, inside = prove(smaller, Masked(removal), comparison, tolerance), comparison.inside
-    elif check and check_dtype is not None:
+    elif config.check and check_dtype is not None:
         outside, inside = prove_in(check_dtype, smaller, model, plan, graph, tolerance)
     summary = Summary(
         before={**count(model, args, kwargs), **{name: reading.full for name, reading in readings.items()}},
@@ -213,6 +189,19 @@ def prune(
         serves=serves(smaller),
     )
     return PruneResult(smaller, plan, summary)
+
+
+def cut_config(config: CutConfig | None, settings: Mapping[str, Any]) -> CutConfig:
+    """The settings of a cut, given as a whole or by keyword.
+
+    Raises:
+        ValueError: both are given, or a setting does not fit.
+    """
+    if config is not None and settings:
+        raise ValueError(
+            f"`config` brings all settings, got {', '.join(settings)} as well; leave out one or the other."
+        )
+    return config or parse(CutConfig, nested(CutConfig, settings))
 
 
 def groups(model: nn.Module, example_inputs: Any) -> list[Group]:

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from pruners.allocation import CostModel, Importance, Limits, Selection
-from pruners.errors import whole_number
-from pruners.groups import Group, analyse, dependency_groups, keep_highest, prunable, several_names, split_inputs
-from pruners.importance import Criterion, Loss, check_importance
+from pruners.allocation import CostModel, Evidence, Limits, Selection
+from pruners.config import WidthsConfig
+from pruners.groups import Group, analyse, dependency_groups, keep_highest, prunable, split_inputs
+from pruners.importance import Importance, Loss
 from pruners.operators import Axis
 from pruners.progress import Progress, silent
 from pruners.result import PruneResult, Summary, count
@@ -44,7 +44,7 @@ from pruners.surgery import (
     verify,
 )
 from search_spaces import Architecture, Categorical, Integer, SearchSpace
-from search_spaces.core import Choice, Labels, Value
+from search_spaces.core import Choice, Labels, Value, nested, parse
 
 KEEP, LEAVE_OUT = "keep", "leave out"
 DIGITS = "123456789abcdefghijklmnopqrstuvwxyz"
@@ -60,12 +60,11 @@ class PrunableSpace:
     Args:
         model: any module that `torch.export` traces. It is left untouched, and must not be trained while the space is used.
         example_inputs: a tensor, a sequence of positional inputs or a dict of keyword inputs.
-        steps: numbers of indices to choose from per group: all of them in 1 to `steps` equal steps, at most 35.
-        depth: whether residual blocks may be left out.
-        importance, ignore, batches, loss, round_to, seed: see `pruners.prune`; `ignore` may name blocks too.
+        batches, loss: see `pruners.prune`.
         name: of the search space.
-        tolerance: largest relative difference that a check allows.
         progress: called as (name of a long step, done, total).
+        settings: of `pruners.config.WidthsConfig`, by keyword; `importance` may be a function as in `pruners.prune`, and `ignore` may
+            name blocks too.
 
     Attributes:
         space: the search space; its labels have a digit per choice, 1 for the smallest value and "-" where it does not exist.
@@ -81,36 +80,30 @@ class PrunableSpace:
         model: nn.Module,
         example_inputs: Any,
         *,
-        steps: int = 8,
-        depth: bool = True,
-        importance: str | Criterion = "l2",
-        ignore: str | Sequence[str] = (),
         batches: Iterable[Any] | None = None,
         loss: Loss | None = None,
-        round_to: int = 1,
-        seed: int = 0,
         name: str = "pruned",
-        tolerance: float = 1e-4,
         progress: Progress = silent,
+        **settings: Any,
     ) -> None:
-        whole_number("steps", steps)
-        whole_number("round_to", round_to)
-        if steps > len(DIGITS):
-            raise ValueError(f"`steps` must be at most {len(DIGITS)}, a digit each, got {steps}.")
-        ignore = several_names(ignore)
-        check_importance(importance, "sum", "none", batches)
-        self.model, self.tolerance = model, tolerance
+        config = parse(WidthsConfig, nested(WidthsConfig, settings))
+        config.importance.check_data(batches is not None)
+        steps, round_to, ignore = config.steps, config.round_to, config.ignore
+        self.model, self.tolerance = model, config.tolerance
         self.args, self.kwargs = split_inputs(example_inputs)
         describe_inputs(self.args, self.kwargs)  # a plan must hold them in the end
         self.graph = analyse(model, self.args, self.kwargs)
         self.found, self.runs = dependency_groups(self.graph), to_run(model, self.graph.trace)
         blocks = removable_blocks(self.graph)
         free = prunable(self.found, [given for given in ignore if given not in {block.name for block in blocks}])
-        self.blocks = {block.name: block for block in blocks if depth and not _ignored(block, ignore)}
+        self.blocks = {block.name: block for block in blocks if config.depth and not _ignored(block, ignore)}
         self.cost = CostModel(self.graph, model)
         data: Any = batches if batches is None or isinstance(batches, Sized) else list(batches)
-        how = Importance(importance, data, loss, "sum", "none", seed)
-        selection = Selection(self.graph, free, self.runs, self.cost, how, "global", Limits(), progress)
+        importance = Importance(criterion=config.importance.criterion, normalise="none")
+        evidence = Evidence(data, loss, config.seed)
+        selection = Selection(
+            self.graph, free, self.runs, self.cost, importance, "global", Limits(), evidence, progress
+        )
         scores = selection.rank({}, self.runs).scores
         self.scores = {group: scores[group.name].cpu() for group in free}
         self._before = count(model, self.args, self.kwargs)

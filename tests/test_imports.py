@@ -20,7 +20,7 @@ ROOMS = {
         "pruning", "supernets", "samplers", "training", "strategies", "objectives", "data", "runtime",
     ],
     "pruners": [
-        "space", "prune", "repair", "result", "allocation", "importance", "surgery", "groups", "tracing", "operators",
+        "space", "prune", "repair", "result", "config", "allocation", "importance", "surgery", "groups", "tracing", "operators",
         "progress", "errors",
     ],
     "estimators": ["accuracy", "design", "energy", "latency", "memory", "zero_cost", "counting"],

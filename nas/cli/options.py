@@ -115,7 +115,7 @@ def space_options(given: Mapping[str, Any], choices: str | None, paths: int | No
 
 
 def _option(keyword: Keyword, also: str | None) -> inspect.Parameter:
-    base = _typed(keyword.kind)
+    base = list[str] if keyword.repeated else _typed(keyword.kind)
     flag = f"--{keyword.flag}"
     declared = f"{flag}/--no-{keyword.flag}" if base is bool else flag
     option = typer.Option(declared, *([also] if also else []), help=keyword.line, show_default=False)
@@ -138,6 +138,8 @@ def _typed(kind: Any) -> Any:
 def _read(keyword: Keyword, value: Any) -> Any:
     """A setting from what typer read."""
     kind, flag = _without_none(keyword.kind), f"--{keyword.flag}"
+    if keyword.repeated:
+        return value
     if get_origin(kind) is tuple:
         return floats(value, flag) if get_args(kind)[0] is float else names(value)
     if get_origin(kind) is dict:

@@ -1,7 +1,7 @@
 """Objectives with units and directions, Pareto fronts, and rank correlation."""
 
 from nas.objectives.correlation import both_accuracies, kendall, same_order
-from nas.objectives.estimates import ESTIMATES, Estimate, estimates
+from nas.objectives.estimates import ESTIMATES, Estimate, Hardware, estimates
 from nas.objectives.objective import OBJECTIVES, Objective, losses, parse_objectives
 from nas.objectives.pareto import Floats, check_losses, non_dominated, rank_and_crowding
 
@@ -10,6 +10,7 @@ __all__ = [
     "OBJECTIVES",
     "Estimate",
     "Floats",
+    "Hardware",
     "Objective",
     "both_accuracies",
     "check_losses",

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from typing import NamedTuple
+from pathlib import Path
+from typing import Annotated, NamedTuple
 
+from pydantic import BeforeValidator
 from torch import nn
 
-from estimators import Device, estimate_energy, peak_memory
+from estimators import Device, estimate_energy, peak_memory, read_device
 from estimators.counting import Inputs
 
 Estimate = Callable[[nn.Module, Inputs], float]
@@ -42,6 +44,15 @@ ESTIMATES: dict[str, EstimateEntry] = {
 }
 
 
+def _device(given: object) -> object:
+    """The device that a file describes, where a file is given."""
+    return read_device(given) if isinstance(given, (str, Path)) else given
+
+
+Hardware = Annotated[Device | None, BeforeValidator(_device)]
+"""A setting: a device, or the file that describes it."""
+
+
 def estimates(names: Collection[str], device: Device | None) -> dict[str, Estimate]:
     """The functions behind those names of objectives or targets that are estimates, each of a module and its inputs as for `count`.
 
@@ -56,7 +67,7 @@ def estimates(names: Collection[str], device: Device | None) -> dict[str, Estima
     needing = [name for name in wanted if ESTIMATES[name].needs_device]
     if device is None and needing:
         raise ValueError(
-            f"{' and '.join(needing)} must be told the device's costs; give --device-file FILE.yaml (`device_file` in Python), "
+            f"{' and '.join(needing)} must be told the device's costs; give `device_file`, a YAML file; "
             "docs/estimators.md shows one"
         )
     if device is not None and not wanted:

@@ -1,7 +1,8 @@
 """A given model: its weights, its inputs, its recovery, and the search space that it is."""
 
-from nas.pruning.inputs import check_input, example_inputs, parse_targets
-from nas.pruning.recovery import RECOVERIES, Recovery, Repair, parse_recovery, repair_untrained
+from nas.pruning.config import PruneConfig, read_prune_config
+from nas.pruning.inputs import check_input, example_inputs
+from nas.pruning.recovery import RECOVERIES, Recovery, RecoveryConfig, Repair, parse_recovery, repair_untrained
 from nas.pruning.space import PREFIX, PRUNED, PrunedNetwork, known_options, pruned_space, uniform
 from nas.pruning.weights import load_model
 
@@ -9,16 +10,18 @@ __all__ = [
     "PREFIX",
     "PRUNED",
     "RECOVERIES",
+    "PruneConfig",
     "PrunedNetwork",
     "Recovery",
+    "RecoveryConfig",
     "Repair",
     "check_input",
     "example_inputs",
     "known_options",
     "load_model",
     "parse_recovery",
-    "parse_targets",
     "pruned_space",
+    "read_prune_config",
     "repair_untrained",
     "uniform",
 ]

@@ -1,15 +1,15 @@
-"""`nas prune` and `nas groups`: a model from a function and a weights file, pruned, repaired on data, measured and saved."""
+"""Targets and example inputs as people name them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from nas.objectives import ESTIMATES
-from nas.runtime import import_function, numbers, pairs, shape
+from nas.runtime import import_function, shape
 from pruners.allocation import COUNTED, LATENCY
 from pruners.errors import first_line
 from pruners.groups import split_inputs
@@ -18,23 +18,29 @@ from pruners.operators import evaluating
 TARGETS = (*COUNTED, LATENCY, *ESTIMATES)
 
 
-def parse_targets(texts: Sequence[str]) -> dict[str, float | str]:
-    """What may remain by name, from `macs=0.5`, `params=1e6` or `latency_ms=0.8ms`.
+def read_targets(given: Any) -> Any:
+    """What may remain by name, where amounts may be text, such as 0.5, 1e6 or 0.8ms.
 
     Raises:
-        ValueError: something else.
+        ValueError: no target, an unknown one, or an amount that is none.
     """
-    found: dict[str, float | str] = {}
-    for name, value in pairs(list(texts), "--target").items():
-        _check_target(name)
-        timed = name == "latency_ms" and value.endswith("ms")
-        found[name] = value if timed else numbers([f"{name}={value}"], "--target")[name]
-    return found
+    if not isinstance(given, Mapping):
+        raise ValueError(f"`targets` must be a mapping such as {{'macs': 0.5}}, got {given!r}")
+    if not given:
+        raise ValueError(f"`targets` must name at least one of {', '.join(TARGETS)}, got none")
+    return {name: _amount(name, value) for name, value in given.items()}
 
 
-def _check_target(name: str) -> None:
+def _amount(name: str, value: Any) -> Any:
     if name not in TARGETS:
-        raise ValueError(f"--target (`targets` in Python) must be among {', '.join(TARGETS)}, got {name!r}")
+        raise ValueError(f"`targets` must be among {', '.join(TARGETS)}, got {name!r}")
+    timed = name == LATENCY and isinstance(value, str) and value.endswith("ms")
+    try:
+        return value if timed else float(value)
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"`targets` must be name=number, such as macs=0.5 or latency_ms=0.8ms, got {name}={value}"
+        ) from None
 
 
 def example_inputs(text: str, seed: int = 0) -> Any:
@@ -52,7 +58,7 @@ def example_inputs(text: str, seed: int = 0) -> Any:
         found = import_function(text)()
         if not isinstance(found, (Tensor, Mapping, list, tuple)):
             raise ValueError(
-                f"`--input {text}` must return a tensor, several in a tuple, or a dict by name, got {type(found).__name__}"
+                f"`input` {text} must return a tensor, several in a tuple, or a dict by name, got {type(found).__name__}"
             )
         return found
     sizes = shape(text)
@@ -77,6 +83,6 @@ def check_input(model: nn.Module, example: Any, text: str) -> None:
             model(*args, **kwargs)
     except Exception as error:
         raise ValueError(
-            f"`--input` must fit the model, got {text}: {first_line(error)}; give the shape of a tensor of random numbers, batch "
-            "first, or --input module:function, which returns inputs of another kind, such as tokens"
+            f"`input` must fit the model, got {text}: {first_line(error)}; give the shape of a tensor of random numbers, batch "
+            "first, or module:function, which returns inputs of another kind, such as tokens"
         ) from error

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from pydantic import field_validator
 from torch import Tensor, nn
 
 from nas.data import ImageData, Split, batches
@@ -14,7 +15,7 @@ from nas.runtime import stream
 from nas.training import Alone, Distillation, Distilled, TrainingConfig, fit
 from pruners import PruneResult, least_squares_, recalibrate_
 from pruners.progress import Progress, silent
-from search_spaces.core import parse
+from search_spaces.core import Part, setting
 
 CALIBRATION_IMAGES = 1000
 BATCH = 100
@@ -99,6 +100,36 @@ def parse_recovery(steps: Sequence[str]) -> list[Recovery]:
     return parsed
 
 
+class RecoveryConfig(Part):
+    """How a pruned model is repaired."""
+
+    steps: tuple[str, ...] = setting(
+        (),
+        name="recover",
+        help="Repair, in order, joined by commas: see `nas list recoveries`; training ones with epochs, such as finetune:1.",
+    )
+    learning_rate: float = setting(
+        0.01,
+        gt=0,
+        help="Learning rate of finetune and distill at the start; it falls to a hundredth along half a cosine.",
+    )
+    batch_size: int = setting(128, gt=1, help="Images per step of finetune and distill.")
+    distillation: Distillation = Distillation()
+
+    @field_validator("steps")
+    @classmethod
+    def _known_steps(cls, steps: tuple[str, ...]) -> tuple[str, ...]:
+        parse_recovery(steps)
+        return steps
+
+    def training(self, epochs: int) -> TrainingConfig:
+        """Of one step of repair."""
+        rate = self.learning_rate
+        return TrainingConfig(
+            epochs=epochs, batch_size=self.batch_size, learning_rate=rate, final_learning_rate=rate / 100
+        )
+
+
 class Repair:
     """Repairs pruned copies of one model, in place.
 
@@ -106,18 +137,13 @@ class Repair:
         model: the unpruned model, on the CPU; it is left untouched.
         data: tells how images are normalised and augmented.
         split: the images to repair on.
-        learning_rate: of training, at its start; it falls to a hundredth along half a cosine.
-        batch_size: of training.
-        distillation: the unpruned model's share of the loss when distilling; its defaults if None.
+        config: how training goes.
         seed: decides everything random.
         device: where training runs.
         progress: told about every step.
 
     Attributes:
         sample: some images of the split in batches, without augmentation.
-
-    Raises:
-        ValueError: a setting is out of its range.
     """
 
     def __init__(
@@ -125,18 +151,13 @@ class Repair:
         model: nn.Module,
         data: ImageData,
         split: Split,
+        config: RecoveryConfig,
         *,
-        learning_rate: float = 0.01,
-        batch_size: int = 128,
-        distillation: Distillation | None = None,
-        seed: int = 0,
+        seed: int,
         device: torch.device,
         progress: Progress = silent,
     ) -> None:
-        self.model, self.data, self.split = model, data, split
-        rates = {"learning_rate": learning_rate, "final_learning_rate": learning_rate / 100}
-        self.training = parse(TrainingConfig, {"epochs": 1, "batch_size": batch_size, **rates})
-        self.distillation = distillation or Distillation()
+        self.model, self.data, self.split, self.config = model, data, split, config
         self.seed, self.device, self.progress = seed, device, progress
         self.sample = list(_sample(data, split, seed))
 
@@ -148,10 +169,10 @@ class Repair:
             repair_untrained(step, result, self.model, self.sample, self.progress)
 
     def _train(self, step: Recovery, model: nn.Module) -> None:
-        config = self.training.model_copy(update={"epochs": step.epochs})
+        config = self.config.training(step.epochs)
         entry = RECOVERIES[step.kind]
         assert entry.learner is not None
-        learner = entry.learner(model, self.model, config, self.distillation, self.device)
+        learner = entry.learner(model, self.model, config, self.config.distillation, self.device)
         fit(
             learner,
             self.data,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,13 +13,15 @@ from torch import nn
 from nas.pruning.weights import load_model
 from nas.runtime import shape
 from pruners import PrunableSpace
+from pruners.config import WidthsConfig
 from pruners.operators import evaluating
 from search_spaces import Architecture, SearchSpace
-from search_spaces.core import Local, Network, Value
+from search_spaces.core import Local, Network, Value, keywords
 
 PRUNED = "pruned"
 """What the name of a trained model's space starts with, and the space of one that is given as an object."""
 PREFIX = f"{PRUNED}:"
+OPTIONS = ("input", "weights", "arguments")
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,11 +77,7 @@ def pruned_space(
     input: str,
     weights: str | None = None,
     arguments: Mapping[str, Any] | None = None,
-    steps: int = 8,
-    depth: bool = True,
-    importance: str = "l2",
-    ignore: Sequence[str] = (),
-    round_to: int = 1,
+    **settings: Any,
 ) -> SearchSpace:
     """The search space of the trained model that a function returns.
 
@@ -89,7 +86,7 @@ def pruned_space(
         input: shape of an example input, batch first, such as 1x3x32x32.
         weights: a weights file, see `nas.pruning.load_model`.
         arguments: keyword arguments of the function.
-        steps, depth, importance, ignore, round_to: see `pruners.PrunableSpace`; the criterion must do without data.
+        settings: see `pruners.PrunableSpace`; the criterion must do without data.
 
     Raises:
         ValueError: an argument does not fit; the message says which.
@@ -98,16 +95,12 @@ def pruned_space(
     assert sizes is not None
     model = load_model(name.removeprefix(PREFIX), arguments or {}, None if weights is None else Path(weights))
     example = torch.randn(*sizes, generator=torch.Generator().manual_seed(0))
-    return searchable(
-        PrunableSpace(
-            model, example, steps=steps, depth=depth, importance=importance, ignore=ignore, round_to=round_to, name=name
-        )
-    )
+    return searchable(PrunableSpace(model, example, name=name, **settings))
 
 
 def known_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """The options of `pruned_space`, once none is unknown."""
-    known = [option for option in inspect.signature(pruned_space).parameters if option != "name"]
+    known = [*OPTIONS, *keywords(WidthsConfig)]
     unknown = [option for option in options if option not in known]
     if unknown or "input" not in options:
         raise ValueError(

@@ -1,23 +1,31 @@
 """Files, checkpoints, devices, random streams, and reading text, settings and functions."""
 
+from nas.runtime.configs import as_yaml, read_yaml
 from nas.runtime.device import half, memory_format, precision, resolve_device
-from nas.runtime.environment import environment
+from nas.runtime.environment import command_line, environment
 from nas.runtime.files import put_tensors, replacing, sweep, write_json, write_text
 from nas.runtime.importing import import_function
 from nas.runtime.seeding import stream, torch_seed
 from nas.runtime.text import floats, names, numbers, pairs, shape, yaml_values
+from nas.runtime.trust import Untrusted, check_trust, names_function
 
 __all__ = [
+    "Untrusted",
+    "as_yaml",
+    "check_trust",
+    "command_line",
     "environment",
     "floats",
     "half",
     "import_function",
     "memory_format",
     "names",
+    "names_function",
     "numbers",
     "pairs",
     "precision",
     "put_tensors",
+    "read_yaml",
     "replacing",
     "resolve_device",
     "shape",

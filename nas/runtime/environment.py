@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import platform
+import shlex
 import subprocess
+import sys
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,12 @@ from typing import Any
 import torch
 
 PACKAGES = ("nas-toolkit", "torch", "numpy", "optuna", "pandas", "scikit-learn", "fvcore", "thop", "onnxruntime")
+
+
+def command_line() -> str:
+    """What this process was started as: the command, or the script whose Python calls the library."""
+    program = Path(sys.argv[0]).name
+    return shlex.join([*(["python", "-m", "nas"] if program == "__main__.py" else [program]), *sys.argv[1:]])
 
 
 def environment() -> dict[str, Any]:

@@ -4,25 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-import yaml
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from estimators import METRICS
-from estimators.energy import Device, read_device
-from nas.objectives import estimates, parse_objectives
+from nas.data import DataConfig
+from nas.objectives import Hardware, estimates, parse_objectives
 from nas.pruning import PRUNED
+from nas.runtime import read_yaml
 from nas.strategies import STRATEGIES
 from nas.study.formats import FORMATS
 from nas.supernets import SupernetConfig
 from nas.training import TrainingConfig
 from search_spaces.core import Part, keywords, nested, parse, put, setting, takes, unknown_name
-
-
-def _device(given: object) -> object:
-    """The device that a file describes, where a file is given."""
-    return read_device(given) if isinstance(given, (str, Path)) else given
 
 
 class SpaceConfig(Part):
@@ -45,32 +40,6 @@ class SpaceConfig(Part):
         """The name, with the number of paths of an ensemble."""
         paths = self.options.get("paths", 1)
         return self.name if paths == 1 else f"{self.name}-paths{paths}"
-
-
-class DataConfig(Part):
-    """What `nas.load_data` is called with, and what the images are normalised by if not by their own statistics."""
-
-    source: str = setting(
-        "digits",
-        name="data",
-        help="`digits`, an image folder, a folder of parquet, torchvision:NAME or datasets:NAME.",
-    )
-    limit: int | None = setting(None, gt=0, help="Training and validation images to use.", otherwise="all")
-    test_limit: int | None = setting(None, gt=0, help="Test images to use.", otherwise="all")
-    validation_fraction: float = setting(0.5, gt=0, lt=1, help="Part of the training images that is not trained on.")
-    image_size: int | None = setting(
-        None, gt=0, help="Resize images to this many pixels a side.", otherwise="as they are"
-    )
-    mean: tuple[float, ...] | None = setting(
-        None, help="What images are normalised by, such as 0.5,0.5,0.5.", otherwise="the data's own"
-    )
-    std: tuple[float, ...] | None = setting(None, help="Goes with mean.", otherwise="the data's own")
-
-    @model_validator(mode="after")
-    def _normalised_by_both(self) -> DataConfig:
-        if (self.mean is None) != (self.std is None):
-            raise ValueError("`mean` and `std` go together; give both, or neither")
-        return self
 
 
 class RankingConfig(Part):
@@ -123,7 +92,7 @@ class RunConfig(Part):
     objectives: tuple[str, ...] = setting(
         ("accuracy", "macs"), help="What the front is made of, joined by commas: see `nas list objectives`."
     )
-    hardware: Annotated[Device | None, BeforeValidator(_device)] = setting(
+    hardware: Hardware = setting(
         None,
         name="device_file",
         help="YAML file of the device that energy_mj and bound_ms are for; see docs/estimators.md.",
@@ -238,17 +207,7 @@ def parse_config(data: object) -> RunConfig:
 
 def read_config(path: Path) -> RunConfig:
     """Read a configuration from a YAML file."""
-    try:
-        return parse_config(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except FileNotFoundError:
-        raise FileNotFoundError(f"no configuration at {path}; a run folder keeps its own as run.yaml") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} must be a YAML file: {error}") from error
-
-
-def dump_config(config: RunConfig) -> str:
-    """The configuration as YAML, defaults included."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+    return parse_config(read_yaml(path, "nas search"))
 
 
 def differences(a: RunConfig, b: RunConfig) -> list[str]:

@@ -16,8 +16,6 @@ import hashlib
 import json
 import math
 import re
-import shlex
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -28,10 +26,10 @@ from typing import Any
 import pandas as pd
 from optuna.trial import FrozenTrial
 
-from nas.data import ImageData, load_data, with_normalisation
+from nas.data import ImageData, load_configured
 from nas.objectives import OBJECTIVES, Objective, losses, pareto, parse_objectives
-from nas.runtime import environment, sweep, write_json, write_text
-from nas.study.config import RunConfig, differences, dump_config, read_config
+from nas.runtime import as_yaml, command_line, environment, sweep, write_json, write_text
+from nas.study.config import RunConfig, differences, read_config
 from nas.study.journal import Journal, repair
 from nas.study.spaces import build_space
 from search_spaces import Architecture, SearchSpace
@@ -96,13 +94,13 @@ class Study:
         }
         if (folder / "run.yaml").exists():
             study._check_same(config, ours, adjustable)
-            write_text(folder / "run.yaml", dump_config(config))
+            write_text(folder / "run.yaml", as_yaml(config))
             return study
         if folder.exists() and any(not entry.name.startswith(".") for entry in folder.iterdir()):
             raise ValueError(f"{folder} is not empty and holds no run; give another folder, or empty it")
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / "record.json", {"seed": config.seed, **ours, "sessions": []})
-        write_text(folder / "run.yaml", dump_config(config))
+        write_text(folder / "run.yaml", as_yaml(config))
         return study
 
     @classmethod
@@ -146,7 +144,7 @@ class Study:
     def session(self, command: str | None = None) -> Iterator[None]:
         """Write down who ran what, from when to when, and how it ended."""
         entry: dict[str, Any] = {
-            "command": command or _command(),
+            "command": command or command_line(),
             "started": _now(),
             **environment(),
             "ended": None,
@@ -289,10 +287,7 @@ class Study:
 
 def load_run_data(config: RunConfig) -> ImageData:
     """The data of a configuration."""
-    settings = config.data.model_dump()
-    mean, std = settings.pop("mean"), settings.pop("std")
-    data = load_data(settings.pop("source"), seed=config.seed, **settings)
-    return with_normalisation(data, mean, std) if mean and std else data
+    return load_configured(config.data, config.seed)
 
 
 def read_record(folder: Path) -> dict[str, Any]:
@@ -307,11 +302,6 @@ def read_record(folder: Path) -> dict[str, Any]:
         raise ValueError(
             f"{folder} is no whole run folder: record.json cannot be read ({error}); start in another folder"
         ) from error
-
-
-def _command() -> str:
-    program = Path(sys.argv[0]).name
-    return shlex.join([*(["python", "-m", "nas"] if program == "__main__.py" else [program]), *sys.argv[1:]])
 
 
 def _notes(trial: FrozenTrial) -> dict[str, Any]:

@@ -53,14 +53,14 @@ def check_classifies(module: nn.Module, data: ImageData, example: Any) -> None:
     except Exception as error:
         takes = ", ".join(_sizes(x) for x in tree_leaves(example) if isinstance(x, Tensor))
         raise ValueError(
-            f"--data (`data` in Python) must be images that the model takes, got {data.name!r} with images "
+            f"`data` must be images that the model takes, got {data.name!r} with images "
             f"{_sizes(data.test.images[:1])} for a model of inputs {takes}: {first_line(error)}; give images of that shape "
-            "(--image-size resizes them), or leave the data out"
+            "(`image_size` resizes them), or leave the data out"
         ) from error
     found = _sizes(logits) if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
     if not isinstance(logits, Tensor) or logits.dim() != 2 or logits.shape[1] < data.num_classes:
         raise ValueError(
-            f"--data (`data` in Python) needs a model that returns one tensor (N, classes), here of {data.num_classes} classes or "
+            f"`data` needs a model that returns one tensor (N, classes), here of {data.num_classes} classes or "
             f"more, got {found} for 2 images of {data.name!r}; wrap the model so that it returns its logits, or leave the data out"
         )
 

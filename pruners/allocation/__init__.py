@@ -1,16 +1,9 @@
 """How much of each group goes, under budgets."""
 
-from pruners.allocation.allocate import (
-    ALLOCATIONS,
-    Limits,
-    check_allocation,
-    check_reachable,
-    fewest_kept,
-    predicts_latency,
-)
+from pruners.allocation.allocate import ALLOCATIONS, Limits, check_data, check_reachable, fewest_kept, predicts_latency
 from pruners.allocation.costs import CostModel
 from pruners.allocation.latency import OperatorLatency
-from pruners.allocation.selection import SCHEDULES, Importance, Selection, check_steps
+from pruners.allocation.selection import SCHEDULES, Evidence, Selection
 from pruners.allocation.targets import (
     ATTEMPTS,
     COUNTED,
@@ -35,15 +28,14 @@ __all__ = [
     "TIGHTER",
     "CostModel",
     "Estimator",
-    "Importance",
+    "Evidence",
     "Limits",
     "OperatorLatency",
     "Reading",
     "Selection",
     "approach",
-    "check_allocation",
+    "check_data",
     "check_reachable",
-    "check_steps",
     "check_targets",
     "counted_budgets",
     "fewest_kept",

@@ -3,42 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from numbers import Real
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import torch
+from pydantic import BeforeValidator
 
 from pruners.allocation.costs import CostModel
 from pruners.allocation.knapsack import Damage, Program
 from pruners.allocation.targets import LATENCY, Estimator
 from pruners.errors import whole_number
 from pruners.groups import Group, curve, keep_highest
+from pruners.importance import check_one_of
 from pruners.operators import Axis
 from pruners.tracing import Trace
+from search_spaces.core import Part, setting
 
 Schedule = Callable[[int], dict[str, int]]  # step 0..last -> indices removed per group
 
 
-@dataclass(frozen=True)
-class Limits:
-    """What may not be crossed, in every group.
+def _fraction(ratio: Any) -> Any:
+    if not isinstance(ratio, Real) or not 0 < float(ratio) <= 1:
+        raise ValueError(f"`max_ratio` must be a fraction in (0, 1], got {ratio!r}.")
+    return ratio
 
-    Attributes:
-        round_to: kept indices are a multiple of this, in groups of at least that size.
-        min_kept: indices that stay.
-        max_ratio: largest fraction removed.
-    """
 
-    round_to: int = 1
-    min_kept: int = 1
-    max_ratio: float = 0.9
+class Limits(Part):
+    """What may not be crossed, in every group."""
 
-    def __post_init__(self) -> None:
-        whole_number("round_to", self.round_to)
-        whole_number("min_kept", self.min_kept, "; a layer of no channels cuts the graph")
-        if not isinstance(self.max_ratio, Real) or not 0 < self.max_ratio <= 1:
-            raise ValueError(f"`max_ratio` must be a fraction in (0, 1], got {self.max_ratio!r}.")
+    round_to: Annotated[int, BeforeValidator(lambda value: whole_number("round_to", value))] = setting(
+        1, help="Kept indices are a multiple of this, in groups of at least that size."
+    )
+    min_kept: Annotated[
+        int, BeforeValidator(lambda value: whole_number("min_kept", value, "; a layer of no channels cuts the graph"))
+    ] = setting(1, help="Fewest indices that stay in a group.")
+    max_ratio: Annotated[float, BeforeValidator(_fraction)] = setting(
+        0.9, help="Largest fraction of its indices that a group loses, up to 1."
+    )
 
     def levels(self, group: Group, least: int = 0) -> list[int]:
         """The numbers of indices that a group may lose, from `least`, ascending."""
@@ -161,7 +162,7 @@ def allocate(
     scores: Mapping[str, torch.Tensor],
     cost: CostModel,
     budgets: Mapping[str, float],
-    allocation: str = "global",
+    allocation: str,
     limits: Limits | None = None,
     damages: Mapping[str, Damage] | None = None,
     gone: Mapping[str, int] | None = None,
@@ -186,7 +187,7 @@ def allocate(
     Raises:
         ValueError: if a budget cannot be met; the message says what range can.
     """
-    check_allocation(allocation)
+    check_one_of("allocation", allocation, ALLOCATIONS)
     limits, gone = limits or Limits(), gone or {}
     check_reachable(groups, cost, budgets, limits)
     curves = {group.name: curve(scores[group.name]) for group in groups}
@@ -203,10 +204,8 @@ def allocate(
     }
 
 
-def check_allocation(allocation: Any, has_batches: bool = True) -> None:
-    """Refuse an allocation that does not exist, and one over data where there are none."""
-    if allocation not in list(ALLOCATIONS):
-        raise ValueError(f"`allocation` must be one of {', '.join(ALLOCATIONS)}, got {allocation!r}.")
+def check_data(allocation: str, has_batches: bool) -> None:
+    """Refuse an allocation over data where there are none."""
     if ALLOCATIONS[allocation].needs and not has_batches:
         without = ", ".join(name for name, entry in ALLOCATIONS.items() if not entry.needs)
         raise ValueError(

@@ -14,10 +14,9 @@ from torch.fx import Node
 from pruners.allocation.allocate import ALLOCATIONS, Limits, allocate
 from pruners.allocation.costs import CostModel
 from pruners.allocation.knapsack import Damage
-from pruners.errors import whole_number
 from pruners.groups import AxisGraph, Group
 from pruners.importance import (
-    Criterion,
+    Importance,
     Loss,
     Moments,
     criterion_entry,
@@ -49,19 +48,17 @@ SCHEDULES: dict[str, ScheduleEntry] = {
 
 
 @dataclass(frozen=True)
-class Importance:
-    """How indices are scored, as `prune` is told.
+class Evidence:
+    """What importance is computed from, beside the model.
 
     Attributes:
-        criterion, loss, aggregate, normalise, seed: see `pruners.importance.score_groups`.
-        batches: for criteria and curves that pass over data.
+        batches: for criteria and curves that pass over data; None if there are none.
+        loss: see `pruners.importance.score_groups`.
+        seed: of the criterion "random".
     """
 
-    criterion: str | Criterion
     batches: Batches | None
     loss: Loss | None
-    aggregate: str
-    normalise: str | None
     seed: int
 
 
@@ -92,6 +89,7 @@ class Selection:
         importance: how indices are scored.
         allocation: see `pruners.allocation.allocate.allocate`.
         limits: alignment and bounds per group.
+        evidence: data, loss and seed.
         progress: told about passes over data and steps.
     """
 
@@ -102,6 +100,7 @@ class Selection:
     importance: Importance
     allocation: str
     limits: Limits
+    evidence: Evidence
     progress: Progress
 
     def choose(self, ranking: Ranking, budgets: Mapping[str, float]) -> dict[Axis, torch.Tensor]:
@@ -118,25 +117,24 @@ class Selection:
             model: the full model where all stays, else the rewritten graph of what stays.
             step: name of the step, for reports.
         """
-        how = self.importance
+        batches = self.evidence.batches
         measured = ALLOCATIONS[self.allocation].measured
         moments: Mapping[Node, Moments] = {}
-        if how.batches is not None and (measured or criterion_entry(how.criterion).moments):
-            seen = watched(how.batches, f"inputs of layers{step}", self.progress)
+        if batches is not None and (measured or criterion_entry(self.importance.criterion).moments):
+            seen = watched(batches, f"inputs of layers{step}", self.progress)
             moments = second_moments(Removal(self.graph, keep), placeholder_values(self.graph.trace, seen, math.inf))
-        batches = None if how.batches is None else watched(how.batches, f"importance{step}", self.progress)
+        watched_batches = None if batches is None else watched(batches, f"importance{step}", self.progress)
         scores = score_groups(
-            self.graph, self.groups, how.criterion,
-            model=model, keep=keep, batches=batches, loss=how.loss, aggregate=how.aggregate, normalise=how.normalise,
-            seed=how.seed, moments=moments,
+            self.graph, self.groups, self.importance,
+            model=model, keep=keep, batches=watched_batches, loss=self.evidence.loss, seed=self.evidence.seed, moments=moments,
         )  # fmt: skip
         gone = {group.name: int((~group.kept(keep)).sum(-1).max()) for group in self.groups if group.axis in keep}
         if not measured:
             return Ranking(scores, None, gone)
-        assert how.batches is not None
+        assert batches is not None
         levels = {group.name: self.limits.levels(group, gone.get(group.name, 0)) for group in self.groups}
         curves = distortion_curves(
-            self.graph, self.groups, scores, levels, how.batches, keep,
+            self.graph, self.groups, scores, levels, batches, keep,
             lambda done, total: self.progress(f"distortion{step}", done, total), moments,
         )  # fmt: skip
         return Ranking(scores, curves, gone)
@@ -172,10 +170,3 @@ class Selection:
             ranking = self.rank(keep, smaller, f" {step + 1}/{steps}")
             self.progress("pruning steps", step, steps - 1)
         return ranking
-
-
-def check_steps(steps: int, schedule: str) -> None:
-    """Refuse a schedule that does not exist."""
-    whole_number("steps", steps)
-    if schedule not in list(SCHEDULES):
-        raise ValueError(f"`schedule` must be one of {', '.join(SCHEDULES)}, got {schedule!r}.")

@@ -214,6 +214,19 @@ CRITERIA: dict[str, CriterionEntry] = {
 }  # fmt: skip
 
 
+AGGREGATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "sum": lambda vectors: vectors.sum(0),
+    "mean": lambda vectors: vectors.mean(0),
+    "max": lambda vectors: vectors.amax(0),
+}
+NORMALISATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "mean": torch.mean,
+    "max": torch.amax,
+    "sum": torch.sum,
+    "none": lambda scores: scores.new_ones(()),
+}
+
+
 def criterion_entry(criterion: str | Criterion) -> CriterionEntry:
     """The entry of a name, or one of a function of the parameters."""
     if isinstance(criterion, str):

@@ -7,7 +7,7 @@ per index of its host, (rows, n), wherever (n,) is said.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,35 +16,29 @@ from torch import nn
 from torch.fx import Node
 
 from pruners.groups import AxisGraph, Group, curve
+from pruners.importance.config import Importance
 from pruners.importance.criteria import Loss, cross_entropy
-from pruners.importance.named import CRITERIA, Criterion, CriterionEntry, Subject, criterion_entry, squares
+from pruners.importance.named import (
+    AGGREGATIONS,
+    NORMALISATIONS,
+    CriterionEntry,
+    Subject,
+    criterion_entry,
+    squares,
+)
 from pruners.importance.reconstruction import Moments
 from pruners.surgery import Keep, Removal
-
-AGGREGATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
-    "sum": lambda vectors: vectors.sum(0),
-    "mean": lambda vectors: vectors.mean(0),
-    "max": lambda vectors: vectors.amax(0),
-}
-NORMALISATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
-    "mean": torch.mean,
-    "max": torch.amax,
-    "sum": torch.sum,
-    "none": lambda scores: scores.new_ones(()),
-}
 
 
 def score_groups(
     graph: AxisGraph,
     groups: Sequence[Group],
-    criterion: str | Criterion = "l2",
+    importance: Importance | None = None,
     *,
     model: nn.Module | None = None,
     keep: Keep | None = None,
     batches: Iterable[Any] | None = None,
     loss: Loss | None = None,
-    aggregate: str = "sum",
-    normalise: str | None = None,
     seed: int = 0,
     moments: Mapping[Node, Moments] | None = None,
 ) -> dict[str, torch.Tensor]:
@@ -53,14 +47,11 @@ def score_groups(
     Args:
         graph: the traced full model with its axes.
         groups: groups to score.
-        criterion: one of `CRITERIA`, or a function of the parameters by name that returns a score per entry for some of them.
+        importance: how they are scored; by the defaults if not given.
         model: the model to score, for criteria that pass over data; with `keep`, the rewritten graph of what stays.
         keep: what stays of each elementary axis; everything if not given.
         batches: iterable of (inputs, targets), or of inputs for "activation"; see `pruners.tracing.batches`.
         loss: loss(outputs, targets) of all that the model returns; if None, cross-entropy of the first tensor of it.
-        aggregate: "sum", "mean" or "max" over the members of a group.
-        normalise: what the scores of a group are divided by: "mean", "max", "sum" or "none"; if not given, "none" for "lamp",
-            which compares groups already, else "mean".
         seed: of the "random" criterion.
         moments: what the inputs of layers are like, for "obs".
 
@@ -68,39 +59,25 @@ def score_groups(
         Group name to scores of shape (n,), float32, on the CPU; minus infinity for what does not stay.
 
     Raises:
-        ValueError: if there is no such option, data are missing, or a score is not finite.
+        ValueError: if data are missing, or a score is not finite.
     """
-    check_importance(criterion, aggregate, normalise, batches)
-    entry = criterion_entry(criterion)
+    importance = importance or Importance()
+    importance.check_data(batches is not None)
+    entry = criterion_entry(importance.criterion)
     base = Removal(graph, keep or {})
     vectors = _vectors(Subject(base, groups, model, batches, loss or cross_entropy, seed, moments or {}), entry)
     result = {}
     for group in groups:
         stays = group.kept(base.keep)
-        scores = _aggregated(vectors[group.name], group.shape, aggregate).cpu()
-        scores = _normalised(entry.within(scores), stays, normalise or entry.normalise)
+        scores = _aggregated(vectors[group.name], group.shape, importance.aggregate).cpu()
+        scores = _normalised(entry.within(scores), stays, importance.divided_by)
         if not scores.isfinite().all():
             raise ValueError(
-                f"scores of `importance` must be finite, got NaN or infinity from {criterion!r} for group {group.name!r}; look "
-                "for them in `batches` and in the loss, and for weights so large that their squares overflow."
+                f"scores of `importance` must be finite, got NaN or infinity from {importance.criterion!r} for group {group.name!r}; "
+                "look for them in `batches` and in the loss, and for weights so large that their squares overflow."
             )
         result[group.name] = scores.masked_fill(~stays, -torch.inf)
     return result
-
-
-def check_importance(criterion: Any, aggregate: Any, normalise: Any, batches: Iterable[Any] | None) -> None:
-    """Refuse options of importance that do not exist, and criteria over data where there are none."""
-    known = {"aggregate": (aggregate, AGGREGATIONS), "normalise": (normalise, (*NORMALISATIONS, None))}
-    if not callable(criterion):
-        known["importance"] = (criterion, CRITERIA)
-    for name, (value, allowed) in known.items():
-        if value not in list(allowed):
-            raise ValueError(f"`{name}` must be one of {', '.join(map(str, allowed))}, got {value!r}.")
-    if batches is None and criterion_entry(criterion).needs:
-        without = ", ".join(name for name, entry in CRITERIA.items() if not entry.needs)
-        raise ValueError(
-            f"`importance={criterion!r}` needs `batches`, an iterable of (inputs, targets); without data take one of {without}."
-        )
 
 
 def _vectors(look: Subject, entry: CriterionEntry) -> dict[str, Sequence[torch.Tensor]]:

@@ -108,9 +108,6 @@ def prove_in(
     Raises:
         ValueError: if removing does not equal masking, or the model or the result cannot run in that type.
     """
-
-    if not dtype.is_floating_point:
-        raise ValueError(f"`check_dtype` must be a floating-point type, got {dtype}; take torch.float64.")
     wide = _copy_in(dtype, model)
     args, kwargs = _converted(graph.trace, dtype)
     try:

@@ -38,6 +38,7 @@ def setting(
     flag: str | None = None,
     otherwise: str | None = None,
     adjustable: bool = False,
+    repeated: bool = False,
     **checks: Any,
 ) -> Any:
     """A field that can be given by itself.
@@ -49,9 +50,16 @@ def setting(
         flag: the option of a command, without dashes; the keyword by default.
         otherwise: what happens by default, where the default does not say it.
         adjustable: whether it may change when a run goes on.
+        repeated: whether the option of a command is given once for each of several values.
         checks: of `pydantic.Field`, such as `gt=0`.
     """
-    about = {"keyword": name, "flag": flag, "otherwise": otherwise, "adjustable": adjustable}
+    about: dict[str, Any] = {
+        "keyword": name,
+        "flag": flag,
+        "otherwise": otherwise,
+        "adjustable": adjustable,
+        "repeated": repeated,
+    }
     return Field(default, description=help, json_schema_extra=about, **checks)
 
 
@@ -67,6 +75,7 @@ class Keyword:
         help: one line, for people.
         otherwise: what happens by default, where the default does not say it.
         adjustable: whether it may change when a run goes on.
+        repeated: whether the option of a command is given once for each of several values.
         paths: where it stands in the configuration, by names of fields; several share a name.
     """
 
@@ -77,6 +86,7 @@ class Keyword:
     help: str
     otherwise: str | None
     adjustable: bool
+    repeated: bool
     paths: tuple[Path, ...]
 
     @property
@@ -113,6 +123,7 @@ def keywords(kind: type[BaseModel]) -> dict[str, Keyword]:
             help=field.description or "",
             otherwise=about["otherwise"],  # type: ignore[arg-type]
             adjustable=bool(about["adjustable"]),
+            repeated=bool(about["repeated"]),
             paths=(path,),
         )
     return found
@@ -192,4 +203,6 @@ def _sentence(problem: dict[str, Any]) -> str:
     message = problem["msg"].removeprefix("Value error, ")
     if problem["type"] == "value_error":
         return message
+    if problem["type"] == "missing":
+        return f"`{where}` is missing; give it"
     return f"`{where}`: {message[0].lower()}{message[1:]}, got {problem['input']!r}"

@@ -16,9 +16,9 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from nas import prune
 from nas.data.dataset import ImageData
-from nas.prune import prune_model
-from nas.pruning.inputs import parse_targets
+from nas.pruning.inputs import read_targets
 from nas.pruning.recovery import RECOVERIES, parse_recovery
 from nas.pruning.weights import load_model, read_weights
 from nas.training.accuracy import module_accuracy
@@ -28,7 +28,7 @@ from nas.training.loop import fit
 from pruners import load
 
 ROOT = Path(__file__).parents[2]
-TARGET = "tests.test_pruning:small"
+TARGET = "tests.nas.test_prune:small"
 HALVED = [TARGET, "--input", "1x1x8x8", "--target", "macs=0.5"]
 RECOVER = [f"{name}:3" if entry.trains else name for name, entry in RECOVERIES.items()]
 
@@ -127,7 +127,7 @@ def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 
 def test_pruned_repaired_measured_and_loaded_again(trained: nn.Module, digits: ImageData, tmp_path: Path) -> None:
     before = {name: value.clone() for name, value in trained.state_dict().items()}
-    result, summary = prune_model(
+    result, summary = prune(
         trained,
         torch.randn(1, 1, 8, 8),
         {"macs": 0.5},
@@ -146,22 +146,22 @@ def test_pruned_repaired_measured_and_loaded_again(trained: nn.Module, digits: I
 
 
 def test_inputs_come_from_a_function_where_they_are_no_tensor_of_random_numbers() -> None:
-    inputs = ["--input", "tests.test_pruning:tokens"]
-    listed = run("groups", "tests.test_pruning:Tokens", *inputs, "--json")
+    inputs = ["--input", "tests.nas.test_prune:tokens"]
+    listed = run("groups", "tests.nas.test_prune:Tokens", *inputs, "--json")
     assert {json.loads(line)["name"] for line in listed.stdout.splitlines()} >= {"embed.weight:1", "inner.weight:0"}
     exact = ["--check-dtype", "float64", "--tolerance", "1e-12"]
-    pruned = run("prune", "tests.test_pruning:Tokens", *inputs, "--target", "params=0.6", *exact, "--json")
+    pruned = run("prune", "tests.nas.test_prune:Tokens", *inputs, "--target", "params=0.6", *exact, "--json")
     summary = json.loads(pruned.stdout)
     assert summary["after"]["params"] <= 0.6 * summary["before"]["params"] and summary["difference"] < 1e-12
 
 
 def test_the_check_is_as_asked_for() -> None:
     example, targets = torch.randn(1, 1, 8, 8), {"macs": 0.5}
-    assert prune_model(small(), example, targets, check=False)[1]["difference"] is None
+    assert prune(small(), example, targets, check=False)[1]["difference"] is None
     with pytest.raises(ValueError, match="removing must equal masking to 1e-30"):
-        prune_model(small(), example, targets, tolerance=1e-30)
-    with pytest.raises(ValueError, match="`check_dtype` must be float32 or float64, got 'half'"):
-        prune_model(small(), example, targets, check_dtype="half")
+        prune(small(), example, targets, tolerance=1e-30)
+    with pytest.raises(ValueError, match="`check_dtype` must be a floating-point type, got 'int8'"):
+        prune(small(), example, targets, check_dtype="int8")
 
 
 @pytest.mark.parametrize(
@@ -170,7 +170,7 @@ def test_the_check_is_as_asked_for() -> None:
 def test_data_need_logits_of_their_classes(kind: str, found: str, digits: ImageData) -> None:
     message = rf"needs a model that returns one tensor \(N, classes\), here of 10 classes or more, got {found} for 2 images of 'digits'"
     with pytest.raises(ValueError, match=message):
-        prune_model(Several(kind), torch.randn(1, 1, 8, 8), {"macs": 0.5}, data=digits)
+        prune(Several(kind), torch.randn(1, 1, 8, 8), {"macs": 0.5}, data=digits)
 
 
 @pytest.mark.parametrize(
@@ -183,7 +183,7 @@ def test_data_need_logits_of_their_classes(kind: str, found: str, digits: ImageD
 def test_data_must_be_images_that_the_model_takes(make: Any, example: Any, takes: str, digits: ImageData) -> None:
     message = rf"got 'digits' with images 1x1x8x8 for a model of inputs {takes}: .*; give images of that shape"
     with pytest.raises(ValueError, match=message):
-        prune_model(make(), example, {"macs": 0.5}, data=digits)
+        prune(make(), example, {"macs": 0.5}, data=digits)
 
 
 def test_the_command_prunes_and_says_what_it_did(weights: Path, tmp_path: Path) -> None:
@@ -203,9 +203,16 @@ def test_the_command_prunes_and_says_what_it_did(weights: Path, tmp_path: Path) 
     )
     assert done.returncode == 0, done.stderr
     assert "macs" in done.stdout and "calibrate" in done.stdout and "differs from the masked model" in done.stdout
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"plan.json", "weights.safetensors", "summary.json"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "plan.json",
+        "weights.safetensors",
+        "summary.json",
+        "prune.yaml",
+    }
     written = json.loads((tmp_path / "out" / "summary.json").read_text())
-    assert written["command"].startswith("nas prune tests.test_pruning:small") and written["versions"]["torch"]
+    assert (
+        written["command"].startswith("python -m nas prune tests.nas.test_prune:small") and written["versions"]["torch"]
+    )
     quiet = run("prune", TARGET, *common, "--target", "params=0.5", "--importance", "l1", "--json")
     summary = json.loads(quiet.stdout)
     assert summary["after"]["params"] <= 0.5 * summary["before"]["params"] and summary["test_accuracy"] == {}
@@ -254,16 +261,13 @@ def test_the_command_measures_latency() -> None:
 
 
 def test_targets_as_they_are_typed() -> None:
-    assert parse_targets(["macs=0.5", "params=1e6", "latency_ms=0.8ms"]) == {
-        "macs": 0.5,
-        "params": 1e6,
-        "latency_ms": "0.8ms",
-    }
-    with pytest.raises(ValueError, match="--target .* must be among .*, bound_ms, got 'flops'"):
-        prune_model(small(), torch.randn(1, 1, 8, 8), {"flops": 0.5})
-    for spoilt in ("macs=5ms", "latency_ms=fast", "macs"):
-        with pytest.raises(ValueError, match="`--target` must be name="):
-            parse_targets([spoilt])
+    typed = {"macs": "0.5", "params": "1e6", "latency_ms": "0.8ms"}
+    assert read_targets(typed) == {"macs": 0.5, "params": 1e6, "latency_ms": "0.8ms"}
+    with pytest.raises(ValueError, match="`targets` must be among .*, bound_ms, got 'flops'"):
+        prune(small(), torch.randn(1, 1, 8, 8), {"flops": 0.5})
+    for name, amount in (("macs", "5ms"), ("latency_ms", "fast"), ("macs", None)):
+        with pytest.raises(ValueError, match=f"`targets` must be name=number, .*, got {name}={amount}"):
+            read_targets({name: amount})
 
 
 def test_groups_are_listed() -> None:
@@ -275,18 +279,18 @@ def test_groups_are_listed() -> None:
 
 
 def test_groups_of_tokens_say_how_inputs_are_given() -> None:
-    done = run("groups", "tests.test_pruning:Tokens", "--input", "2x5")
+    done = run("groups", "tests.nas.test_prune:Tokens", "--input", "2x5")
     assert (done.returncode, done.stdout) == (2, "") and "Traceback" not in done.stderr
     assert re.search(
-        r"`--input` must fit the model, got 2x5: .*give .*--input module:function", re.sub(r"\s+", " ", done.stderr)
+        r"`--input` must fit the model, got 2x5: .*give .*module:function", re.sub(r"\s+", " ", done.stderr)
     )
 
 
 def test_operators_without_a_rule_are_listed_with_the_groups() -> None:
-    done = run("groups", "tests.test_pruning:Buckets", "--input", "2x6", "--json")
+    done = run("groups", "tests.nas.test_prune:Buckets", "--input", "2x6", "--json")
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     assert [line for line in lines if "unknown" in line] == [{"unknown": "aten.bucketize.Tensor", "times": 1}]
-    shown = run("groups", "tests.test_pruning:Buckets", "--input", "2x6")
+    shown = run("groups", "tests.nas.test_prune:Buckets", "--input", "2x6")
     assert "left alone, as its rule is not known: aten.bucketize.Tensor (1 times)" in shown.stderr
 
 
@@ -300,7 +304,7 @@ def test_weights_of_wrapped_models_and_checkpoints_are_read(
     state = globals()[target]().state_dict()
     named = {f"module.{name}": value for name, value in state.items()} if wrapped else state
     torch.save({key: named, "optimizer": {}} if key else named, tmp_path / "w.th")
-    model = load_model(f"tests.test_pruning:{target}", {}, tmp_path / "w.th")
+    model = load_model(f"tests.nas.test_prune:{target}", {}, tmp_path / "w.th")
     assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
 
 
@@ -350,7 +354,7 @@ def test_spoilt_weights_are_refused(weights: Path, trained: nn.Module, tmp_path:
     (tmp_path / "cut.th").write_bytes((tmp_path / "cut.th").read_bytes()[:-100])
     with pytest.raises(ValueError, match="is no whole weights file"):
         read_weights(tmp_path / "cut.th")
-    with pytest.raises(ValueError, match="do not fit 'tests.test_pruning:small'"):
+    with pytest.raises(ValueError, match="do not fit 'tests.nas.test_prune:small'"):
         load_model(TARGET, {"width": 8}, weights)
     with pytest.raises(FileNotFoundError, match="no weights at"):
         read_weights(tmp_path / "absent.th")
@@ -373,16 +377,16 @@ def test_bad_recovery_steps_are_refused(step: str) -> None:
         ([TARGET, "--input", "1x1x8x8", "--target", "macs=half"], "`--target` must be name=number"),
         (
             [TARGET, "--input", "1x1x8x8", "--target", "macs=0.5", "--importance", "magic"],
-            "`importance` must be one of",
+            "`--importance` must be one of",
         ),
-        ([TARGET, "--input", "1x1x8x8", "--target", "macs=0.5", "--ignore", "nothing"], "`ignore` must name groups"),
-        ([*HALVED, "--recover", "calibrate"], "`--recover calibrate` needs images; give --data"),
-        ([*HALVED, "--importance", "taylor"], "`--importance taylor` needs images; give --data"),
-        ([*HALVED, "--allocation", "distortion"], "`--allocation distortion` needs images"),
-        ([*HALVED, "--synthetic", "40", "--importance", "taylor"], "`--importance taylor` needs images and labels"),
+        ([TARGET, "--input", "1x1x8x8", "--target", "macs=0.5", "--ignore", "nothing"], "`--ignore` must name groups"),
+        ([*HALVED, "--recover", "calibrate"], "`--recover` calibrate needs images; give `--data`"),
+        ([*HALVED, "--importance", "taylor"], "`--importance` taylor needs images; give `--data`"),
+        ([*HALVED, "--allocation", "distortion"], "`--allocation` distortion needs images"),
+        ([*HALVED, "--synthetic", "40", "--importance", "taylor"], "`--importance` taylor needs images and labels"),
         (
             [*HALVED, "--synthetic", "40", "--recover", "calibrate,finetune:1"],
-            "--recover finetune:1 (`recover` in Python)",
+            "`--recover` finetune:1 needs images and labels",
         ),
         ([*HALVED, "--synthetic", "40", "--data", "digits"], "is for those without data"),
         ([*HALVED, "--synthetic", "-1"], "--synthetic"),
@@ -391,23 +395,30 @@ def test_bad_recovery_steps_are_refused(step: str) -> None:
             "must be among macs, params, weight_bytes, latency_ms, peak_memory_bytes, energy_mj, bound_ms, got 'flops'",
         ),
         (
-            ["tests.test_pruning:Tokens", "--input", "2x5", "--target", "macs=0.5"],
-            "or --input module:function, which returns",
+            ["tests.nas.test_prune:Tokens", "--input", "2x5", "--target", "macs=0.5"],
+            "or module:function, which returns",
         ),
-        ([TARGET, "--input", "tests.test_pruning:nothing", "--target", "macs=0.5"], "or a dict by name, got NoneType"),
+        (
+            [TARGET, "--input", "tests.nas.test_prune:nothing", "--target", "macs=0.5"],
+            "or a dict by name, got NoneType",
+        ),
         ([TARGET, "--input", "1x1x8x8", "--target", "macs=0.5", "--data", "digits", "--mean", "0.5"], "go together"),
         (
             [TARGET, "--input", "1x1x8x8", "--target", "macs=0.5", "--data", "digits", "--batch-size", "0"],
-            "`batch_size`: input should be greater than 1, got 0",
+            "`--batch-size`: input should be greater than 1, got 0",
         ),
         (
             [TARGET, "--input", "1x1x8x8", "--target", "macs=0.5", "--distill-weight", "1.5"],
-            "`weight` of distillation must be from 0 (labels only) to 1, got 1.5",
+            "`--distill-weight`: input should be less than or equal to 1, got 1.5",
         ),
         (
             ["json:dumps", "--input", "1x1x8x8", "--target", "macs=0.5", "--option", "obj=1"],
             "must return a module, got str",
         ),
+        ([TARGET, "--input", "1x1x8x8"], "`--target` is missing"),
+        ([TARGET, "--target", "macs=0.5"], "`--input` is missing"),
+        (["--input", "1x1x8x8", "--target", "macs=0.5"], "MODEL is missing"),
+        ([*HALVED, "--mean", "0.5", "--std", "0.5"], "`--mean`, `--std` must be of images, got none; give `--data`"),
         (["tests.nowhere:small", "--input", "1x1x8x8", "--target", "macs=0.5"], "cannot import 'tests.nowhere'"),
     ],
 )

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from examples.cifar_resnet import resnet20
 from pruners import PrunableSpace, least_squares_, load, remap_optimizer
+from pruners.importance.config import Importance
 from pruners.importance.score import score_groups
 from pruners.surgery.masked import difference
 from search_spaces import Architecture
@@ -187,7 +188,7 @@ def test_tensors_that_another_block_uses_stay_until_both_are_gone() -> None:
 
 def test_the_highest_scores_stay() -> None:
     space, _, _ = made("residual")
-    scores = score_groups(space.graph, list(space.scores), "l2")
+    scores = score_groups(space.graph, list(space.scores), Importance(criterion="l2"))
     name = "inner.weight:0"
     arch = space.space.architecture({**space.whole, name: 3})
     lowest = sorted(range(12), key=lambda i: float(scores[name][i]))[:9]

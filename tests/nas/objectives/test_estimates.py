@@ -10,12 +10,12 @@ from torch import nn
 
 import nas.objectives.estimates
 from estimators import Device, estimate_energy, peak_memory
-from nas import search
+from nas import prune, search
 from nas.objectives.estimates import ESTIMATES, estimates
 from nas.objectives.objective import OBJECTIVES
-from nas.prune import prune_model
+from nas.runtime import as_yaml
 from nas.scoring.costs import NetworkScorer
-from nas.study.config import configure, differences, dump_config, read_config
+from nas.study.config import configure, differences, read_config
 from pruners.progress import silent
 from search_spaces import make_space
 
@@ -50,27 +50,25 @@ def test_they_are_those_of_the_estimators_in_the_unit_of_their_names() -> None:
 
 
 def test_a_device_is_asked_for_where_it_is_needed_and_nowhere_else(device_file: Path) -> None:
-    with pytest.raises(
-        ValueError, match="energy_mj and bound_ms must be told the device's costs; give --device-file FILE"
-    ):
+    with pytest.raises(ValueError, match="energy_mj and bound_ms must be told the device's costs; give `device_file`"):
         configure("s", "d", objectives=NAMES)
     with pytest.raises(
         ValueError, match="a device file is for peak_memory_bytes, .*, got only accuracy, macs; name one"
     ):
         configure("s", "d", device_file=device_file)
     with pytest.raises(ValueError, match="energy_mj must be told the device's costs"):
-        prune_model(small(), torch.randn(1, 3, 8, 8), {"energy_mj": 0.5})
+        prune(small(), torch.randn(1, 3, 8, 8), {"energy_mj": 0.5})
 
 
 def test_the_configuration_holds_the_device_and_not_its_file(device_file: Path, tmp_path: Path) -> None:
     config = configure("s", "d", objectives=NAMES, device_file=device_file)
     assert config.hardware == PHONE
-    (tmp_path / "run.yaml").write_text(dump_config(config))
+    (tmp_path / "run.yaml").write_text(as_yaml(config))
     assert read_config(tmp_path / "run.yaml") == config
-    (tmp_path / "run.yaml").write_text(dump_config(config).replace("name: phone", "name: other"))
+    (tmp_path / "run.yaml").write_text(as_yaml(config).replace("name: phone", "name: other"))
     assert differences(config, read_config(tmp_path / "run.yaml")) == ["hardware.name: phone, not other"]
-    (tmp_path / "run.yaml").write_text(dump_config(config).replace("  bytes_per_word: 2\n", ""))
-    with pytest.raises(ValueError, match="`hardware.bytes_per_word`: field required"):
+    (tmp_path / "run.yaml").write_text(as_yaml(config).replace("  bytes_per_word: 2\n", ""))
+    with pytest.raises(ValueError, match="`hardware.bytes_per_word` is missing; give it"):
         read_config(tmp_path / "run.yaml")
 
 
@@ -100,7 +98,7 @@ def test_a_search_estimates_every_architecture_once(
 @pytest.mark.parametrize("name", ESTIMATES)
 def test_pruning_keeps_to_them(name: str, device_file: Path) -> None:
     torch.manual_seed(0)
-    result, summary = prune_model(small(), torch.randn(1, 3, 8, 8), {name: 0.7}, device_file=device_file)
+    result, summary = prune(small(), torch.randn(1, 3, 8, 8), {name: 0.7}, device_file=device_file)
     of = estimates([name], PHONE)[name]
     assert of(result.model, (torch.zeros(1, 3, 8, 8),)) <= 0.7 * of(small(), (3, 8, 8))
     assert summary["after"][name] == pytest.approx(of(result.model, (3, 8, 8)))

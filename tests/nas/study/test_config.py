@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from nas.study.config import configure, differences, dump_config, parse_config, read_config
+from nas.runtime import as_yaml
+from nas.study.config import configure, differences, parse_config, read_config
 from nas.training.alone import Distillation
 
 
@@ -14,9 +15,9 @@ def test_it_is_written_whole_and_read_back(tmp_path: Path) -> None:
     config = configure(
         "resnet20-pooling", "digits", space_options={"operators": ["max", "conv"]}, trials=5, export=["onnx"]
     )
-    (tmp_path / "run.yaml").write_text(dump_config(config))
+    (tmp_path / "run.yaml").write_text(as_yaml(config))
     assert read_config(tmp_path / "run.yaml") == config
-    assert "kl_threshold" in dump_config(config)
+    assert "kl_threshold" in as_yaml(config)
 
 
 @pytest.mark.parametrize(

@@ -75,7 +75,7 @@ def kind(number: int) -> list[nn.Module]:
 
 def test_the_built_model_has_the_predicted_macs() -> None:
     graph, free, cost, scores = plain()
-    removal = Removal(graph, allocate(free, scores, cost, counted_budgets({"macs": 0.5}, cost)))
+    removal = Removal(graph, allocate(free, scores, cost, counted_budgets({"macs": 0.5}, cost), "global"))
     assert count(rewrite(removal), (3, 12, 12)).total.macs == cost.macs(removal.counts)
 
 
@@ -132,7 +132,7 @@ def test_isomorphic_tells_layers_of_several_sorts_apart() -> None:
 
 def test_the_lowest_scores_go() -> None:
     _, free, cost, scores = plain()
-    keep = allocate(free, scores, cost, counted_budgets({"macs": 0.5}, cost))
+    keep = allocate(free, scores, cost, counted_budgets({"macs": 0.5}, cost), "global")
     for group in free:
         kept = keep.get(group.axis, torch.ones(group.size, dtype=torch.bool))
         if not kept.all():
@@ -142,7 +142,12 @@ def test_the_lowest_scores_go() -> None:
 def test_limits_hold() -> None:
     _, free, cost, scores = plain()
     keep = allocate(
-        free, scores, cost, counted_budgets({"macs": 0.3}, cost), limits=Limits(round_to=8, min_kept=9, max_ratio=0.6)
+        free,
+        scores,
+        cost,
+        counted_budgets({"macs": 0.3}, cost),
+        "global",
+        Limits(round_to=8, min_kept=9, max_ratio=0.6),
     )
     for axis, kept in keep.items():
         assert int(kept.sum()) % 8 == 0 and int(kept.sum()) >= max(9, 0.4 * axis.size)
@@ -151,7 +156,7 @@ def test_limits_hold() -> None:
 def test_an_unreachable_target_is_refused_with_the_range() -> None:
     _, free, cost, scores = plain()
     with pytest.raises(ValueError, match=r"must be reachable, got macs .* reaches macs from [\d,]+ to [\d,]+"):
-        allocate(free, scores, cost, counted_budgets({"macs": 0.001}, cost))
+        allocate(free, scores, cost, counted_budgets({"macs": 0.001}, cost), "global")
 
 
 @pytest.mark.parametrize("limits", [{"round_to": 0}, {"min_kept": 0}, {"max_ratio": 0.0}])

@@ -15,6 +15,7 @@ from pruners import load, prune
 from pruners.groups import ragged
 from pruners.groups.dependency import dependency_groups, tie_axes
 from pruners.groups.graph import AxisGraph, Group
+from pruners.importance.config import Importance
 from pruners.importance.distortion import placeholder_values
 from pruners.importance.named import CRITERIA
 from pruners.importance.reconstruction import second_moments
@@ -354,10 +355,9 @@ def test_scores_have_a_row_per_group(criterion: str) -> None:
         return score_groups(
             graph,
             groups,
-            criterion,
+            Importance(criterion=criterion, normalise="none"),
             model=model,
             batches=[(x, torch.tensor([1, 3]))],
-            normalise="none",
             moments=moments,
         )
 
@@ -375,10 +375,12 @@ def test_entries_are_summed_per_row() -> None:
     group = next(group for group in dependency_groups(graph) if group.name == "0.weight:0[1]")
     first, second = graph.trace.tensor("0.weight").detach(), graph.trace.tensor("1.weight").detach()
     expected = first.square().view(4, 6, 3).sum(2) + second.square().view(4, 6, 6, 9).sum((1, 3))
-    torch.testing.assert_close(score_groups(graph, [group], normalise="none")[group.name], expected)
+    torch.testing.assert_close(score_groups(graph, [group], Importance(normalise="none"))[group.name], expected)
     vectors = first.view(4, 6, 3), second.view(4, 6, 6, 9).transpose(1, 2).flatten(2)
     apart = sum((v[:, :, None] - v[:, None]).norm(dim=-1).sum(-1) for v in vectors)
-    torch.testing.assert_close(score_groups(graph, [group], "fpgm", normalise="none")[group.name], apart)
+    torch.testing.assert_close(
+        score_groups(graph, [group], Importance(criterion="fpgm", normalise="none"))[group.name], apart
+    )
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,42 @@
+"""Which images, and what they are normalised by."""
+
+from __future__ import annotations
+
+from pydantic import model_validator
+
+from nas.data.dataset import ImageData, load_data, with_normalisation
+from search_spaces.core import Part, setting
+
+
+class DataConfig(Part):
+    """What `nas.load_data` is called with, and what the images are normalised by if not by their own statistics."""
+
+    source: str = setting(
+        "digits",
+        name="data",
+        help="`digits`, an image folder, a folder of parquet, torchvision:NAME or datasets:NAME.",
+    )
+    limit: int | None = setting(None, gt=0, help="Training and validation images to use.", otherwise="all")
+    test_limit: int | None = setting(None, gt=0, help="Test images to use.", otherwise="all")
+    validation_fraction: float = setting(0.5, gt=0, lt=1, help="Part of the training images that is not trained on.")
+    image_size: int | None = setting(
+        None, gt=0, help="Resize images to this many pixels a side.", otherwise="as they are"
+    )
+    mean: tuple[float, ...] | None = setting(
+        None, help="What images are normalised by, such as 0.5,0.5,0.5.", otherwise="the data's own"
+    )
+    std: tuple[float, ...] | None = setting(None, help="Goes with mean.", otherwise="the data's own")
+
+    @model_validator(mode="after")
+    def _normalised_by_both(self) -> DataConfig:
+        if (self.mean is None) != (self.std is None):
+            raise ValueError("`mean` and `std` go together; give both, or neither")
+        return self
+
+
+def load_configured(config: DataConfig, seed: int) -> ImageData:
+    """The images of a configuration; the seed decides the splits."""
+    settings = config.model_dump()
+    mean, std = settings.pop("mean"), settings.pop("std")
+    data = load_data(settings.pop("source"), seed=seed, **settings)
+    return with_normalisation(data, mean, std) if mean and std else data

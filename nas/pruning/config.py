@@ -1,0 +1,125 @@
+"""The full configuration of a pruning: one YAML file that can be run again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field, field_validator, model_validator
+
+from nas.data import DataConfig
+from nas.objectives import Hardware, estimates
+from nas.pruning.inputs import read_targets
+from nas.pruning.recovery import RECOVERIES, RecoveryConfig
+from nas.runtime import check_trust, names_function, read_yaml
+from pruners import CutConfig
+from pruners.allocation import ALLOCATIONS
+from pruners.importance import criterion_entry
+from search_spaces.core import Part, parse, setting
+
+
+class PruningData(DataConfig):
+    """Images to repair and measure on. Part of the training images is set aside, then put behind the others."""
+
+    source: str = setting(name="data", help="Images to repair and measure on, as for `nas search`.", otherwise="none")
+    validation_fraction: float = Field(0.1, gt=0, lt=1)
+
+
+class PruneConfig(Part):
+    """Everything that decides what a pruning computes."""
+
+    model: str = setting(help="module:function that returns the model.")
+    arguments: dict[str, Any] = setting(
+        {}, flag="option", help="Argument of the function, name=value. Can be repeated."
+    )
+    weights: Path | None = setting(None, help="Its weights: safetensors, or torch.save of a state_dict.")
+    input: str = setting(
+        help="Shape of an example input, batch first, such as 1x3x32x32; or module:function that returns example inputs: a tensor, "
+        "several in a tuple, or a dict by name.",
+    )
+    targets: Annotated[dict[str, float | str], BeforeValidator(read_targets)] = setting(
+        flag="target",
+        help="What may remain of macs, params, weight_bytes, latency_ms (milliseconds, measured here on the example input), "
+        "peak_memory_bytes, energy_mj or bound_ms: a fraction up to 1 (macs=0.5), a larger number (params=1e6), or milliseconds "
+        "(latency_ms=0.8ms). Can be repeated.",
+    )
+    hardware: Hardware = setting(
+        None,
+        name="device_file",
+        help="YAML file of the device that energy_mj and bound_ms are for; see docs/estimators.md.",
+    )
+    data: PruningData | None = None
+    synthetic: int = setting(
+        0,
+        ge=0,
+        help="Without data: so many inputs made from the model's batch norms, for least-squares, calibrate, obs, activation and "
+        "distortion; 500 are good.",
+    )
+    cut: CutConfig = CutConfig()
+    recovery: RecoveryConfig = RecoveryConfig()
+    device: str = setting("auto", help="auto, cpu or cuda, for fine-tuning and measuring.")
+
+    @field_validator("data", mode="before")
+    @classmethod
+    def _data_have_a_source(cls, data: Any) -> Any:
+        if isinstance(data, Mapping) and data.get("source") is None:
+            given = ", ".join(f"`{name}`" for name in data)
+            raise ValueError(f"{given} must be of images, got none; give `data`, such as digits")
+        return data
+
+    @model_validator(mode="after")
+    def _estimates_fit(self) -> PruneConfig:
+        estimates(self.targets, self.hardware)
+        return self
+
+    @model_validator(mode="after")
+    def _data_suffice(self) -> PruneConfig:
+        if self.synthetic and self.data is not None:
+            raise ValueError("`synthetic` is for those without data; leave it out, or `data`")
+        if self.data is None:
+            for setting, value in self._over_data():
+                labels = " and labels" if self.synthetic else ""
+                repair = "" if self.synthetic or setting != "recover" else "; `synthetic` 500 repairs without training"
+                raise ValueError(
+                    f"`{setting}` {value} needs images{labels}; give `data`, such as digits, or leave it out{repair}"
+                )
+        return self
+
+    def _over_data(self) -> Iterator[tuple[str, str]]:
+        """Settings that pass over images; with synthetic inputs only those that need labels or training, which these have not."""
+        criterion, allocation = self.cut.importance.criterion, self.cut.allocation
+        there = ("", "inputs") if self.synthetic else ("",)
+        if criterion_entry(criterion).needs not in there:
+            yield "importance", str(criterion)
+        if ALLOCATIONS[allocation].needs not in there:
+            yield "allocation", allocation
+        steps = [step for step in self.recovery.steps if RECOVERIES[step.partition(":")[0]].needs not in there]
+        if steps:
+            yield "recover", ",".join(steps)
+
+    @property
+    def seed(self) -> int:
+        """What decides everything random; it stands with the cut."""
+        return self.cut.seed
+
+
+def read_prune_config(path: Path, *, model: str | None = None, trust: bool = False) -> PruneConfig:
+    """Read a configuration from a YAML file, to be run.
+
+    Args:
+        path: of the file.
+        model: the model's function, if the caller names it.
+        trust: take a file whose functions, of the model and of its inputs, the caller did not name; see docs/trust.md.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is no configuration of pruning, is of another model, or names a function that is not trusted.
+    """
+    config = parse(PruneConfig, read_yaml(path, "nas prune"))
+    if model is not None and model != config.model:
+        raise ValueError(f"{path} is of model {config.model!r}, got {model!r} as well; give the same, or none")
+    check_trust(config.model, path, named=model, trust=trust)
+    if names_function(config.input):
+        check_trust(config.input, path, trust=trust)
+    return config

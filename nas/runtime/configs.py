@@ -1,0 +1,38 @@
+"""Configurations as YAML files, each of one command."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel
+
+OF_COMMANDS = {"nas search": ("run.yaml", "space"), "nas prune": ("prune.yaml", "cut")}
+"""Command to the name of its configuration files, and a key that the files of no other command have."""
+
+
+def read_yaml(path: Path, command: str) -> Any:
+    """What a command's configuration file holds.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is no YAML, or the file of another command.
+    """
+    name = OF_COMMANDS[command][0]
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise FileNotFoundError(f"no configuration at {path}; `{command}` keeps its own as {name}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} must be a YAML file: {error}") from error
+    for other, (_, key) in OF_COMMANDS.items():
+        if other != command and isinstance(data, Mapping) and key in data:
+            raise ValueError(f"{path} is a configuration of `{other}`; `{command}` takes its own, such as a {name}")
+    return data
+
+
+def as_yaml(config: BaseModel) -> str:
+    """A configuration as YAML, defaults included."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)

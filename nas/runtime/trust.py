@@ -1,0 +1,40 @@
+"""Functions that a file names: importing one runs its module, so each is imported only where the caller says so."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+class Untrusted(ValueError):
+    """A file names a function that the caller has neither named nor trusted."""
+
+
+def check_trust(name: str, file: Path, *, named: str | None = None, trust: bool = False) -> None:
+    """Refuse a function that stands in a file; built-in names and the caller's own pass.
+
+    Args:
+        name: what the file says: a built-in space, `module:function` or `pruned:module:function`.
+        file: where it stands.
+        named: the name that the caller trusts, if any.
+        trust: whether the caller trusts every function that the file names.
+
+    Raises:
+        Untrusted: the name is a function's, and the caller did not name it.
+        ValueError: the caller named something else.
+    """
+    if named is not None and named != name:
+        raise ValueError(f"{file} is of space {name!r}, not of {named!r}; give the name that it says, or none")
+    if names_function(name) and named is None and not trust:
+        raise Untrusted(
+            f"{file} names the function {name!r}, and to import it runs its module; if you trust it, give `trust=True`"
+        )
+
+
+def names_function(name: str) -> bool:
+    """Whether a space, or a word of a command, is the name of a function."""
+    return ":" in name
+
+
+def teaches_by_function(name: str) -> bool:
+    """Whether a teacher is given by the name of a function, and not as a folder."""
+    return names_function(name) and not Path(name).exists()

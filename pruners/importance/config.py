@@ -1,0 +1,73 @@
+"""How indices are scored: the criteria by name, and their settings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, PlainSerializer
+
+from pruners.importance.named import AGGREGATIONS, CRITERIA, NORMALISATIONS, Criterion, criterion_entry
+from search_spaces.core import Part, setting
+
+
+def check_one_of(name: str, value: Any, allowed: Iterable[Any]) -> Any:
+    """Refuse a value that is not among those allowed, also one of another type."""
+    if value not in list(allowed):
+        raise ValueError(f"`{name}` must be one of {', '.join(map(str, allowed))}, got {value!r}.")
+    return value
+
+
+def qualified_name(criterion: str | Criterion) -> str:
+    """A criterion by its name; a function by its module and name."""
+    if isinstance(criterion, str):
+        return criterion
+    named = criterion if hasattr(criterion, "__qualname__") else type(criterion)
+    return f"{named.__module__}.{named.__qualname__}"
+
+
+def _criterion(value: Any) -> Any:
+    return value if callable(value) else check_one_of("importance", value, CRITERIA)
+
+
+class Scoring(Part):
+    """What every entry of a weight is worth."""
+
+    criterion: Annotated[
+        str | Callable[..., Any],  # of `Criterion`
+        BeforeValidator(_criterion),
+        PlainSerializer(qualified_name, when_used="json"),
+    ] = setting(
+        "l2",
+        name="importance",
+        help="The criterion: see `nas list criteria`; some pass over data, some over labels.",
+    )
+
+    def check_data(self, given: bool) -> None:
+        """Refuse a criterion over data where there are none."""
+        if not given and criterion_entry(self.criterion).needs:
+            without = ", ".join(name for name, entry in CRITERIA.items() if not entry.needs)
+            raise ValueError(
+                f"`importance={self.criterion!r}` needs `batches`, an iterable of (inputs, targets); without data take one of "
+                f"{without}."
+            )
+
+
+class Importance(Scoring):
+    """What an index of a group is worth."""
+
+    aggregate: Annotated[str, BeforeValidator(lambda value: check_one_of("aggregate", value, AGGREGATIONS))] = setting(
+        "sum", help="How the tensors of a group add up: sum, mean or max."
+    )
+    normalise: Annotated[
+        str | None, BeforeValidator(lambda value: check_one_of("normalise", value, (*NORMALISATIONS, None)))
+    ] = setting(
+        None,
+        help="What the scores of a group are divided by: their mean, max or sum, or none.",
+        otherwise="mean, for lamp, which compares groups already, none",
+    )
+
+    @property
+    def divided_by(self) -> str:
+        """The normalisation, with its default."""
+        return self.normalise or criterion_entry(self.criterion).normalise
