@@ -28,9 +28,10 @@ from benchmarks.resumable import append, common_options, known, note
 from estimators.counting import CostModel
 from nas.data import ImageData, load_data
 from nas.runtime import half, resolve_device, stream
-from nas.samplers import Groups, extremes
+from nas.samplers import extremes
 from nas.scoring import SupernetScorer
 from nas.study import RankingConfig
+from nas.supernets import SAMPLERS as ENTRIES
 from nas.supernets import SupernetConfig, make_learner, make_sampler
 from nas.training import TrainingConfig, fit
 from pruners.progress import silent
@@ -50,7 +51,7 @@ def passes(sampler: str, epochs: int, seed: int) -> int:
         made = make_sampler(sampler, SPACE, epochs=epochs, seed=seed)
     except ValueError:
         return 0
-    if isinstance(made, Groups):  # each subnet has its part of the batch
+    if ENTRIES[sampler].shares_batch:
         return epochs
     rng = np.random.default_rng(seed)
     return sum(len(made.draw(epoch, rng)) for epoch in range(epochs))

@@ -9,21 +9,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
-
 from nas.data import ImageData, normalize
 from nas.retrain import build, weights_path
-from nas.runtime import put_tensors, read_pt2, replacing, write_json
+from nas.runtime import replacing, write_json
 from nas.scoring import contract
-from nas.study import FORMATS, Study
+from nas.study import FORMATS, Study, check_same
 from nas.subnet import load
 from nas.train import load_supernets
 from search_spaces import Architecture
-from search_spaces.core import quiet, unknown_name
+from search_spaces.core import unknown_name
 
 IMAGES = 16
-TOLERANCE = 1e-4
 
 
 def export(
@@ -42,7 +38,7 @@ def export(
         study: a finished or unfinished run.
         arch: the architecture, or its label.
         folder: made or replaced: `architecture.json`, `model.safetensors`, and `model.onnx` and `model.pt2` if asked.
-        formats: any of safetensors, onnx, pt2; safetensors is always written.
+        formats: any of `FORMATS`; safetensors is always written.
         data: the run's images, if they are loaded already.
 
     Returns:
@@ -68,12 +64,9 @@ def export(
     with replacing(folder) as temporary:
         temporary.mkdir()
         write_json(temporary / "architecture.json", _describe(study, arch, data, source))
-        put_tensors(temporary / "model.safetensors", module.state_dict())
-        _check("model.safetensors", module, load(temporary, study.space), images, exact=True)
-        if "onnx" in formats:
-            _write_onnx(module, images, temporary / "model.onnx")
-        if "pt2" in formats:
-            _write_pt2(module, images, temporary / "model.pt2")
+        for name in dict.fromkeys(("safetensors", *formats)):
+            FORMATS[name].write(module, images, temporary / f"model.{name}")
+        check_same("model.safetensors", module, load(temporary, study.space), images, exact=True)
     return folder
 
 
@@ -87,44 +80,3 @@ def _describe(study: Study, arch: Architecture, data: ImageData, weights: str) -
         "input": {"shape": list(data.input_shape), "mean": list(data.mean), "std": list(data.std)},
         "classes": list(data.class_names),
     }
-
-
-def _write_onnx(module: nn.Module, images: Tensor, path: Path) -> None:
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise ValueError('format onnx needs more packages: pip install "nas-toolkit[onnx]"') from error
-    with quiet():
-        torch.onnx.export(
-            module,
-            (images,),
-            path,
-            input_names=["images"],
-            output_names=["logits"],
-            dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
-            external_data=False,
-            verbose=False,
-        )
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    _check("model.onnx", module, lambda x: torch.from_numpy(session.run(None, {"images": x.numpy()})[0]), images)
-
-
-def _write_pt2(module: nn.Module, images: Tensor, path: Path) -> None:
-    with quiet():
-        program = torch.export.export(module, (images,), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},))
-        program.example_inputs = None  # they would be pickled
-        torch.export.save(program, path)
-        reloaded = read_pt2(path).module()
-    _check("model.pt2", module, reloaded, images)
-
-
-def _check(name: str, source: nn.Module, exported: Any, images: Tensor, exact: bool = False) -> None:
-    """Compare logits on real images, all at once and one at a time."""
-    with torch.inference_mode():
-        for batch in (images, images[:1]):
-            expected, got = source(batch), exported(batch)
-            difference = (expected - got).abs().max().item() / expected.abs().max().clamp(min=1).item()
-            if not difference <= (0 if exact else TOLERANCE):
-                raise ValueError(
-                    f"{name} differs from its source by {difference:.2g} relative to the largest logit; nothing was written"
-                )

@@ -19,7 +19,6 @@ from nas.objectives import estimates, losses
 from nas.report import write_report, write_tables
 from nas.retrain import build, retrain
 from nas.runtime import half, stream, write_json
-from nas.samplers import narrowed
 from nas.scoring import (
     Figures,
     LatencyScorer,
@@ -32,7 +31,7 @@ from nas.scoring import (
     latency_figures,
     within,
 )
-from nas.strategies import make_strategy
+from nas.strategies import STRATEGIES, make_strategy
 from nas.study import SEARCH, RunConfig, Study, configure, run_folder
 from nas.train import adopt, open_run, train_supernets
 from nas.training import NotFinite
@@ -40,8 +39,6 @@ from pruners.progress import Progress, silent
 from search_spaces import Architecture, SearchSpace
 from search_spaces.core import takes
 
-ASK = {"exhaustive": 256, "random": 64, "nsga2": 20, "evolution": 10, "coarse-to-fine": 10}
-"""Trials scored together, where a supernet can share work between them."""
 WORST = 1e30
 """What strategies are told of an architecture without a value of an objective: finite, and worse than any."""
 
@@ -141,12 +138,12 @@ def propose(study: Study, scorers: Sequence[Scorer], progress: Progress) -> None
     config, space, kept = study.config, study.space, contract(study.space)
     for scorer in scorers:
         if isinstance(scorer, SupernetScorer):
-            space = narrowed(space, scorer.sampler)
+            space = scorer.sampler.narrowed(space)
     allowed = within(space, config.limits, kept.costs)
     known = {study.architecture(trial).key: trial for trial in study.journal.trials(SEARCH)}
-    strategy = make_strategy(config.proposer, allowed, stream(config.seed, "strategy"))
+    strategy = make_strategy(config.strategy, allowed, stream(config.seed, "strategy"))
     expected = min(config.budget.trials or space.raw_size, space.raw_size)
-    together = ASK[config.proposer] if config.supernets.count else 1
+    together = STRATEGIES[config.strategy].together if config.supernets.count else 1
     start = [arch for arch in kept.start() if allowed.keeps(arch)]
     told, spent = 0, 0.0
     progress("ranking", 0, expected)

@@ -14,8 +14,8 @@ from torch import nn
 from nas.data import ImageData
 from nas.runtime import check_trust, checkpoint, half, replacing, resolve_device, write_text
 from nas.scoring import contract
+from nas.strategies import STRATEGIES
 from nas.study import (
-    RANKERS,
     RunConfig,
     Study,
     build_space,
@@ -28,7 +28,7 @@ from nas.study import (
     run_folder,
 )
 from nas.subnet import load_teacher
-from nas.supernets import LARGEST, SupernetConfig, Supernets, make_learner
+from nas.supernets import LARGEST, SAMPLERS, SupernetConfig, Supernets, make_learner
 from nas.training import Row, fit
 from pruners.progress import Progress, silent
 from search_spaces import SearchSpace
@@ -200,8 +200,8 @@ def adopt(config: RunConfig, *, space: bool = False, data: bool = False, trust: 
         check_trust(theirs.space.name, Path(source) / "run.yaml", trust=trust)
     supernets = theirs.supernets.model_copy(update={"source": source})
     strategy = config.strategy
-    if strategy in RANKERS:
-        strategy = "mixture" if supernets.count > 1 or theirs.strategy == "mixture" else "one-shot"
+    if STRATEGIES[strategy].ranked:
+        strategy = "mixture" if supernets.count > 1 or STRATEGIES[theirs.strategy].mixture else "one-shot"
     update: dict[str, Any] = {"supernets": supernets, "strategy": strategy}
     update |= {"space": theirs.space} if space else {}
     update |= {"data": theirs.data} if data else {}
@@ -216,7 +216,7 @@ def _untaught(shared: SupernetConfig) -> SupernetConfig:
 def _learner(
     study: Study, data: ImageData, device: torch.device, shared: SupernetConfig, trust: bool = False
 ) -> Supernets:
-    seed, mixture = study.config.seed, study.config.strategy == "mixture"
+    seed, mixture = study.config.seed, STRATEGIES[study.config.strategy].mixture
     teacher = _teacher(shared, trust)
     return make_learner(shared, study.space, data, seed=seed, device=device, mixture=mixture, teacher=teacher)
 
@@ -224,7 +224,7 @@ def _learner(
 def _check_learner(config: RunConfig, space: SearchSpace, data: ImageData, device: torch.device, trust: bool) -> None:
     """Raise what making the supernets would, before there is a folder; one stands for all, as a mixture of many takes its time."""
     one = config.supernets.model_copy(update={"count": 1})
-    splits_a_mixture = config.strategy == "mixture" and one.sampler == "split"
+    splits_a_mixture = STRATEGIES[config.strategy].mixture and SAMPLERS[one.sampler].splits
     make_learner(
         one, space, data, seed=config.seed, device=device, mixture=splits_a_mixture, teacher=_teacher(one, trust)
     )

@@ -48,15 +48,14 @@ class CutConfig(_AnyCut):
     importance: Importance = Importance()
     allocation: Annotated[str, BeforeValidator(lambda value: check_one_of("allocation", value, ALLOCATIONS))] = setting(
         "global",
-        help="uniform, global, isomorphic, optimal (the most importance that can stay; under latency_ms within the latency that "
-        "operators have by themselves, measured at a few widths first), or distortion (likewise the least change of the outputs, "
-        "measured on data).",
+        help="How many go where: see `nas list allocations`; under latency_ms, optimal and distortion spend the latency that operators "
+        "have by themselves, measured at a few widths first.",
     )
     steps: Annotated[int, BeforeValidator(lambda value: whole_number("steps", value))] = setting(
         1, help="Times that importance is computed, each time on what is left."
     )
-    schedule: Annotated[str, BeforeValidator(lambda value: check_one_of("schedule", value, tuple(SCHEDULES)))] = (
-        setting("geometric", help="How what remains shrinks over the steps: geometric or linear.")
+    schedule: Annotated[str, BeforeValidator(lambda value: check_one_of("schedule", value, SCHEDULES))] = setting(
+        "geometric", help="How what remains shrinks over the steps: see `nas list schedules`."
     )
     limits: Limits = Limits()
     check: bool = setting(True, help="Compare the result with the masked model on the example inputs.")

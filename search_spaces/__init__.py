@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from inspect import Parameter, signature
+from typing import NamedTuple
 
 from search_spaces.core import (
     Architecture,
@@ -71,16 +72,38 @@ __all__ = [
     "smallest",
 ]
 
-SPACES: dict[str, Callable[..., SearchSpace]] = {
-    "resnet20-pooling": partial(pooling_space, 20),
-    "resnet18-pooling": partial(pooling_space, 18),
-    "resnet50-pooling": partial(pooling_space, 50),
-    "nas-bench-macro": nas_bench_macro,
-    "resnet-elastic": resnet_elastic,
-    "mobilenet-elastic": mobilenet_elastic,
-    "channel-bench-macro-resnet": channel_bench_macro_resnet,
-    "nas-bench-201": nas_bench_201,
-}
+
+class SpaceEntry(NamedTuple):
+    """A built-in space: what varies in it, and its factory."""
+
+    help: str
+    make: Callable[..., SearchSpace]
+
+
+SPACES: dict[str, SpaceEntry] = {
+    **{
+        f"resnet{depth}-pooling": SpaceEntry(f"where ResNet-{depth} pools", partial(pooling_space, depth))
+        for depth in (20, 18, 50)
+    },
+    "nas-bench-macro": SpaceEntry(
+        "the kind of each of 8 blocks: identity or an inverted residual, small or large; 3,969 networks, all of the published table",
+        nas_bench_macro,
+    ),
+    "resnet-elastic": SpaceEntry(
+        "choices of width, depth, groups, kernel, pooling, resolution, head, for depth=20 (also 32, 44, 56, 110, 18, "
+        "34, 50, 101, 152)", resnet_elastic,
+    ),
+    "mobilenet-elastic": SpaceEntry(
+        "choices of kernel, expansion, depth, width, resolution, se (squeeze-excitation), head", mobilenet_elastic
+    ),
+    "channel-bench-macro-resnet": SpaceEntry(
+        "the channels of seven positions, all 16,384 of the published table", channel_bench_macro_resnet
+    ),
+    "nas-bench-201": SpaceEntry(
+        "the operations of a cell of four nodes; the 15,625 cells of the published table, equal ones as one architecture",
+        nas_bench_201,
+    ),
+}  # fmt: skip
 
 
 def make_space(name: str, /, **options: object) -> SearchSpace:
@@ -91,8 +114,8 @@ def make_space(name: str, /, **options: object) -> SearchSpace:
     """
     if name not in SPACES:
         raise unknown_name("search space", name, SPACES)
-    known = [p.name for p in signature(SPACES[name]).parameters.values() if p.kind is Parameter.KEYWORD_ONLY]
+    known = [p.name for p in signature(SPACES[name].make).parameters.values() if p.kind is Parameter.KEYWORD_ONLY]
     for option in options:
         if option not in known:
             raise unknown_name(f"option of search space {name!r}", option, known)
-    return SPACES[name](**options)
+    return SPACES[name].make(**options)

@@ -11,8 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from search_spaces import SPACES
-
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
@@ -70,12 +68,6 @@ def test_console_blocks_show_what_commands_print(code: str) -> None:
         )
         assert done.returncode == 0, done.stderr
         assert done.stdout == printed, command
-
-
-def test_every_space_is_among_those_to_choose_from() -> None:
-    section = (ROOT / "docs" / "search.md").read_text().split("## Which space")[1].split("## ")[0]
-    first_cells = " ".join(line.split("|")[1] for line in section.splitlines() if line.startswith("|"))
-    assert set(re.findall(r"`([^`]+)`", first_cells)) == {"--space", *SPACES}
 
 
 def test_links_lead_somewhere() -> None:

@@ -84,17 +84,22 @@ def _gradient_boosting(seed: int) -> Any:
 
 @dataclass(frozen=True)
 class Kind:
-    """A regression: how it is made from a seed, and the fewest examples that it needs."""
+    """A regression: one line on it, how it is made from a seed, and the fewest examples that it needs."""
 
+    help: str
     make: Callable[[int], Any]
     needs: int
 
 
+POSTERIOR = "the standard deviation is that of the posterior, noise included: it grows far from the examples"
+RESAMPLED = (
+    f"the standard deviation is the spread of {MEMBERS} models on resampled examples: it does not grow far from them"
+)
 PREDICTORS: dict[str, Kind] = {
-    "ridge": Kind(_ridge, 3),
-    "kernel_ridge": Kind(_kernel_ridge, 10),
-    "gaussian_process": Kind(_gaussian_process, 4),
-    "gradient_boosting": Kind(_gradient_boosting, 10),
+    "ridge": Kind(f"Bayesian ridge regression; {POSTERIOR}", _ridge, 3),
+    "kernel_ridge": Kind(f"kernel ridge regression; {RESAMPLED}", _kernel_ridge, 10),
+    "gaussian_process": Kind(f"Gaussian process; {POSTERIOR}", _gaussian_process, 4),
+    "gradient_boosting": Kind(f"gradient boosting; {RESAMPLED}", _gradient_boosting, 10),
 }
 
 

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -42,10 +43,10 @@ class Count:
 
 
 def count_with(counter: str, module: nn.Module, input_shape: Sequence[int]) -> Count:
-    """Count with `torch` (the toolkit's own), `fvcore` or `thop`.
+    """Count with one of `COUNTERS`.
 
     Args:
-        counter: one of the three.
+        counter: its name.
         module: left as it was.
         input_shape: of one sample, without the batch.
 
@@ -54,14 +55,12 @@ def count_with(counter: str, module: nn.Module, input_shape: Sequence[int]) -> C
     """
     if counter not in COUNTERS:
         raise unknown_name("counter", counter, COUNTERS)
-    return COUNTERS[counter](module, tuple(input_shape))
+    return COUNTERS[counter].run(module, tuple(input_shape))
 
 
-def compare(
-    module: nn.Module, input_shape: Sequence[int], counters: Sequence[str] = ("torch", "fvcore", "thop")
-) -> dict[str, Count]:
-    """One module through several counters, side by side; see `count_with`."""
-    return {counter: count_with(counter, module, input_shape) for counter in counters}
+def compare(module: nn.Module, input_shape: Sequence[int], counters: Sequence[str] | None = None) -> dict[str, Count]:
+    """One module through several counters, or all, side by side; see `count_with`."""
+    return {counter: count_with(counter, module, input_shape) for counter in counters or COUNTERS}
 
 
 def _torch(module: nn.Module, input_shape: tuple[int, ...]) -> Count:
@@ -121,4 +120,15 @@ def _explained(counter: str, module: nn.Module, input_shape: tuple[int, ...]) ->
         ) from error
 
 
-COUNTERS: dict[str, Callable[[nn.Module, tuple[int, ...]], Count]] = {"torch": _torch, "fvcore": _fvcore, "thop": _thop}
+class CounterEntry(NamedTuple):
+    """One counter: what it is, and (module, shape of one sample) -> what it says."""
+
+    help: str
+    run: Callable[[nn.Module, tuple[int, ...]], Count]
+
+
+COUNTERS: dict[str, CounterEntry] = {
+    "torch": CounterEntry("the toolkit's own: every operator of the traced network, and rows by module", _torch),
+    "fvcore": CounterEntry("fvcore's FlopCountAnalysis; needs the extra `counters`", _fvcore),
+    "thop": CounterEntry("thop's profile, by kinds of modules; needs the extra `counters`", _thop),
+}

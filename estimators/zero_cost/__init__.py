@@ -35,34 +35,51 @@ class Score:
         unit: what it counts in.
         higher_is_better: its direction.
         function: gives the score of a working copy, which it may change, on a batch.
+        help: what it is.
     """
 
     name: str
     unit: str
     higher_is_better: bool
     function: Callable[..., float]
+    help: str
 
 
 ZERO_COST: dict[str, Score] = {
     known.name: known
     for known in (
-        Score("grad_norm", "loss per unit of weight", True, grad_norm),
-        Score("snip", "loss", True, snip),
-        Score("grasp", "squared loss per squared unit of weight", True, grasp),
-        Score("fisher", "squared loss", True, fisher),
-        Score("fisher_fan_in", "squared loss", True, fisher_fan_in),
-        Score("synflow", "units of the outputs", True, synflow),
-        Score("jacob_cov", "nats", True, jacob_cov),
-        Score("naswot", "nats", True, naswot),
-        Score("zen", "nats", True, zen),
-        Score("gradsign", "signs", True, gradsign),
-        Score("ntk_condition", "ratio", False, ntk_condition),
-        Score("max_entropy", "nats", True, max_entropy),
-        Score("deepmad", "nats", True, deepmad),
-        Score("as_vit", "units of the outputs per radian", True, as_vit),
-        Score("l2_norm", "units of weight", True, l2_norm),
+        Score("grad_norm", "loss per unit of weight", True, grad_norm,
+              "norms of gradients, summed over layers"),
+        Score("snip", "loss", True, snip,
+              "what removing each weight would change in the loss"),
+        Score("grasp", "squared loss per squared unit of weight", True, grasp,
+              "what removing each weight would change in the flow of gradients"),
+        Score("fisher", "squared loss", True, fisher,
+              "what removing each channel would change in the loss"),
+        Score("fisher_fan_in", "squared loss", True, fisher_fan_in,
+              "as fisher, counted once for each incoming weight"),
+        Score("synflow", "units of the outputs", True, synflow,
+              "the absolute weights along every path, multiplied, and all paths added up; the data and the loss do not matter"),
+        Score("jacob_cov", "nats", True, jacob_cov,
+              "how differently samples are seen, by their input gradients"),
+        Score("naswot", "nats", True, naswot,
+              "how differently samples are seen, by which activations are on"),
+        Score("zen", "nats", True, zen,
+              "how much the output can express, measured with noise"),
+        Score("gradsign", "signs", True, gradsign,
+              "weights that all samples pull the same way"),
+        Score("ntk_condition", "ratio", False, ntk_condition,
+              "largest over smallest eigenvalue of the tangent kernel of up to 16 samples"),
+        Score("max_entropy", "nats", True, max_entropy,
+              "how much the output can express, from widths and depths of the convolutions"),
+        Score("deepmad", "nats", True, deepmad,
+              "as max_entropy, less where the depths of stages differ"),
+        Score("as_vit", "units of the outputs per radian", True, as_vit,
+              "how much a circle of inputs is stretched"),
+        Score("l2_norm", "units of weight", True, l2_norm,
+              "norms of weights, summed over layers"),
     )
-}
+}  # fmt: skip
 
 
 def score(name: str, model: nn.Module, batch: Batch, loss: Loss, *, seed: int = 0, **options: float) -> float:

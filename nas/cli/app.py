@@ -11,6 +11,7 @@ import typer
 from rich.markup import escape
 
 from nas.cli import terminal
+from nas.cli.list import list_names
 from nas.cli.profile import profile_command
 from nas.cli.prune import groups, prune
 from nas.cli.runs import export, front, report
@@ -36,6 +37,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "groups": groups,
     "profile": profile_command,
     "spaces": spaces,
+    "list": list_names,
 }
 for name, command in COMMANDS.items():
     app.command(name)(command)

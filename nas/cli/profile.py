@@ -48,7 +48,7 @@ def profile_command(
         str | None, typer.Option(help="Input shape of a module, such as 1x3x224x224; the batch is counted as 1.")
     ] = None,
     counter: Annotated[
-        str, typer.Option(help="torch, fvcore or thop; several with commas stand side by side.")
+        str, typer.Option(help="See `nas list counters`; several with commas stand side by side.")
     ] = "torch",
     by: Annotated[
         str | None, typer.Option(help="Rows of the table: module or operator. [default: module for the counter torch]")
@@ -87,7 +87,7 @@ def profile(
         target: a search space, or `module:function` of a function that returns a space or a module.
         arch: which architecture of the space; not for a module.
         input_shape: batch first; for a module, and not for a space, which knows it. The batch is counted as 1.
-        counter: torch, fvcore or thop, or several with commas between them, which are put side by side.
+        counter: one of `estimators.COUNTERS`, or several with commas between them, which are put side by side.
         by: module, which is the default and for the counter torch alone, or operator.
         options: keyword arguments of the space's factory or of the function.
 

@@ -43,7 +43,7 @@ def export(
         str, typer.Option(help="knee, best, front (all of it), or an architecture that was tried.")
     ] = "front",
     limit: Limits = None,
-    formats: Annotated[str, typer.Option("--format", help="Comma-separated: safetensors, onnx, pt2.")] = "safetensors",
+    formats: Annotated[str, typer.Option("--format", help="Joined by commas: see `nas list formats`.")] = "safetensors",
     out: Annotated[Path | None, typer.Option(help="Where to. [default: FOLDER/exports]")] = None,
     trust: Trust = False,
     json: Json = False,

@@ -57,15 +57,20 @@ def _lines() -> Listener:
     return listen
 
 
-def show_table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str | None = None) -> None:
-    """Print a table; the first column is left aligned, the others right. What is too long for a line of the first is folded."""
+def show_table(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], title: str | None = None, sentences: bool = False
+) -> None:
+    """Print a table; the first column is left aligned, the others right, but for sentences.
+
+    What is too long for a line of the first is folded.
+    """
     if title is not None:  # a line of its own: a table's title is wrapped at the width of the table
         out.print(title, style="italic", markup=False, highlight=False, soft_wrap=True)
     table = Table(header_style="bold")
     short = max((len(row[0]) for row in rows), default=0) <= out.width // 2
     table.add_column(columns[0], no_wrap=short, overflow="fold")
     for column in columns[1:]:
-        table.add_column(column, justify="right")
+        table.add_column(column, justify="left" if sentences else "right")
     for row in rows:
         table.add_row(*row)
     out.print(table)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 from pydantic import BeforeValidator
 from torch import nn
@@ -13,8 +13,35 @@ from estimators import Device, estimate_energy, peak_memory, read_device
 from estimators.counting import Inputs
 
 Estimate = Callable[[nn.Module, Inputs], float]
-OF_A_DEVICE = ("energy_mj", "bound_ms")
-ESTIMATES = ("peak_memory_bytes", *OF_A_DEVICE)
+
+
+class EstimateEntry(NamedTuple):
+    """One estimate: its function for a device, and whether there has to be one."""
+
+    make: Callable[[Device | None], Estimate]
+    needs_device: bool
+
+
+def _peak(device: Device | None) -> Estimate:
+    element_bytes = None if device is None else int(device.bytes_per_word)
+    return lambda module, inputs: peak_memory(module, inputs, element_bytes=element_bytes).peak_bytes
+
+
+def _energy_mj(device: Device | None) -> Estimate:
+    assert device is not None
+    return lambda module, inputs: 1e3 * estimate_energy(module, inputs, device).joules
+
+
+def _bound_ms(device: Device | None) -> Estimate:
+    assert device is not None
+    return lambda module, inputs: 1e3 * estimate_energy(module, inputs, device).bound_s
+
+
+ESTIMATES: dict[str, EstimateEntry] = {
+    "peak_memory_bytes": EstimateEntry(_peak, needs_device=False),
+    "energy_mj": EstimateEntry(_energy_mj, needs_device=True),
+    "bound_ms": EstimateEntry(_bound_ms, needs_device=True),
+}
 
 
 def _device(given: object) -> object:
@@ -37,24 +64,14 @@ def estimates(names: Collection[str], device: Device | None) -> dict[str, Estima
         ValueError: an estimate needs a device and there is none, or there is one that no estimate needs.
     """
     wanted = [name for name in names if name in ESTIMATES]
-    if device is None:
-        if needing := [name for name in wanted if name in OF_A_DEVICE]:
-            raise ValueError(
-                f"{' and '.join(needing)} must be told the device's costs; give `device_file`, a YAML file; "
-                "docs/estimators.md shows one"
-            )
-        return dict.fromkeys(wanted, _peak)
-    if not wanted:
+    needing = [name for name in wanted if ESTIMATES[name].needs_device]
+    if device is None and needing:
+        raise ValueError(
+            f"{' and '.join(needing)} must be told the device's costs; give `device_file`, a YAML file; "
+            "docs/estimators.md shows one"
+        )
+    if device is not None and not wanted:
         raise ValueError(
             f"a device file is for {', '.join(ESTIMATES)}, got only {', '.join(names)}; name one of them, or leave the file out"
         )
-    known: dict[str, Estimate] = {
-        "peak_memory_bytes": lambda module, inputs: _peak(module, inputs, int(device.bytes_per_word)),
-        "energy_mj": lambda module, inputs: 1e3 * estimate_energy(module, inputs, device).joules,
-        "bound_ms": lambda module, inputs: 1e3 * estimate_energy(module, inputs, device).bound_s,
-    }
-    return {name: known[name] for name in wanted}
-
-
-def _peak(module: nn.Module, inputs: Inputs, element_bytes: int | None = None) -> float:
-    return peak_memory(module, inputs, element_bytes=element_bytes).peak_bytes
+    return {name: ESTIMATES[name].make(device) for name in wanted}

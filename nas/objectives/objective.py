@@ -26,25 +26,35 @@ class Objective:
         name: what columns and command lines call it.
         unit: what people read it in; empty for plain counts. Accuracy is stored as a fraction and read in %.
         higher_is_better: its direction.
+        help: what it is.
+        time: what it takes for each architecture.
     """
 
     name: str
     unit: str
     higher_is_better: bool
+    help: str = ""
+    time: str = ""
 
 
 OBJECTIVES: dict[str, Objective] = {
-    "accuracy": Objective("accuracy", "%", higher_is_better=True),
-    "macs": Objective("macs", "", higher_is_better=False),
-    "params": Objective("params", "", higher_is_better=False),
-    "activations": Objective("activations", "", higher_is_better=False),
-    "weight_bytes": Objective("weight_bytes", "bytes", higher_is_better=False),
-    "latency_ms": Objective("latency_ms", "ms", higher_is_better=False),
-    "peak_memory_bytes": Objective("peak_memory_bytes", "bytes", higher_is_better=False),
-    "energy_mj": Objective("energy_mj", "mJ", higher_is_better=False),
-    "bound_ms": Objective("bound_ms", "ms", higher_is_better=False),
-    **{name: Objective(name, known.unit, known.higher_is_better) for name, known in ZERO_COST.items()},
-}
+    objective.name: objective
+    for objective in (
+        Objective("accuracy", "%", True, "of the supernets, or trained alone", "what ranking or training takes"),
+        Objective("macs", "", False, "exact count for one image", "none"),
+        Objective("params", "", False, "exact count", "none"),
+        Objective("activations", "", False, "exact count for one image: elements that the layers put out", "none"),
+        Objective("weight_bytes", "bytes", False, "exact count", "none"),
+        Objective("latency_ms", "ms", False, "median of one image on the run's device, or the sum of a latency table's blocks",
+                  "seconds; none by a table"),
+        Objective("peak_memory_bytes", "bytes", False, "live activations over the best order of operators, one image",
+                  "a second or more: the network is traced"),
+        Objective("energy_mj", "mJ", False, "energy of the device in the device file, one image", "about a tenth of a second"),
+        Objective("bound_ms", "ms", False, "roofline of the device in the device file, one image", "about a tenth of a second"),
+        *(Objective(known.name, known.unit, known.higher_is_better, f"untrained: {known.help}",
+                    "a second or less for most") for known in ZERO_COST.values()),
+    )
+}  # fmt: skip
 
 
 def parse_objectives(names: Sequence[str]) -> tuple[Objective, ...]:

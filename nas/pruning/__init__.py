@@ -2,14 +2,14 @@
 
 from nas.pruning.config import PruneConfig, read_prune_config
 from nas.pruning.inputs import check_input, example_inputs
-from nas.pruning.recovery import WITHOUT_TRAINING, Recovery, RecoveryConfig, Repair, parse_recovery, repair_untrained
+from nas.pruning.recovery import RECOVERIES, Recovery, RecoveryConfig, Repair, parse_recovery, repair_untrained
 from nas.pruning.space import PREFIX, PRUNED, PrunedNetwork, known_options, pruned_space
 from nas.pruning.weights import load_model
 
 __all__ = [
     "PREFIX",
     "PRUNED",
-    "WITHOUT_TRAINING",
+    "RECOVERIES",
     "PruneConfig",
     "PrunedNetwork",
     "Recovery",

@@ -11,10 +11,11 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 from nas.data import DataConfig
 from nas.objectives import Hardware, estimates
 from nas.pruning.inputs import read_targets
-from nas.pruning.recovery import WITHOUT_TRAINING, RecoveryConfig
+from nas.pruning.recovery import RECOVERIES, RecoveryConfig
 from nas.runtime import check_trust, names_function, read_yaml
 from pruners import CutConfig
-from pruners.importance import WITHOUT_DATA, WITHOUT_LABELS
+from pruners.allocation import ALLOCATIONS
+from pruners.importance import criterion_entry
 from search_spaces.core import Part, parse, setting
 
 
@@ -87,12 +88,13 @@ class PruneConfig(Part):
 
     def _over_data(self) -> Iterator[tuple[str, str]]:
         """Settings that pass over images; with synthetic inputs only those that need labels or training, which these have not."""
-        criterion, made = self.cut.importance.criterion, self.synthetic > 0
-        if isinstance(criterion, str) and criterion not in (WITHOUT_LABELS if made else WITHOUT_DATA):
-            yield "importance", criterion
-        if self.cut.allocation == "distortion" and not made:
-            yield "allocation", self.cut.allocation
-        steps = [step for step in self.recovery.steps if not (made and step in WITHOUT_TRAINING)]
+        criterion, allocation = self.cut.importance.criterion, self.cut.allocation
+        there = ("", "inputs") if self.synthetic else ("",)
+        if criterion_entry(criterion).needs not in there:
+            yield "importance", str(criterion)
+        if ALLOCATIONS[allocation].needs not in there:
+            yield "allocation", allocation
+        steps = [step for step in self.recovery.steps if RECOVERIES[step.partition(":")[0]].needs not in there]
         if steps:
             yield "recover", ",".join(steps)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,16 +19,61 @@ from search_spaces.core import Part, setting
 
 CALIBRATION_IMAGES = 1000
 BATCH = 100
-WITHOUT_TRAINING = ("calibrate", "least-squares")
-TRAINING = {"finetune": "fine-tuning", "distill": "distilling"}
-STEPS = (*WITHOUT_TRAINING, *(f"{kind}:EPOCHS" for kind in TRAINING))
+
+
+@dataclass(frozen=True)
+class RecoveryEntry:
+    """One way of repair.
+
+    Attributes:
+        help: what it does.
+        repair: without training: changes the model of a result, from the unpruned model and batches of inputs.
+        learner: what trains for some epochs: of the pruned model, the unpruned one, settings, distillation and a device.
+        title: what the training is called.
+    """
+
+    help: str
+    repair: Callable[[PruneResult, nn.Module, Iterable[Any], Progress], object] | None = None
+    learner: Callable[[nn.Module, nn.Module, TrainingConfig, Distillation, torch.device], Alone] | None = None
+    title: str = ""
+
+    @property
+    def trains(self) -> bool:
+        """Whether it is named with a number of epochs."""
+        return self.learner is not None
+
+    @property
+    def needs(self) -> str:
+        """The data that it passes over."""
+        return "labels" if self.trains else "inputs"
+
+
+RECOVERIES: dict[str, RecoveryEntry] = {
+    "calibrate": RecoveryEntry(
+        "gathers the statistics of batch norms anew",
+        lambda result, model, sample, progress: recalibrate_(result.model, sample, progress),
+    ),
+    "least-squares": RecoveryEntry(
+        "fits each layer to the outputs that the unpruned one had, by linear least squares",
+        lambda result, model, sample, progress: least_squares_(
+            result.model, model, result.plan, sample, progress=progress
+        ),
+    ),
+    "finetune": RecoveryEntry(
+        "trains on the labels",
+        learner=lambda pruned, model, config, distillation, device: Alone(pruned, config, device),
+        title="fine-tuning",
+    ),
+    "distill": RecoveryEntry(
+        "trains on the labels and towards the unpruned model", learner=Distilled, title="distilling"
+    ),
+}
+STEPS = [f"{name}:EPOCHS" if entry.trains else name for name, entry in RECOVERIES.items()]
 
 
 @dataclass(frozen=True)
 class Recovery:
-    """One step of repair: `calibrate` batch normalisation, solve `least-squares`, or train for some epochs, on labels (`finetune`)
-    or towards the unpruned model as well (`distill`).
-    """
+    """One step of repair: one of `RECOVERIES`, for some epochs where it trains."""
 
     kind: str
     epochs: int = 0
@@ -46,8 +91,8 @@ def parse_recovery(steps: Sequence[str]) -> list[Recovery]:
     parsed = []
     for step in steps:
         kind, _, epochs = step.partition(":")
-        trains = kind in TRAINING
-        if kind not in (*WITHOUT_TRAINING, *TRAINING) or trains != epochs.isdigit() or (trains and int(epochs) < 1):
+        trains = kind in RECOVERIES and RECOVERIES[kind].trains
+        if kind not in RECOVERIES or trains != epochs.isdigit() or (trains and int(epochs) < 1):
             raise ValueError(
                 f"`recover` must be among {', '.join(STEPS)}, with a whole number of epochs above 0; got {step!r}"
             )
@@ -61,7 +106,7 @@ class RecoveryConfig(Part):
     steps: tuple[str, ...] = setting(
         (),
         name="recover",
-        help="Repair, in order, joined by commas: calibrate, least-squares, finetune:EPOCHS, distill:EPOCHS.",
+        help="Repair, in order, joined by commas: see `nas list recoveries`; training ones with epochs, such as finetune:1.",
     )
     learning_rate: float = setting(
         0.01,
@@ -118,18 +163,16 @@ class Repair:
 
     def __call__(self, step: Recovery, result: PruneResult) -> None:
         """Repair the model of a result; it is left on the CPU in eval mode."""
-        if step.kind in WITHOUT_TRAINING:
-            repair_untrained(step, result, self.model, self.sample, self.progress)
-        else:
+        if RECOVERIES[step.kind].trains:
             self._train(step, result.model)
+        else:
+            repair_untrained(step, result, self.model, self.sample, self.progress)
 
     def _train(self, step: Recovery, model: nn.Module) -> None:
         config = self.config.training(step.epochs)
-        if step.kind == "distill":
-            learner: Alone = Distilled(model, self.model, config, self.config.distillation, self.device)
-        else:
-            learner = Alone(model, config, self.device)
-        name = TRAINING[step.kind]
+        entry = RECOVERIES[step.kind]
+        assert entry.learner is not None
+        learner = entry.learner(model, self.model, config, self.config.distillation, self.device)
         fit(
             learner,
             self.data,
@@ -137,7 +180,7 @@ class Repair:
             config,
             seed=self.seed,
             device=self.device,
-            name=name,
+            name=entry.title,
             progress=self.progress,
         )
         model.to("cpu")
@@ -149,16 +192,15 @@ def repair_untrained(
     """Repair the model of a result by a step that trains nothing.
 
     Args:
-        step: one of `WITHOUT_TRAINING`.
+        step: one that does not train.
         result: of pruning `model`.
         model: the unpruned model.
         sample: batches of inputs, with labels or without.
         progress: told how far it is.
     """
-    if step.kind == "calibrate":
-        recalibrate_(result.model, sample, progress)
-    else:
-        least_squares_(result.model, model, result.plan, sample, progress=progress)
+    repair = RECOVERIES[step.kind].repair
+    assert repair is not None
+    repair(result, model, sample, progress)
 
 
 def _sample(data: ImageData, split: Split, seed: int) -> Iterator[tuple[Tensor, Tensor]]:

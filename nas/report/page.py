@@ -15,6 +15,7 @@ from nas.report.format import Table, front_table, percent, si
 from nas.report.point_labels import drawable
 from nas.runtime import names_function
 from nas.scoring import contract
+from nas.strategies import STRATEGIES
 from nas.study import Study, choose
 from search_spaces import SPACES
 
@@ -127,7 +128,7 @@ def _unfinished(study: Study, ranked: pd.DataFrame, front: pd.DataFrame, epochs:
         missing.append(f"the supernets have trained {epochs} of {planned} epochs")
     if ranked.empty:
         missing.append("no architecture has been scored yet")
-    elif config.proposer == "exhaustive" and not config.budget.seconds and (size := _count(study)):
+    elif STRATEGIES[config.strategy].everything and not config.budget.seconds and (size := _count(study)):
         asked = min(size, config.budget.trials or size)
         if len(ranked) < asked:
             missing.append(f"{len(ranked):,} of {asked:,} architectures have been scored")

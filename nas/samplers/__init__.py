@@ -2,7 +2,7 @@
 
 from nas.samplers.basic import Delayed, Draw, Fair, Groups, Sampler, Sandwich, Uniform, nested
 from nas.samplers.complexity import Complexity, Performance
-from nas.samplers.narrowing import Narrowing, narrowed
+from nas.samplers.narrowing import Narrowing
 from nas.samplers.progressive import Progressive
 from nas.samplers.size_order import cheap_and_dear, extremes
 
@@ -20,6 +20,5 @@ __all__ = [
     "Uniform",
     "cheap_and_dear",
     "extremes",
-    "narrowed",
     "nested",
 ]

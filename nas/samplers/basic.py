@@ -46,6 +46,14 @@ class Sampler(ABC):
     def begin(self, epoch: int, supernets: Sequence[Supernet], images: Tensor | None) -> None:  # noqa: B027
         """Called before the first step of an epoch, with images [B, C, H, W] to look at, if there are any."""
 
+    def sorts(self, epoch: int) -> bool:
+        """Whether channels are sorted before an epoch."""
+        return False
+
+    def narrowed(self, space: SearchSpace) -> SearchSpace:
+        """The part of the space that is left, for strategies to propose from."""
+        return space
+
     def tell(self, draws: Sequence[Draw], losses: Sequence[float]) -> None:  # noqa: B027
         """The training losses of a step, told after the draw of the step that follows it and before the end of the epoch."""
 

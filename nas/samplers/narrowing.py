@@ -91,6 +91,28 @@ class Narrowing(Sampler):
                 self.left[name][left[np.argmin(promise + self.weight * rankdata(apart))]] = False
         self._forget()
 
+    def narrowed(self, space: SearchSpace) -> SearchSpace:
+        opened = {choice.name: tuple(self.open(choice)) for choice in space.choices}
+
+        def possible(condition: Condition) -> Condition:
+            return {parent: tuple(v for v in values if v in opened[parent]) for parent, values in condition.items()}
+
+        def fewer(choice: Choice) -> Choice:
+            changes: dict[str, Any] = {"when": tuple(map(possible, conditions(choice)))}
+            if not isinstance(choice, Subset):
+                changes["values"] = opened[choice.name]
+            return replace(cast(Any, choice), **changes)
+
+        def holds(values: Mapping[str, Value]) -> bool:
+            return all(value in opened[name] for name, value in space.architecture(values).items())
+
+        rule = Constraint("no value that was dropped in training, also in canonical form", holds)
+        return replace(
+            space,
+            choices=tuple(map(fewer, space.choices)),
+            constraints=(*space.constraints, *([rule] if space.canonical else [])),
+        )
+
     def tensors(self) -> dict[str, Tensor]:
         kept = {"left": self.left, "losses": self.losses, "counts": self.counts}
         return {part: torch.from_numpy(np.concatenate(list(arrays.values()))) for part, arrays in kept.items()}
@@ -149,32 +171,6 @@ def dissimilarity(supernet: Supernet, locals: Sequence[Sequence[Local]], images:
     logs = torch.stack([part[:, :common].log_softmax(dim=1) for part in features])  # (N, batch, channels)
     apart = (logs.exp()[:, None] * (logs[:, None] - logs[None])).sum(3).mean(2)
     return (apart.sum(1) / max(1, len(locals) - 1)).double().cpu().numpy()
-
-
-def narrowed(space: SearchSpace, sampler: Sampler) -> SearchSpace:
-    """The part of a space that a sampler has left, for strategies to propose from."""
-    if not isinstance(sampler, Narrowing):
-        return space
-    opened = {choice.name: tuple(sampler.open(choice)) for choice in space.choices}
-
-    def possible(condition: Condition) -> Condition:
-        return {parent: tuple(v for v in values if v in opened[parent]) for parent, values in condition.items()}
-
-    def fewer(choice: Choice) -> Choice:
-        changes: dict[str, Any] = {"when": tuple(map(possible, conditions(choice)))}
-        if not isinstance(choice, Subset):
-            changes["values"] = opened[choice.name]
-        return replace(cast(Any, choice), **changes)
-
-    def holds(values: Mapping[str, Value]) -> bool:
-        return all(value in opened[name] for name, value in space.architecture(values).items())
-
-    rule = Constraint("no value that was dropped in training, also in canonical form", holds)
-    return replace(
-        space,
-        choices=tuple(map(fewer, space.choices)),
-        constraints=(*space.constraints, *([rule] if space.canonical else [])),
-    )
 
 
 def _named(wanted: Mapping[str, Value]) -> Callable[[Choice], Value]:

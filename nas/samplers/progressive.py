@@ -83,7 +83,6 @@ class Progressive(Sampler):
         return begun[-1] if begun else None
 
     def sorts(self, epoch: int) -> bool:
-        """Whether channels are sorted before an epoch."""
         return any(stage.sorts and stage.start == epoch for stage in self.stages)
 
     def draw(self, epoch: int, rng: np.random.Generator) -> list[Draw]:

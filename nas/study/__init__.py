@@ -2,8 +2,6 @@
 
 from nas.study.choose import choose
 from nas.study.config import (
-    FORMATS,
-    RANKERS,
     RankingConfig,
     RunConfig,
     adjusted,
@@ -12,6 +10,7 @@ from nas.study.config import (
     peek_config,
     read_config,
 )
+from nas.study.formats import FORMATS, check_same
 from nas.study.naming import run_folder
 from nas.study.spaces import build_space, options_for
 from nas.study.study import ALONE, SEARCH, Study, load_run_data, read_record
@@ -19,13 +18,13 @@ from nas.study.study import ALONE, SEARCH, Study, load_run_data, read_record
 __all__ = [
     "ALONE",
     "FORMATS",
-    "RANKERS",
     "SEARCH",
     "RankingConfig",
     "RunConfig",
     "Study",
     "adjusted",
     "build_space",
+    "check_same",
     "choose",
     "configure",
     "load_run_data",

@@ -14,12 +14,10 @@ from nas.objectives import Hardware, estimates, parse_objectives
 from nas.pruning import PRUNED
 from nas.runtime import check_trust, read_yaml, teaches_by_function
 from nas.strategies import STRATEGIES
+from nas.study.formats import FORMATS
 from nas.supernets import SupernetConfig
 from nas.training import TrainingConfig
 from search_spaces.core import Part, keywords, nested, parse, put, setting, takes, unknown_name
-
-FORMATS = ("safetensors", "onnx", "pt2")
-RANKERS = {"mixture": 4, "one-shot": 1}
 
 
 class SpaceConfig(Part):
@@ -112,7 +110,7 @@ class RunConfig(Part):
     )
     alone: AloneConfig = AloneConfig()
     export: tuple[str, ...] = setting(
-        ("safetensors",), help="Formats of the exported front, joined by commas: safetensors, onnx, pt2."
+        ("safetensors",), help="Formats of the exported front, joined by commas: see `nas list formats`."
     )
     seed: int = setting(0, ge=0, help="Decides everything random.")
     device: str = setting("auto", help="auto, cpu or cuda.")
@@ -121,9 +119,8 @@ class RunConfig(Part):
     @field_validator("strategy")
     @classmethod
     def _known_strategy(cls, name: str) -> str:
-        names = [*RANKERS, *STRATEGIES]
-        if name not in names:
-            raise unknown_name("strategy", name, names)
+        if name not in STRATEGIES:
+            raise unknown_name("strategy", name, STRATEGIES)
         return name
 
     @field_validator("objectives")
@@ -142,11 +139,13 @@ class RunConfig(Part):
 
     @model_validator(mode="after")
     def _supernets_fit(self) -> RunConfig:
-        count = self.supernets.count
-        if self.strategy == "mixture" and count < 1:
-            raise ValueError(f"strategy mixture needs `supernets` of at least 1, got {count}")
-        if self.strategy == "one-shot" and count != 1:
-            raise ValueError(f"strategy one-shot trains exactly 1 supernet, got {count}; use mixture for more")
+        count, known = self.supernets.count, STRATEGIES[self.strategy]
+        if count < known.fewest:
+            raise ValueError(f"strategy {self.strategy} needs `supernets` of at least {known.fewest}, got {count}")
+        if known.most and count > known.most:
+            raise ValueError(
+                f"strategy {self.strategy} trains exactly {known.most} supernet, got {count}; use mixture for more"
+            )
         return self
 
     @model_validator(mode="after")
@@ -168,11 +167,6 @@ class RunConfig(Part):
                 raise ValueError(f"a limit of a search must be positive, got {name}={most:g}")
         return limits
 
-    @property
-    def proposer(self) -> str:
-        """The ask/tell strategy behind the name: a ranking of everything visits everything."""
-        return "exhaustive" if self.strategy in RANKERS else self.strategy
-
 
 @takes(RunConfig)
 def configure(space: str, data: str, **settings: Any) -> RunConfig:
@@ -187,9 +181,9 @@ def configure(space: str, data: str, **settings: Any) -> RunConfig:
         ValueError: a setting is unknown or out of its range; the message names it.
     """
     trained = space.partition(":")[0] == PRUNED
-    count = RANKERS.get(settings.get("strategy", "mixture"), 0 if trained else 1)
+    strategy = STRATEGIES.get(settings.get("strategy") or "mixture")
     defaults = {
-        "supernets": count,
+        "supernets": strategy.supernets if strategy and (strategy.ranked or not trained) else 0,
         "learning_rate": 0.01 if trained else 0.1,
         "alone_epochs": settings.get("epochs", 100),
     }

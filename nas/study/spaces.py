@@ -45,9 +45,9 @@ def options_for(name: str, options: dict[str, Any], data: ImageData) -> dict[str
     """`options` with the image shape and classes of `data` added where the space's factory asks for them and none are given."""
     if name.startswith(PREFIX):
         return {"input": "x".join(map(str, (1, *data.input_shape))), **options}
-    factory = import_function(name) if ":" in name else SPACES.get(name)
-    if factory is None:
+    if ":" not in name and name not in SPACES:
         return options
+    factory = import_function(name) if ":" in name else SPACES[name].make
     channels, height, width = data.input_shape
     if height != width:
         raise ValueError(f"images must be square for a search space, got {height}x{width}; set `image_size`")

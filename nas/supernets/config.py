@@ -5,24 +5,10 @@ from __future__ import annotations
 from pydantic import field_validator, model_validator
 
 from nas.supernets.mixture import MixtureConfig
+from nas.supernets.samplers import SAMPLERS, names_with
 from nas.training import Distillation, TrainingConfig
 from search_spaces.core import Part, setting, unknown_name
 
-SAMPLERS = {
-    "uniform": "one architecture per step, every one equally likely",
-    "fair": "every value of every choice once per step",
-    "sandwich": "the largest, the smallest and two random ones; the largest teaches the others",
-    "progressive": "the largest first, then kernels, depths and widths open one after another",
-    "delayed": "the largest alone for half of the epochs, then a sandwich that fades in",
-    "sorted": "four nested subnets of random sizes",
-    "complexity": "three of similar macs and the cheapest near them; the budget walks",
-    "performance": "as complexity, preferring those that did well",
-    "groups": "four balanced ones, each on its part of the batch",
-    "split": "one per step; supernets part by gradients until each architecture has its own",
-    "narrowing": "one per step; values that do badly and make no difference are dropped on the way",
-}
-WITH_LARGEST = ("sandwich", "delayed")
-OF_A_FIXED_NUMBER = ("fair", "progressive", "split", "narrowing")
 LARGEST = "largest"
 
 
@@ -68,23 +54,25 @@ class SupernetConfig(Part):
 
     @model_validator(mode="after")
     def _parts_fit(self) -> SupernetConfig:
-        if self.teacher == LARGEST and self.sampler not in WITH_LARGEST:
+        sampler = SAMPLERS[self.sampler]
+        if self.teacher == LARGEST and not sampler.trains_largest:
+            possible = " or ".join(names_with(lambda entry: entry.trains_largest))
             raise ValueError(
-                f"teacher largest needs a sampler that trains the largest subnet in each step: {' or '.join(WITH_LARGEST)}; got "
-                f"{self.sampler}"
+                f"teacher largest needs a sampler that trains the largest subnet in each step: {possible}; got {self.sampler}"
             )
         if self.teacher in (None, LARGEST) and self.distillation != Distillation():
             raise ValueError(
                 f"`distill_weight` and `distill_temperature` are for a given teacher, module:function or a folder of `nas export`; "
                 f"leave them out, or give one; got teacher {self.teacher}"
             )
-        if self.subnets is not None and self.sampler in OF_A_FIXED_NUMBER:
+        if self.subnets is not None and sampler.subnets is None:
             raise ValueError(
                 f"sampler {self.sampler} has its own number of subnets; leave out `subnets`, got {self.subnets}"
             )
-        if self.sampler == "groups" and self.training.batch_size < 2 * (self.subnets or 4):
+        subnets = self.subnets or sampler.subnets or 1
+        if sampler.shares_batch and self.training.batch_size < 2 * subnets:
             raise ValueError(
-                f"sampler groups needs at least 2 images for each of its {self.subnets or 4} subnets, got batch_size="
+                f"sampler {self.sampler} needs at least 2 images for each of its {subnets} subnets, got batch_size="
                 f"{self.training.batch_size}; use a larger batch or fewer `subnets`"
             )
         return self

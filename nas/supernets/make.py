@@ -2,86 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import nn
 
 from nas.data import ImageData, batches
 from nas.runtime import memory_format
-from nas.samplers import (
-    Complexity,
-    Delayed,
-    Fair,
-    Groups,
-    Narrowing,
-    Performance,
-    Progressive,
-    Sampler,
-    Sandwich,
-    Uniform,
-    cheap_and_dear,
-    extremes,
-    nested,
-)
+from nas.samplers import Sampler, cheap_and_dear
 from nas.supernets.config import LARGEST, SupernetConfig
 from nas.supernets.mixture import Mixture
-from nas.supernets.rules import InPlace, Labels, Peers, Rule, Snapshot, Taught
+from nas.supernets.rules import Rule, Taught
+from nas.supernets.samplers import SAMPLERS, Learning, Request, names_with
 from nas.supernets.splitting import Splitting, usual_splits
 from nas.supernets.team import OneSupernet, Team, Watched
-from nas.training import TrainingConfig
 from search_spaces import SearchSpace, Supernet
 
 WATCHED = 256
-OF_HEADS = ("uniform", "groups", "narrowing")
-"""Samplers that serve several heads: their subnets learn from labels alone, and take a canonical form and choices that are no sizes."""
 Supernets = OneSupernet | Mixture | Splitting
-
-
-class Request(NamedTuple):
-    """What a sampler is made from; `subnets` is None for its own number per step."""
-
-    space: SearchSpace
-    epochs: int
-    seed: int
-    subnets: int | None
-
-    def or_its_own(self, number: int) -> int:
-        return self.subnets or number
-
-
-def _sandwich(ask: Request) -> Sandwich:
-    return Sandwich(ask.space, *extremes(ask.space), ask.or_its_own(2))
-
-
-def _delayed(ask: Request) -> Delayed:
-    sandwich, start = _sandwich(ask), ask.epochs // 2
-    if ask.epochs < 3:
-        raise ValueError(
-            f"sampler delayed trains the largest subnet alone first and then fades the others in: at least 3 epochs, got {ask.epochs}; "
-            "use more, or sampler sandwich"
-        )
-    return Delayed(sandwich, start, over=max(1, min(10, (ask.epochs - start) // 2)))
-
-
-def _groups(ask: Request) -> Groups:
-    return Groups(ask.space, ask.or_its_own(4), opening=min(15, ask.epochs // 2))
-
-
-MAKERS: dict[str, Callable[[Request], Sampler]] = {
-    "uniform": lambda ask: Uniform(ask.space, ask.or_its_own(1)),
-    "fair": lambda ask: Fair(ask.space),
-    "sandwich": _sandwich,
-    "progressive": lambda ask: Progressive(ask.space, extremes(ask.space)[1], ask.epochs),
-    "delayed": _delayed,
-    "sorted": lambda ask: nested(ask.space, ask.or_its_own(4)),
-    "complexity": lambda ask: Complexity(ask.space, seed=ask.seed, subnets=ask.or_its_own(3)),
-    "performance": lambda ask: Performance(ask.space, seed=ask.seed, subnets=ask.or_its_own(3)),
-    "groups": _groups,
-    "split": lambda ask: Uniform(ask.space),
-    "narrowing": lambda ask: Narrowing(ask.space, ask.epochs, ask.seed),
-}
 
 
 @runtime_checkable
@@ -105,7 +43,7 @@ def make_sampler(name: str, space: SearchSpace, *, epochs: int, seed: int, subne
     """The sampler of that name.
 
     Args:
-        name: one of `MAKERS`.
+        name: one of `SAMPLERS`.
         space: what it draws from.
         epochs: of the training, which its phases share.
         seed: of what it prepares in advance.
@@ -114,7 +52,8 @@ def make_sampler(name: str, space: SearchSpace, *, epochs: int, seed: int, subne
     Raises:
         ValueError: the space cannot serve it; the message says why and what to use.
     """
-    return MAKERS[name](Request(space, epochs, seed, subnets))
+    entry = SAMPLERS[name]
+    return entry.make(Request(space, epochs, seed, subnets or entry.subnets or 1))
 
 
 def make_learner(
@@ -141,10 +80,11 @@ def make_learner(
     Raises:
         ValueError: the space cannot serve the sampler, or the teacher does not fit.
     """
-    training = shared.training
-    if space.net.heads > 1 and (shared.teacher is not None or shared.sampler not in OF_HEADS):
+    training, entry = shared.training, SAMPLERS[shared.sampler]
+    if space.net.heads > 1 and (shared.teacher is not None or not entry.serves_heads):
+        serve = ", ".join(names_with(lambda other: other.serves_heads))
         raise ValueError(
-            f"the heads of an ensemble learn from labels: {space.name!r} takes no `teacher` and the samplers {', '.join(OF_HEADS)}, "
+            f"the heads of an ensemble learn from labels: {space.name!r} takes no `teacher` and the samplers {serve}, "
             f"got teacher {shared.teacher} and {shared.sampler}"
         )
     sampler = make_sampler(shared.sampler, space, epochs=training.epochs, seed=seed, subnets=shared.subnets)
@@ -152,23 +92,23 @@ def make_learner(
         space,
         training,
         sampler,
-        _rule(shared, sampler, space, device, teacher),
+        entry.rule(Learning(training, space, _taught(shared, space, device, teacher)), sampler),
         seed=seed,
         device=device,
         supernets=shared.count,
-        split=isinstance(sampler, Groups),
+        split=entry.shares_batch,
         accumulate=shared.accumulate,
         ema=shared.ema,
         watched=_watched(space, data, device),
     )
-    if isinstance(sampler, (Sandwich, Delayed)):
+    if entry.trains_largest:
         for member in team.members:
             zero_residuals_(member.supernet)
             member.average_anew()
-    if shared.sampler == "split":
+    if entry.splits:
         if mixture or shared.count > 1:
             raise ValueError(
-                "sampler split makes supernets as it needs them; use strategy one-shot and one supernet to start"
+                f"sampler {shared.sampler} makes supernets as it needs them; use strategy one-shot and one supernet to start"
             )
         return Splitting(team, data, usual_splits(space.size, training.epochs), device)
     return Mixture(team, data, shared.mixture, device) if mixture or shared.count > 1 else OneSupernet(team)
@@ -180,17 +120,10 @@ def _watched(space: SearchSpace, data: ImageData, device: torch.device) -> Watch
     return Watched(images.to(memory_format=memory_format(device)), labels, archs)
 
 
-def _rule(
-    shared: SupernetConfig, sampler: Sampler, space: SearchSpace, device: torch.device, teacher: nn.Module | None
-) -> Rule:
-    training: TrainingConfig = shared.training
-    if shared.teacher == LARGEST or (shared.teacher is None and isinstance(sampler, (Sandwich, Delayed))):
-        return InPlace(training)
-    if shared.teacher is None and isinstance(sampler, Progressive):
-        return Snapshot(training, space.locals(sampler.largest), sampler.first)
-    rule: Rule = Labels(training)
-    assert (teacher is None) == (shared.teacher is None), "a given teacher is handed over as a module"
-    if teacher is not None:
-        net = space.net
-        rule = Taught(training, teacher, shared.distillation, device, net.input_shape, net.num_classes)
-    return Peers(training, rule) if isinstance(sampler, Complexity) else rule
+def _taught(shared: SupernetConfig, space: SearchSpace, device: torch.device, teacher: nn.Module | None) -> Rule | None:
+    """The rule of a given teacher, if there is one."""
+    assert (teacher is None) == (shared.teacher in (None, LARGEST)), "a given teacher is handed over as a module"
+    if teacher is None:
+        return None
+    net = space.net
+    return Taught(shared.training, teacher, shared.distillation, device, net.input_shape, net.num_classes)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from nas.runtime import precision, stream
-from nas.samplers import Draw, Progressive, Sampler
+from nas.samplers import Draw, Sampler
 from nas.supernets.member import Member, without_dropout
 from nas.supernets.rules import Rule, Step
 from nas.training import NotFinite, Row, TrainingConfig, below, check_weights, cross_entropy, under
@@ -85,7 +85,7 @@ class Team:
         self.epoch, self.steps = epoch, 0
         for member in self.members:
             member.supernet.train()
-        if isinstance(self.sampler, Progressive) and self.sampler.sorts(epoch):
+        if self.sampler.sorts(epoch):
             for member in self.members:
                 sort_supernet_(member.supernet)
                 member.optimizer.state.clear()

@@ -1,6 +1,6 @@
 """How much of each group goes, under budgets."""
 
-from pruners.allocation.allocate import ALLOCATIONS, Limits, check_data, check_reachable, fewest_kept
+from pruners.allocation.allocate import ALLOCATIONS, Limits, check_data, check_reachable, fewest_kept, predicts_latency
 from pruners.allocation.costs import CostModel
 from pruners.allocation.latency import OperatorLatency
 from pruners.allocation.selection import SCHEDULES, Evidence, Selection
@@ -15,7 +15,6 @@ from pruners.allocation.targets import (
     check_targets,
     counted_budgets,
     measured_targets,
-    predicts_latency,
     search,
 )
 from pruners.allocation.timing import measured_ms

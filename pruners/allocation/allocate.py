@@ -5,17 +5,19 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from numbers import Real
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import torch
 from pydantic import BeforeValidator
 
 from pruners.allocation.costs import CostModel
 from pruners.allocation.knapsack import Damage, Program
+from pruners.allocation.targets import LATENCY, Estimator
 from pruners.errors import whole_number
 from pruners.groups import Group, curve, keep_highest
 from pruners.importance import check_one_of
 from pruners.operators import Axis
+from pruners.tracing import Trace
 from search_spaces.core import Part, setting
 
 Schedule = Callable[[int], dict[str, int]]  # step 0..last -> indices removed per group
@@ -102,12 +104,58 @@ def isomorphic(groups: Sequence[Group], scores: Mapping[str, torch.Tensor], limi
     return schedule, last
 
 
-SCHEDULES: dict[str, Callable[..., tuple[Schedule, int]]] = {
-    "uniform": uniform,
-    "global": global_ranking,
-    "isomorphic": isomorphic,
-}
-ALLOCATIONS = (*SCHEDULES, "optimal", "distortion")
+def one_by_one(groups: Sequence[Group]) -> list[list[Group]]:
+    """Groups take their turn in their order."""
+    return [[group] for group in groups]
+
+
+def by_size(groups: Sequence[Group]) -> list[list[Group]]:
+    """Groups of one size take their turn at once, the largest first."""
+    sizes = sorted({group.size for group in groups}, reverse=True)
+    return [[group for group in groups if group.size == size] for size in sizes]
+
+
+class AllocationEntry(NamedTuple):
+    """One allocation.
+
+    Attributes:
+        help: how many indices go where.
+        schedule: from groups, scores and limits: what each step removes, and the last step.
+        turns: of the groups in the last step that is taken, of which only as much as is needed.
+        knapsack: what the schedule finds is the start of an exact search for the least damage within the budgets.
+        measured: that damage is measured on data; else it is the importance that goes.
+    """
+
+    help: str
+    schedule: Callable[[Sequence[Group], Mapping[str, torch.Tensor], Limits], tuple[Schedule, int]] = global_ranking
+    turns: Callable[[Sequence[Group]], list[list[Group]]] = one_by_one
+    knapsack: bool = False
+    measured: bool = False
+
+    @property
+    def needs(self) -> str:
+        """The data that it passes over: none, or inputs."""
+        return "inputs" if self.measured else ""
+
+
+ALLOCATIONS: dict[str, AllocationEntry] = {
+    "uniform": AllocationEntry(
+        "the same ratio in every group; groups of one size lose an index together, so that layers that are alike stay alike",
+        uniform, by_size,
+    ),
+    "global": AllocationEntry("the lowest scores of all groups", global_ranking),
+    "isomorphic": AllocationEntry(
+        "the lowest scores among groups of one kind (the same parameters of the same operators), the same ratio of each kind, to an "
+        "index", isomorphic,
+    ),
+    "optimal": AllocationEntry(
+        "the most importance that can stay within the budget: a knapsack at exact costs", knapsack=True
+    ),
+    "distortion": AllocationEntry(
+        "the least change of the outputs, measured for each group alone, its readers making up for the loss",
+        knapsack=True, measured=True,
+    ),
+}  # fmt: skip
 
 
 def allocate(
@@ -144,9 +192,10 @@ def allocate(
     limits, gone = limits or Limits(), gone or {}
     check_reachable(groups, cost, budgets, limits)
     curves = {group.name: curve(scores[group.name]) for group in groups}
-    removed = _by_schedule(allocation if allocation in SCHEDULES else "global", groups, curves, cost, budgets, limits)
+    entry = ALLOCATIONS[allocation]
+    removed = _by_schedule(entry, groups, curves, cost, budgets, limits)
     removed = {name: max(count, gone.get(name, 0)) for name, count in removed.items()}
-    if allocation not in SCHEDULES:
+    if entry.knapsack:
         if damages is None:
             damages = {group.name: importance_lost(curves[group.name]) for group in groups}
         levels = {group.name: limits.levels(group, gone.get(group.name, 0)) for group in groups}
@@ -158,11 +207,22 @@ def allocate(
 
 def check_data(allocation: str, has_batches: bool) -> None:
     """Refuse an allocation over data where there are none."""
-    if allocation == "distortion" and not has_batches:
+    if ALLOCATIONS[allocation].needs and not has_batches:
+        without = ", ".join(name for name, entry in ALLOCATIONS.items() if not entry.needs)
         raise ValueError(
-            "`allocation='distortion'` needs `batches`, an iterable of (inputs, targets) or of inputs; without data take one of "
-            f"{', '.join(name for name in ALLOCATIONS if name != allocation)}."
+            f"`allocation={allocation!r}` needs `batches`, an iterable of (inputs, targets) or of inputs; without data take one of "
+            f"{without}."
         )
+
+
+def predicts_latency(
+    targets: Mapping[str, float | str], estimators: Mapping[str, Estimator], allocation: str, trace: Trace
+) -> bool:
+    """Whether a budget is one of predicted milliseconds: for latency in PyTorch, where the allocation minds what groups cost.
+
+    Models that choose rows by their values are left to macs: how many rows an operator gets is not known by itself.
+    """
+    return ALLOCATIONS[allocation].knapsack and LATENCY in targets and LATENCY not in estimators and not trace.choosing
 
 
 def importance_lost(scores: torch.Tensor) -> Damage:
@@ -173,27 +233,21 @@ def importance_lost(scores: torch.Tensor) -> Damage:
 
 
 def _by_schedule(
-    name: str,
+    entry: AllocationEntry,
     groups: Sequence[Group],
     scores: Mapping[str, torch.Tensor],
     cost: CostModel,
     budgets: Mapping[str, float],
     limits: Limits,
 ) -> dict[str, int]:
-    """The first step of a schedule that meets the budgets, and of that step only as much as is needed.
-
-    Groups take their turn one by one, in `uniform` all of one size at once, the largest first.
-    """
-    schedule, last = SCHEDULES[name](groups, scores, limits)
+    """The first step of a schedule that meets the budgets, and of that step only as much as is needed."""
+    schedule, last = entry.schedule(groups, scores, limits)
     step = bisect_left(range(last), True, key=lambda step: meets(groups, cost, budgets, schedule(step)))
     before, after = schedule(max(step - 1, 0)), schedule(step)
-    turns = [[group.name] for group in groups]
-    if name == "uniform":
-        sizes = sorted({group.size for group in groups}, reverse=True)
-        turns = [[group.name for group in groups if group.size == size] for size in sizes]
+    turns = entry.turns(groups)
 
     def partly(count: int) -> dict[str, int]:
-        return before | {name: after[name] for turn in turns[:count] for name in turn}
+        return before | {group.name: after[group.name] for turn in turns[:count] for group in turn}
 
     return partly(bisect_left(range(len(turns)), True, key=lambda count: meets(groups, cost, budgets, partly(count))))
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import nn
 from torch.fx import Node
 
-from pruners.allocation.allocate import Limits, allocate
+from pruners.allocation.allocate import ALLOCATIONS, Limits, allocate
 from pruners.allocation.costs import CostModel
 from pruners.allocation.knapsack import Damage
 from pruners.groups import AxisGraph, Group
@@ -18,6 +19,7 @@ from pruners.importance import (
     Importance,
     Loss,
     Moments,
+    criterion_entry,
     distortion_curves,
     placeholder_values,
     score_groups,
@@ -27,9 +29,21 @@ from pruners.operators import Axis
 from pruners.progress import Batches, Progress, watched
 from pruners.surgery import Removal, rewrite
 
-SCHEDULES: dict[str, Callable[[float, float, float], float]] = {
-    "linear": lambda whole, budget, part: whole + (budget - whole) * part,
-    "geometric": lambda whole, budget, part: whole * (budget / whole) ** part,
+
+class ScheduleEntry(NamedTuple):
+    """How what remains shrinks over the steps: one line on it, and (whole, budget, part of the steps) -> what remains."""
+
+    help: str
+    remains: Callable[[float, float, float], float]
+
+
+SCHEDULES: dict[str, ScheduleEntry] = {
+    "linear": ScheduleEntry(
+        "every step removes as much of a cost", lambda whole, budget, part: whole + (budget - whole) * part
+    ),
+    "geometric": ScheduleEntry(
+        "every step leaves the same share of a cost", lambda whole, budget, part: whole * (budget / whole) ** part
+    ),
 }
 
 
@@ -104,9 +118,9 @@ class Selection:
             step: name of the step, for reports.
         """
         batches = self.evidence.batches
-        distortion = self.allocation == "distortion"
+        measured = ALLOCATIONS[self.allocation].measured
         moments: Mapping[Node, Moments] = {}
-        if batches is not None and (distortion or self.importance.criterion == "obs"):
+        if batches is not None and (measured or criterion_entry(self.importance.criterion).moments):
             seen = watched(batches, f"inputs of layers{step}", self.progress)
             moments = second_moments(Removal(self.graph, keep), placeholder_values(self.graph.trace, seen, math.inf))
         watched_batches = None if batches is None else watched(batches, f"importance{step}", self.progress)
@@ -115,7 +129,7 @@ class Selection:
             model=model, keep=keep, batches=watched_batches, loss=self.evidence.loss, seed=self.evidence.seed, moments=moments,
         )  # fmt: skip
         gone = {group.name: int((~group.kept(keep)).sum(-1).max()) for group in self.groups if group.axis in keep}
-        if not distortion:
+        if not measured:
             return Ranking(scores, None, gone)
         assert batches is not None
         levels = {group.name: self.limits.levels(group, gone.get(group.name, 0)) for group in self.groups}
@@ -144,7 +158,7 @@ class Selection:
         """
         ranking = self.rank({}, self.model, f" 1/{steps}" if steps > 1 else "")
         for step in range(1, steps):
-            shrink = SCHEDULES[schedule]
+            shrink = SCHEDULES[schedule].remains
             current = {
                 name: max(least[name], shrink(self.cost.of(name)({}), budget, step / steps))
                 for name, budget in budgets.items()

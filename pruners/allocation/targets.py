@@ -15,7 +15,6 @@ from torch.utils import _pytree as pytree
 from estimators import compare_latency
 from pruners.allocation.costs import CostModel
 from pruners.progress import Progress, silent
-from pruners.tracing import Trace
 from pruners.untouched import untouched
 
 COUNTED = ("macs", "params", "weight_bytes")
@@ -260,17 +259,6 @@ def approach(
             raise unreachable(best, largest)
     progress("measured targets", trials, trials)
     return known, best
-
-
-def predicts_latency(
-    targets: Mapping[str, float | str], estimators: Mapping[str, Estimator], allocation: str, trace: Trace
-) -> bool:
-    """Whether a budget is one of predicted milliseconds: for latency in PyTorch, where the allocation minds what groups cost.
-
-    Models that choose rows by their values are left to macs: how many rows an operator gets is not known by itself.
-    """
-    minds = allocation in ("optimal", "distortion")
-    return minds and LATENCY in targets and LATENCY not in estimators and not trace.choosing
 
 
 def _read(model: nn.Module, aims: Sequence[Measured]) -> dict[str, Reading]:

@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Annotated, Any
 
-import torch
 from pydantic import BeforeValidator, PlainSerializer
 
-from pruners.importance.criteria import GRADIENT_CRITERIA, WEIGHT_CRITERIA, Tensors
+from pruners.importance.named import AGGREGATIONS, CRITERIA, NORMALISATIONS, Criterion, criterion_entry
 from search_spaces.core import Part, setting
 
-AGGREGATIONS = ("sum", "mean", "max")
-NORMALISATIONS = ("mean", "max", "sum", "none")
-WITHOUT_DATA = (*WEIGHT_CRITERIA, "lamp", "bn_scale", "fpgm", "random")
-WITHOUT_LABELS = (*WITHOUT_DATA, "activation", "obs")
-CRITERIA = (*WITHOUT_LABELS, *GRADIENT_CRITERIA, "lrp", "lrp_zplus")
-Criterion = Callable[[Tensors], Mapping[str, torch.Tensor]]
 
-
-def check_one_of(name: str, value: Any, allowed: tuple[Any, ...]) -> Any:
+def check_one_of(name: str, value: Any, allowed: Iterable[Any]) -> Any:
     """Refuse a value that is not among those allowed, also one of another type."""
-    if value not in allowed:
+    if value not in list(allowed):
         raise ValueError(f"`{name}` must be one of {', '.join(map(str, allowed))}, got {value!r}.")
     return value
 
@@ -48,16 +40,16 @@ class Scoring(Part):
     ] = setting(
         "l2",
         name="importance",
-        help=f"The criterion: {', '.join(WITHOUT_DATA)}; with data also activation and obs (optimal brain surgeon: what later layers "
-        "cannot make up for); with labels also taylor, fisher, lrp and lrp_zplus.",
+        help="The criterion: see `nas list criteria`; some pass over data, some over labels.",
     )
 
     def check_data(self, given: bool) -> None:
         """Refuse a criterion over data where there are none."""
-        if not given and isinstance(self.criterion, str) and self.criterion not in WITHOUT_DATA:
+        if not given and criterion_entry(self.criterion).needs:
+            without = ", ".join(name for name, entry in CRITERIA.items() if not entry.needs)
             raise ValueError(
                 f"`importance={self.criterion!r}` needs `batches`, an iterable of (inputs, targets); without data take one of "
-                f"{', '.join(WITHOUT_DATA)}."
+                f"{without}."
             )
 
 
@@ -78,4 +70,4 @@ class Importance(Scoring):
     @property
     def divided_by(self) -> str:
         """The normalisation, with its default."""
-        return self.normalise or ("none" if self.criterion == "lamp" else "mean")
+        return self.normalise or criterion_entry(self.criterion).normalise

@@ -125,10 +125,6 @@ def first_tensor(outputs: Any) -> Any:
     return next((x for x in pytree.tree_leaves(outputs) if isinstance(x, torch.Tensor)), None)
 
 
-WEIGHT_CRITERIA: dict[str, Callable[[Tensors], Scores]] = {"l1": l1, "l2": l2}
-GRADIENT_CRITERIA = {"taylor": taylor, "fisher": fisher}
-
-
 def _from_gradients(model: nn.Module, batches: Iterable[Batch], loss: Loss, tensors: Tensors, score: Any) -> Scores:
     """Sum score(weight, gradient) over batches; gradients of the caller are left as they were."""
     parameters = {name: p for name, p in model.named_parameters() if name in tensors and p.is_floating_point()}

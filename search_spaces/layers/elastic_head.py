@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from search_spaces.core import Block, Settings, Shape
 from search_spaces.layers.elastic import ElasticLayerNorm, ElasticLinear
 from search_spaces.layers.elastic_block import elastic_block
-from search_spaces.pooling import LEAST, SimPool, make_global_pooling
+from search_spaces.pooling import GLOBAL_POOLINGS, LEAST, SimPool, make_global_pooling
 
-HEAD_OPERATORS = ("avg", "gem", "ggem", "simpool")
+HEAD_OPERATORS = tuple(name for name, pooling in GLOBAL_POOLINGS.items() if pooling.in_heads)
 USUAL = ("avg", "gem", "simpool")
 
 

@@ -19,10 +19,17 @@ GROUPS = 4
 
 
 class Pooling(NamedTuple):
-    """One line on what an operator computes, and how it is made: (channels, kernel, stride, options) or (channels, options)."""
+    """An operator.
 
-    about: str
+    Attributes:
+        help: what it computes.
+        make: from channels, kernel, stride and options, or of a global one from channels and options.
+        in_heads: elastic heads can choose it, if it is global.
+    """
+
+    help: str
     make: Callable[..., nn.Module]
+    in_heads: bool = True
 
 
 class GlobalAveragePool(nn.Module):
@@ -87,9 +94,7 @@ def _grouped(kind: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
 POOLINGS: dict[str, Pooling] = {
     "max": Pooling("the largest value of the window", _without_channels(nn.MaxPool2d)),
     "avg": Pooling("the mean of the window", _without_channels(nn.AvgPool2d)),
-    "conv": Pooling(
-        "a strided convolution; inside a convolution block, the block's own convolution takes the stride", _strided
-    ),
+    "conv": Pooling("a strided convolution: inside a block, the block's own convolution takes the stride", _strided),
     "mixed": Pooling("a learned mix of maximum and mean, the same everywhere", _without_channels(MixedPool2d)),
     "gated": Pooling("a mix of maximum and mean that depends on the window", _without_channels(GatedPool2d)),
     "tree": Pooling("learned filters, mixed by gates that look at the window", _without_channels(TreePool2d)),
@@ -106,5 +111,9 @@ GLOBAL_POOLINGS: dict[str, Pooling] = {
     "gem": Pooling("the power mean with a learned exponent", GlobalGeMPool),
     "ggem": Pooling("the power mean with a learned exponent for each of 4 groups of channels", _grouped(GlobalGeMPool)),
     "simpool": Pooling("attention of the average to every position", SimPool),
-    "gsp": Pooling("an average that leaves out what no prototype wants", GeneralisedSumPool),
+    "gsp": Pooling(
+        "an average without what no prototype wants; for learning distances, by a loss of its own",
+        GeneralisedSumPool,
+        False,
+    ),
 }

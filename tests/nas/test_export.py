@@ -25,6 +25,7 @@ from nas.export import export
 from nas.retrain import build
 from nas.runtime.pt2 import read_pt2, refuse_pickle
 from nas.scoring.weights import from_supernet
+from nas.study.formats import FORMATS
 from nas.supernets.splitting import Splitting
 from nas.train import load_supernets
 from nas.training.accuracy import module_accuracy
@@ -38,7 +39,7 @@ def data(finished: Study) -> ImageData:
 @pytest.fixture(scope="module")
 def exported(finished: Study, data: ImageData, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("exported") / "subnet"
-    return export(finished, finished.front["label"].iloc[-1], folder, ("safetensors", "onnx", "pt2"), data)
+    return export(finished, finished.front["label"].iloc[-1], folder, tuple(FORMATS), data)
 
 
 def test_the_loaded_subnet_is_the_network_trained_alone(finished: Study, data: ImageData, exported: Path) -> None:

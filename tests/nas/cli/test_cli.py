@@ -186,6 +186,7 @@ def test_report_writes_the_page_again(finished: Study, tmp_path: Path) -> None:
         (["profile", "resnet20-pooling"], "--arch"),
         (["profile", "torch.nn:Flatten", "--input", "1by2"], "`--input` must be sizes joined by x"),
         (["profile", "resnet20-pooling", "--arch", "4-3-3", "--counter", "nvidia"], "nvidia"),
+        (["list", "sampler"], "no kind to list is named 'sampler'; did you mean samplers"),
         (["nonsense"], "nonsense"),
     ],
 )

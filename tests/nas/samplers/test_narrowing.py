@@ -12,7 +12,7 @@ import torch
 import nas
 from nas.data.dataset import ImageData
 from nas.samplers.basic import Uniform
-from nas.samplers.narrowing import Narrowing, dissimilarity, narrowed
+from nas.samplers.narrowing import Narrowing, dissimilarity
 from nas.supernets.config import SupernetConfig
 from nas.supernets.make import make_learner, make_sampler
 from nas.supernets.team import OneSupernet
@@ -106,7 +106,7 @@ def test_a_search_proposes_what_is_left(paths: int) -> None:
     space = ensemble(SPACE, paths)
     sampler = Narrowing(space, 4, seed=0)
     sampler.left = {name: np.array([True, False, True]) for name in sampler.groups}
-    fewer, generator = narrowed(space, sampler), rng()
+    fewer, generator = sampler.narrowed(space), rng()
     every = {arch for arch in space.enumerate() if 4 not in arch.values()}
     assert set(fewer.enumerate()) == every
     arch = fewer.sample(generator)
@@ -115,14 +115,14 @@ def test_a_search_proposes_what_is_left(paths: int) -> None:
         assert arch in every
         space.check(arch)
         fewer.check(arch)
-    assert narrowed(space, Uniform(space)) is space
+    assert Uniform(space).narrowed(space) is space
 
 
 def test_values_that_a_canonical_form_brings_back_are_not_proposed() -> None:
     space = make_space("nas-bench-macro", image_size=8, in_channels=1)
     sampler = Narrowing(space, 4, seed=0)
     sampler.left["block5"] = np.array([True, True, False])  # block5 of kind 2 may come from block4
-    fewer = narrowed(space, sampler)
+    fewer = sampler.narrowed(space)
     for seed in range(50):
         arch = fewer.mutate(fewer.sample(rng(seed)), rng(seed))
         assert arch["block5"] != 2

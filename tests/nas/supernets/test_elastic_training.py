@@ -9,8 +9,9 @@ import torch
 from nas.data.dataset import ImageData
 from nas.samplers.basic import Draw
 from nas.samplers.progressive import Progressive
-from nas.supernets.config import SAMPLERS, SupernetConfig
+from nas.supernets.config import SupernetConfig
 from nas.supernets.make import make_learner
+from nas.supernets.samplers import SAMPLERS
 from nas.supernets.team import OneSupernet
 from nas.training.config import TrainingConfig
 from nas.training.loop import fit

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from estimators import count
-from pruners.allocation.allocate import Limits, allocate
+from pruners.allocation.allocate import ALLOCATIONS, Limits, allocate
 from pruners.allocation.costs import CostModel
 from pruners.allocation.targets import counted_budgets
 from pruners.groups.dependency import dependency_groups, tie_axes
@@ -37,7 +37,7 @@ def plain() -> tuple[AxisGraph, list[Group], CostModel, dict[str, torch.Tensor]]
     return graph, free, CostModel(graph, model), score_groups(graph, free)
 
 
-@pytest.mark.parametrize("allocation", ["uniform", "global", "isomorphic"])
+@pytest.mark.parametrize("allocation", [name for name, entry in ALLOCATIONS.items() if not entry.knapsack])
 @pytest.mark.parametrize(
     "targets", [{"macs": 0.5}, {"params": 0.3}, {"weight_bytes": 40_000}, {"macs": 0.7, "params": 0.4}]
 )

@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 
 from estimators import count
 from pruners import prune
-from pruners.allocation.allocate import Limits, allocate, fewest_kept
+from pruners.allocation.allocate import ALLOCATIONS, Limits, allocate, fewest_kept
 from pruners.allocation.costs import CostModel
 from pruners.allocation.knapsack import Program
 from pruners.allocation.latency import OperatorLatency
@@ -272,7 +272,7 @@ def known_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
-@pytest.mark.parametrize("allocation", ["optimal", "distortion"])
+@pytest.mark.parametrize("allocation", [name for name, entry in ALLOCATIONS.items() if entry.knapsack])
 def test_pruning_to_a_latency_removes_what_is_slow(known_machine: None, allocation: str) -> None:
     torch.manual_seed(0)
     model, x = Branches((24, 24, 24)), torch.randn(2, 4)

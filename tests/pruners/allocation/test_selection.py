@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pruners import PruneResult, least_squares_, prune, recalibrate_
+from pruners.allocation import ALLOCATIONS, SCHEDULES
 from tests.pruners.networks import build
 
 
@@ -48,8 +49,8 @@ def test_scores_of_what_is_left_differ() -> None:
     assert plans[0] != plans[1]
 
 
-@pytest.mark.parametrize("allocation", ["uniform", "global", "isomorphic", "optimal", "distortion"])
-@pytest.mark.parametrize("schedule", ["linear", "geometric"])
+@pytest.mark.parametrize("allocation", ALLOCATIONS)
+@pytest.mark.parametrize("schedule", SCHEDULES)
 def test_targets_and_limits_hold_for_all_steps_together(allocation: str, schedule: str) -> None:
     model, example = build("residual")
     seen: list[int] = []

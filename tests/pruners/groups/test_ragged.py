@@ -15,8 +15,9 @@ from pruners import load, prune
 from pruners.groups import ragged
 from pruners.groups.dependency import dependency_groups, tie_axes
 from pruners.groups.graph import AxisGraph, Group
-from pruners.importance.config import CRITERIA, Importance
+from pruners.importance.config import Importance
 from pruners.importance.distortion import placeholder_values
+from pruners.importance.named import CRITERIA
 from pruners.importance.reconstruction import second_moments
 from pruners.importance.score import score_groups
 from pruners.operators.axes import Axis, leaves

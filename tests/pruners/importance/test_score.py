@@ -8,9 +8,10 @@ from torch import Tensor, nn
 
 from pruners.groups.dependency import dependency_groups, tie_axes
 from pruners.groups.graph import AxisGraph, Group
-from pruners.importance.config import CRITERIA, Importance
+from pruners.importance.config import Importance
 from pruners.importance.criteria import activation, fisher, lamp, taylor
-from pruners.importance.score import _distances, score_groups
+from pruners.importance.named import CRITERIA, distances
+from pruners.importance.score import score_groups
 from pruners.surgery.rewrite import Removal, rewrite
 from pruners.tracing.batches import as_batch
 from pruners.tracing.trace import trace
@@ -60,7 +61,7 @@ def test_lamp_keeps_the_order_of_squared_norms_and_its_highest_is_one(name: str)
 def test_fpgm_sums_distances_to_the_others() -> None:
     filters = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0], [3.0, 3.0]])
     expected = torch.tensor([6.24264, 6.01976, 6.01976, 11.45374])
-    torch.testing.assert_close(_distances(filters), expected, atol=1e-4, rtol=0)
+    torch.testing.assert_close(distances(filters), expected, atol=1e-4, rtol=0)
 
 
 def test_fpgm_adds_distances_between_the_columns_that_read_a_filter() -> None:
@@ -68,8 +69,8 @@ def test_fpgm_adds_distances_between_the_columns_that_read_a_filter() -> None:
     graph = tie_axes(trace(model, (torch.randn(2, 3),)))
     free = [group for group in dependency_groups(graph) if not group.protected]
     (scores,) = score_groups(graph, free, Importance(criterion="fpgm", normalise="none")).values()
-    torch.testing.assert_close(scores, _distances(model[0].weight.detach()) + _distances(model[2].weight.detach().T))
-    assert "Differs:" in str(_distances.__doc__)
+    torch.testing.assert_close(scores, distances(model[0].weight.detach()) + distances(model[2].weight.detach().T))
+    assert "Differs:" in str(distances.__doc__)
 
 
 def test_activation_scales_columns_by_the_norm_of_what_they_read() -> None:
