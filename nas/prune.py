@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from estimators import read_device
 from nas.data import ImageData
 from nas.objectives import estimates
-from nas.pruning import WITHOUT_TRAINING, Recovery, Repair, parse_recovery, repair_untrained
-from nas.pruning.inputs import _check_target
+from nas.pruning import WITHOUT_TRAINING, Recovery, Repair, check_target, parse_recovery, repair_untrained
 from nas.runtime import environment, replacing, resolve_device, write_json
 from nas.training import Distillation, check_classifies, module_accuracy
 from pruners import PruneResult, prune
@@ -85,7 +84,7 @@ def prune_model(
         ValueError: something does not fit; the message says what.
     """
     for name in targets:
-        _check_target(name)
+        check_target(name)
     known = estimates(targets, None if device_file is None else read_device(device_file))
     if check_dtype not in (None, *CHECKED_IN):
         raise ValueError(f"`check_dtype` must be {' or '.join(CHECKED_IN)}, got {check_dtype!r}")

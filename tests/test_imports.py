@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -76,6 +77,42 @@ def test_imports_go_down() -> None:
         if place(other) < place(name) or (place(other) == place(name) and other.count(".") < name.count("."))
     ]
     assert not upward, "\n".join(sorted(upward))
+
+
+@cache
+def face(room: str) -> list[str]:
+    """The names in a room's `__all__`."""
+    path = ROOT.joinpath(*room.split("."), "__init__.py")
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+            return ast.literal_eval(node.value)
+    pytest.fail(f"{path} has no __all__")
+
+
+@pytest.mark.parametrize("room", [module(path) for path in files() if path.name == "__init__.py"])
+def test_every_room_has_a_face(room: str) -> None:
+    names = face(room)
+    assert len(names) == len(set(names))
+    assert all(hasattr(importlib.import_module(room), name) for name in names)
+
+
+def test_rooms_are_entered_through_their_faces() -> None:
+    """What a file imports from another room stands in that room's `__all__`; a room of one file has all but private names."""
+    inside = []
+    for path in files():
+        name = module(path)
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.ImportFrom) or node.module is None or node.module.split(".")[0] not in PACKAGES:
+                continue
+            room, file = ".".join(node.module.split(".")[:2]), node.module.split(".")[2:]
+            if room == ".".join(name.split(".")[:2]):
+                continue
+            is_folder = ROOT.joinpath(*room.split(".")).is_dir()
+            for alias in node.names:
+                public = alias.name in face(room) if is_folder else not alias.name.startswith("_")
+                if file or not public:
+                    inside.append(f"{name} imports {node.module}.{alias.name}")
+    assert not inside, "\n".join(inside)
 
 
 def test_no_circle() -> None:

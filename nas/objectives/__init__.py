@@ -1,5 +1,6 @@
 """Objectives with units and directions, Pareto fronts, and rank correlation."""
 
+from nas.objectives import pareto
 from nas.objectives.correlation import both_accuracies, kendall, same_order
 from nas.objectives.estimates import ESTIMATES, Estimate, estimates
 from nas.objectives.objective import OBJECTIVES, Objective, losses, parse_objectives
@@ -17,6 +18,7 @@ __all__ = [
     "kendall",
     "losses",
     "non_dominated",
+    "pareto",
     "parse_objectives",
     "rank_and_crowding",
     "same_order",

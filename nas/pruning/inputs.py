@@ -26,13 +26,13 @@ def parse_targets(texts: Sequence[str]) -> dict[str, float | str]:
     """
     found: dict[str, float | str] = {}
     for name, value in pairs(list(texts), "--target").items():
-        _check_target(name)
+        check_target(name)
         timed = name == "latency_ms" and value.endswith("ms")
         found[name] = value if timed else numbers([f"{name}={value}"], "--target")[name]
     return found
 
 
-def _check_target(name: str) -> None:
+def check_target(name: str) -> None:
     if name not in TARGETS:
         raise ValueError(f"--target (`targets` in Python) must be among {', '.join(TARGETS)}, got {name!r}")
 

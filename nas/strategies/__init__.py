@@ -13,7 +13,7 @@ from nas.strategies.nsga2 import NSGA2
 from nas.strategies.random_search import RandomSearch
 from nas.strategies.strategy import Strategy
 from search_spaces import SearchSpace
-from search_spaces.core.naming import unknown_name
+from search_spaces.core import unknown_name
 
 __all__ = [
     "NSGA2",
