@@ -122,6 +122,15 @@ def test_no_circle() -> None:
         pytest.fail(f"a circle: {' -> '.join(reversed(error.args[1]))}")
 
 
+def test_nothing_is_imported_that_one_system_alone_has() -> None:
+    posix = {"crypt", "fcntl", "grp", "nis", "posix", "pty", "pwd", "resource", "spwd", "syslog", "termios", "tty"}
+    for path in files():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            assert not posix & set(names), f"{path} imports {names}, which Windows lacks"
+
+
 @pytest.mark.parametrize("package", PACKAGES)
 def test_importing_is_quiet_and_leaves_random_state_alone(package: str) -> None:
     code = (

@@ -11,7 +11,6 @@ exports/       the front's subnets
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import math
@@ -26,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from filelock import FileLock, Timeout
 from optuna.trial import FrozenTrial
 
 from nas.data import ImageData, load_data, with_normalisation
@@ -131,13 +131,13 @@ class Study:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Keep other processes from writing to the folder, and clean up behind one that was killed."""
-        with open(self.folder / ".lock", "w") as handle:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise ValueError(
-                    f"another process is running in {self.folder}; wait for it, or give another folder"
-                ) from None
+        try:
+            held = FileLock(self.folder / ".lock").acquire(blocking=False)
+        except Timeout:
+            raise ValueError(
+                f"another process is running in {self.folder}; wait for it, or give another folder"
+            ) from None
+        with held:
             sweep(self.folder)
             repair(self.journal_path)
             yield
