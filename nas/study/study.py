@@ -36,7 +36,8 @@ from nas.study.journal import Journal, repair
 from nas.study.spaces import build_space
 from search_spaces import Architecture, SearchSpace
 
-SEARCH, ALONE = "search", "alone"
+SEARCH = "search"
+ALONE = "alone"
 LATENCY = ["latency_ms", "latency_p25_ms", "latency_p75_ms"]
 
 
