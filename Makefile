@@ -4,7 +4,7 @@ BIN := .venv/bin
 # Threads that wait do not spin for long: as fast on a quiet machine, and many times faster on one that also does other work.
 export GOMP_SPINCOUNT := 10000
 
-.PHONY: demo test slow lint format clean
+.PHONY: demo test slow lint format docs clean
 
 # One supernet with weights per resolution ranks placements best (docs/results.md); `make demo STRATEGY=mixture` is a mixture of four.
 STRATEGY ?= one-shot
@@ -27,6 +27,10 @@ lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: .venv/installed
+	$(BIN)/mkdocs build --strict --quiet
+	@echo "the documents are build/docs/index.html"
 
 format: .venv/installed
 	$(BIN)/ruff check --fix .

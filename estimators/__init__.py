@@ -12,7 +12,20 @@ from estimators.counting import (
     count,
     count_with,
 )
-from estimators.design import Multipliers, Stages, compound, family, residual_cost, residual_space, scaled, scaled_to
+from estimators.design import (
+    Multipliers,
+    Stages,
+    compound,
+    deepmad_space,
+    deepmad_stages,
+    family,
+    residual_cost,
+    residual_space,
+    resnet_rs,
+    scaled,
+    scaled_to,
+    tinynet_to,
+)
 from estimators.energy import Device, Energy, GroupedLayer, best_group_size, estimate_energy, group_sizes, read_device
 from estimators.latency import (
     KnownDevice,
@@ -66,6 +79,8 @@ __all__ = [
     "compound",
     "count",
     "count_with",
+    "deepmad_space",
+    "deepmad_stages",
     "estimate_energy",
     "family",
     "fit_latency",
@@ -80,7 +95,9 @@ __all__ = [
     "read_device",
     "residual_cost",
     "residual_space",
+    "resnet_rs",
     "run_patched",
     "scaled",
     "scaled_to",
+    "tinynet_to",
 ]

@@ -9,3 +9,8 @@ from nas.subnet import load
 from nas.train import train
 
 __all__ = ["Study", "choose", "configure", "export", "load", "load_data", "prune", "run", "search", "train"]
+
+
+def __dir__() -> list[str]:
+    """The verbs, without the rooms that they call."""
+    return __all__

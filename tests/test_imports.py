@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -78,11 +79,56 @@ def test_imports_go_down() -> None:
     assert not upward, "\n".join(sorted(upward))
 
 
+@cache
+def face(room: str) -> list[str]:
+    """The names in a room's `__all__`."""
+    path = ROOT.joinpath(*room.split("."), "__init__.py")
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+            return ast.literal_eval(node.value)
+    pytest.fail(f"{path} has no __all__")
+
+
+@pytest.mark.parametrize("room", [module(path) for path in files() if path.name == "__init__.py"])
+def test_every_room_has_a_face(room: str) -> None:
+    names = face(room)
+    assert len(names) == len(set(names))
+    assert all(hasattr(importlib.import_module(room), name) for name in names)
+
+
+def test_rooms_are_entered_through_their_faces() -> None:
+    """What a file imports from another room stands in that room's `__all__`; a room of one file has all but private names."""
+    inside = []
+    for path in files():
+        name = module(path)
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.ImportFrom) or node.module is None or node.module.split(".")[0] not in PACKAGES:
+                continue
+            room, file = ".".join(node.module.split(".")[:2]), node.module.split(".")[2:]
+            if room == ".".join(name.split(".")[:2]):
+                continue
+            is_folder = ROOT.joinpath(*room.split(".")).is_dir()
+            for alias in node.names:
+                public = alias.name in face(room) if is_folder else not alias.name.startswith("_")
+                if file or not public:
+                    inside.append(f"{name} imports {node.module}.{alias.name}")
+    assert not inside, "\n".join(inside)
+
+
 def test_no_circle() -> None:
     try:
         TopologicalSorter(imports()).prepare()
     except CycleError as error:
         pytest.fail(f"a circle: {' -> '.join(reversed(error.args[1]))}")
+
+
+def test_nothing_is_imported_that_one_system_alone_has() -> None:
+    posix = {"crypt", "fcntl", "grp", "nis", "posix", "pty", "pwd", "resource", "spwd", "syslog", "termios", "tty"}
+    for path in files():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            assert not posix & set(names), f"{path} imports {names}, which Windows lacks"
 
 
 @pytest.mark.parametrize("package", PACKAGES)

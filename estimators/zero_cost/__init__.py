@@ -20,8 +20,7 @@ from estimators.zero_cost.separation import jacob_cov, naswot
 from estimators.zero_cost.synflow import synflow
 from estimators.zero_cost.working import Batch, Loss, check_batch, single, working_copy
 from estimators.zero_cost.zen import zen
-from search_spaces.core import first_line
-from search_spaces.core.naming import unknown_name
+from search_spaces.core import first_line, unknown_name
 
 __all__ = ["ZERO_COST", "Batch", "Loss", "Score", "score"]
 

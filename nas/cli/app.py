@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import sys
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
+from typing import Annotated
 
 import typer
 from rich.markup import escape
@@ -41,6 +43,22 @@ COMMANDS: dict[str, Callable[..., None]] = {
 }
 for name, command in COMMANDS.items():
     app.command(name)(command)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        print(f"nas-toolkit {version('nas-toolkit')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _no_command(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and leave.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    # No docstring: the help of `app` stands for `nas` alone.
+    pass
 
 
 def main() -> None:

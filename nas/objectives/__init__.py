@@ -1,5 +1,6 @@
 """Objectives with units and directions, Pareto fronts, and rank correlation."""
 
+from nas.objectives import pareto
 from nas.objectives.correlation import both_accuracies, gap, kendall, same_order
 from nas.objectives.estimates import ESTIMATES, Estimate, Hardware, estimates
 from nas.objectives.objective import OBJECTIVES, Objective, losses, parse_objectives
@@ -19,6 +20,7 @@ __all__ = [
     "kendall",
     "losses",
     "non_dominated",
+    "pareto",
     "parse_objectives",
     "rank_and_crowding",
     "same_order",

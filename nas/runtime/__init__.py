@@ -1,5 +1,6 @@
 """Files, checkpoints, devices, random streams, and reading text, settings and functions."""
 
+from nas.runtime import checkpoint
 from nas.runtime.configs import as_yaml, read_yaml
 from nas.runtime.device import half, memory_format, precision, resolve_device
 from nas.runtime.environment import command_line, environment
@@ -14,6 +15,7 @@ __all__ = [
     "Untrusted",
     "as_yaml",
     "check_trust",
+    "checkpoint",
     "command_line",
     "environment",
     "floats",

@@ -11,7 +11,6 @@ exports/       the front's subnets
 
 from __future__ import annotations
 
-import fcntl
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from filelock import FileLock, Timeout
 from optuna.trial import FrozenTrial
 
 from nas.data import ImageData, load_configured
@@ -33,7 +33,8 @@ from nas.study.naming import folder_name, old_folder_name
 from nas.study.spaces import build_space
 from search_spaces import Architecture, SearchSpace
 
-SEARCH, ALONE = "search", "alone"
+SEARCH = "search"
+ALONE = "alone"
 LATENCY = ["latency_ms", "latency_p25_ms", "latency_p75_ms"]
 
 
@@ -126,13 +127,13 @@ class Study:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Keep other processes from writing to the folder, and clean up behind one that was killed."""
-        with open(self.folder / ".lock", "w") as handle:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise ValueError(
-                    f"another process is running in {self.folder}; wait for it, or give another folder"
-                ) from None
+        try:
+            held = FileLock(self.folder / ".lock").acquire(blocking=False)
+        except Timeout:
+            raise ValueError(
+                f"another process is running in {self.folder}; wait for it, or give another folder"
+            ) from None
+        with held:
             sweep(self.folder)
             repair(self.journal_path)
             yield

@@ -17,8 +17,7 @@ from torch import Tensor, nn
 
 from nas.data import ImageData, Split
 from nas.runtime import precision
-from nas.training import BatchNorm
-from nas.training.accuracy import _even, _norms
+from nas.training import BatchNorm, batch_norms, even_batches
 from pruners.progress import Progress, silent
 from search_spaces import Supernet
 from search_spaces.core import Flow, FlowShape, Local, advance, shape_of
@@ -107,7 +106,9 @@ def predict(
     was_training = supernet.training
     kept, momenta = _statistics(norms), [norm.momentum for norm in norms]
     calibrated = calibration is not None and bool(norms)
-    gathering = list(_even(data, calibration, batch_size, device)) if calibration is not None and calibrated else []
+    gathering = (
+        list(even_batches(data, calibration, batch_size, device)) if calibration is not None and calibrated else []
+    )
     total = len(gathering) + -(-len(split) // batch_size)
     predictions = np.empty((len(locals), len(split)), dtype=np.int16)
     done = 0
@@ -121,7 +122,7 @@ def predict(
                 _calibrate(links, roots, images)
                 progress(name, done := done + 1, total)
             supernet.eval()
-            for images, at in _even(data, split, batch_size, device):
+            for images, at in even_batches(data, split, batch_size, device):
                 # One copy from the device for all subnets, which leaves the device busy while the trie is walked.
                 found = torch.empty(len(locals), len(images), dtype=torch.int16, device=device)
                 for row, logits in _walk(links, roots, images, calibrated):
@@ -167,7 +168,7 @@ def _calibrate(links: list[Link], nodes: list[Node], x: Flow, depth: int = 0) ->
 
 
 def _tracking(block: nn.Module) -> list[BatchNorm]:
-    return [norm for norm in _norms(block) if norm.running_mean is not None]
+    return [norm for norm in batch_norms(block) if norm.running_mean is not None]
 
 
 def _statistics(norms: Sequence[BatchNorm]) -> list[Statistics]:

@@ -1,6 +1,14 @@
 """The one training loop, its configuration, and what learns in it."""
 
-from nas.training.accuracy import BatchNorm, accuracy, calibrate_, check_classifies, module_accuracy
+from nas.training.accuracy import (
+    BatchNorm,
+    accuracy,
+    batch_norms,
+    calibrate_,
+    check_classifies,
+    even_batches,
+    module_accuracy,
+)
 from nas.training.alone import Alone, Distillation, Distilled
 from nas.training.config import NotFinite, TrainingConfig
 from nas.training.loop import Batch, Row, below, fit, under
@@ -16,11 +24,13 @@ __all__ = [
     "Row",
     "TrainingConfig",
     "accuracy",
+    "batch_norms",
     "below",
     "calibrate_",
     "check_classifies",
     "check_weights",
     "cross_entropy",
+    "even_batches",
     "fit",
     "module_accuracy",
     "momenta",

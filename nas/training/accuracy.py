@@ -31,7 +31,7 @@ def module_accuracy(module: nn.Module, data: ImageData, split: Split, *, batch_s
     module.eval()
     right = 0
     with torch.inference_mode(), precision(device):
-        for images, at in _even(data, split, batch_size, device):
+        for images, at in even_batches(data, split, batch_size, device):
             right += int((module(images).argmax(1).cpu() == split.labels[at : at + len(images)]).sum())
     module.train(was_training)
     return right / len(split)
@@ -77,21 +77,21 @@ def calibrate_(module: nn.Module, data: ImageData, split: Split, *, batch_size: 
     batched.
     """
     device = next(module.parameters()).device
-    for norm in _norms(module):
+    for norm in batch_norms(module):
         norm.track_running_stats = True
         norm.running_mean = torch.zeros(norm.num_features, device=device)
         norm.running_var = torch.ones(norm.num_features, device=device)
         norm.num_batches_tracked = torch.tensor(0, device=device)
     with precision(device):
-        recalibrate_(module, (images for images, _ in _even(data, split, batch_size, device)))
+        recalibrate_(module, (images for images, _ in even_batches(data, split, batch_size, device)))
     return module.eval()
 
 
-def _norms(block: nn.Module) -> list[BatchNorm]:
+def batch_norms(block: nn.Module) -> list[BatchNorm]:
     return [module for module in block.modules() if isinstance(module, BatchNorm)]
 
 
-def _even(data: ImageData, split: Split, batch_size: int, device: torch.device) -> Iterator[tuple[Tensor, int]]:
+def even_batches(data: ImageData, split: Split, batch_size: int, device: torch.device) -> Iterator[tuple[Tensor, int]]:
     """Images in order, in batches of nearly equal size, with the position of the first: no batch is left too small."""
     count = -(-len(split) // batch_size)
     edges = np.linspace(0, len(split), count + 1).astype(int)

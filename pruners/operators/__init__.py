@@ -1,5 +1,6 @@
 """What each tensor operator does to the axes of its tensors."""
 
+from pruners.operators import axes, routing, sizes
 from pruners.operators.axes import (
     CONCAT,
     ELEMENTARY,
@@ -53,6 +54,7 @@ __all__ = [
     "TooManyConditions",
     "along_dims",
     "arguments",
+    "axes",
     "chooses",
     "count",
     "cut",
@@ -69,9 +71,11 @@ __all__ = [
     "of_size",
     "operator",
     "owner",
+    "routing",
     "rule",
     "seeded",
     "several",
+    "sizes",
     "sizes_of",
     "slice_bounds",
     "tensors_in",

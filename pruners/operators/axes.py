@@ -16,7 +16,9 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 
-ELEMENTARY, PRODUCT, CONCAT = "elementary", "product", "concat"
+ELEMENTARY = "elementary"
+PRODUCT = "product"
+CONCAT = "concat"
 
 
 class Misaligned(Exception):

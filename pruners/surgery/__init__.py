@@ -1,6 +1,6 @@
 """The cut: a smaller graph or module, and its proof."""
 
-from pruners.groups.cuts import Keep
+from pruners.groups import Keep
 from pruners.surgery.blocks import Block, Bypassed, around, bypass, bypassed_outputs, inside, removable_blocks, unneeded
 from pruners.surgery.every_size import serve_sizes
 from pruners.surgery.huggingface import configure

@@ -10,8 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from search_spaces.core import Block, Integer, Labels, Local, Network, SearchSpace, Value, check_images
-from search_spaces.layers import ConvNorm, ElasticResidual, classifier, elastic_block
-from search_spaces.layers.residual import Form
+from search_spaces.layers import ConvNorm, ElasticResidual, ResidualForm, classifier, elastic_block
 
 LARGEST = (256, 256, 256, 512, 512, 512, 512)
 QUARTERS = (1, 2, 3, 4)
@@ -55,7 +54,7 @@ def _conv(name: str, column: str, c_in: int, c_out: int, stride: int) -> Block:
 
 def _residual(name: str, outer: str, inner: str, most: int, most_inner: int) -> Block:
     def read(width: int, inside: int) -> Local:
-        return Form(width, inside)
+        return ResidualForm(width, inside)
 
     return elastic_block(name, (outer, inner), lambda: ElasticResidual(most, most, most_inner, projects=False), read)
 

@@ -36,12 +36,12 @@ from search_spaces.layers import (
     ConvNorm,
     ElasticInvertedResidual,
     ElasticLinear,
+    InvertedForm,
     Resize,
     check_head_operators,
     elastic_block,
     head_block,
 )
-from search_spaces.layers.inverted_residual import Form
 from search_spaces.pooling import check_image_size
 
 CHOICES = ("kernel", "expansion", "depth", "width", "resolution", "se", "head")
@@ -131,7 +131,7 @@ def mobilenet_elastic(
     chain = [elastic_block("resize", (resolution.column,), Resize)] if resolution.column else []
     first_stride = 2 if stem == "large" else 1
     chain.append(elastic_block("stem", (), lambda: ConvNorm(in_channels, FIRST, 3, first_stride, nn.Hardswish)))
-    first = Form(FIRST, 3, 1, squeezes=False)
+    first = InvertedForm(FIRST, 3, 1, squeezes=False)
     chain.append(
         elastic_block("first", (), lambda: ElasticInvertedResidual(FIRST, FIRST, 3, 1, residual=True), lambda: first)
     )
@@ -203,7 +203,7 @@ class _Blocks:
             )
 
         def form(depth: int, width: int, kernel: int, expansion: int, se: int) -> Local:
-            return Form(width, kernel, expansion, bool(se)) if depth >= at else None
+            return InvertedForm(width, kernel, expansion, bool(se)) if depth >= at else None
 
         columns, read = reading([depth if optional else fixed(at), width, kernel, expansion, se], form)
         return elastic_block(name.replace(".", "_"), columns, make, read)

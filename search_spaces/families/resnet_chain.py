@@ -16,12 +16,12 @@ from search_spaces.layers import (
     ElasticLinear,
     ElasticResidual,
     Grouping,
+    ResidualForm,
     Resize,
     check_groupings,
     elastic_block,
     head_block,
 )
-from search_spaces.layers.residual import Form
 from search_spaces.pooling import make_pooling
 
 
@@ -168,7 +168,7 @@ class Chain:
         def form(depth: int, width: int, inner: int, kernel: int, pools: int, operator: str, *groups: Value) -> Local:
             if depth < number:
                 return None
-            return Form(width, inner, kernel, tuple(map(self._grouping, groups)), operator if pools else None)
+            return ResidualForm(width, inner, kernel, tuple(map(self._grouping, groups)), operator if pools else None)
 
         settings = [
             depth if optional else fixed(number),

@@ -5,8 +5,8 @@ from search_spaces.layers.elastic_block import elastic_block
 from search_spaces.layers.elastic_head import check_head_operators, head_block
 from search_spaces.layers.elastic_modules import ConvNorm, Resize, classifier
 from search_spaces.layers.grouping import DENSE, Grouping, check_groupings
-from search_spaces.layers.inverted_residual import ElasticInvertedResidual
-from search_spaces.layers.residual import ElasticResidual
+from search_spaces.layers.inverted_residual import ElasticInvertedResidual, InvertedForm
+from search_spaces.layers.residual import ElasticResidual, ResidualForm
 from search_spaces.layers.resolution_weights import ByResolution
 from search_spaces.layers.sorting import sort_supernet_
 
@@ -21,6 +21,8 @@ __all__ = [
     "ElasticLinear",
     "ElasticResidual",
     "Grouping",
+    "InvertedForm",
+    "ResidualForm",
     "Resize",
     "check_groupings",
     "check_head_operators",

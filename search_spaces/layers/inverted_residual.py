@@ -16,7 +16,7 @@ from search_spaces.layers.sorting import sort_channels_
 SQUEEZE = 4
 
 
-class Form(NamedTuple):
+class InvertedForm(NamedTuple):
     """An inverted residual block's local choice: output channels, size of the depthwise kernel, channels inside as a multiple of the
     input's, and whether squeeze-excitation follows the depthwise convolution."""
 
@@ -85,7 +85,7 @@ class ElasticInvertedResidual(nn.Module):
         self.squeeze = SqueezeExcitation(inner) if squeezes else None
         self.project, self.project_norm = ElasticConv2d(inner, c_out, 1), ElasticBatchNorm2d(c_out)
 
-    def choose_(self, local: Form, in_shape: Shape) -> None:
+    def choose_(self, local: InvertedForm, in_shape: Shape) -> None:
         inner = in_shape[0] * local.expansion
         if self.expand is not None:
             self.expand.choose_(inner)

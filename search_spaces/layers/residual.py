@@ -15,7 +15,7 @@ from search_spaces.layers.sorting import sort_channels_
 from search_spaces.pooling import make_pooling, stride
 
 
-class Form(NamedTuple):
+class ResidualForm(NamedTuple):
     """A residual block's local choice: output channels, channels inside, size of the spatial kernels, the grouping of each spatial
     convolution, and the operator that halves the resolution at this block, if any."""
 
@@ -71,7 +71,7 @@ class ElasticResidual(nn.Module):
         in_front = [operator for operator in operators if stride(operator) == 1]
         self.poolings = nn.ModuleDict({operator: make_pooling(operator, c_in) for operator in in_front})
 
-    def choose_(self, local: Form, in_shape: Shape) -> None:
+    def choose_(self, local: ResidualForm, in_shape: Shape) -> None:
         self.width, self.downsample = local.width, local.downsample
         self.step = stride(local.downsample)
         outputs = [local.inner] * (len(self.convs) - 1) + [local.width]

@@ -209,7 +209,7 @@ def test_labels_do_not_overlap_and_stay_inside() -> None:
 
 def test_plots_leave_matplotlib_as_it_was() -> None:
     code = (
-        "import sys, matplotlib; before = matplotlib.rcParams.copy(); import pandas as pd; from nas import plots\n"
+        "import sys, matplotlib; before = matplotlib.rcParams.copy(); import pandas as pd; from nas.report import plots\n"
         "rows = [{'epoch': 0, 'supernet': n, 'steps': 5, 'loss': 1.0, 'accuracy': .5} for n in range(12)]\n"
         "plots.png(plots.curves(pd.DataFrame(rows)))\n"
         "assert 'matplotlib.pyplot' not in sys.modules and matplotlib.rcParams.copy() == before"
