@@ -222,20 +222,6 @@ def best_group_size(layers: Sequence[GroupedLayer], device: Device) -> int:
     return next((found.group_size for found in sweep if found.intensity >= device.balance), sweep[-1].group_size)
 
 
-def balanced_group_size(pixels: int, kernel: int, balance: float) -> float:
-    """The group size, not rounded, at which one layer does `balance` macs per word: G = 2 s B / (k^2 (s - B)).
-
-    Infinite for a map of no more than B pixels: macs per word tend to the number of pixels s, and half of that is reached at
-    G = 2 s / k^2.
-
-    Args:
-        pixels: s, of the output map.
-        kernel: k, its side.
-        balance: B, as `Device.balance`.
-    """
-    return 2 * pixels * balance / (kernel**2 * (pixels - balance)) if pixels > balance else math.inf
-
-
 def _layer(name: str, macs: int, words: int, device: Device) -> LayerEnergy:
     moved = words * device.bytes_per_word
     joules = macs * device.joules_per_mac + moved * device.joules_per_byte

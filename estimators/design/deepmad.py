@@ -36,16 +36,10 @@ class Solution:
 
 
 @dataclass(frozen=True)
-class _Partial:
+class _Partial(Solution):
     """Stages chosen so far; `log_widths` is the sum of log(c k^2) over layers, twice the entropy."""
 
-    widths: tuple[int, ...]
-    depths: tuple[int, ...]
-    score: float
-    macs: int
-    params: int
     log_widths: float
-    effectiveness: float
 
 
 def solve(problem: Problem) -> Solution:
@@ -97,7 +91,7 @@ def _longer(problem: Problem, stage: int, partial: _Partial, width: int, depth: 
     if macs > problem.max_macs or params > problem.max_params or effectiveness > problem.effectiveness:
         return None
     score = partial.score + problem.weights[stage] * math.log(width * side**2) * log_widths / 2
-    return _Partial((*partial.widths, width), depths, score, macs, params, log_widths, effectiveness)
+    return _Partial((*partial.widths, width), depths, score, macs, params, effectiveness, log_widths)
 
 
 def _finished(partial: _Partial) -> Solution:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, NamedTuple
 
 import typer
 
-from estimators.accuracy.predictor import PREDICTORS
+from estimators.accuracy import PREDICTORS
 from estimators.counting import COUNTERS
 from estimators.zero_cost import ZERO_COST
 from nas.cli import terminal

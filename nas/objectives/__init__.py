@@ -4,7 +4,7 @@ from nas.objectives import pareto
 from nas.objectives.correlation import both_accuracies, gap, kendall, same_order
 from nas.objectives.estimates import ESTIMATES, Estimate, Hardware, estimates
 from nas.objectives.objective import OBJECTIVES, Objective, losses, parse_objectives
-from nas.objectives.pareto import Floats, check_losses, non_dominated, rank_and_crowding
+from nas.objectives.pareto import Floats, check_losses, hypervolume, non_dominated, rank_and_crowding
 
 __all__ = [
     "ESTIMATES",
@@ -17,6 +17,7 @@ __all__ = [
     "check_losses",
     "estimates",
     "gap",
+    "hypervolume",
     "kendall",
     "losses",
     "non_dominated",

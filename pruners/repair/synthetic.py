@@ -15,6 +15,8 @@ from pruners.progress import Progress, silent
 from pruners.repair.batch_norm import noise
 from pruners.untouched import untouched
 
+LEARNING_RATE = 0.1
+"""At the start; it falls to 0 along a line."""
 OTHERWISE = "give data of your own, or `pruners.noise`."
 Seen = tuple[_BatchNorm, Tensor]
 
@@ -25,7 +27,6 @@ def synthetic(
     samples: int = 500,
     batch: int = 100,
     steps: int = 100,
-    learning_rate: float = 0.1,
     seed: int = 0,
     progress: Progress = silent,
 ) -> list[Tensor]:
@@ -39,7 +40,6 @@ def synthetic(
         samples: how many in all.
         batch: how many per batch, which has the statistics together.
         steps: of gradient descent (Adam) on each batch.
-        learning_rate: at the start; it falls to 0 along a line.
         seed: of the noise.
         progress: called as ("synthetic inputs", steps done, all steps).
 
@@ -62,7 +62,7 @@ def synthetic(
     batches = noise(example, samples, batch, seed)
     with untouched(model), torch.enable_grad():
         for at, x in enumerate(batches):
-            optimizer = torch.optim.Adam([x.requires_grad_()], lr=learning_rate)
+            optimizer = torch.optim.Adam([x.requires_grad_()], lr=LEARNING_RATE)
             for step in range(steps):
                 distance = mismatch(model, x)
                 if not distance.requires_grad:
@@ -76,7 +76,7 @@ def synthetic(
                         f"them; {OTHERWISE}"
                     )
                 (x.grad,) = torch.autograd.grad(distance, x)
-                optimizer.param_groups[0]["lr"] = learning_rate * (1 - step / steps)
+                optimizer.param_groups[0]["lr"] = LEARNING_RATE * (1 - step / steps)
                 optimizer.step()
                 progress("synthetic inputs", at * steps + step + 1, steps * len(batches))
     return [x.detach() for x in batches]

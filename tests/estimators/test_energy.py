@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,6 @@ from hypothesis import strategies as st
 from torch import nn
 
 from estimators import Device, GroupedLayer, best_group_size, count, estimate_energy, group_sizes, read_device
-from estimators.energy import balanced_group_size
 
 GOOD = """
 name: phone
@@ -66,15 +64,13 @@ def test_group_size_figures(pixels: int, kernel: int, power: int) -> None:
 
 @given(pixels=st.integers(9, 4000), kernel=st.sampled_from([1, 3, 5]))
 def test_the_best_size_is_where_the_roofline_bends(pixels: int, kernel: int) -> None:
-    bend = balanced_group_size(pixels, kernel, DEVICE.balance)
+    bend = 2 * pixels * DEVICE.balance / (kernel**2 * (pixels - DEVICE.balance))
     assert pixels * kernel**2 * bend / (2 * pixels + kernel**2 * bend) == pytest.approx(DEVICE.balance)
-    assert balanced_group_size(pixels, kernel, pixels / 2) == pytest.approx(2 * pixels / kernel**2)
     best = best_group_size([GroupedLayer(2**20, pixels, kernel)], DEVICE)
     assert best >= bend - 1e-6 and (best == 1 or best / 2 < bend + 1e-6)
 
 
 def test_small_maps_and_odd_channels() -> None:
-    assert balanced_group_size(8, 3, 8.0) == math.inf
     assert best_group_size([GroupedLayer(64, 4, 3)], DEVICE) == 64
     assert best_group_size([GroupedLayer(24, 4, 3), GroupedLayer(36, 4, 3)], DEVICE) == 4
     with pytest.raises(ValueError, match="at least one convolution, got none"):
