@@ -55,8 +55,8 @@ def search(
 ) -> Study:
     """Search `space` on `data` and leave the front trained, exported and drawn in a run folder.
 
-    Calling it again with the same arguments goes on where it was stopped, and does nothing once it is finished. While supernets are in
-    training the learning rate may differ then, as one that made the loss infinite has to.
+    Calling it again with the same arguments goes on where it was stopped, and does nothing once it is finished. While
+    supernets train, the second call may give another learning rate, say after the loss became infinite.
 
     Args:
         space: a built-in space's name, `module:function`, or a SearchSpace.

@@ -59,8 +59,8 @@ def train(
 ) -> Study:
     """Train the supernets of a space, to be used by `nas.search(..., supernet=FOLDER)`.
 
-    Calling it again with the same arguments goes on where it was stopped. Until the last epoch the learning rate may differ then, as
-    one that made the loss infinite has to.
+    Calling it again with the same arguments goes on where it was stopped. Until the last epoch, the second call may
+    give another learning rate, say after the loss became infinite.
 
     Args:
         space: a built-in space's name, `module:function`, or a SearchSpace.
@@ -144,7 +144,7 @@ def train_supernets(
     on_epoch: OnEpoch | None = None,
     trust: bool = False,
 ) -> Supernets:
-    """The trained supernets of a run, from its checkpoint as far as that goes, or from the run that they are taken from."""
+    """The trained supernets of a run. Training goes on from the run's checkpoint; supernets of another run are copied from there."""
     config = study.config
     path = _checkpoint(study.folder)
     if config.supernets.source is not None and not path.exists():
@@ -186,7 +186,7 @@ def load_supernets(study: Study, data: ImageData) -> Supernets | None:
 
 
 def adopt(config: RunConfig, *, space: bool = False, data: bool = False, trust: bool = False) -> RunConfig:
-    """A configuration with the supernets of its `supernets.source`, if it has one, and with that run's space or data where asked.
+    """A configuration that takes its supernets' settings from the run in `supernets.source`, and that run's space and data if asked.
 
     Raises:
         FileNotFoundError: the source is no run folder.
@@ -222,7 +222,7 @@ def _learner(
 
 
 def _check_learner(config: RunConfig, space: SearchSpace, data: ImageData, device: torch.device, trust: bool) -> None:
-    """Raise what making the supernets would, before there is a folder; one stands for all, as a mixture of many takes its time."""
+    """Make one supernet and drop it, so that errors appear before there is a run folder. One stands for all: making many is slow."""
     one = config.supernets.model_copy(update={"count": 1})
     splits_a_mixture = STRATEGIES[config.strategy].mixture and SAMPLERS[one.sampler].splits
     make_learner(

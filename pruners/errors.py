@@ -14,7 +14,7 @@ from search_spaces.core import first_line as first_line
 
 @contextmanager
 def fitting(args: tuple[Any, ...], kwargs: Mapping[str, Any], given_as: str = "example_inputs") -> Iterator[None]:
-    """Say of what a model raises that its inputs do not fit, and which argument they were given as."""
+    """Turn whatever a model raises into a ValueError: its inputs do not fit, and which argument they came from."""
     try:
         yield
     except Exception as error:

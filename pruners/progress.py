@@ -26,7 +26,7 @@ def silent(step: str, done: float, total: float) -> None:
 
 
 def watched(batches: Iterable[Any], step: str, progress: Progress) -> Iterator[Any]:
-    """Batch after batch, reporting each that is done; of batches that do not say how many they are, as many as are done."""
+    """Yield batches and report each as done. Without a known length, the total is the number done so far."""
     for done, batch in enumerate(batches, 1):
         yield batch
         progress(step, done, max(done, length_hint(batches, done)))

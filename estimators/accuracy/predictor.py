@@ -1,4 +1,4 @@
-"""Accuracy from a few trained examples: what is known of architectures as columns of numbers, to a mean and how sure it is.
+"""Accuracy predictors: from features of architectures, learned on a few trained ones, to a mean and its uncertainty.
 
 A column may be an encoding, a cost, a zero-cost score or a supernet's accuracy. None is trusted beforehand: how much each counts is
 learned from the examples, and `input_weights` tells it.

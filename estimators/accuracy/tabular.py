@@ -1,4 +1,4 @@
-"""A published table as an estimator: what every architecture turned out to be, and how long it would have taken to find out.
+"""A published benchmark table as an estimator: the accuracy of every architecture, and the training time it stands for.
 
 A search over a table is a search whose trainings were done before. `Table.query` gives figures and lets the simulated clock run as if
 each new architecture had been trained one after the other; what was asked before is free.

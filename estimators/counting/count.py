@@ -216,7 +216,7 @@ def _without_fused_layers() -> Iterator[None]:
 
 @contextmanager
 def without_fused_attention() -> Iterator[None]:
-    """No fast path of torch's transformer layers, which runs a whole layer as one operator and hides what is in it."""
+    """Switch off the fast path of torch's transformer layers: it runs a whole layer as one operator, which cannot be counted."""
     before = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:

@@ -111,7 +111,7 @@ def compare_latency(
 ) -> dict[Name, Latency]:
     """Latency of several networks that take turns, in evaluation mode and without gradients.
 
-    A turn is one run that is not timed, so that each network starts from its own weights in the cache, and then five that are.
+    A turn is one run without timing, which brings a network's weights into the cache, and five timed runs.
 
     Args:
         modules: left as they were; copied where they are not on `device`.

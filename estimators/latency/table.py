@@ -1,7 +1,7 @@
 """Latency of a space's networks from a table of its blocks, measured once on a device and saved.
 
-A network's latency is taken to be the sum of its blocks', each measured alone, put straight by a line that is fitted to a few whole
-networks: blocks that run one after the other share caches and pay for the start of the forward pass once.
+A network's latency is predicted as the sum over its blocks, each measured alone. A line fitted to a few whole networks
+corrects the sum: blocks in a row share caches, and pay for the start of the forward pass once.
 """
 
 from __future__ import annotations

@@ -18,7 +18,8 @@ class Operation:
         name: of the operator.
         reads: buffers that it reads.
         writes: buffers that it makes.
-        overwrites: whether it may write over a buffer, at least as large, that it is the last to read.
+        overwrites: whether it may write its output over an input buffer of at least that size, if it is the last to
+            read it.
     """
 
     name: str
@@ -88,10 +89,10 @@ class Liveness:
 def best_order(operations: Sequence[Operation], sizes: Sequence[int], kept: frozenset[int] = frozenset()) -> Schedule:
     """The order with the lowest peak.
 
-    A search over sets of operations that have run, the lowest peak first, which is exact. An operation that frees at least what it
-    makes, within the peak reached so far, is run at once: no order is better for waiting. After 20,000 sets a beam search takes
-    over (64 sets of each size with the lowest peak, then the least alive), and the better of its order and the given one is
-    returned.
+    A search over sets of operations that have run, the lowest peak first, which is exact. An operation that frees at
+    least as much as it allocates, without a new peak, runs at once: waiting cannot help. After 20,000 sets a beam
+    search takes over (64 sets of each size with the lowest peak, then the least alive), and the better of its order and
+    the given one is returned.
 
     Args:
         operations: in an order in which they can run.

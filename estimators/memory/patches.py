@@ -63,8 +63,8 @@ def patched_cost(
         blocks: how many form the stage; convolutions, pooling windows, batch norms and element-wise operators only.
         patches: tiles along each side of the stage's output.
         element_bytes: 1 for int8; by default that of the dtype.
-        clipped: False counts every tile with its full halo, also where that lies outside the image, as for a device that runs all
-            tiles by one program.
+        clipped: False counts every tile with its full halo, even outside the image: for a device that runs one program
+            for all tiles.
 
     Raises:
         ValueError: an operator of the stage needs the whole map (it is named), or there are more tiles than rows or columns, or

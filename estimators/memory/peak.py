@@ -218,7 +218,7 @@ def _is_view(node: Node) -> bool:
 
 
 def is_elementwise(node: Node) -> bool:
-    """Whether each element that an operator makes depends on one element of each map that it reads (and on weights)."""
+    """Whether an operator is elementwise: each output element depends on one element of each map that it reads, and on weights."""
     target = node.target
     return isinstance(target, torch._ops.OpOverload) and (torch.Tag.pointwise in target.tags or target in ELEMENTWISE)
 

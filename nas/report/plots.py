@@ -218,7 +218,7 @@ def _colours(count: int) -> list[str]:
 
 
 def _staircase(points: Points, x: Axis, y: Axis) -> Points:
-    """Corners of the best y that can be had at each x, through those of `points` (ordered by x) that nothing dominates in x and y."""
+    """Corners of the staircase through the non-dominated `points`, which are ordered by x."""
     ordered = points if not x.higher_is_better else points[::-1]
     sign = 1 if y.higher_is_better else -1
     corners: list[tuple[float, float]] = []

@@ -34,6 +34,6 @@ def half(on: bool) -> AbstractContextManager[object]:
 
 
 def memory_format(device: torch.device) -> torch.memory_format:
-    """Channels last where convolutions are computed in bf16, which want it: on CUDA, and on a CPU inside bf16 autocast."""
+    """Channels last where convolutions run in bf16, as it is faster there: on CUDA, and on a CPU inside bf16 autocast."""
     half = device.type == "cuda" or torch.is_autocast_enabled(device.type)
     return torch.channels_last if half else torch.contiguous_format

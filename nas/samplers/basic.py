@@ -188,8 +188,8 @@ class Delayed(Sampler):
 class Groups(Sampler):
     """Several architectures whose values are balanced: within a step, those of each choice differ in number by at most 1.
 
-    A choice that exists under some values of others only is balanced before it is known which of the architectures have it, so that
-    among those the numbers can differ by more.
+    A conditional choice is balanced over all architectures. Among those that have the choice, the numbers can differ by
+    more.
 
     Meant for a batch that is split among them, see `nas.supernets.Team`. Ordered choices open from their largest value
     on, one by one over the first `opening` epochs.

@@ -148,8 +148,8 @@ class Narrowing(Sampler):
 def dissimilarity(supernet: Supernet, locals: Sequence[Sequence[Local]], images: Tensor) -> np.ndarray:
     """How far what each of N subnets computes is from what the others do: mean KL divergence to them.
 
-    Compared is what leaves the last block about which their local choices differ, averaged over the image, as a softmax over the
-    channels that all of them have.
+    Compared are the outputs of the last block in which the subnets differ: averaged over the image, as a softmax over
+    their common channels.
 
     Args:
         supernet: in training, so that batches have their own statistics; its buffers are left as they were.

@@ -77,7 +77,8 @@ class TableScorer:
 class UntrainedScorer:
     """Zero-cost scores of the untrained network that an architecture describes, all on the same few training images.
 
-    A network without a score, such as one whose gradients vanish, has the worst there is: minus infinity where higher is better.
+    A network without a score, say because its gradients vanish, gets the worst one: minus infinity where higher is
+    better.
     """
 
     def __init__(

@@ -42,7 +42,7 @@ def from_supernet(study: Study, arch: Architecture, data: ImageData, learner: Su
 
 
 def _best_supernet(study: Study, arch: Architecture, learner: Supernets) -> int:
-    """The supernet that ranked an architecture best, or the one that it belongs to where no other was asked."""
+    """The number of the supernet that ranked an architecture best; where none ranked it, of the one that it is assigned to."""
     table = study.trials
     ranked = table[table["architecture"] == arch.key].filter(regex=r"^accuracy_supernet\d+$").dropna(axis=1)
     if ranked.size:

@@ -23,8 +23,8 @@ class Strategy(Protocol):
     """Proposes architectures and learns from what they turned out to be worth.
 
     What is asked depends on the generator's seed and on the order of asks and tells, on nothing else: asking and telling the same
-    again in a new process gives the same architectures, which is how a stopped run goes on. Asking for n at once is the same as
-    asking n times for one, and telling many at once the same as telling them in that order one by one.
+    again in a new process gives the same architectures, which is how a stopped run goes on. Asking for n architectures
+    equals asking n times for one. Telling many equals telling them one by one in that order.
 
     Architectures may be asked for before earlier ones are told, be told in any order, or never be told.
     """
@@ -97,8 +97,8 @@ class Archive:
     def sample(self) -> Architecture | None:
         """A new architecture, every one equally likely, or with `even_first` every value of the first choice; None if there is none.
 
-        A space of up to 100,000 descriptions is listed once and shuffled. From a larger one architectures are drawn; after 1,000 draws
-        in a row of known ones, or where no more were found to keep its constraints, it counts as used up.
+        A space of up to 100,000 descriptions is listed once and shuffled. From a larger one architectures are drawn; it
+        counts as exhausted after 1,000 known draws in a row, or if no draw keeps its constraints.
 
         Raises:
             ValueError: none was found to keep the constraints, and nothing was asked or told yet.
@@ -146,7 +146,7 @@ class Archive:
 
 
 def _in_turns(archs: Sequence[Architecture], choice: str) -> list[Architecture]:
-    """The same architectures in an order in which the values of a choice take turns, as long as there are some of each."""
+    """The same architectures, ordered so that the values of a choice alternate for as long as possible."""
     before: Counter[Value] = Counter()
     turns = []
     for arch in archs:

@@ -45,8 +45,8 @@ class SpaceConfig(Part):
 class RankingConfig(Part):
     """How supernets rank architectures.
 
-    `supernet` is `best` to take the highest accuracy among the supernets, or `assigned` to ask only the supernet that the mixture
-    gives an architecture to, which costs one evaluation instead of M.
+    `supernet` is `best` for the highest accuracy among the M supernets, or `assigned` for the one that the mixture
+    assigns an architecture to, which costs one evaluation instead of M.
     """
 
     batch_size: int = Field(default=250, gt=1)

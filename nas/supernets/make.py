@@ -30,7 +30,7 @@ class Residual(Protocol):
 
 
 def zero_residuals_(supernet: Supernet) -> None:
-    """Let residual branches start at zero in every block that offers it, so that large and small subnets train at one learning rate.
+    """Start residual branches at zero in every block that can, so that large and small subnets train at the same learning rate.
 
     Reference: Yu et al., "BigNAS: Scaling Up Neural Architecture Search with Big Single-Stage Models", ECCV 2020, arXiv:2003.11142.
     """

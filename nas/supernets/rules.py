@@ -108,7 +108,7 @@ class Taught(Labels):
 
     Args:
         config: label smoothing.
-        teacher: copied to `device`, so that the given one stays as and where it is; the copy runs in eval mode.
+        teacher: a copy of it runs on `device` in eval mode; the given one is left as it is.
         distillation: the teacher's share.
         device: where it runs.
         shape: of an image, (channels, height, width).

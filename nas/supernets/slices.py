@@ -1,7 +1,8 @@
 """Which part of a supernet's parameters a subnet uses, and SGD on that part alone.
 
-A parameter of which a step used a slice has a gradient of zeros elsewhere, and SGD with momentum or weight decay would move the rest
-as well. So the part that a block uses under a local choice is found once, on a copy of the block, and only that part is updated.
+A step uses a slice of a shared parameter. The gradient is zero elsewhere, but SGD with momentum or weight decay would
+move the rest, too. So the part that a block uses under a local choice is found once, on a copy of the block, and only
+that part is updated.
 """
 
 from __future__ import annotations
@@ -76,8 +77,8 @@ class Slices:
 def used(block: Block, local: Local, in_shape: Shape) -> Mapping[str, Part]:
     """The part of each parameter of a shared block, by name, on which its output depends; remembered.
 
-    It is where the gradient differs from zero at weights and inputs that are all positive and of ordinary size and without batch
-    statistics, so that no activation function blocks it. Parameters of no influence are left out.
+    It is where the gradient is not zero. Weights and inputs are positive and near 1, and batch statistics are off, so
+    no activation function blocks the gradient. Parameters of no influence are left out.
     """
     with seeded(0), torch.enable_grad():
         module = block.shared().eval()

@@ -1,4 +1,4 @@
-"""A supernet that is split as it trains: all architectures begin in one set of weights and end in few, or each in its own.
+"""A supernet that splits while it trains: all architectures start with shared weights, and end in several supernets or in one each.
 
 What architectures have in common is learned once, by all of them; where they pull shared weights in different directions, they part.
 
@@ -119,7 +119,11 @@ class Splitting:
 
 
 def usual_splits(architectures: int, epochs: int) -> dict[int, int]:
-    """Into about the root of the number of architectures at half of the epochs, into one each (at most 64) at three quarters."""
+    """When a supernet splits, and into how many: epoch to number of supernets.
+
+    At half of the epochs into about the square root of the number of architectures; at three quarters into one each, at
+    most 64.
+    """
     last = min(architectures, MOST_SUPERNETS)
     first = min(round(math.sqrt(architectures)), last - 1)
     return {epoch: count for epoch, count in ((epochs // 2, first), (epochs * 3 // 4, last)) if epoch > 0 and count > 1}
@@ -159,7 +163,7 @@ def similarity(supernet: Supernet, locals: Sequence[Sequence[Local]], sample: Se
 
 
 def halves(alike: np.ndarray) -> np.ndarray:
-    """Which of N items leave, so that those who stay and those who leave are most alike among themselves, shape (N,) of bool.
+    """A split of N items into two halves of items that are most alike: shape (N,) of bool, true for those that leave.
 
     Average linkage of the distance 1 - cosine, cut into two clusters.
     """

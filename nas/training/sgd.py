@@ -17,10 +17,11 @@ from search_spaces.pooling import WindowPool
 
 
 def decaying(module: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    """The parameters of a network that weight decay draws to zero, and those that it spares.
+    """The parameters of a network with weight decay, and those without.
 
-    Spared are parameters of fewer than two dimensions, which are biases and what normalisations scale and shift by, the transforms
-    of smaller kernels, which should stay near the identity, and what local pooling learns.
+    Weight decay spares parameters with fewer than two dimensions: biases, and scales and shifts of normalisations. It
+    also spares the transforms of smaller kernels, which should stay near the identity, and the parameters of local
+    pooling.
 
     Reference: Cai et al., "Once-for-All: Train One Network and Specialize it for Efficient Deployment", ICLR 2020, arXiv:1908.09791,
     for biases and normalisations; Lee, Gallagher, Tu, "Generalizing Pooling Functions in Convolutional Neural Networks", AISTATS 2016,

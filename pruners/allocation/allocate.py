@@ -58,8 +58,8 @@ class Limits(Part):
 def uniform(groups: Sequence[Group], scores: Mapping[str, torch.Tensor], limits: Limits) -> tuple[Schedule, int]:
     """The same pruning ratio in every group; step s is the ratio s/last.
 
-    Groups of one size lose an index together, so that layers that are alike stay alike, as a configuration of them has it; where many
-    are, the costs fall far at once, and a target may be overshot.
+    Groups of one size lose an index together, so that equal layers stay equal, as one number in a configuration asks.
+    Where many groups have one size, the costs fall in large steps, and a target may be overshot.
     """
     last = max((group.size for group in groups), default=1) * 4
 
@@ -240,7 +240,7 @@ def _by_schedule(
     budgets: Mapping[str, float],
     limits: Limits,
 ) -> dict[str, int]:
-    """The first step of a schedule that meets the budgets, and of that step only as much as is needed."""
+    """The first step of a schedule that meets the budgets, of which only the needed part is taken."""
     schedule, last = entry.schedule(groups, scores, limits)
     step = bisect_left(range(last), True, key=lambda step: meets(groups, cost, budgets, schedule(step)))
     before, after = schedule(max(step - 1, 0)), schedule(step)

@@ -150,7 +150,7 @@ class Program:
         return sorted(spread | {count})
 
     def _repaired(self, removed: Counts) -> Counts:
-        """Remove what damages least for what it saves until every budget is met, then give back what fits."""
+        """Remove greedily, by least damage per saved cost, until every budget is met; then give back what still fits."""
         while over := next((name for name in self.budgets if self._total(removed, name) > self.budgets[name]), None):
             rate = partial(self._rate, removed, self._kept(removed), over)
             group, count = max(self._strides(removed), key=rate)

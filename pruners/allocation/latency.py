@@ -193,7 +193,9 @@ class Grid:
 def _sizes(
     graph: AxisGraph, node: Node, tensors: Sequence[Sequence[Axis]], free: Sequence[Axis], fewest: Counts
 ) -> tuple[Size, ...]:
-    """What the time of an operator depends on: the sizes of a contraction, or the largest tensor of what passes over entries."""
+    """The sizes that decide an operator's time: those of a contraction, or the entries of the largest tensor of an
+    elementwise operator.
+    """
     bundles = _bundles(tensors, free)
     if operator_macs(graph, node) and len(bundles) in WIDTHS:
         number = WIDTHS[len(bundles)]

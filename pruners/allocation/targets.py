@@ -226,8 +226,9 @@ def approach(
 ) -> tuple[float, dict[str, Reading]]:
     """A budget of predicted milliseconds whose model meets every measured target, and is near to missing one.
 
-    A prediction is good up to a factor and a constant, so each trial is where a straight line through the largest budget that met
-    the targets and the smallest that missed one puts the targets. Arguments, results and errors are those of `search`.
+    Predictions are taken to be right up to a factor and a constant. So each trial interpolates linearly between the
+    largest budget that met the targets and the smallest that missed one. Arguments, results and errors are those of
+    `search`.
     """
     trials = APPROACHES + 2
     progress("measured targets", 0, trials)

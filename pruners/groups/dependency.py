@@ -30,8 +30,8 @@ from pruners.tracing import Trace
 def tie_axes(trace: Trace) -> AxisGraph:
     """Walk a traced graph once and tie the axes of every tensor in it.
 
-    The axes of the model's inputs and outputs, those that an operator without a rule touches, and those of tensors that
-    the trace does not read are frozen.
+    Axes are frozen where they belong to inputs or outputs of the model, to an operator without a rule, or to tensors
+    that the trace does not read.
     """
     graph = AxisGraph(trace)
     shared: dict[Any, Dims] = {}
@@ -95,7 +95,7 @@ def _placeholder(graph: AxisGraph, node: Node, shared: dict[Any, Dims]) -> Dims:
 
 
 def _freeze_chosen(graph: AxisGraph, node: Node) -> None:
-    """What has a size that depends on values has no places that could be removed."""
+    """Freeze axes whose size depends on values: they have no fixed indices to remove."""
     for value, dims in zip(several(node.meta.get("val")), graph.results(node), strict=False):
         if isinstance(value, torch.Tensor):
             for size, axis in zip(value.shape, dims, strict=True):

@@ -1,9 +1,9 @@
 """Axes that may lose other indices per index of another axis: the channels inside each group, the dimensions of each head.
 
 An axis A is ragged under a host axis G if A occurs nowhere without G, and no operator lets one index of G meet another
-while A is there. Each index of G may then lose indices of A of its own choice, as many as every other, so that tensors
-stay rectangular. G occurs either beside A in a product (channels G x A) or in another dimension of the same tensor (a
-grouped convolution's weight (G x O, A)). What is not known to be ragged is not: its indices go alike everywhere.
+while A is there. Each index of G may then lose other indices of A, but equally many, so that tensors stay rectangular.
+G occurs either beside A in a product (channels G x A) or in another dimension of the same tensor (a grouped
+convolution's weight (G x O, A)). What is not known to be ragged is not: its indices go alike everywhere.
 """
 
 from __future__ import annotations
@@ -215,7 +215,7 @@ def _letters(graph: AxisGraph, a: dict[str, object]) -> Dims:
 
 
 def _mixed(graph: AxisGraph, node: Node, name: str) -> list[Axis]:
-    """The axes along which an operator mixes what it returns: what it sorts, shifts, addresses or takes statistics over."""
+    """The axes along which an operator mixes entries: it sorts, shifts or indexes along them, or takes statistics over them."""
     if name not in ALONG and name not in NORMS and name not in LOOKUPS:
         return []
     a = arguments(node)
@@ -247,7 +247,7 @@ def _chosen(possible: dict[Axis, set[Axis]]) -> dict[Axis, Axis]:
 
 
 def _unchained(chosen: dict[Axis, Axis], layouts: _Layouts) -> dict[Axis, Axis]:
-    """Without the axes whose host is in another dimension that in turn has a host in another one."""
+    """Drop axes with chained hosts: the host's own dimension has a host too."""
     for dims in layouts.seen():
         present = [layouts.present(dim) for dim in dims]
         links = [

@@ -38,7 +38,7 @@ def l2(tensors: Tensors) -> Scores:
 
 
 def lamp(scores: torch.Tensor) -> torch.Tensor:
-    """Squared norm of each index over the sum of all that are not smaller: the share of what is left that goes with it.
+    """Squared norm of each index, divided by the sum of all squared norms that are at least as large.
 
     Args:
         scores: squared norms of the indices of a group, of any shape.

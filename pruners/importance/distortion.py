@@ -40,7 +40,7 @@ def distortion_curves(
         graph: the traced model with its axes.
         groups: groups to measure.
         scores: group name to one score per index, of a ragged group to a row of them per index of its host.
-        levels: group name to the numbers of indices that it may lose, ascending, the first of which it has lost.
+        levels: group name to the numbers of indices that it may lose, ascending; the first is what it has lost already.
         batches: iterable of inputs, or of (inputs, targets), inputs in the model's order; 128 samples are used.
         keep: what stays of the model that is measured.
         report: told how many runs are done.

@@ -41,8 +41,10 @@ def arguments(node: Node) -> dict[str, Any]:
 
 
 def number(value: Any) -> int:
-    """An integer argument, which may be a symbol: a free size counts as in the example or as supposed, what depends on values as
-    a number of its own."""
+    """An argument as an integer, also where it is symbolic.
+
+    A dynamic size counts as in the example. A size that depends on values gets a number of its own, see `pretended`.
+    """
     if isinstance(value, Node):
         value = value.meta["val"]
     if is_chosen(value):

@@ -1,9 +1,9 @@
 """Rows chosen by their values, as experts see the tokens routed to them, in one graph for every choice.
 
-`torch.export` gives what is chosen a size that it does not know, and stops where Python asks about it: has this expert any
-tokens, which experts have some? While a model is traced such questions are answered as if something was chosen everywhere, so
-that every expert is in the graph; where one gets nothing it runs on no rows. `NothingChosen` is for the proof that this is
-what the model computes: both the model and its graph run as if nothing was chosen anywhere.
+`torch.export` gives chosen rows a size that depends on data. It stops where Python branches on such a size: has this
+expert any tokens? During tracing, every such question is answered as if rows were chosen everywhere. So every expert is
+in the graph, and one without tokens runs on no rows. `NothingChosen` serves the proof of this: model and graph run as
+if no row was chosen anywhere.
 """
 
 from __future__ import annotations
@@ -187,7 +187,7 @@ def chooses(node: Node) -> bool:
 
 
 def pretended(size: torch.SymInt) -> int:
-    """A number for a size that depends on values, where one is needed: made of primes, so that it equals no other."""
+    """A number that stands for a size that depends on values. It is a product of large primes, so it equals no other size."""
     unknown = size.node.expr.free_symbols - known_sizes(size.node.shape_env).keys()
     return value_of(size, {symbol: _prime(int(symbol.name[1:])) for symbol in unknown})
 

@@ -1,8 +1,8 @@
 """How each operator ties the axes of its inputs, weights and outputs: one function per kind, a table per family.
 
-A rule gets the walk (which knows the axes of every node so far), the node and its arguments by name, ties what the
-operator computes on together, and returns the axes of the output: a list with one axis per dimension, or a list of such
-lists where the operator returns several tensors. Shapes in comments: N batch, C channels, L length, E width.
+A rule gets the graph of axes so far, the node, and its arguments by name. It ties the axes that the operator computes
+on together. It returns the axes of the output: a list with one axis per dimension, or a list of such lists if the
+operator returns several tensors. Shapes in comments: N batch, C channels, L length, E width.
 """
 
 from __future__ import annotations

@@ -77,8 +77,8 @@ class Sizes:
 def sizes_of(placeholders: Sequence[Node], batch: Collection[int]) -> Sizes:
     """The sizes of the traced inputs, of which those counted in `batch` have as many samples.
 
-    A size is free where it is a symbol of its own; one that is made of symbols that are not, such as a multiple of 8, is the
-    number that was traced.
+    A size is free where it is a symbol of its own; an expression in other symbols, such as a multiple of 8, is taken as
+    the number that was traced.
     """
     tensors = {node.name: node.meta["val"] for node in placeholders if isinstance(node.meta["val"], torch.Tensor)}
     free: list[Any] = [size for tensor in tensors.values() for size in tensor.shape if isinstance(size, torch.SymInt)]

@@ -36,12 +36,12 @@ def least_squares_(
     Convolutions with groups, in three dimensions or transposed, layers that share their weights, and experts that see the
     tokens routed to them stay as they are.
 
-    Each layer sees the inputs that the repaired layers before it produce, and aims at the full model's values on the
-    channels that stay: after the batch norm that follows, where there is one, whose mean takes up the shift; after the
-    addition of a shortcut, whose error is thereby part of the aim; and after a ReLU, in that a value which the full
-    model cuts off may lie anywhere beyond the cut. That last aim is met by solving again for the nearest allowed
-    values. Batch norms are given the statistics of the repaired model, with scale and shift to match, so that training
-    on data like `batches` starts from what it computes. All samples are held in memory at once.
+    Layers are solved in order. Each sees the inputs that the repaired layers before it produce. Its targets are the
+    full model's values on the channels that stay, after the batch norm if one follows, whose mean takes up the shift;
+    after the addition of a shortcut, whose error is thereby part of the aim; and after a ReLU, in that a value which
+    the full model cuts off may lie anywhere beyond the cut. That last aim is met by solving again for the nearest
+    allowed values. Batch norms get the statistics of the repaired model, and scales and shifts that keep its outputs.
+    So training on data like `batches` starts from what the model computes. All samples are held in memory at once.
 
     Args:
         smaller: the pruned model, changed in place.
@@ -84,7 +84,7 @@ def least_squares_(
 
 
 def _joined(values: Sequence[Any], free: bool) -> Any:
-    """One input of all batches together, which is one for all where it holds no samples."""
+    """One input, joined over all batches; an input without a batch dimension is taken once."""
     if free:
         return torch.cat(list(values))
     first = values[0]
@@ -156,7 +156,7 @@ class _Repair(Runner):
         self.full_steps = full.steps(list((values | dict(zip(users, inputs, strict=True))).values()))
 
     def run_node(self, node: Node) -> Any:
-        """Solve the layer that this node is, if it is one, and run it, unless it ran before its turn."""
+        """Solve the layer at this node, if there is one, and run it. A node that ran before its turn is left."""
         if node in self.env:
             return self.env[node]
         if node in self.layers:

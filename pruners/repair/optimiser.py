@@ -20,10 +20,10 @@ def remap_optimizer(optimizer: Kind, model: nn.Module, result: PruneResult) -> K
     """An optimiser of the same class over the smaller model's parameters, with the state of what stayed.
 
     Groups keep their order and settings, and every state tensor that is shaped like its parameter (momentum, moments,
-    their maxima) is sliced like it. Optimisers that treat each entry on its own (SGD, Adam, AdamW, RMSprop, Adagrad)
-    then take the step that they would have taken on the full model, as far as the gradients agree. Parameters that the
-    smaller model no longer has are left out. Hooks stay behind, and a learning-rate scheduler holds on to the optimiser
-    it was made with: make a new one with `last_epoch`.
+    their maxima) is sliced like it. Elementwise optimisers (SGD, Adam, AdamW, RMSprop, Adagrad) then take the same step
+    as on the full model, as far as the gradients agree. Parameters that the smaller model no longer has are left out.
+    Hooks stay behind, and a learning-rate scheduler holds on to the optimiser it was made with: make a new one with
+    `last_epoch`.
 
     Example:
         >>> result = prune(model, images[:1], {"macs": 0.5})

@@ -30,7 +30,7 @@ def synthetic(
     seed: int = 0,
     progress: Progress = silent,
 ) -> list[Tensor]:
-    """Noise, changed until it excites the batch norms of a model as the data did that it was trained on.
+    """Inputs made from noise: optimised until the batch norms of the model see the statistics of its training data.
 
     For `batches` of `prune` and of `least_squares_`; no labels go with it. A pass forward and backward over all samples a step.
 

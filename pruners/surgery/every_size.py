@@ -47,7 +47,7 @@ def serve_sizes(
     check: bool,
     every_size: bool = True,
 ) -> Served:
-    """The graph of a removal for every size of the inputs that the model allows, or for the traced one where that fails.
+    """The smaller graph with dynamic shapes, as far as the model allows and the proof holds; else the graph of the traced shapes.
 
     It must return what the given graph does on the example, and equal the masked model at other sizes, too, with the same
     code. A size of 1, which tracing takes for granted not to be, is served where it is the example's or proved.
@@ -104,7 +104,7 @@ def other_sizes(sizes: Sizes) -> dict[str, int] | None:
 
 
 def smallest_sizes(sizes: Sizes) -> dict[str, int]:
-    """For each free size one that is small, at least 2, and that the rules allow beside those before it."""
+    """A small value for each dynamic size: at least 2, and allowed by the guards beside the values chosen before it."""
     found = dict(sizes.traced)
     for name in found:
         near = (LEAST + step for step in (0, *STEPS))
@@ -181,8 +181,12 @@ def prove_at(sizes: Mapping[str, int], served: Served, model: nn.Module, toleran
 
 
 def _least(served: Served, model: nn.Module, tolerance: float) -> dict[str, int]:
-    """The free sizes that must not be 1: those for which it is not proved beside the traced sizes and, where anything runs at such,
-    beside the smallest; and all but the batch where not all at once are."""
+    """The dynamic sizes that the graph must not serve at 1.
+
+    A size may be 1 if the graph is proved with that size at 1 and the others as traced, and again with the others as
+    small as they may be. The second proof is skipped where neither the model nor the graph runs. Last, all such sizes
+    are set to 1 together: if that is not proved, only the batch may be 1.
+    """
     traced = served.removal.graph.trace
     sizes = traced.sizes
     few = smallest_sizes(sizes)

@@ -100,8 +100,8 @@ def compare(removal: Removal, model: GraphModel, tolerance: float) -> Comparison
 
     What random operators draw for the masked graph is handed to the rewritten one.
 
-    Where they differ in float32 (a cosine of vectors that are nearly zero, say), float64 decides: what is rounding goes, what
-    is a mistake stays.
+    Where they differ in float32, say in a cosine of nearly zero vectors, the comparison is repeated in float64:
+    rounding vanishes, mistakes stay.
 
     Args:
         removal: what stays.
@@ -148,8 +148,11 @@ def _compared(removal: Removal, model: GraphModel, tolerance: float, precise: bo
 
 
 def needs_copies(removal: Removal) -> bool:
-    """Whether a batch of one is checked as two copies: where the graph would drop its dimension, or merges it with one that
-    loses indices, so that masks are of the traced size."""
+    """Whether a batch of one is checked as two copies.
+
+    It is where the graph would squeeze the batch away, or merges it with a dimension that loses indices, as masks have
+    the traced size.
+    """
     return removal.graph.trace.copies > 1 and any(
         operator(node).startswith("aten.squeeze.") or _merges_batch(removal, node)
         for node in removal.graph.trace.nodes

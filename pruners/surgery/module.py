@@ -205,7 +205,10 @@ def _mend_groups(removal: Removal, node: Node, module: nn.Module) -> None:
 
 
 def attribute_changes(removal: Removal, model: nn.Module) -> dict[str, Any]:
-    """Attributes that equal a size their module's operators work with, where that size changes in one way only, as they would be.
+    """New values for integer attributes of modules that seem to hold a size.
+
+    An attribute is proposed if it equals a size that its module's operators work with, and if that size changes to one
+    number only.
 
     Nothing says whether an attribute means that size: the comparison with the graph decides. Of torch's own layers, only the
     recurrent ones and attention have sizes that do not follow from the tensors that they hold themselves.

@@ -380,7 +380,7 @@ MENDS: Mapping[str, Mend] = {
 
 
 def to_run(model: nn.Module, trace: Trace) -> nn.Module:
-    """The model, or a copy of it where it writes to its own tensors: an embedding with `max_norm` does so in evaluation, too."""
+    """The model, or a copy of it if it writes to its own tensors, as an embedding with `max_norm` does even in evaluation."""
     return copy.deepcopy(model) if _written(trace) else model
 
 

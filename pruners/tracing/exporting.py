@@ -34,8 +34,10 @@ CHOOSING = "choosing"  # a graph's note that rows are chosen by their values
 def export(
     model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], every_size: bool
 ) -> tuple[ExportedProgram, frozenset[int], int]:
-    """A functional graph of a model, which of all inputs have a free first dimension in it, and with how many copies of the
-    example it was traced.
+    """Export a model as a functional graph.
+
+    Beside the graph it returns which inputs have a dynamic first dimension, and with how many copies of the example it
+    was traced.
 
     Args:
         model: left untouched; it runs in eval mode.
@@ -83,8 +85,7 @@ def _batch(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[int | None, f
 def _export_batched(
     model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], free: frozenset[int], copies: int, every_size: bool
 ) -> ExportedProgram | None:
-    """Export with a free first dimension of some inputs, or None where the model does not allow it, or treats the one sample of the
-    example unlike the several that it is traced with."""
+    """Export with a dynamic batch. None if the model does not allow one, or treats one sample in another way than several."""
     args, kwargs = repeated(args, kwargs, free, copies)
     try:
         program = _export(model, args, kwargs, _free_shapes(model, args, kwargs, free, every_size))
@@ -142,8 +143,9 @@ def _known_buffers(model: nn.Module) -> Iterator[Set[str]]:
 
 @contextmanager
 def _nothing_to_do() -> Iterator[None]:
-    """Leave out what a forward may do without effect and the exporter stops at: moving a module to the type that it has, and the
-    checks that distributions make of their arguments."""
+    """Skip two things without effect that the exporter stops at: moving a module to the dtype that it has, and argument
+    checks of distributions.
+    """
     move, checks = nn.Module.to, Distribution._validate_args
 
     def to(self: nn.Module, *args: Any, **kwargs: Any) -> nn.Module:
@@ -164,7 +166,7 @@ def _nothing_to_do() -> Iterator[None]:
 
 
 def _unmarked(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The same inputs as other tensors: the exporter marks sizes on those that it gets, and leaves the marks where it fails."""
+    """The same inputs as new tensors: the exporter marks dynamic sizes on its inputs, and leaves the marks behind if it fails."""
     leaves, spec = pytree.tree_flatten((args, kwargs))
     others = {id(x): x.detach() for x in leaves if isinstance(x, torch.Tensor)}
     return pytree.tree_unflatten([others.get(id(x), x) for x in leaves], spec)

@@ -1,8 +1,8 @@
 """An exported graph without in-place operators.
 
 `ExportedProgram.run_decompositions` does this for every model, but by tracing the whole model again, which takes longer
-than the export itself. Where every in-place operator writes to a tensor that nothing else can see, replacing it by its
-counterpart that returns a new tensor is enough, and dropout and batch norms stay operators that can be switched.
+than the export itself. Where every in-place operator writes to a tensor without other readers, its counterpart that
+returns a new tensor can take its place. Dropout and batch norms stay operators that can be switched.
 """
 
 from __future__ import annotations

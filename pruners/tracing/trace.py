@@ -115,9 +115,10 @@ def trace(
 
     A batch norm that averages over all batches (`momentum=None`), which a graph cannot count, is traced with torch's 0.1.
 
-    The first dimension of the inputs is traced as free where the model allows it, but for inputs whose first dimension is not as
-    large as that of the first: a time, positions that all samples share. A batch of 1, which cannot be told from a dimension
-    that broadcasts, is traced as two copies of itself, unless the model treats two otherwise.
+    The first dimension of the inputs, the batch, is dynamic where the model allows it. An input whose first dimension
+    has another size than that of the first input has no batch: a time step, or positions that all samples share. A
+    batch of 1 looks like a dimension that broadcasts, so it is traced as two copies of itself, unless the model treats
+    two samples in another way.
 
     Args:
         model: any module; it is left untouched.

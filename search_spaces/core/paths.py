@@ -1,8 +1,8 @@
 """Several paths through one chain of blocks: they share its first blocks, the trunk, and each goes on alone to logits of its own.
 
-What a chain passes on is one tensor along the trunk. From there on it is several: what the trunk put out, the logits of the paths
-that are done, and last what the present path has come to. The end of the last path makes one tensor of them again. A block itself
-always sees one tensor; which one, its local choice says.
+What a chain passes on is one tensor along the trunk. Behind the trunk it is a tuple: the trunk's output, the logits of
+the finished paths, and the activation of the present path. The end of the last path makes one tensor of them again. A
+block itself always sees one tensor; which one, its local choice says.
 """
 
 from __future__ import annotations

@@ -108,11 +108,11 @@ def nas_bench_201(
 ) -> SearchSpace:
     """The space of NAS-Bench-201: 15,625 descriptions of a cell. Labels are the published `cellstr`.
 
-    Descriptions are one architecture where their cells are the same function of their input for any weights, convolutions
-    matched one to one. That folds `none` and edges that lead nowhere or come from nowhere, skips that only pass on
-    a node, the order of nodes and of sums, and sums before or after an average, which is linear. It keeps apart what differs
-    in training: one convolution that is used twice and two convolutions of the same input. The architecture is the
-    first description in the order of `OPERATIONS`, so it has no dead edge.
+    Two descriptions are one architecture if their cells compute the same function for any weights, with convolutions
+    matched one to one. So these are folded: `none`, edges without a path from input to output, skips that only pass on
+    a node, the order of nodes and of sums, and sums before or after an average, which is linear. It keeps apart what
+    differs in training: one convolution that is used twice and two convolutions of the same input. The architecture is
+    the first description in the order of `OPERATIONS`, so it has no dead edge.
 
     Args:
         in_channels: channels of the images.

@@ -109,7 +109,9 @@ class ResidualBlock(nn.Module):
 
 
 class SharedResidualBlock(nn.Module):
-    """A residual block whose weights serve every downsampling operator, with an operator of each kind in front that has one."""
+    """A residual block whose weights are shared by all downsampling operators. Operators that stand in front of it have
+    modules of their own.
+    """
 
     def __init__(self, c_in: int, c_out: int, bottleneck: bool, norms: Norms, operators: Sequence[str]) -> None:
         super().__init__()
@@ -195,8 +197,8 @@ def pooling_space(
             trained alone have ordinary BN, except that the first one of each block has no scale and shift. `affine` is
             ordinary BN everywhere, and a supernet's subnets need calibration.
         stem: `small` is a 3x3 convolution; `large` a 7x7 convolution with stride 2 and 3x3 max pooling with stride 2.
-        weights: of a supernet: `shared` gives a block one set, `per-resolution` one for each resolution that it can compute at, and
-            `parting` such ones that start equal and part in training.
+        weights: of a supernet: `shared` gives a block one set of weights, `per-resolution` one for each resolution that
+            it can compute at. `parting` is `per-resolution` with sets that start equal and part in training.
 
     Raises:
         ValueError: an unknown option, or images too small for the poolings, or which they do not divide into weights per resolution.

@@ -15,8 +15,8 @@ from search_spaces.core import Local, Shape, SharedBlock
 class ByResolution(nn.Module):
     """A shared block with weights of their own for each side of its output; subnets share those of one resolution only.
 
-    A convolution that runs at 32x32 in one subnet and at 8x8 in another sees features of other sizes, so that a gradient of the one
-    is little help to the other.
+    A convolution may run at 32x32 in one subnet and at 8x8 in another. It sees features of other sizes there, so the
+    gradients of one subnet help the other little.
 
     Args:
         make: a freshly initialised block.
