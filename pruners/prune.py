@@ -39,24 +39,17 @@ from pruners.importance import Loss
 from pruners.progress import Progress, silent
 from pruners.result import PLAN, WEIGHTS, PruneResult, Summary, count
 from pruners.surgery import (
-    GraphModel,
-    Masked,
     PruningPlan,
     Removal,
+    Surgery,
     build,
     configure,
     describe_inputs,
-    make_plan,
-    needs_copies,
-    prove,
-    prove_in,
     rebuild,
     replay,
     rewrite,
-    serve_sizes,
     serves,
     unique_state,
-    verify,
 )
 from search_spaces.core import nested, parse, takes
 
@@ -100,7 +93,7 @@ def prune(
         ValueError: if an argument does not fit, a target cannot be reached, or the check fails.
     """
     config = cut_config(config, settings)
-    limits, tolerance, check_dtype = config.limits, config.tolerance, config.checked_in
+    limits = config.limits
     check_targets(targets, estimators or {})
     config.importance.check_data(batches is not None)
     check_data(config.allocation, batches is not None)
@@ -126,12 +119,11 @@ def prune(
     last = asked | ({lever: min([asked.get(lever, whole), *guess])} if guess else {})
     ranking = selection.descend(last, least, config.steps, config.schedule, between)
 
-    def removal_within(budgets: Mapping[str, float]) -> Removal:
-        return Removal(graph, selection.choose(ranking, budgets))
+    surgery = Surgery(model, graph, found, config.tolerance, config.check, config.checked_in)
 
     def built_within(budgets: Mapping[str, float]) -> nn.Module:
-        removal = removal_within(budgets)
-        return build(removal, model, rewrite(removal), tolerance).model
+        removal = Removal(graph, selection.choose(ranking, budgets))
+        return build(removal, model, rewrite(removal), config.tolerance).model
 
     budgets = dict(asked)
     predicted: dict[str, Reading] = {}
@@ -140,51 +132,37 @@ def prune(
         find = approach if lever == LATENCY else search
         budgets[lever], predicted = find(lambda b: built_within({**asked, lever: b}), aims, least[lever], top, progress)
     for _ in range(ATTEMPTS):
-        removal = removal_within(budgets)
-        if needs_copies(removal):
-            graph.trace = graph.trace.enlarged()
-        rewritten = rewrite(removal)
-        comparison = (
-            verify(removal, rewritten, found, model, tolerance) if config.check and check_dtype is None else None
-        )
-        smaller, form, mended, reason = build(removal, model, rewritten, tolerance)
-        readings = {aim.name: aim.read(smaller) for aim in aims}
-        after = count(smaller, args, kwargs)
+        cut = surgery.cut(selection.choose(ranking, budgets))
+        readings = {aim.name: aim.read(cut.built.model) for aim in aims}
+        after = count(cut.built.model, args, kwargs)
         routed_otherwise = graph.trace.choosing and after["macs"] > asked.get("macs", math.inf)
         if all(reading.met for reading in readings.values()) and not routed_otherwise:
             break
         budgets[lever] = max(least[lever], budgets[lever] - TIGHTER * whole)
+    counts = cut.removal.counts
     report = {
-        name: {"asked": budget, "predicted": cost.of(name)(removal.counts), "measured": after[name]}
+        name: {"asked": budget, "predicted": cost.of(name)(counts), "measured": after[name]}
         for name, budget in asked.items()
     } | {
         name: {"asked": reading.limit, "predicted": predicted[name].value, "measured": reading.value}
         for name, reading in readings.items()
     }
     refuse_missed(report)
-    plan = make_plan(graph, found, removal.keep, form, mended)
-    if form == "graph" and isinstance(smaller, GraphModel):
-        served = serve_sizes(removal, smaller, plan, model, tolerance, config.check)
-        smaller, plan = served.model, served.plan
-    outside = inside = None
-    if comparison is not None:
-        outside, inside = prove(smaller, Masked(removal), comparison, tolerance), comparison.inside
-    elif config.check and check_dtype is not None:
-        outside, inside = prove_in(check_dtype, smaller, model, plan, graph, tolerance)
+    proved = surgery.prove(cut)
     summary = Summary(
         before={**count(model, args, kwargs), **{name: reading.full for name, reading in readings.items()}},
         after={**after, **{name: reading.value for name, reading in readings.items()}},
         targets=report,
-        difference=outside,
-        difference_inside=inside,
-        form=form,
-        groups={g.name: (g.size, removal.counts[g.axis]) for g in found if g.axis in removal.counts},
+        difference=proved.difference,
+        difference_inside=proved.inside,
+        form=cut.built.form,
+        groups={g.name: (g.size, counts[g.axis]) for g in found if g.axis in counts},
         unknown=dict(graph.unknown),
-        configuration=configure(smaller, model, removal),
-        reason=reason,
-        serves=serves(smaller),
+        configuration=configure(proved.model, model, cut.removal),
+        reason=cut.built.reason,
+        serves=serves(proved.model),
     )
-    return PruneResult(smaller, plan, summary)
+    return PruneResult(proved.model, proved.plan, summary)
 
 
 def cut_config(config: CutConfig | None, settings: Mapping[str, Any]) -> CutConfig:

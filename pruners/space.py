@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -19,27 +18,16 @@ from pruners.progress import Progress, silent
 from pruners.result import PruneResult, Summary, count
 from pruners.surgery import (
     Block,
-    Built,
-    Bypassed,
-    GraphModel,
     Removal,
+    Surgery,
     around,
-    build,
-    bypass,
-    bypassed_outputs,
     configure,
     describe_inputs,
     fingerprint,
     inside,
-    make_plan,
-    needs_copies,
-    prove,
     removable_blocks,
-    rewrite,
-    serve_sizes,
     serves,
     unneeded,
-    verify,
 )
 from search_spaces import Architecture, Categorical, Integer, SearchSpace
 from search_spaces.core import Choice, Labels, Value, nested, parse
@@ -139,38 +127,23 @@ class PrunableSpace:
         """
         self.space.check(arch)
         keep, left_out = self._keep(arch), self._left_out(arch)
-        removal = Removal(self.graph, keep)
-        if needs_copies(removal):
-            self.graph.trace = self.graph.trace.enlarged()
-        rewritten = rewrite(removal)
-        comparison = verify(removal, rewritten, self.found, self.model, self.tolerance) if check else None
-        bypass(rewritten, left_out)
-        if left_out:
-            built = Built(rewritten, "graph", reason="blocks are left out")
-        else:
-            built = build(removal, self.model, rewritten, self.tolerance)
-        smaller = built.model
-        if comparison and left_out:
-            comparison = replace(comparison, reference=tuple(bypassed_outputs(removal, left_out)))
-        plan = make_plan(self.graph, self.found, keep, built.form, built.mended)
-        plan = replace(plan, blocks=tuple(block.name for block in left_out))
-        if built.form == "graph" and isinstance(smaller, GraphModel):
-            served = serve_sizes(removal, smaller, plan, self.model, self.tolerance, check, every_size)
-            smaller, plan = served.model, served.plan
+        surgery = Surgery(self.model, self.graph, self.found, self.tolerance, check)
+        cut = surgery.cut(keep, left_out)
+        proved = surgery.prove(cut, every_size)
         summary = Summary(
             before=self._before,
-            after=count(smaller, self.args, self.kwargs),
+            after=count(proved.model, self.args, self.kwargs),
             targets={},
-            difference=prove(smaller, Bypassed(removal, left_out), comparison, self.tolerance) if comparison else None,
-            difference_inside=comparison.inside if comparison else None,
-            form=built.form,
-            groups={g.name: (g.size, removal.counts[g.axis]) for g in self.scores if g.axis in keep},
+            difference=proved.difference,
+            difference_inside=proved.inside,
+            form=cut.built.form,
+            groups={g.name: (g.size, cut.removal.counts[g.axis]) for g in self.scores if g.axis in keep},
             unknown=dict(self.graph.unknown),
-            configuration=configure(smaller, self.model, removal),
-            reason=built.reason,
-            serves=serves(smaller),
+            configuration=configure(proved.model, self.model, cut.removal),
+            reason=cut.built.reason,
+            serves=serves(proved.model),
         )
-        return PruneResult(smaller, plan, summary)
+        return PruneResult(proved.model, proved.plan, summary)
 
     def _left_out(self, arch: Architecture) -> list[Block]:
         return [block for name, block in self.blocks.items() if arch.get(name) == LEAVE_OUT]

@@ -8,7 +8,7 @@ from typing import Any
 
 
 def import_function(name: str) -> Callable[..., Any]:
-    """The function behind `module:function`. Importing runs the module: a name that a file says goes through `nas.trust` first.
+    """The function behind `module:function`. Importing runs the module: a name that a file says goes through `check_trust` first.
 
     Raises:
         ValueError: the module cannot be imported, or has no such function.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import operator
 from collections.abc import Callable, Mapping
@@ -10,7 +9,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import fx, nn
-from torch.export.graph_signature import OutputKind
 from torch.fx import Node
 from torch.fx.graph import _PyTreeInfo
 
@@ -18,7 +16,6 @@ from pruners.groups import AxisGraph, Cut, Group, Keep, cuts, host_place, kept_p
 from pruners.operators import Axis, arguments, count, cut, factor, find, is_random, number, slice_bounds, units
 from pruners.operators import operator as operator_name
 from pruners.surgery.served import CheckedInputs
-from pruners.tracing import Trace
 
 Changes = dict[str, Any]
 aten = torch.ops.aten
@@ -377,24 +374,3 @@ MENDS: Mapping[str, Mend] = {
     "repeat": _repeat,
     "repeat_interleave": _repeat_interleave,
 }
-
-
-def to_run(model: nn.Module, trace: Trace) -> nn.Module:
-    """The model, or a copy of it if it writes to its own tensors, as an embedding with `max_norm` does even in evaluation."""
-    return copy.deepcopy(model) if _written(trace) else model
-
-
-def unwritten(removal: Removal, built: nn.Module) -> nn.Module:
-    """What was built and has run, after taking back what it wrote to its own tensors."""
-    own = {**dict(built.named_parameters()), **dict(built.named_buffers())}
-    with torch.no_grad():
-        for name in _written(removal.graph.trace) & own.keys() & removal.graph.tensors.keys():
-            own[name].copy_(sliced(removal, name))
-    return built
-
-
-def _written(trace: Trace) -> set[str]:
-    """Names of the parameters and buffers that a model writes to as it runs."""
-    kinds = (OutputKind.PARAMETER_MUTATION, OutputKind.BUFFER_MUTATION)
-    specs = trace.program.graph_signature.output_specs
-    return {spec.target for spec in specs if spec.kind in kinds and spec.target is not None}

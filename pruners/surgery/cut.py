@@ -1,0 +1,117 @@
+"""The one way from what stays to a smaller model with a proof."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from pruners.groups import AxisGraph, Group
+from pruners.operators import Axis
+from pruners.surgery.blocks import Block, Bypassed, bypass, bypassed_outputs
+from pruners.surgery.every_size import serve_sizes
+from pruners.surgery.masked import Comparison, needs_copies
+from pruners.surgery.module import Built, build
+from pruners.surgery.plan import PruningPlan, make_plan
+from pruners.surgery.proof import prove, prove_in, verify
+from pruners.surgery.rewrite import GraphModel, Removal, rewrite
+
+
+class Cut(NamedTuple):
+    """A smaller model whose graph is verified, and which is not yet proved itself.
+
+    Attributes:
+        removal: what stays.
+        left_out: blocks that pass on their source.
+        built: the smaller model.
+        comparison: what the masked full model returned; None if nothing is checked, or in another type.
+    """
+
+    removal: Removal
+    left_out: Sequence[Block]
+    built: Built
+    comparison: Comparison | None
+
+
+class Proved(NamedTuple):
+    """A smaller model, the plan that leads to it, and how far it is from the masked one: outputs, and every tensor inside."""
+
+    model: nn.Module
+    plan: PruningPlan
+    difference: float | None
+    inside: float | None
+
+
+@dataclass(frozen=True)
+class Surgery:
+    """Cuts one model, and proves each cut.
+
+    Attributes:
+        model: the full model; it is not changed.
+        graph: its trace with the axes of every tensor.
+        groups: its dependency groups.
+        tolerance: largest relative difference allowed.
+        check: whether anything is proved.
+        check_dtype: the type that the proof computes in, on copies; the model's own if None.
+    """
+
+    model: nn.Module
+    graph: AxisGraph
+    groups: Sequence[Group]
+    tolerance: float
+    check: bool = True
+    check_dtype: torch.dtype | None = None
+
+    def cut(self, keep: Mapping[Axis, torch.Tensor], left_out: Sequence[Block] = ()) -> Cut:
+        """Verify that removing equals masking in the graph, and build the smaller model.
+
+        Args:
+            keep: what stays of each elementary axis.
+            left_out: blocks that go as a whole; then the result is a graph.
+
+        Raises:
+            ValueError: if the trace is not the model, or removing does not equal masking.
+        """
+        removal = Removal(self.graph, keep)
+        if needs_copies(removal):
+            self.graph.trace = self.graph.trace.enlarged()
+        rewritten = rewrite(removal)
+        comparison = None
+        if self.check and self.check_dtype is None:
+            comparison = verify(removal, rewritten, self.groups, self.model, self.tolerance)
+        if not left_out:
+            return Cut(removal, (), build(removal, self.model, rewritten, self.tolerance), comparison)
+        bypass(rewritten, left_out)
+        if comparison is not None:
+            comparison = replace(comparison, reference=tuple(bypassed_outputs(removal, left_out)))
+        return Cut(removal, left_out, Built(rewritten, "graph", reason="blocks are left out"), comparison)
+
+    def prove(self, cut: Cut, every_size: bool = True) -> Proved:
+        """Let a graph serve what the model does, and prove that the smaller model returns what the masked one does.
+
+        Args:
+            cut: of this model.
+            every_size: let a graph serve every size of the inputs that the model allows, which takes another trace and proof; else
+                it serves any batch of the example's sizes.
+
+        Raises:
+            ValueError: if the difference exceeds the tolerance.
+        """
+        removal, built = cut.removal, cut.built
+        plan = make_plan(self.graph, self.groups, removal.keep, built.form, built.mended)
+        plan = replace(plan, blocks=tuple(block.name for block in cut.left_out))
+        smaller = built.model
+        if built.form == "graph" and isinstance(smaller, GraphModel):
+            served = serve_sizes(removal, smaller, plan, self.model, self.tolerance, self.check, every_size)
+            smaller, plan = served.model, served.plan
+        if cut.comparison is not None:
+            apart = prove(smaller, Bypassed(removal, cut.left_out), cut.comparison, self.tolerance)
+            return Proved(smaller, plan, apart, cut.comparison.inside)
+        if self.check and self.check_dtype is not None:
+            return Proved(
+                smaller, plan, *prove_in(self.check_dtype, smaller, self.model, plan, self.graph, self.tolerance)
+            )
+        return Proved(smaller, plan, None, None)
