@@ -321,7 +321,7 @@ class Spam:
 
 
 def test_weights_that_would_run_code_are_refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "w.pt").write_bytes(pickle.dumps({"weight": Spam()}))
+    (tmp_path / "w.pt").write_bytes(pickle.dumps({"weight": Spam()}, protocol=2))
     with pytest.raises(ValueError, match="is not read, as it could run code"):
         read_weights(tmp_path / "w.pt")
     torch.save({"weight": Spam()}, tmp_path / "v.pt")
