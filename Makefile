@@ -18,7 +18,7 @@ demo: .venv/installed
 		--objectives accuracy,macs --epochs 120 --alone-epochs 30 --batch-size 64 --out runs/demo-$(STRATEGY)
 
 test: .venv/installed
-	$(BIN)/python -m pytest -n 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 slow: .venv/installed
 	$(BIN)/python -m pytest -m slow

@@ -27,8 +27,8 @@ from nas.train import load_supernets
 from nas.training.alone import Distillation
 from nas.training.config import NotFinite
 from search_spaces import make_space
+from tests.commands import lines, run
 from tests.elastic_toy import elastic_space
-from tests.nas.cli.test_cli import lines, run
 
 QUICK = {"epochs": 2, "batch_size": 50}
 TAUGHT = (

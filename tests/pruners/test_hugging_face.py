@@ -13,14 +13,15 @@ from pruners import prune
 from tests.pruners.hugging_face import language, tiny, tokens
 
 SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
-ROUTED = {**SIZES, "num_key_value_heads": 2, "num_experts_per_tok": 2, "pad_token_id": 0}
+ROUTED = {**SIZES, "num_hidden_layers": 1, "num_key_value_heads": 2, "num_experts_per_tok": 2, "pad_token_id": 0}
 LATENT = {
-    "q_lora_rank": 16, "kv_lora_rank": 16, "qk_rope_head_dim": 4, "qk_nope_head_dim": 8, "v_head_dim": 8, "n_routed_experts": 4,
-    "n_group": 1, "topk_group": 1, "first_k_dense_replace": 1, "n_shared_experts": 1, "moe_intermediate_size": 24,
+    "num_hidden_layers": 2, "q_lora_rank": 16, "kv_lora_rank": 16, "qk_rope_head_dim": 4, "qk_nope_head_dim": 8, "v_head_dim": 8,
+    "n_routed_experts": 4, "n_group": 1, "topk_group": 1,
+    "first_k_dense_replace": 1, "n_shared_experts": 1, "moe_intermediate_size": 24,
 }  # fmt: skip
 HEADS = {"hidden_size": 32, "n_layer": 2, "n_head": 4}
 IMAGES = {"image_size": 32, "embed_dim": 16, "depths": [1, 1], "num_heads": [2, 4], "window_size": 4}
-MAMBA = {"hidden_size": 32, "num_hidden_layers": 2}
+MAMBA = {"hidden_size": 32, "num_hidden_layers": 1}
 
 MODELS: dict[str, Callable[[], nn.Module]] = {
     "routed experts": lambda: language("MixtralForCausalLM", num_local_experts=4, **ROUTED),

@@ -65,6 +65,7 @@ def test_few_that_the_model_refuses_are_refused() -> None:
     assert prune(Doubled(refuse), torch.randn(4, 12, 8), {"params": 0.6}).plan.least == {"N": 2, "L": 2}
 
 
+@pytest.mark.filterwarnings("ignore:input's size at dim=1 does not match num_features:UserWarning")
 def test_one_place_that_the_model_refuses_costs_no_batch_of_one() -> None:
     class Normalised(nn.Module):
         def __init__(self) -> None:

@@ -113,7 +113,7 @@ def test_the_whole_architecture_is_the_model_bit_for_bit(name: str) -> None:
 def test_any_architecture_is_proved_costed_and_found_again(name: str, tmp_path: Path) -> None:
     space, model, example = made(name)
     rng = np.random.default_rng(0)
-    for number in range(4):
+    for number in range(2 if name == "cifar" else 4):  # by far the deepest
         arch = space.space.sample(rng)
         result = space.build(arch)
         predicted = space.costs(arch)

@@ -1,13 +1,9 @@
-"""The commands as a person or a script uses them: in processes of their own, with their exit codes."""
+"""The commands as a person or a script uses them, with their exit codes."""
 
 from __future__ import annotations
 
 import json
-import os
 import re
-import resource
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,29 +11,9 @@ import pytest
 import nas
 from nas import Study
 from nas.cli.profile import profile
+from tests.commands import lines, run, run_alone
 
-ROOT = Path(__file__).parents[3]
 QUICK = "--supernets 1 --strategy random --trials 3 --epochs 1 --retrain none --batch-size 64 --limit 200 --test-limit 50".split()
-
-
-def run(*arguments: str | Path, limit_file_size: int | None = None) -> subprocess.CompletedProcess[str]:
-    def limit() -> None:
-        if limit_file_size:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (limit_file_size, limit_file_size))
-
-    return subprocess.run(
-        [sys.executable, "-m", "nas", *map(str, arguments)],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "160"},
-        capture_output=True,
-        text=True,
-        preexec_fn=limit,
-    )
-
-
-def lines(done: subprocess.CompletedProcess[str]) -> list[dict]:
-    assert done.returncode == 0, done.stderr
-    return [json.loads(line) for line in done.stdout.splitlines()]
 
 
 @pytest.mark.parametrize("command", ["search", "train", "front", "export", "profile", "spaces", "report"])
@@ -48,7 +24,8 @@ def test_help_shows_an_example(command: str) -> None:
 
 
 def test_a_search_from_the_command_line_and_again_from_its_yaml(tmp_path: Path) -> None:
-    done = run("search", "--data", "digits", *QUICK, "--out", tmp_path / "first")
+    """The first in a process of its own: the second, in this one, ends the same."""
+    done = run_alone("search", "--data", "digits", *QUICK, "--out", tmp_path / "first")
     assert done.returncode == 0, done.stderr
     assert "resnet20-pooling on digits" in done.stdout and "report.html" in done.stdout
     assert "supernets" in done.stderr and "ranking" in done.stderr
@@ -200,6 +177,12 @@ def test_bad_input_is_one_clear_line_and_exit_code_2(arguments: list[str], messa
     assert not (tmp_path / "run").exists()
 
 
+def test_a_process_ends_with_the_code_of_its_command(tmp_path: Path) -> None:
+    done = run_alone("front", tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "is not a run folder" in " ".join(done.stderr.split()) and "Traceback" not in done.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -217,7 +200,7 @@ def test_bad_picks_say_what_can_be_reached(finished: Study, arguments: list[str]
 
 
 def test_a_full_disk_fails_clearly_and_leaves_nothing_half_written(tmp_path: Path) -> None:
-    done = run("search", *QUICK, "--out", tmp_path / "run", limit_file_size=100_000)
+    done = run_alone("search", *QUICK, "--out", tmp_path / "run", limit_file_size=100_000)
     assert done.returncode == 1, done.stderr
     assert "could not write" in done.stderr and "checkpoint.safetensors" in re.sub(r"\s+", "", done.stderr)
     assert (

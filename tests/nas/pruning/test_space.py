@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -23,8 +20,8 @@ from nas.training.alone import Alone
 from nas.training.config import TrainingConfig
 from nas.training.loop import fit
 from pruners import PrunableSpace
+from tests.commands import lines, run
 
-ROOT = Path(__file__).parents[3]
 CPU = torch.device("cpu")
 NAME = "pruned:tests.nas.pruning.test_space:residual"
 
@@ -127,15 +124,12 @@ def test_other_weights_are_another_space(study: nas.Study, digits: ImageData) ->
 
 def test_the_command_searches_trains_on_and_exports(trained: nn.Module, digits: ImageData, tmp_path: Path) -> None:
     save_file(trained.state_dict(), tmp_path / "w.safetensors")
-    common = {"cwd": ROOT, "capture_output": True, "text": True, "env": {**os.environ, "OMP_NUM_THREADS": "1"}}
-    done = subprocess.run(
-        [sys.executable, "-m", "nas", "search", "--space", NAME, "--option", f"weights={tmp_path / 'w.safetensors'}",
-         "--option", "steps=2", "--data", "digits", "--strategy", "random", "--trials", "6", "--epochs", "1",
-         "--limit", "300", "--test-limit", "100", "--mean", "0.3", "--std", "0.4", "--out", tmp_path / "run", "--json"],
-        **common,
+    done = run(
+        "search", "--space", NAME, "--option", f"weights={tmp_path / 'w.safetensors'}",
+        "--option", "steps=2", "--data", "digits", "--strategy", "random", "--trials", "6", "--epochs", "1",
+        "--limit", "300", "--test-limit", "100", "--mean", "0.3", "--std", "0.4", "--out", tmp_path / "run", "--json",
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    rows = lines(done)
     assert all(row["accuracy_alone"] > 0.2 and row["latency_ms"] > 0 for row in rows)
     study = nas.Study.open(tmp_path / "run", space=NAME)
     assert study.data().mean == (0.3,)
@@ -144,9 +138,9 @@ def test_the_command_searches_trains_on_and_exports(trained: nn.Module, digits: 
     with torch.no_grad():
         logits = exported(normalize(digest.test.images, digest.mean, digest.std))
     assert (logits.argmax(1) == digest.test.labels).float().mean().item() == pytest.approx(rows[0]["accuracy_alone"])
-    bad = subprocess.run(
-        [sys.executable, "-m", "nas", "search", "--space", NAME, "--option", "wait=1", "--data", "digits", "--trials", "1",
-         "--strategy", "random", "--out", tmp_path / "other"], **common,
+    bad = run(
+        "search", "--space", NAME, "--option", "wait=1", "--data", "digits", "--trials", "1",
+        "--strategy", "random", "--out", tmp_path / "other",
     )  # fmt: skip
     assert bad.returncode == 2 and "options of" in bad.stderr and "Traceback" not in bad.stderr
 

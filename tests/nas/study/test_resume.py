@@ -12,20 +12,16 @@ from pathlib import Path
 import pytest
 
 from nas import Study
+from tests.commands import run
 
 ROOT = Path(__file__).parents[3]
-COMMAND = [
-    sys.executable,
-    "-m",
-    "nas",
-    *"search --data digits --supernets 2 --epochs 3 --alone-epochs 3 --batch-size 64 --limit 300 --test-limit 100".split(),
-]
+SEARCH = "search --data digits --supernets 2 --epochs 3 --alone-epochs 3 --batch-size 64 --limit 300 --test-limit 100".split()
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
-def start(folder: Path, *more: str) -> subprocess.Popen[str]:
+def start(folder: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [*COMMAND, "--out", str(folder), *more],
+        [sys.executable, "-m", "nas", *SEARCH, "--out", str(folder)],
         cwd=ROOT,
         env=ENVIRONMENT,
         stdout=subprocess.PIPE,
@@ -42,9 +38,8 @@ def _heed_interrupts() -> None:
 
 
 def finish(folder: Path) -> None:
-    process = start(folder)
-    _, errors = process.communicate()
-    assert process.returncode == 0, errors
+    done = run(*SEARCH, "--out", folder)
+    assert done.returncode == 0, done.stderr
 
 
 def figures(folder: Path) -> tuple[list, list]:
@@ -79,7 +74,11 @@ def exporting(folder: Path) -> bool:
 
 
 @pytest.mark.parametrize(
-    "moments", [[in_training], [in_ranking], [alone], [exporting], [in_training, in_ranking, alone, exporting]]
+    "moments",
+    [
+        [in_training, in_ranking, alone, exporting],
+        *(pytest.param([moment], marks=pytest.mark.slow) for moment in (in_training, in_ranking, alone, exporting)),
+    ],
 )
 def test_killed_and_started_again_it_ends_the_same(moments: list, undisturbed: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"

@@ -22,7 +22,13 @@ CPU = torch.device("cpu")
 SMALL = {"in_channels": 1, "image_size": 8}
 SPACES = {
     "resnet-elastic": {"width_ratios": (0.5, 1), "depths": (1, 2), **SMALL},
-    "mobilenet-elastic": {"choices": "width,depth,kernel", **SMALL},
+    "mobilenet-elastic": {
+        "choices": "width,depth,kernel",
+        "width_ratios": (0.25, 0.5),
+        "depths": (1, 2),
+        "kernels": (3, 5),
+        **SMALL,
+    },
 }
 
 

@@ -28,8 +28,17 @@ def composed(first: PruneResult, second: PruneResult) -> dict[str, list[int]]:
     return removed
 
 
-@pytest.mark.parametrize("importance", ["l2", "lamp", "bn_scale", "fpgm", "taylor", "fisher", "activation", "lrp"])
-@pytest.mark.parametrize("name", ["residual", "dense"])
+CRITERIA = ["l2", "lamp", "bn_scale", "fpgm", "taylor", "fisher", "activation", "lrp"]
+
+
+@pytest.mark.parametrize(
+    ("name", "importance"),
+    [
+        *(("residual", importance) for importance in CRITERIA),
+        ("dense", "taylor"),
+        *(pytest.param("dense", other, marks=pytest.mark.slow) for other in CRITERIA if other != "taylor"),
+    ],
+)
 def test_two_steps_are_two_prunes(name: str, importance: str) -> None:
     model, example = build(name)
     settings: dict[str, Any] = {"importance": importance, "batches": batches_of(example)}
