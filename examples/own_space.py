@@ -4,8 +4,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import nas
-from search_spaces import Integer, Network, SearchSpace
-from search_spaces.layers import ElasticBatchNorm2d, ElasticConv2d, ElasticLinear, elastic_block
+from search_spaces import ElasticBatchNorm2d, ElasticConv2d, ElasticLinear, Integer, Network, SearchSpace, elastic_block
 
 
 class Layer(nn.Module):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 import inspect
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
@@ -56,17 +57,16 @@ def with_settings(
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.name != "settings"]
+        flags = {name: keyword.flag for name, keyword in made.items()}
+        flags |= {".".join(path): keyword.flag for keyword in made.values() for path in keyword.paths}
         options = [_option(keyword, (also or {}).get(name)) for name, keyword in made.items()]
 
         @functools.wraps(command)
         def run(**arguments: Any) -> None:
-            try:
+            with in_options(flags):
                 given = {name: arguments.pop(name) for name in made}
                 settings = {name: _read(made[name], value) for name, value in given.items() if value not in (None, [])}
                 command(settings=settings, **arguments)
-            except ValueError as error:
-                error.args = (in_options(str(error), made),)
-                raise
 
         arguments = [p for p in own if _is_argument(p)]
         parameters = [*arguments, *options, *(p for p in own if p not in arguments)]
@@ -79,11 +79,21 @@ def with_settings(
     return decorate
 
 
-def in_options(message: str, known: Mapping[str, Keyword]) -> str:
-    """A message of the library with the names of settings, and where they stand in a configuration, as options."""
-    flags = {name: keyword.flag for name, keyword in known.items()}
-    flags |= {".".join(path): keyword.flag for keyword in known.values() for path in keyword.paths}
-    return re.sub(r"`([\w.]+)`", lambda found: f"`--{flags[found[1]]}`" if found[1] in flags else found[0], message)
+@contextmanager
+def in_options(flags: Mapping[str, str]) -> Iterator[None]:
+    """Let what the library says of a setting, by its name or where it stands in a configuration, be said of its option.
+
+    Args:
+        flags: option without dashes, by what the library calls the setting.
+    """
+    try:
+        yield
+    except ValueError as error:
+        said = re.sub(
+            r"`([\w.]+)`", lambda found: f"`--{flags[found[1]]}`" if found[1] in flags else found[0], str(error)
+        )
+        error.args = (said,)
+        raise
 
 
 def refuse_beside(source: str, given: Mapping[str, Any], known: Mapping[str, Keyword], going_on: bool = False) -> None:

@@ -11,7 +11,7 @@ from torch import nn
 
 from estimators.counting import Count, Profile, compare, count, count_with
 from nas.cli import terminal
-from nas.cli.options import Choices, Json, Paths, SpaceOptions, space_options
+from nas.cli.options import Choices, Json, Paths, SpaceOptions, in_options, space_options
 from nas.report import si
 from nas.runtime import import_function, names, shape, yaml_values
 from nas.study import build_space
@@ -62,8 +62,9 @@ def profile_command(
 
     Example: `nas profile resnet20-pooling --arch 4-3-3`
     """
-    options = space_options(yaml_values(option, "--option"), choices, paths)
-    found = profile(target, arch=arch, input_shape=shape(input), counter=counter, by=by, options=options)
+    with in_options({"input": "input"}):
+        options = space_options(yaml_values(option, "--option"), choices, paths)
+        found = profile(target, arch=arch, input_shape=shape(input), counter=counter, by=by, options=options)
     if json:
         terminal.show_json(found.totals)
         return

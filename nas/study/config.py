@@ -17,7 +17,7 @@ from nas.strategies import STRATEGIES
 from nas.study.formats import FORMATS
 from nas.supernets import SupernetConfig
 from nas.training import TrainingConfig
-from search_spaces.core import Part, keywords, nested, parse, put, setting, takes, unknown_name
+from search_spaces.core import Part, PathText, keywords, nested, parse, put, setting, takes, unknown_name
 
 
 class SpaceConfig(Part):
@@ -97,7 +97,7 @@ class RunConfig(Part):
         name="device_file",
         help="YAML file of the device that energy_mj and bound_ms are for; see docs/estimators.md.",
     )
-    latency_table: str | None = setting(
+    latency_table: PathText | None = setting(
         None, help="Saved table of block latencies that predicts latency_ms; see docs/estimators.md."
     )
     supernets: SupernetConfig = SupernetConfig(count=4)

@@ -7,7 +7,7 @@ from pydantic import field_validator, model_validator
 from nas.supernets.mixture import MixtureConfig
 from nas.supernets.samplers import SAMPLERS, names_with
 from nas.training import Distillation, TrainingConfig
-from search_spaces.core import Part, setting, unknown_name
+from search_spaces.core import Part, PathText, setting, unknown_name
 
 LARGEST = "largest"
 
@@ -25,7 +25,7 @@ class SupernetConfig(Part):
         help="Supernets that share the architectures; 0 trains every trial alone.",
         otherwise="4 for mixture, 0 for a trained model, else 1",
     )
-    source: str | None = setting(
+    source: PathText | None = setting(
         None,
         name="supernet",
         help="Run folder of `nas train` whose supernets are used; its training settings hold here too.",
@@ -34,7 +34,7 @@ class SupernetConfig(Part):
     subnets: int | None = setting(
         None, gt=0, help="Architectures drawn at random per step.", otherwise="the sampler's own number"
     )
-    teacher: str | None = setting(
+    teacher: PathText | None = setting(
         None,
         help="What supernets learn from beside the labels: largest, module:function or a folder of `nas export`.",
         otherwise="the sampler's own way",

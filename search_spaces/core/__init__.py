@@ -2,7 +2,7 @@
 
 from search_spaces.core.architecture import Architecture
 from search_spaces.core.choices import Categorical, Choice, Condition, Integer, Subset, Value, conditions
-from search_spaces.core.config import Keyword, Part, keywords, nested, parse, put, setting, takes
+from search_spaces.core.config import Keyword, Part, PathText, keywords, nested, parse, put, setting, takes
 from search_spaces.core.extremes import composed, described, largest, smallest
 from search_spaces.core.labels import code_labels, written
 from search_spaces.core.naming import first_line, unknown_name
@@ -50,6 +50,7 @@ __all__ = [
     "Network",
     "OnPath",
     "Part",
+    "PathText",
     "SearchSpace",
     "Setting",
     "Settings",

@@ -9,10 +9,11 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import PurePath
 from types import UnionType
-from typing import Any, ParamSpec, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, ParamSpec, TypeVar, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
@@ -166,6 +167,14 @@ def takes(
         return function
 
     return told
+
+
+def _text(given: object) -> object:
+    return str(given) if isinstance(given, PurePath) else given
+
+
+PathText = Annotated[str, BeforeValidator(_text)]
+"""The path of a file or folder, kept as text."""
 
 
 def put(data: dict[str, Any], path: Path, value: Any) -> None:

@@ -198,9 +198,7 @@ def test_the_command_prunes_and_says_what_it_did(weights: Path, tmp_path: Path) 
         "prune.yaml",
     }
     written = json.loads((tmp_path / "out" / "summary.json").read_text())
-    assert (
-        written["command"].startswith("python -m nas prune tests.nas.test_prune:small") and written["versions"]["torch"]
-    )
+    assert written["command"].startswith("nas prune tests.nas.test_prune:small") and written["versions"]["torch"]
     quiet = run("prune", TARGET, *common, "--target", "params=0.5", "--importance", "l1", "--json")
     summary = json.loads(quiet.stdout)
     assert summary["after"]["params"] <= 0.5 * summary["before"]["params"] and summary["test_accuracy"] == {}

@@ -22,7 +22,7 @@ from nas.data.dataset import ImageData
 from nas.runtime.trust import Untrusted
 from nas.study.config import read_config
 from nas.subnet import load_teacher
-from tests.nas.cli.test_cli import run as run_command
+from tests.commands import run_alone
 
 ROOT = Path(__file__).parents[2]
 TRAP = """
@@ -155,7 +155,7 @@ def test_no_command_imports_what_a_file_names_unless_told_to(name: str, trap: Pa
 
 
 def test_the_command_line_says_how_to_trust(trap: Path) -> None:
-    done = run_command("front", trap / "run")
+    done = run_alone("front", trap / "run")
     text = re.sub(r"\s+", " ", done.stderr)
     assert done.returncode == 2 and done.stdout == "" and "Traceback" not in text
     assert "names the function 'trap:space'" in text and text.strip().endswith("on the command line `--trust`")

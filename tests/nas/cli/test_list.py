@@ -58,7 +58,9 @@ def test_no_table_of_names_is_written_by_hand() -> None:
     assert {"spaces", "samplers", "strategies", "objectives", "scores", "pooling", "criteria", "allocations"} <= set(
         shown
     )
-    rest = BLOCK.sub("", text)
+    rest = BLOCK.sub(
+        "", text.replace((Path(__file__).parents[3] / "docs" / "results.md").read_text(encoding="utf-8"), "")
+    )
     for kind in shown:
         first = [f"| `{name}` |" for name in KINDS[kind].table]
         assert sum(row in rest for row in first) < len(first), kind

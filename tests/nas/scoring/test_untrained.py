@@ -12,7 +12,7 @@ import pytest
 from estimators import Latency, LatencyTable, measure_table
 from nas import Study, search
 from nas.data.dataset import ImageData
-from nas.scoring import accuracy as scoring
+from nas.scoring import costs as scoring
 from search_spaces import make_space
 
 FEW = {"strategy": "random", "trials": 6, "retrain": "none", "limit": 200, "test_limit": 50}

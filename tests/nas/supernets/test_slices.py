@@ -29,7 +29,15 @@ def batch(count: int = 16) -> tuple[Tensor, Tensor]:
 def team(space: SearchSpace = SPACE, config: TrainingConfig = HARD, **settings) -> Team:
     made = Team(space, config, None, Labels(config), seed=0, device=CPU, **settings)  # type: ignore[arg-type]
     made.sampler = type(
-        "Silent", (), {"begin": lambda *_: None, "tell": lambda *_: None, "tensors": dict, "restore": lambda *_: None}
+        "Silent",
+        (),
+        {
+            "begin": lambda *_: None,
+            "sorts": lambda *_: False,
+            "tell": lambda *_: None,
+            "tensors": dict,
+            "restore": lambda *_: None,
+        },
     )()  # type: ignore[assignment]
     made.begin(0)
     return made
