@@ -113,7 +113,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     table = options.out / "prune_latency.csv"
-    rows: list[dict[str, Any]] = list(csv.DictReader(table.open())) if table.exists() else []
+    rows: list[dict[str, Any]] = list(csv.DictReader(table.read_text().splitlines())) if table.exists() else []
     done = {tuple(str(row[key]) for key in ("model", "runtime", "round_to", "target", "threads")) for row in rows}
     options.out.mkdir(parents=True, exist_ok=True)
     for model, runtime, round_to in product(options.models, options.runtimes, options.round_to):

@@ -218,7 +218,7 @@ def best_rate(
 
 def read(path: Path) -> list[dict[str, str]]:
     """The rows of a table; none where there is no table."""
-    return list(csv.DictReader(path.open())) if path.exists() else []
+    return list(csv.DictReader(path.read_text().splitlines())) if path.exists() else []
 
 
 def write(path: Path, rows: Sequence[dict[str, str]]) -> None:

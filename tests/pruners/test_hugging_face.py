@@ -34,7 +34,7 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
     "disentangled attention": lambda: tiny("DebertaV2Model", vocab_size=96, **SIZES),
     "state spaces": lambda: language("MambaForCausalLM", **MAMBA),
     "state spaces with heads": lambda: language("Mamba2ForCausalLM", num_heads=8, head_dim=8, n_groups=2, **MAMBA),
-    "receptance": lambda: language("RwkvForCausalLM", attention_hidden_size=32, **MAMBA),
+    "receptance": lambda: language("RwkvForCausalLM", attention_hidden_size=32, hidden_size=32, num_hidden_layers=2),
     "sound": lambda: tiny("Wav2Vec2Model", conv_dim=[16] * 7, num_conv_pos_embeddings=16, **SIZES),
     "windows": lambda: tiny("Swinv2Model", **IMAGES),
     "convolutions": lambda: tiny("ConvNextV2ForImageClassification", hidden_sizes=[8, 16, 24, 32], depths=[1, 1, 1, 1]),

@@ -44,8 +44,24 @@ def learner(space: SearchSpace, data: ImageData, sampler: str, epochs: int = 1) 
     return made
 
 
-@pytest.mark.parametrize("sampler", [name for name in SAMPLERS if name not in ("split", "progressive", "narrowing")])
-def test_a_step_trains(space: SearchSpace, digits: ImageData, sampler: str) -> None:
+DRAWN = [name for name in SAMPLERS if name not in ("split", "progressive", "narrowing")]
+USUAL = ("uniform", "sandwich")
+
+
+@pytest.mark.parametrize(
+    ("name", "sampler"),
+    [
+        *(("resnet-elastic", sampler) for sampler in DRAWN),
+        *(("mobilenet-elastic", sampler) for sampler in USUAL),
+        *(
+            pytest.param("mobilenet-elastic", sampler, marks=pytest.mark.slow)
+            for sampler in DRAWN
+            if sampler not in USUAL
+        ),
+    ],
+)
+def test_a_step_trains(name: str, digits: ImageData, sampler: str) -> None:
+    space = make_space(name, **SPACES[name])
     made = learner(space, digits, sampler, epochs=3)
     made.begin(0)
     made.step(torch.randn(16, 1, 8, 8), torch.randint(0, 10, (16,)), 0.01)
