@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -21,6 +19,7 @@ from torch import nn
 import nas
 import pruners
 from nas.cli.app import app
+from tests.commands import run
 
 ROOT = Path(__file__).parents[2]
 OLD = ROOT / "tests" / "data" / "of_0_1_0"
@@ -32,8 +31,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def nas_command(*arguments: object) -> str:
-    command = [sys.executable, "-m", "nas", *map(str, arguments)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    done = run(*map(str, arguments))
     assert done.returncode == 0, done.stderr
     return done.stdout
 
