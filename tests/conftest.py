@@ -12,9 +12,16 @@ import torch
 from nas import Study, configure, load_data, search
 from nas.data.dataset import ImageData
 from search_spaces import SearchSpace, make_space
+from tests import repeats
 from tests.made_up_studies import OPTIONS
 
 QUICK = {"supernets": 2, "epochs": 2, "alone_epochs": 2, "batch_size": 64, "limit": 300, "test_limit": 100}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Before those that are slow are left out."""
+    repeats.mark(items)
 
 
 @pytest.fixture(autouse=True, scope="session")

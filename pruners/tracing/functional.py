@@ -17,6 +17,8 @@ from torch.export._remove_effect_tokens_pass import _remove_effect_tokens
 from torch.export.graph_signature import InputKind
 from torch.fx import Node
 
+from pruners.operators import rule
+
 aten = torch.ops.aten
 PUT_BACK = {aten.slice.Tensor: aten.slice_scatter.default, aten.select.int: aten.select_scatter.default}
 ASSERTIONS = (
@@ -79,7 +81,6 @@ def drop_assertions(program: ExportedProgram) -> None:
 
 def _without_rule(program: ExportedProgram) -> set[Any]:
     """Operators that torch composes of others and that have no rule."""
-    from pruners.operators import rule  # which imports what this is part of
 
     return {
         node.target

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.commands import run
+
 ROOT = Path(__file__).parents[3]
 
 
@@ -23,7 +25,7 @@ def nas(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]
 
 
 def test_the_version() -> None:
-    done = nas("--version")
+    done = run("--version")
     assert (done.returncode, done.stdout, done.stderr) == (0, f"nas-toolkit {version('nas-toolkit')}\n", "")
 
 
