@@ -81,7 +81,6 @@ def drop_assertions(program: ExportedProgram) -> None:
 
 def _without_rule(program: ExportedProgram) -> set[Any]:
     """Operators that torch composes of others and that have no rule."""
-
     return {
         node.target
         for node in program.graph.nodes
