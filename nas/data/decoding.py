@@ -141,8 +141,8 @@ def _decode_part(
             if pixels.shape[:2] != (height, width):
                 raise ValueError(
                     f"images must have one size, got {height} x {width} (height x width) in {first_where} and "
-                    f"{pixels.shape[0]} x {pixels.shape[1]} in {images.where(int(positions[row]))}; give image_size "
-                    f"(--image-size {min(height, width)}) to resize and crop them"
+                    f"{pixels.shape[0]} x {pixels.shape[1]} in {images.where(int(positions[row]))}; give "
+                    f"`image_size`, such as {min(height, width)}, to resize and crop them"
                 )
             if pixels.ndim == 3 and out.shape[1] == 1:
                 out = np.repeat(out, 3, axis=1)
@@ -208,8 +208,8 @@ def check_memory(count: int, shape: tuple[int, ...]) -> None:
     if available is not None and needed > available:
         raise ValueError(
             f"decoded images must fit into memory, got {count} of {' x '.join(map(str, shape))} bytes = "
-            f"{needed / 1e9:.1f} GB with {available / 1e9:.1f} GB available; use --limit (limit) for fewer or "
-            "--image-size (image_size) for smaller images"
+            f"{needed / 1e9:.1f} GB with {available / 1e9:.1f} GB available; use `limit` for fewer or "
+            "`image_size` for smaller images"
         )
 
 

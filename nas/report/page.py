@@ -214,7 +214,7 @@ def _ranking(study: Study, ranked: pd.DataFrame) -> str:
 
 def _verdict(table: pd.DataFrame, ranked: pd.DataFrame) -> str:
     """Whether the supernet orders better than macs, where the rows of `both_accuracies` are enough to tell."""
-    more = "; train more of them alone (--retrain all) to tell" if len(table) < len(ranked) else ""
+    more = "; train more of them alone (<code>retrain</code> all) to tell" if len(table) < len(ranked) else ""
     if same_order(table):
         return f"It cannot do otherwise here, because both order these architectures alike{more}."
     found = gap(table)

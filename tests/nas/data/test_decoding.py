@@ -107,7 +107,7 @@ def test_a_corrupt_image_is_named(tmp_path: Path, damage: Callable[[bytes], byte
 def test_sizes_that_differ(tmp_path: Path) -> None:
     file = class_folder(tmp_path, {"a": 10, "b": 10}) / "b" / "003.png"
     file.write_bytes(png(3, size=(12, 9)))
-    with pytest.raises(ValueError, match=r"8 x 8 .* and 9 x 12 in '.*b/003\.png'; give image_size \(--image-size 8\)"):
+    with pytest.raises(ValueError, match=r"8 x 8 .* and 9 x 12 in '.*b/003\.png'; give `image_size`, such as 8"):
         load_data(tmp_path)
     assert load_data(tmp_path, image_size=8).input_shape == (3, 8, 8)
 
@@ -116,7 +116,7 @@ def test_more_images_than_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     root = class_folder(tmp_path, {"a": 10, "b": 10})
     assert (images_module.available_memory() or 0) > 2**20
     monkeypatch.setattr(images_module, "available_memory", lambda: 20 * 8 * 8 * 3 - 1)
-    with pytest.raises(ValueError, match=r"must fit into memory, got 20 of 8 x 8 x 3 bytes .*--limit .* --image-size"):
+    with pytest.raises(ValueError, match=r"must fit into memory, got 20 of 8 x 8 x 3 bytes .*`limit` .* `image_size`"):
         load_data(root)
     assert load_data(root, limit=12).input_shape == (3, 8, 8)
     assert load_data(root, image_size=4).input_shape == (3, 4, 4)
