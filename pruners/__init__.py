@@ -9,18 +9,6 @@ from pruners.space import PrunableSpace
 from pruners.surgery import PruningPlan
 
 __all__ = [
-    "CutConfig",
-    "Group",
-    "PrunableSpace",
-    "PruneResult",
-    "PruningPlan",
-    "Summary",
-    "groups",
-    "least_squares_",
-    "load",
-    "noise",
-    "prune",
-    "recalibrate_",
-    "remap_optimizer",
-    "synthetic",
-]
+    "CutConfig", "Group", "PrunableSpace", "PruneResult", "PruningPlan", "Summary", "groups", "least_squares_", "load",
+    "noise", "prune", "recalibrate_", "remap_optimizer", "synthetic",
+]  # fmt: skip

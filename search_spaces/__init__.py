@@ -42,35 +42,11 @@ from search_spaces.layers import (
 )
 
 __all__ = [
-    "SPACES",
-    "Architecture",
-    "Block",
-    "Categorical",
-    "Choice",
-    "Constraint",
-    "ElasticBatchNorm2d",
-    "ElasticConv2d",
-    "ElasticLayerNorm",
-    "ElasticLinear",
-    "Grouping",
-    "Integer",
-    "Labels",
-    "Network",
-    "SearchSpace",
-    "Subset",
-    "Supernet",
-    "channel_bench_macro_resnet",
-    "elastic_block",
-    "ensemble",
-    "largest",
-    "make_space",
-    "mobilenet_elastic",
-    "nas_bench_201",
-    "nas_bench_macro",
-    "pooling_space",
-    "resnet_elastic",
-    "smallest",
-]
+    "SPACES", "Architecture", "Block", "Categorical", "Choice", "Constraint", "ElasticBatchNorm2d", "ElasticConv2d",
+    "ElasticLayerNorm", "ElasticLinear", "Grouping", "Integer", "Labels", "Network", "SearchSpace", "Subset",
+    "Supernet", "channel_bench_macro_resnet", "elastic_block", "ensemble", "largest", "make_space", "mobilenet_elastic",
+    "nas_bench_201", "nas_bench_macro", "pooling_space", "resnet_elastic", "smallest",
+]  # fmt: skip
 
 
 class SpaceEntry(NamedTuple):

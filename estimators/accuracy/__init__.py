@@ -6,15 +6,6 @@ from estimators.accuracy.predictor import PREDICTORS, Predictor, input_weights, 
 from estimators.accuracy.tabular import Table, published_table, read_table
 
 __all__ = [
-    "PREDICTORS",
-    "Predictor",
-    "Table",
-    "aggregate",
-    "aggregate_learned",
-    "input_weights",
-    "normal_scores",
-    "one_hot",
-    "published_table",
-    "ranks",
-    "read_table",
-]
+    "PREDICTORS", "Predictor", "Table", "aggregate", "aggregate_learned", "input_weights", "normal_scores", "one_hot",
+    "published_table", "ranks", "read_table",
+]  # fmt: skip

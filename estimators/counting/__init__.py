@@ -17,22 +17,6 @@ from estimators.counting.count import (
 from estimators.counting.other_counters import COUNTERS, Count, compare, count_with
 
 __all__ = [
-    "COUNTERS",
-    "METRICS",
-    "Cost",
-    "CostModel",
-    "Count",
-    "Inputs",
-    "Profile",
-    "Tally",
-    "block_cost",
-    "compare",
-    "count",
-    "count_with",
-    "device_of",
-    "dtype_of",
-    "example",
-    "run_with",
-    "standing_in",
-    "without_fused_attention",
-]
+    "COUNTERS", "METRICS", "Cost", "CostModel", "Count", "Inputs", "Profile", "Tally", "block_cost", "compare", "count",
+    "count_with", "device_of", "dtype_of", "example", "run_with", "standing_in", "without_fused_attention",
+]  # fmt: skip

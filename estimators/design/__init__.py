@@ -13,16 +13,6 @@ from estimators.design.scaling import (
 )
 
 __all__ = [
-    "Multipliers",
-    "Stages",
-    "compound",
-    "deepmad_space",
-    "deepmad_stages",
-    "family",
-    "residual_cost",
-    "residual_space",
-    "resnet_rs",
-    "scaled",
-    "scaled_to",
-    "tinynet_to",
-]
+    "Multipliers", "Stages", "compound", "deepmad_space", "deepmad_stages", "family", "residual_cost", "residual_space",
+    "resnet_rs", "scaled", "scaled_to", "tinynet_to",
+]  # fmt: skip

@@ -12,17 +12,6 @@ from estimators.latency.transfer import (
 )
 
 __all__ = [
-    "CONDITIONS",
-    "KnownDevice",
-    "Latency",
-    "LatencyPredictor",
-    "LatencyTable",
-    "choose_samples",
-    "compare_latency",
-    "fit_latency",
-    "known_device",
-    "load_table",
-    "measure_latency",
-    "measure_table",
-    "operation_counts",
-]
+    "CONDITIONS", "KnownDevice", "Latency", "LatencyPredictor", "LatencyTable", "choose_samples", "compare_latency",
+    "fit_latency", "known_device", "load_table", "measure_latency", "measure_table", "operation_counts",
+]  # fmt: skip

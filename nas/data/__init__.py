@@ -5,13 +5,6 @@ from nas.data.config import DataConfig, load_configured
 from nas.data.dataset import ImageData, Split, head, load_data, with_normalisation
 
 __all__ = [
-    "DataConfig",
-    "ImageData",
-    "Split",
-    "batches",
-    "head",
-    "load_configured",
-    "load_data",
-    "normalize",
+    "DataConfig", "ImageData", "Split", "batches", "head", "load_configured", "load_data", "normalize",
     "with_normalisation",
-]
+]  # fmt: skip

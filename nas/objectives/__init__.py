@@ -7,22 +7,7 @@ from nas.objectives.objective import OBJECTIVES, Objective, losses, parse_object
 from nas.objectives.pareto import Floats, check_losses, hypervolume, non_dominated, rank_and_crowding
 
 __all__ = [
-    "ESTIMATES",
-    "OBJECTIVES",
-    "Estimate",
-    "Floats",
-    "Hardware",
-    "Objective",
-    "both_accuracies",
-    "check_losses",
-    "estimates",
-    "gap",
-    "hypervolume",
-    "kendall",
-    "losses",
-    "non_dominated",
-    "pareto",
-    "parse_objectives",
-    "rank_and_crowding",
-    "same_order",
-]
+    "ESTIMATES", "OBJECTIVES", "Estimate", "Floats", "Hardware", "Objective", "both_accuracies", "check_losses",
+    "estimates", "gap", "hypervolume", "kendall", "losses", "non_dominated", "pareto", "parse_objectives",
+    "rank_and_crowding", "same_order",
+]  # fmt: skip

@@ -7,20 +7,7 @@ from nas.pruning.space import PREFIX, PRUNED, PrunedNetwork, known_options, prun
 from nas.pruning.weights import load_model
 
 __all__ = [
-    "PREFIX",
-    "PRUNED",
-    "RECOVERIES",
-    "PruneConfig",
-    "PrunedNetwork",
-    "Recovery",
-    "RecoveryConfig",
-    "Repair",
-    "check_input",
-    "example_inputs",
-    "known_options",
-    "load_model",
-    "parse_recovery",
-    "pruned_space",
-    "read_prune_config",
-    "repair_untrained",
-]
+    "PREFIX", "PRUNED", "RECOVERIES", "PruneConfig", "PrunedNetwork", "Recovery", "RecoveryConfig", "Repair",
+    "check_input", "example_inputs", "known_options", "load_model", "parse_recovery", "pruned_space",
+    "read_prune_config", "repair_untrained",
+]  # fmt: skip

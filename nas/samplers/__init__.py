@@ -7,18 +7,6 @@ from nas.samplers.progressive import Progressive
 from nas.samplers.size_order import cheap_and_dear, extremes
 
 __all__ = [
-    "Complexity",
-    "Delayed",
-    "Draw",
-    "Fair",
-    "Groups",
-    "Narrowing",
-    "Performance",
-    "Progressive",
-    "Sampler",
-    "Sandwich",
-    "Uniform",
-    "cheap_and_dear",
-    "extremes",
-    "nested",
-]
+    "Complexity", "Delayed", "Draw", "Fair", "Groups", "Narrowing", "Performance", "Progressive", "Sampler", "Sandwich",
+    "Uniform", "cheap_and_dear", "extremes", "nested",
+]  # fmt: skip

@@ -14,14 +14,6 @@ from nas.scoring.costs import (
 )
 
 __all__ = [
-    "Figures",
-    "LatencyScorer",
-    "NetworkScorer",
-    "Scorer",
-    "SupernetScorer",
-    "TableScorer",
-    "UntrainedScorer",
-    "contract",
-    "latency_figures",
-    "within",
-]
+    "Figures", "LatencyScorer", "NetworkScorer", "Scorer", "SupernetScorer", "TableScorer", "UntrainedScorer",
+    "contract", "latency_figures", "within",
+]  # fmt: skip

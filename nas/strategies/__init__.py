@@ -9,12 +9,5 @@ from nas.strategies.random_search import RandomSearch
 from nas.strategies.strategy import Strategy
 
 __all__ = [
-    "NSGA2",
-    "STRATEGIES",
-    "CoarseToFine",
-    "Evolution",
-    "Exhaustive",
-    "RandomSearch",
-    "Strategy",
-    "make_strategy",
-]
+    "NSGA2", "STRATEGIES", "CoarseToFine", "Evolution", "Exhaustive", "RandomSearch", "Strategy", "make_strategy",
+]  # fmt: skip

@@ -16,22 +16,7 @@ from nas.study.spaces import build_space, options_for
 from nas.study.study import ALONE, SEARCH, Study, load_run_data, read_record
 
 __all__ = [
-    "ALONE",
-    "FORMATS",
-    "SEARCH",
-    "RankingConfig",
-    "RunConfig",
-    "Study",
-    "adjusted",
-    "build_space",
-    "check_same",
-    "choose",
-    "configure",
-    "load_run_data",
-    "options_for",
-    "parse_config",
-    "peek_config",
-    "read_config",
-    "read_record",
+    "ALONE", "FORMATS", "SEARCH", "RankingConfig", "RunConfig", "Study", "adjusted", "build_space", "check_same",
+    "choose", "configure", "load_run_data", "options_for", "parse_config", "peek_config", "read_config", "read_record",
     "run_folder",
-]
+]  # fmt: skip

@@ -10,17 +10,6 @@ from nas.supernets.splitting import Splitting
 from nas.supernets.team import OneSupernet, Team
 
 __all__ = [
-    "LARGEST",
-    "SAMPLERS",
-    "Labels",
-    "Mixture",
-    "MixtureConfig",
-    "OneSupernet",
-    "Splitting",
-    "SupernetConfig",
-    "Supernets",
-    "Team",
-    "make_learner",
-    "make_sampler",
-    "predict",
-]
+    "LARGEST", "SAMPLERS", "Labels", "Mixture", "MixtureConfig", "OneSupernet", "Splitting", "SupernetConfig",
+    "Supernets", "Team", "make_learner", "make_sampler", "predict",
+]  # fmt: skip

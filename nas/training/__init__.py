@@ -15,27 +15,7 @@ from nas.training.loop import Batch, Row, below, fit, under
 from nas.training.sgd import check_weights, cross_entropy, momenta, restore_momenta_, set_rate_, sgd
 
 __all__ = [
-    "Alone",
-    "Batch",
-    "BatchNorm",
-    "Distillation",
-    "Distilled",
-    "NotFinite",
-    "Row",
-    "TrainingConfig",
-    "accuracy",
-    "batch_norms",
-    "below",
-    "calibrate_",
-    "check_classifies",
-    "check_weights",
-    "cross_entropy",
-    "even_batches",
-    "fit",
-    "module_accuracy",
-    "momenta",
-    "restore_momenta_",
-    "set_rate_",
-    "sgd",
-    "under",
-]
+    "Alone", "Batch", "BatchNorm", "Distillation", "Distilled", "NotFinite", "Row", "TrainingConfig", "accuracy",
+    "batch_norms", "below", "calibrate_", "check_classifies", "check_weights", "cross_entropy", "even_batches", "fit",
+    "module_accuracy", "momenta", "restore_momenta_", "set_rate_", "sgd", "under",
+]  # fmt: skip

@@ -20,27 +20,7 @@ from pruners.allocation.targets import (
 from pruners.allocation.timing import measured_ms
 
 __all__ = [
-    "ALLOCATIONS",
-    "ATTEMPTS",
-    "COUNTED",
-    "LATENCY",
-    "SCHEDULES",
-    "TIGHTER",
-    "CostModel",
-    "Estimator",
-    "Evidence",
-    "Limits",
-    "OperatorLatency",
-    "Reading",
-    "Selection",
-    "approach",
-    "check_data",
-    "check_reachable",
-    "check_targets",
-    "counted_budgets",
-    "fewest_kept",
-    "measured_ms",
-    "measured_targets",
-    "predicts_latency",
-    "search",
-]
+    "ALLOCATIONS", "ATTEMPTS", "COUNTED", "LATENCY", "SCHEDULES", "TIGHTER", "CostModel", "Estimator", "Evidence",
+    "Limits", "OperatorLatency", "Reading", "Selection", "approach", "check_data", "check_reachable", "check_targets",
+    "counted_budgets", "fewest_kept", "measured_ms", "measured_targets", "predicts_latency", "search",
+]  # fmt: skip

@@ -7,20 +7,6 @@ from pruners.groups.graph import AxisGraph, Group, Member
 from pruners.groups.ragged import curve, keep_highest
 
 __all__ = [
-    "AxisGraph",
-    "Cut",
-    "Group",
-    "Keep",
-    "Member",
-    "analyse",
-    "curve",
-    "cuts",
-    "dependency_groups",
-    "host_place",
-    "keep_highest",
-    "kept_per_row",
-    "prunable",
-    "several_names",
-    "split_inputs",
-    "tie_axes",
-]
+    "AxisGraph", "Cut", "Group", "Keep", "Member", "analyse", "curve", "cuts", "dependency_groups", "host_place",
+    "keep_highest", "kept_per_row", "prunable", "several_names", "split_inputs", "tie_axes",
+]  # fmt: skip

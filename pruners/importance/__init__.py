@@ -9,19 +9,6 @@ from pruners.importance.reconstruction import Moments, second_moments
 from pruners.importance.score import score_groups
 
 __all__ = [
-    "CRITERIA",
-    "Criterion",
-    "Importance",
-    "Loss",
-    "Moments",
-    "Scoring",
-    "bounds",
-    "check_one_of",
-    "criterion_entry",
-    "distortion_curves",
-    "is_product",
-    "placeholder_values",
-    "sampled",
-    "score_groups",
-    "second_moments",
-]
+    "CRITERIA", "Criterion", "Importance", "Loss", "Moments", "Scoring", "bounds", "check_one_of", "criterion_entry",
+    "distortion_curves", "is_product", "placeholder_values", "sampled", "score_groups", "second_moments",
+]  # fmt: skip

@@ -12,28 +12,7 @@ from pruners.surgery.rewrite import GraphModel, Removal, Scaled, rewrite
 from pruners.surgery.served import serves
 
 __all__ = [
-    "Block",
-    "Built",
-    "GraphModel",
-    "Keep",
-    "Masked",
-    "PruningPlan",
-    "Removal",
-    "Scaled",
-    "Surgery",
-    "around",
-    "build",
-    "configure",
-    "describe_inputs",
-    "difference",
-    "fingerprint",
-    "inside",
-    "rebuild",
-    "removable_blocks",
-    "replay",
-    "rewrite",
-    "serves",
-    "smaller_graph",
-    "unique_state",
-    "unneeded",
-]
+    "Block", "Built", "GraphModel", "Keep", "Masked", "PruningPlan", "Removal", "Scaled", "Surgery", "around", "build",
+    "configure", "describe_inputs", "difference", "fingerprint", "inside", "rebuild", "removable_blocks", "replay",
+    "rewrite", "serves", "smaller_graph", "unique_state", "unneeded",
+]  # fmt: skip

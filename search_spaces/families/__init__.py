@@ -9,12 +9,6 @@ from search_spaces.families.resnet import pooling_space
 from search_spaces.families.resnet_elastic import resnet_elastic
 
 __all__ = [
-    "channel_bench_macro_resnet",
-    "ensemble",
-    "mobilenet_elastic",
-    "nas_bench_201",
-    "nas_bench_macro",
-    "origin",
-    "pooling_space",
-    "resnet_elastic",
-]
+    "channel_bench_macro_resnet", "ensemble", "mobilenet_elastic", "nas_bench_201", "nas_bench_macro", "origin",
+    "pooling_space", "resnet_elastic",
+]  # fmt: skip

@@ -11,23 +11,7 @@ from search_spaces.layers.resolution_weights import ByResolution
 from search_spaces.layers.sorting import sort_supernet_
 
 __all__ = [
-    "DENSE",
-    "ByResolution",
-    "ConvNorm",
-    "ElasticBatchNorm2d",
-    "ElasticConv2d",
-    "ElasticInvertedResidual",
-    "ElasticLayerNorm",
-    "ElasticLinear",
-    "ElasticResidual",
-    "Grouping",
-    "InvertedForm",
-    "ResidualForm",
-    "Resize",
-    "check_groupings",
-    "check_head_operators",
-    "classifier",
-    "elastic_block",
-    "head_block",
-    "sort_supernet_",
-]
+    "DENSE", "ByResolution", "ConvNorm", "ElasticBatchNorm2d", "ElasticConv2d", "ElasticInvertedResidual",
+    "ElasticLayerNorm", "ElasticLinear", "ElasticResidual", "Grouping", "InvertedForm", "ResidualForm", "Resize",
+    "check_groupings", "check_head_operators", "classifier", "elastic_block", "head_block", "sort_supernet_",
+]  # fmt: skip

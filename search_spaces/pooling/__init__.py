@@ -20,24 +20,7 @@ from search_spaces.pooling.weighted import AdaPool2d, SoftPool2d
 from search_spaces.pooling.windows import WindowPool, tokens
 
 __all__ = [
-    "GLOBAL_POOLINGS",
-    "LEAST",
-    "POOLINGS",
-    "AdaPool2d",
-    "GatedPool2d",
-    "GeMPool2d",
-    "GeneralisedSumPool",
-    "GlobalAveragePool",
-    "GlobalGeMPool",
-    "MixedPool2d",
-    "SimPool",
-    "SoftPool2d",
-    "TreePool2d",
-    "WindowPool",
-    "check_image_size",
-    "check_operators",
-    "make_global_pooling",
-    "make_pooling",
-    "stride",
-    "tokens",
-]
+    "GLOBAL_POOLINGS", "LEAST", "POOLINGS", "AdaPool2d", "GatedPool2d", "GeMPool2d", "GeneralisedSumPool",
+    "GlobalAveragePool", "GlobalGeMPool", "MixedPool2d", "SimPool", "SoftPool2d", "TreePool2d", "WindowPool",
+    "check_image_size", "check_operators", "make_global_pooling", "make_pooling", "stride", "tokens",
+]  # fmt: skip
