@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePath
 from types import UnionType
 from typing import Annotated, Any, ParamSpec, TypeVar, Union, get_args, get_origin
@@ -22,7 +22,7 @@ from search_spaces.core.naming import unknown_name
 Model = TypeVar("Model", bound=BaseModel)
 Result = TypeVar("Result")
 Given = ParamSpec("Given")
-Path = tuple[str, ...]
+Place = tuple[str, ...]
 
 
 class Part(BaseModel):
@@ -88,7 +88,7 @@ class Keyword:
     otherwise: str | None
     adjustable: bool
     repeated: bool
-    paths: tuple[Path, ...]
+    paths: tuple[Place, ...]
 
     @property
     def line(self) -> str:
@@ -113,8 +113,7 @@ def keywords(kind: type[BaseModel]) -> dict[str, Keyword]:
             continue
         name = str(about["keyword"] or path[-1])
         if name in found:
-            one = found[name]
-            found[name] = Keyword(**{**vars(one), "paths": (*one.paths, path)})
+            found[name] = replace(found[name], paths=(*found[name].paths, path))
             continue
         found[name] = Keyword(
             name=name,
@@ -152,17 +151,17 @@ def takes(
     """Say of a function with `**settings` which those are: in its signature, and in its docstring in place of `{settings}`."""
 
     def told(function: Callable[Given, Result]) -> Callable[Given, Result]:
-        known = [keyword for keyword in keywords(kind).values() if keyword.name not in leaving_out]
         signature = inspect.signature(function)
         own = [given for given in signature.parameters.values() if given.kind is not inspect.Parameter.VAR_KEYWORD]
+        left_out = {*leaving_out, *signature.parameters}
+        known = [keyword for keyword in keywords(kind).values() if keyword.name not in left_out]
         more = [
             inspect.Parameter(k.name, inspect.Parameter.KEYWORD_ONLY, default=k.default, annotation=k.kind)
             for k in known
-            if k.name not in signature.parameters
         ]
         function.__signature__ = signature.replace(parameters=[*own, *more])  # type: ignore[attr-defined]
         indent = "\n" + " " * 12
-        lines = indent.join(f"{k.name}: {k.line}" for k in known if k.name not in signature.parameters)
+        lines = indent.join(f"{k.name}: {k.line}" for k in known)
         function.__doc__ = (function.__doc__ or "").replace("{settings}", indent + lines)
         return function
 
@@ -177,7 +176,7 @@ PathText = Annotated[str, BeforeValidator(_text)]
 """The path of a file or folder, kept as text."""
 
 
-def put(data: dict[str, Any], path: Path, value: Any) -> None:
+def put(data: dict[str, Any], path: Place, value: Any) -> None:
     """Set one value of nested data."""
     for name in path[:-1]:
         data = data.setdefault(name, {})
@@ -198,7 +197,7 @@ def part_of(annotation: Any) -> type[BaseModel] | None:
     return next((one for one in options if isinstance(one, type) and issubclass(one, Part)), None)
 
 
-def _leaves(kind: type[BaseModel], path: Path) -> Iterator[tuple[Path, FieldInfo]]:
+def _leaves(kind: type[BaseModel], path: Place) -> Iterator[tuple[Place, FieldInfo]]:
     for name, field in kind.model_fields.items():
         part = part_of(field.annotation)
         if part is None:
