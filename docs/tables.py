@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from nas.cli.list import filled
+from nas.cli.kinds import filled
 
 if __name__ == "__main__":
     for page in sorted(Path(__file__).parent.glob("*.md")):

@@ -136,7 +136,9 @@ def test_importing_is_quiet_and_leaves_random_state_alone(package: str) -> None:
     code = (
         "import random, numpy, torch; a = random.getstate(), numpy.random.get_state()[1].tolist(), torch.get_rng_state().tolist()\n"
         f"import {package}\n"
-        "assert a == (random.getstate(), numpy.random.get_state()[1].tolist(), torch.get_rng_state().tolist())"
+        "assert a == (random.getstate(), numpy.random.get_state()[1].tolist(), torch.get_rng_state().tolist())\n"
+        f"import sys; {'import nas.cli; ' if package == 'nas' else ''}assert not "
+        "{'scipy.stats', 'sklearn', 'textalloc', 'transformers', 'onnxruntime'} & set(sys.modules), 'slow'"
     )
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy.stats import kendalltau, t
 
 FEWEST = 5
 """Rows that an interval of a difference of tau needs: with fewer, chance alone orders all pairs alike too often."""
@@ -29,6 +28,8 @@ def kendall(a: pd.Series, b: pd.Series) -> float | None:
     """
     if len(a) < 3:
         return None
+    from scipy.stats import kendalltau  # half a second to import
+
     tau = float(kendalltau(a, b).statistic)
     return None if math.isnan(tau) else tau
 
@@ -74,5 +75,7 @@ def gap(
         return None
     difference, *without_one = np.array(taus, dtype=float) @ (1, -1)
     error = math.sqrt((count - 1) * np.var(without_one))
+    from scipy.stats import t
+
     reach = float(t.ppf(0.975, count - 1)) * error
     return Gap(float(difference), float(difference) - reach, float(difference) + reach)

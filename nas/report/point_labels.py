@@ -9,7 +9,6 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
-import textalloc
 from matplotlib import rcParams
 from matplotlib.axes import Axes
 from matplotlib.patheffects import withStroke
@@ -59,6 +58,8 @@ def write_labels(
     above, below = ("north", "south") if up else ("south", "north")
     xlim, ylim = axes.set_xlim(axes.get_xlim()), axes.set_ylim(axes.get_ylim())  # what is written moves nothing
     busy: Any = {"x_lines": [line[:, 0] for line in lines], "y_lines": [line[:, 1] for line in lines]} if lines else {}
+    import textalloc  # and scipy.stats with it, half a second
+
     found: Any = textalloc.allocate(
         axes,
         anchors[named][:, 0],

@@ -8,7 +8,6 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from scipy.stats import rankdata
 from torch import Tensor
 
 from nas.runtime import precision, stream
@@ -82,6 +81,8 @@ class Narrowing(Sampler):
             return
         if images is None:
             raise ValueError("sampler narrowing compares values on images; give the team some to watch")
+        from scipy.stats import rankdata  # half a second to import
+
         rng = stream(self.seed, "narrowing", epoch)
         for name, group in self.groups.items():
             left = np.flatnonzero(self.left[name])

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nas.cli.list import BLOCK, KINDS, filled, list_names
+from nas.cli.kinds import BLOCK, KINDS, filled
+from nas.cli.list import list_names
 from nas.strategies import STRATEGIES, make_strategy
 from nas.study import FORMATS, configure
 from nas.supernets import SAMPLERS, SupernetConfig, make_sampler

@@ -126,7 +126,7 @@ def test_page_of_a_run_that_was_stopped(start: Callable[..., Study]) -> None:
     assert [path.stem for path in sorted((study.folder / "plots").iterdir())] == ["curves", "front", "rank"]
 
 
-MORE = "; train more of them alone (<code>retrain</code> all) to tell."
+MORE = "; train more of them alone (retrain all) to tell."
 
 
 @pytest.mark.parametrize(
