@@ -13,12 +13,25 @@ REPEATS: dict[str, Sequence[str]] = {
     "benchmarks/test_samplers.py::test_samplers_get_the_same_passes_up_to_half_an_epoch_of_theirs": (
         "uniform", "fair", "sorted", "complexity", "performance",
     ),
+    "estimators/counting/test_cost.py::test_built_in_spaces_cost_what_their_networks_count": (
+        "resnet18-pooling-{}", "resnet50-pooling-{}", "mobilenet-elastic-{}",
+        "resnet50-pooling-{'operators': ('max', 'conv'), 'bn': 'affine', 'num_classes': 100}",
+    ),
     "estimators/counting/test_extracted_costs.py::test_costs_are_those_of_the_extracted_network": (
         "resnet20", "resnet18-all", "resnet50-all", "resnet50-large-stem", "mobilenet-large", "resnet18-pooling",
         "resnet50-pooling", "resnet56-pooling",
     ),
+    "estimators/counting/test_other_counters.py::test_all_agree_on_convolutions_and_linear_layers": tuple(
+        f"resnet{depth}-pooling-{{'operators': ('{operator}',)}}" for depth in (18, 50) for operator in ("avg", "conv")
+    ),
+    "estimators/design/test_deepmad_space.py::test_the_whole_network_keeps_both_budgets": ("18-0.2",),
     "nas/cli/test_first_contact.py::test_tab_completes_commands_and_options": ("nas pro-profile",),
+    "nas/samplers/test_basic.py::test_performance_knows_every_width_of_the_elastic_spaces": ("mobilenet-elastic",),
     "nas/scoring/test_bounds.py::test_limits_that_nothing_keeps_are_refused_before_there_is_a_folder": ("resnet-elastic",),
+    "nas/supernets/test_elastic_training.py::test_a_step_trains": (
+        "resnet-elastic-delayed", "resnet-elastic-sorted", "resnet-elastic-complexity",
+    ),
+    "nas/supernets/test_elastic_training.py::test_what_a_subnet_does_not_use_keeps_its_bits": ("mobilenet-elastic",),
     "nas/supernets/test_predict.py::test_shared_prefixes_predict_as_each_subnet_alone": ("affine",),
     "nas/test_export.py::test_an_architecture_not_trained_alone_comes_from_its_best_supernet": ("paper",),
     "nas/test_search.py::test_every_mode_runs_to_its_end": ("evolution", "nsga2"),
@@ -40,6 +53,7 @@ REPEATS: dict[str, Sequence[str]] = {
     "pruners/surgery/test_every_size.py::test_other_sizes_equal_the_masked_model": ("positions by sample",),
     "pruners/surgery/test_huggingface.py::test_feed_forward_widths_of_transformers": ("BertModel", "GPT2LMHeadModel"),
     "pruners/surgery/test_huggingface.py::test_heads_that_the_configuration_ties_to_the_hidden_size": ("BertModel",),
+    "pruners/surgery/test_masked.py::test_the_check_in_double_precision": ("zero padded shortcut",),
     "pruners/test_hugging_face.py::test_half_of_the_macs": (
         "shared experts", "relative positions", "slopes of distance", "state spaces with heads", "sound",
     ),
@@ -48,6 +62,8 @@ REPEATS: dict[str, Sequence[str]] = {
     ),
     "search_spaces/families/test_elastic_families.py::test_random_subnets_are_slices_to_the_last_bit": LARGE[:3],
     "search_spaces/families/test_elastic_families.py::test_the_smallest_and_largest_are_the_cheapest_and_dearest": LARGE,
+    "search_spaces/families/test_ensemble.py::test_a_subnet_is_a_slice_and_costs_what_is_predicted": ("resnet20-pooling",),
+    "search_spaces/families/test_nas_bench_macro.py::test_shared_prefixes_predict_as_each_subnet_alone": ("False",),
     "search_spaces/families/test_resnet.py::test_blocks_with_weights_per_resolution_share_those_of_one_resolution_alone": (
         "per-resolution-large-16-operators0", "per-resolution-large-16-operators1", "parting-large-16-operators0",
     ),

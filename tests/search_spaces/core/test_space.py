@@ -102,7 +102,7 @@ def spaces(draw: st.DrawFn) -> tuple[SearchSpace, list[dict[str, object]]]:
 
 
 @given(spaces())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_random_spaces_agree_with_a_walk_over_all_descriptions(
     drawn: tuple[SearchSpace, list[dict[str, object]]],
 ) -> None:
