@@ -66,7 +66,6 @@ def test_the_papers_sides_of_a_patch(mobilenet: nn.Sequential) -> None:
     assert sides(redistributed, 7) == [7, 15, 31, 63]
 
 
-@pytest.mark.slow
 def test_the_papers_memory(mobilenet: nn.Sequential) -> None:
     stem = peak_memory(mobilenet[0], (3, 224, 224), element_bytes=1)
     assert stem.peak_bytes == 539 * KIB
@@ -79,7 +78,6 @@ def test_the_papers_memory(mobilenet: nn.Sequential) -> None:
     assert 6.8 < whole.peak_bytes / patched.peak_bytes < whole.peak_bytes / patched.stage_bytes < 8.7
 
 
-@pytest.mark.slow
 def test_the_papers_overhead(mobilenet: nn.Sequential) -> None:
     """Of its two figures, +42 % of the stage counts halos outside of the image, and 330 million macs of the network does not."""
     stage, network = (count(part, (3, 224, 224)).total.macs for part in (mobilenet[:5], mobilenet))
