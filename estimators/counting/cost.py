@@ -16,12 +16,11 @@ from operator import itemgetter
 from typing import Any
 
 import numpy as np
-import torch
 from torch import nn
 
 from estimators.counting.count import Cost, count
 from search_spaces import Architecture, Block, SearchSpace
-from search_spaces.core import FlowShape, Local, Shape, Value, output_shape, seen
+from search_spaces.core import FlowShape, Local, Shape, Value, blueprint, output_shape, seen
 
 METRICS = ("macs", "params", "activations", "weight_bytes")
 CHUNK = 2**13
@@ -253,9 +252,7 @@ def block_cost(block: Block, local: Local, shape: FlowShape) -> Cost:
 
 @lru_cache(maxsize=REMEMBERED)
 def _counted(alone: Callable[[Local, Shape], nn.Module], local: Local, shape: Shape) -> Cost:
-    with torch.device("meta"):
-        module = alone(local, shape)
-    return count(module, shape).total
+    return count(blueprint(alone, local, shape), shape).total
 
 
 def _nothing(codes: Sequence[int]) -> tuple[()]:

@@ -13,6 +13,7 @@ from search_spaces.core.network import (
     Shape,
     SharedBlock,
     Supernet,
+    blueprint,
     is_left_out,
     output_shape,
     seeded,
@@ -35,9 +36,9 @@ from search_spaces.core.space import COUNTABLE, Constraint, Labels, SearchSpace
 __all__ = [
     "COUNTABLE", "SKIPPED", "Architecture", "Block", "Categorical", "Choice", "Condition", "Constraint", "Flow",
     "FlowShape", "Integer", "Keyword", "Labels", "Local", "Network", "OnPath", "Part", "PathText", "SearchSpace",
-    "Setting", "Settings", "Shape", "SharedBlock", "Subset", "Supernet", "Value", "Values", "advance", "check_images",
-    "code_labels", "composed", "conditions", "described", "exists", "first_line", "fixed", "integers", "is_left_out",
-    "keywords", "largest", "nested", "output_shape", "parse", "plain", "prefix", "put", "quiet", "reading", "seeded",
-    "seen", "setting", "shape_of", "smallest", "stage_depths", "switched_on", "takes", "together", "unknown_name",
-    "usual_resolutions", "widths", "written",
+    "Setting", "Settings", "Shape", "SharedBlock", "Subset", "Supernet", "Value", "Values", "advance", "blueprint",
+    "check_images", "code_labels", "composed", "conditions", "described", "exists", "first_line", "fixed", "integers",
+    "is_left_out", "keywords", "largest", "nested", "output_shape", "parse", "plain", "prefix", "put", "quiet",
+    "reading", "seeded", "seen", "setting", "shape_of", "smallest", "stage_depths", "switched_on", "takes", "together",
+    "unknown_name", "usual_resolutions", "widths", "written",
 ]  # fmt: skip

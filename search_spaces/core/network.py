@@ -11,10 +11,11 @@ from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import NamedTuple, Protocol, cast
+from typing import Any, NamedTuple, Protocol, cast
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from search_spaces.core.choices import Value
 from search_spaces.core.paths import Flow, FlowShape, advance, seen, sequence, shape_after
@@ -147,9 +148,26 @@ def is_left_out(block: Block, local: Local, in_shape: Shape) -> bool:
 
 @lru_cache(maxsize=2**16)
 def _measured(alone: Callable[[Local, Shape], nn.Module], local: Local, in_shape: Shape) -> tuple[Shape, bool]:
+    module = blueprint(alone, local, in_shape)
     with torch.device("meta"), torch.no_grad():
-        module = alone(local, in_shape).eval()
         return tuple(module(torch.empty(1, *in_shape)).shape[1:]), isinstance(module, nn.Identity)
+
+
+DRAWING = {Tensor.normal_, Tensor.uniform_}
+
+
+@lru_cache(maxsize=1)  # who counts a block asks for its shape next
+def blueprint(alone: Callable[[Local, Shape], nn.Module], local: Local, in_shape: Shape) -> nn.Module:
+    """A stand-alone block on the meta device, in evaluation mode, to be looked at and not to be changed."""
+    with torch.device("meta"), _Undrawn():
+        return alone(local, in_shape).eval()
+
+
+class _Undrawn(TorchFunctionMode):
+    """Weights stay as they were made: on the meta device they have no values, and drawing them takes a third of the time."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return args[0] if func in DRAWING else func(*args, **(kwargs or {}))
 
 
 @contextmanager
