@@ -10,7 +10,7 @@ from pydantic import BeforeValidator
 from pruners.allocation import ALLOCATIONS, SCHEDULES, Limits
 from pruners.errors import whole_number
 from pruners.groups import several_names
-from pruners.importance import Importance, Scoring, check_one_of
+from pruners.importance import AUTO, Bounds, Importance, Scoring, check_one_of
 from search_spaces.core import Part, setting
 
 MOST_STEPS = 35  # of a space: a digit each
@@ -24,6 +24,10 @@ def _dtype(given: Any) -> str | None:
     if given is None:
         return None
     raise ValueError(f"`check_dtype` must be a floating-point type, got {given!r}; take float64 or float32.")
+
+
+def _allocation(given: Any) -> Any:
+    return check_one_of("allocation", given, (AUTO, *ALLOCATIONS))
 
 
 def _few_steps(given: Any) -> Any:
@@ -46,10 +50,16 @@ class CutConfig(_AnyCut):
     """How much goes, where, and how the result is checked."""
 
     importance: Importance = Importance()
-    allocation: Annotated[str, BeforeValidator(lambda value: check_one_of("allocation", value, ALLOCATIONS))] = setting(
-        "global",
+    allocation: Annotated[str, BeforeValidator(_allocation)] = setting(
+        AUTO,
         help="How many go where: see `nas list allocations`; under latency_ms, optimal and distortion spend the latency that operators "
         "have by themselves, measured at a few widths first.",
+        otherwise="auto: optimal where scores are changes of the outputs, as those of curvature are, else global",
+    )
+    depth: bool | None = setting(
+        None,
+        help="Whether blocks may be left out, priced by the change of the outputs beside what groups lose; needs curvature.",
+        otherwise="if the tightest target leaves less than 0.7",
     )
     steps: Annotated[int, BeforeValidator(lambda value: whole_number("steps", value))] = setting(
         1, help="Times that importance is computed, each time on what is left."
@@ -58,6 +68,7 @@ class CutConfig(_AnyCut):
         "geometric", help="How what remains shrinks over the steps: see `nas list schedules`."
     )
     limits: Limits = Limits()
+    bounds: Bounds = Bounds()
     check: bool = setting(True, help="Compare the result with the masked model on the example inputs.")
     check_dtype: Annotated[str | None, BeforeValidator(_dtype)] = setting(
         None,

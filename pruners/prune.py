@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sized
+from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,14 @@ from safetensors.torch import load_file
 from torch import nn
 
 from pruners.allocation import (
+    ALLOCATIONS,
     ATTEMPTS,
     LATENCY,
     TIGHTER,
     CostModel,
     Estimator,
     Evidence,
+    Measured,
     OperatorLatency,
     Reading,
     Selection,
@@ -33,25 +35,30 @@ from pruners.allocation import (
     predicts_latency,
     search,
 )
+from pruners.chosen import choose
 from pruners.config import CutConfig
 from pruners.groups import Group, analyse, dependency_groups, prunable, split_inputs
-from pruners.importance import Loss
-from pruners.progress import Progress, silent
+from pruners.importance import AUTO, Loss, check_one_of, criterion_entry
+from pruners.operators import Axis
+from pruners.progress import Batches, Progress, silent
+from pruners.repair import NONE, REPAIRS, best_repair
 from pruners.result import PLAN, WEIGHTS, PruneResult, Summary, count
 from pruners.surgery import (
+    Proved,
     PruningPlan,
-    Removal,
     Surgery,
-    build,
     configure,
     describe_inputs,
+    ignored,
     rebuild,
+    removable_blocks,
     replay,
-    rewrite,
     serves,
     unique_state,
 )
 from search_spaces.core import nested, parse, takes
+
+SHALLOW = 0.7  # what a target leaves at least where no block is left out by default
 
 
 @takes(CutConfig)
@@ -64,11 +71,12 @@ def prune(
     batches: Iterable[Any] | None = None,
     loss: Loss | None = None,
     between: Callable[[nn.Module], None] | None = None,
+    recover: str = AUTO,
     progress: Progress = silent,
     config: CutConfig | None = None,
     **settings: Any,
 ) -> PruneResult:
-    """Remove channels, heads and other dimensions until every target is met, and prove the result.
+    """Remove channels, heads, blocks and other parts until every target is met, prove the result, and repair it.
 
     Args:
         model: any module that `torch.export` traces, in float32 or float64; it is left untouched.
@@ -82,7 +90,10 @@ def prune(
             name, as the example inputs are; kept in memory if it is not a list or a loader.
         loss: loss(outputs, targets) of all that the model returns; if None, cross-entropy of the first tensor of it.
         between: called with the smaller model of each step but the last, to repair it in place (batch statistics, fine-tuning)
-            before it is scored. The result still has the weights of the given model.
+            before it is scored. The result does not have what it changed.
+        recover: repair once removing is proved to equal masking, on `batches` or on synthetic inputs: a name in
+            `pruners.repair.REPAIRS`, "none", or "auto", which is "least-squares" where there are examples that it can solve on, else
+            "calibrate" or "none".
         progress: called as (name of a long step, done, total).
         config: all settings at once, in place of keywords.
         settings: by keyword; `importance` may also be a function of the parameters by name that returns a score for each of their
@@ -99,22 +110,28 @@ def prune(
     check_data(config.allocation, batches is not None)
     args, kwargs = split_inputs(example_inputs)
     describe_inputs(args, kwargs)  # a plan must hold them in the end
+    data: Any = batches if batches is None or isinstance(batches, Sized) else list(batches)
     graph = analyse(model, args, kwargs)
     found = dependency_groups(graph)
-    free = prunable(found, config.ignore)
+    blocks = [block for block in removable_blocks(graph) if not ignored(block, config.ignore)]
+    free = prunable(found, [name for name in config.ignore if name not in {block.name for block in blocks}])
     cost = CostModel(graph, model)
     asked = counted_budgets(targets, cost)
     aims = measured_targets(targets, estimators or {}, model, args, kwargs, graph.trace.written)
-    check_reachable(free, cost, asked, limits)
+    config, data, chosen = choose(config, model, args, kwargs, data, progress)
+    deep = {Axis(1): block for block in blocks} if _may_leave_out(config, asked, cost, aims, model) else {}
+    cost = cost.with_blocks(deep)
+    check_reachable(free, cost, asked, limits, deep)
     if predicts_latency(targets, estimators or {}, config.allocation, graph.trace):
-        latency = OperatorLatency(graph, fewest_kept(free, limits), measured_ms, progress)
+        latency = OperatorLatency(graph, fewest_kept(free, limits), measured_ms, progress, deep)
         cost = cost.predicting(LATENCY, latency) if latency.tables else cost
-    least = check_reachable(free, cost, asked, limits)
+    least = check_reachable(free, cost, asked, limits, deep)
     lever = next(name for name in (*cost.predicted, "macs", "params") if cost.of(name)({}))
     whole = cost.of(lever)({})
-    data: Any = batches if batches is None or isinstance(batches, Sized) else list(batches)
-    evidence = Evidence(data, loss, config.seed)
-    selection = Selection(graph, free, model, cost, config.importance, config.allocation, limits, evidence, progress)
+    evidence = Evidence(data, loss, config.seed, config.bounds)
+    selection = Selection(
+        graph, free, model, cost, config.importance, config.allocation, limits, evidence, progress, deep
+    )
     guess = [whole * aim.fraction(model) for aim in aims] if config.steps > 1 else []
     last = asked | ({lever: min([asked.get(lever, whole), *guess])} if guess else {})
     ranking = selection.descend(last, least, config.steps, config.schedule, between)
@@ -122,8 +139,8 @@ def prune(
     surgery = Surgery(model, graph, found, config.tolerance, config.check, config.checked_in)
 
     def built_within(budgets: Mapping[str, float]) -> nn.Module:
-        removal = Removal(graph, selection.choose(ranking, budgets))
-        return build(removal, model, rewrite(removal), config.tolerance).model
+        unchecked = Surgery(model, graph, found, config.tolerance, check=False)
+        return unchecked.cut(*selection.choose(ranking, budgets)).built.model
 
     budgets = dict(asked)
     predicted: dict[str, Reading] = {}
@@ -132,14 +149,15 @@ def prune(
         find = approach if lever == LATENCY else search
         budgets[lever], predicted = find(lambda b: built_within({**asked, lever: b}), aims, least[lever], top, progress)
     for _ in range(ATTEMPTS):
-        cut = surgery.cut(selection.choose(ranking, budgets))
+        cut = surgery.cut(*selection.choose(ranking, budgets))
         readings = {aim.name: aim.read(cut.built.model) for aim in aims}
         after = count(cut.built.model, args, kwargs)
         routed_otherwise = graph.trace.choosing and after["macs"] > asked.get("macs", math.inf)
         if all(reading.met for reading in readings.values()) and not routed_otherwise:
             break
         budgets[lever] = max(least[lever], budgets[lever] - TIGHTER * whole)
-    counts = cut.removal.counts
+    left_out = {axis: 0 for axis, block in deep.items() if block in cut.left_out}
+    counts = {**cut.removal.counts, **left_out}
     report = {
         name: {"asked": budget, "predicted": cost.of(name)(counts), "measured": after[name]}
         for name, budget in asked.items()
@@ -149,6 +167,7 @@ def prune(
     }
     refuse_missed(report)
     proved = surgery.prove(cut)
+    repaired = _repaired(recover, proved, model, data, progress)
     summary = Summary(
         before={**count(model, args, kwargs), **{name: reading.full for name, reading in readings.items()}},
         after={**after, **{name: reading.value for name, reading in readings.items()}},
@@ -156,13 +175,51 @@ def prune(
         difference=proved.difference,
         difference_inside=proved.inside,
         form=cut.built.form,
-        groups={g.name: (g.size, counts[g.axis]) for g in found if g.axis in counts},
+        groups={g.name: (g.size, counts[g.axis]) for g in found if g.axis in cut.removal.counts},
         unknown=dict(graph.unknown),
         configuration=configure(proved.model, model, cut.removal),
         reason=cut.built.reason,
         serves=serves(proved.model),
+        blocks=tuple(block.name for block in cut.left_out),
+        chosen={**chosen, **repaired},
     )
     return PruneResult(proved.model, proved.plan, summary)
+
+
+def _may_leave_out(
+    config: CutConfig, asked: Mapping[str, float], cost: CostModel, aims: Sequence[Measured], model: nn.Module
+) -> bool:
+    """Whether blocks may be left out: if told so, or if a target is tight and the criterion can price them.
+
+    Raises:
+        ValueError: if it is told so and nothing can price them.
+    """
+    priced = criterion_entry(config.importance.criterion).of_outputs and ALLOCATIONS[config.allocation].knapsack
+    if config.depth and not priced:
+        raise ValueError(
+            "`depth` needs `importance` curvature and `allocation` optimal, with `batches`, which price blocks beside groups, got "
+            f"{config.importance.criterion!r} and {config.allocation!r}; leave them out, and give `batches`."
+        )
+    if config.depth is not None or not priced:
+        return bool(config.depth)
+    fractions = [budget / max(cost.of(name)({}), 1) for name, budget in asked.items()]
+    fractions += [aim.fraction(model) for aim in aims]
+    return min(fractions) < SHALLOW
+
+
+def _repaired(
+    recover: str, proved: Proved, model: nn.Module, data: Batches | None, progress: Progress
+) -> dict[str, str]:
+    """Repair the proved model in place, and say how."""
+    check_one_of("recover", recover, (AUTO, NONE, *REPAIRS))
+    if recover == NONE or (recover == AUTO and data is None):
+        return {"recover": "none: no examples were given"} if recover == AUTO else {}
+    if data is None:
+        raise ValueError(f"`recover={recover!r}` needs `batches`, an iterable of inputs; give some, or take none.")
+    if recover != AUTO:
+        REPAIRS[recover].repair(proved.model, model, proved.plan, data, progress)
+        return {}
+    return {"recover": best_repair(proved.model, model, proved.plan, data, progress)}
 
 
 def cut_config(config: CutConfig | None, settings: Mapping[str, Any]) -> CutConfig:

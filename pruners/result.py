@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,8 @@ class Summary:
             `save_pretrained` and `from_pretrained` give it back; False if none can, so that only `PruneResult.save` saves it.
         reason: why the result is a graph: what the cut copy of the module raised, or that its outputs differ; None for a module.
         serves: of a graph, the shapes that it takes by the name of the input, as "NxL", in numbers and free sizes; None for a module.
+        blocks: names of blocks that are left out.
+        chosen: what `auto` stood for, by setting, with the reason.
     """
 
     before: Mapping[str, float]
@@ -47,6 +49,8 @@ class Summary:
     configuration: bool | None = None
     reason: str | None = None
     serves: Mapping[str, str] | None = None
+    blocks: tuple[str, ...] = ()
+    chosen: Mapping[str, str] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""

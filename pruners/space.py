@@ -12,7 +12,7 @@ from torch import nn
 from pruners.allocation import CostModel, Evidence, Limits, Selection
 from pruners.config import WidthsConfig
 from pruners.groups import Group, analyse, dependency_groups, keep_highest, prunable, split_inputs
-from pruners.importance import Importance, Loss
+from pruners.importance import AUTO, Importance, Loss
 from pruners.operators import Axis
 from pruners.progress import Progress, silent
 from pruners.result import PruneResult, Summary, count
@@ -24,6 +24,7 @@ from pruners.surgery import (
     configure,
     describe_inputs,
     fingerprint,
+    ignored,
     inside,
     removable_blocks,
     serves,
@@ -82,10 +83,12 @@ class PrunableSpace:
         self.found = dependency_groups(self.graph)
         blocks = removable_blocks(self.graph)
         free = prunable(self.found, [given for given in ignore if given not in {block.name for block in blocks}])
-        self.blocks = {block.name: block for block in blocks if config.depth and not _ignored(block, ignore)}
+        self.blocks = {block.name: block for block in blocks if config.depth and not ignored(block, ignore)}
         self.cost = CostModel(self.graph, model)
         data: Any = batches if batches is None or isinstance(batches, Sized) else list(batches)
-        importance = Importance(criterion=config.importance.criterion, normalise="none")
+        given = config.importance.criterion
+        criterion = ("l2" if data is None else "curvature") if given == AUTO else given
+        importance = Importance(criterion=criterion, normalise="none")
         evidence = Evidence(data, loss, config.seed)
         selection = Selection(self.graph, free, model, self.cost, importance, "global", Limits(), evidence, progress)
         scores = selection.rank({}, model).scores
@@ -177,13 +180,6 @@ def _kept(group: Group, step: int, steps: int, round_to: int) -> int:
     """So many steps of a group's indices, rounded up to what is aligned."""
     share = -(-group.size * step // steps)
     return min(-(-share // round_to) * round_to, group.size)
-
-
-def _ignored(block: Block, ignore: Sequence[str]) -> bool:
-    """Whether a block, a module around it, or any of its tensors is among the names."""
-    parts = block.name.split(".")
-    modules = {".".join(parts[: i + 1]) for i in range(len(parts))}
-    return bool({block.name, *modules, *block.tensors} & set(ignore))
 
 
 def _labels(choices: Sequence[Choice]) -> Labels:

@@ -10,6 +10,7 @@ from pruners.allocation.targets import (
     LATENCY,
     TIGHTER,
     Estimator,
+    Measured,
     Reading,
     approach,
     check_targets,
@@ -21,6 +22,6 @@ from pruners.allocation.timing import measured_ms
 
 __all__ = [
     "ALLOCATIONS", "ATTEMPTS", "COUNTED", "LATENCY", "SCHEDULES", "TIGHTER", "CostModel", "Estimator", "Evidence",
-    "Limits", "OperatorLatency", "Reading", "Selection", "approach", "check_data", "check_reachable", "check_targets",
+    "Limits", "Measured", "OperatorLatency", "Reading", "Selection", "approach", "check_data", "check_reachable", "check_targets",
     "counted_budgets", "fewest_kept", "measured_ms", "measured_targets", "predicts_latency", "search",
 ]  # fmt: skip

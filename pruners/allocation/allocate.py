@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from numbers import Real
 from typing import Annotated, Any, NamedTuple
 
+import numpy as np
 import torch
 from pydantic import BeforeValidator
 
 from pruners.allocation.costs import CostModel
-from pruners.allocation.knapsack import Damage, Program
+from pruners.allocation.knapsack import Damage, Item, Program
 from pruners.allocation.targets import LATENCY, Estimator
 from pruners.errors import whole_number
 from pruners.groups import Group, curve, keep_highest
-from pruners.importance import check_one_of
+from pruners.importance import AUTO, check_one_of
 from pruners.operators import Axis
+from pruners.surgery import Block, around, inside
 from pruners.tracing import Trace
 from search_spaces.core import Part, setting
 
@@ -158,6 +160,26 @@ ALLOCATIONS: dict[str, AllocationEntry] = {
 }  # fmt: skip
 
 
+class Priced(NamedTuple):
+    """A block that may be left out: its axis in the costs, of size 1, and the damage of that."""
+
+    block: Block
+    axis: Axis
+    damage: float
+
+
+class Allocation(NamedTuple):
+    """What goes.
+
+    Attributes:
+        keep: elementary axis to booleans in the shape of its scores, True for what stays; groups that lose nothing are left out.
+        left_out: blocks that go as a whole.
+    """
+
+    keep: dict[Axis, torch.Tensor]
+    left_out: tuple[Block, ...]
+
+
 def allocate(
     groups: Sequence[Group],
     scores: Mapping[str, torch.Tensor],
@@ -167,7 +189,8 @@ def allocate(
     limits: Limits | None = None,
     damages: Mapping[str, Damage] | None = None,
     gone: Mapping[str, int] | None = None,
-) -> dict[Axis, torch.Tensor]:
+    blocks: Sequence[Priced] = (),
+) -> Allocation:
     """Remove as few indices as meet every budget.
 
     Args:
@@ -181,16 +204,15 @@ def allocate(
         limits: alignment and bounds per group.
         damages: group name to the damage of losing 0, 1, ... indices; for "distortion".
         gone: group name to how many indices have gone before; none if not given.
-
-    Returns:
-        Elementary axis to booleans in the shape of its scores, True for what stays; groups that lose nothing are left out.
+        blocks: blocks that may be left out, for allocations that are a knapsack.
 
     Raises:
         ValueError: if a budget cannot be met; the message says what range can.
     """
     check_one_of("allocation", allocation, ALLOCATIONS)
     limits, gone = limits or Limits(), gone or {}
-    check_reachable(groups, cost, budgets, limits)
+    cost = cost.with_blocks({priced.axis: priced.block for priced in blocks}) if blocks else cost
+    check_reachable(groups, cost, budgets, limits, [priced.axis for priced in blocks])
     curves = {group.name: curve(scores[group.name]) for group in groups}
     entry = ALLOCATIONS[allocation]
     removed = _by_schedule(entry, groups, curves, cost, budgets, limits)
@@ -199,15 +221,33 @@ def allocate(
         if damages is None:
             damages = {group.name: importance_lost(curves[group.name]) for group in groups}
         levels = {group.name: limits.levels(group, gone.get(group.name, 0)) for group in groups}
-        removed = Program(groups, damages, levels, cost, budgets).solve(removed)
-    return {
-        group.axis: keep_highest(scores[group.name], removed[group.name]) for group in groups if removed[group.name]
-    }
+        prices = {priced.block.name: np.array([0.0, priced.damage]) for priced in blocks}
+        choices: dict[str, Sequence[int]] = {**levels, **{name: [0, 1] for name in prices}}
+        program = Program(_items(groups, blocks), {**damages, **prices}, choices, cost, budgets)
+        removed = program.solve(removed)
+    return Allocation(
+        {group.axis: keep_highest(scores[group.name], removed[group.name]) for group in groups if removed[group.name]},
+        tuple(priced.block for priced in blocks if removed[priced.block.name]),
+    )
+
+
+def _items(groups: Sequence[Group], blocks: Sequence[Priced], part_of: Block | None = None) -> tuple[Item, ...]:
+    """Groups and blocks, those that go with a block inside it."""
+    every = [priced.block for priced in blocks]
+    own = [Item(group.name, group.axis, group.size) for group in groups if inside(group, every) is part_of]
+    return (
+        *own,
+        *(
+            Item(priced.block.name, priced.axis, 1, _items(groups, blocks, priced.block))
+            for priced in blocks
+            if around(priced.block, every) is part_of
+        ),
+    )
 
 
 def check_data(allocation: str, has_batches: bool) -> None:
     """Refuse an allocation over data where there are none."""
-    if ALLOCATIONS[allocation].needs and not has_batches:
+    if allocation != AUTO and ALLOCATIONS[allocation].needs and not has_batches:
         without = ", ".join(name for name, entry in ALLOCATIONS.items() if not entry.needs)
         raise ValueError(
             f"`allocation={allocation!r}` needs `batches`, an iterable of (inputs, targets) or of inputs; without data take one of "
@@ -258,23 +298,27 @@ def fewest_kept(groups: Sequence[Group], limits: Limits) -> dict[Axis, int]:
 
 
 def check_reachable(
-    groups: Sequence[Group], cost: CostModel, budgets: Mapping[str, float], limits: Limits
+    groups: Sequence[Group],
+    cost: CostModel,
+    budgets: Mapping[str, float],
+    limits: Limits,
+    blocks: Collection[Axis] = (),
 ) -> dict[str, float]:
-    """The least that each cost can come to, if it is within the budgets.
+    """The least that each cost can come to, with blocks left out where there are some, if it is within the budgets.
 
     Raises:
         ValueError: if nothing can be removed or a budget is below the least; the message says what range can be reached.
     """
-    if not groups:
+    if not groups and not blocks:
         raise ValueError("nothing can be removed from this model: every group is protected; see `pruners.groups`.")
-    fewest = fewest_kept(groups, limits)
+    fewest = {**fewest_kept(groups, limits), **dict.fromkeys(blocks, 0)}
     least = {name: cost.of(name)(fewest) for name in cost.names}
     if any(least[name] > budget for name, budget in budgets.items()):
         reachable = ", ".join(f"{name} from {least[name]:,} to {cost.of(name)({}):,}" for name in budgets)
         asked = ", ".join(f"{name} {budget:,.0f}" for name, budget in budgets.items())
         raise ValueError(
             f"`targets` must be reachable, got {asked}; within the limits this model reaches {reachable}. Ask for more, "
-            "raise `max_ratio`, or protect fewer groups."
+            f"raise `max_ratio`, protect fewer groups{'' if blocks else ', or let blocks be left out with `depth`'}."
         )
     return {name: float(value) for name, value in least.items()}
 

@@ -13,6 +13,7 @@ from torch.utils import _pytree as pytree
 
 from pruners.groups import AxisGraph
 from pruners.operators import ELEMENTARY, Axis, arguments, chooses, count, find, leaves, seeded, several
+from pruners.surgery import Block
 from pruners.tracing import Runner
 
 Counts = Mapping[Axis, int]
@@ -42,14 +43,29 @@ class CostModel:
     def __init__(self, graph: AxisGraph, model: nn.Module) -> None:
         self.graph, self.copies = graph, graph.trace.copies
         self.chosen = _chosen(graph)
-        self.macs_terms = self._terms(graph.trace.nodes)
-        parameters = _distinct(graph)
-        self.params_terms: list[Product] = [(1, tuple(graph.tensors[name])) for name in parameters]
-        self.bytes_terms = [(p.element_size(), tuple(graph.tensors[name])) for name, p in parameters.items()]
+        self.present: dict[Axis, Block] = {}
+        self._count()
         held = list(model.parameters())
         self.extra_params = sum(p.numel() for p in held) - _total(self.params_terms, {})
         self.extra_bytes = sum(p.numel() * p.element_size() for p in held) - _total(self.bytes_terms, {})
         self.predicted: dict[str, Predicted] = {}
+
+    def _count(self) -> None:
+        self.macs_terms = self._terms(self.graph.trace.nodes)
+        parameters = _distinct(self.graph)
+        self.params_terms: list[Product] = [(1, self._dims(name)) for name in parameters]
+        self.bytes_terms = [(p.element_size(), self._dims(name)) for name, p in parameters.items()]
+
+    def _dims(self, tensor: str) -> tuple[Axis, ...]:
+        there = (axis for axis, block in self.present.items() if tensor in block.tensors)
+        return (*self.graph.tensors[tensor], *there)
+
+    def with_blocks(self, present: Mapping[Axis, Block]) -> CostModel:
+        """The same costs, in which blocks are axes of size 1, of which 0 indices stay where the block is left out."""
+        more = copy.copy(self)
+        more.present = dict(present)
+        more._count()
+        return more
 
     def macs(self, counts: Counts) -> int:
         """Multiply-accumulates on the example inputs when each axis keeps `counts[axis]` indices."""
@@ -76,11 +92,14 @@ class CostModel:
 
     def _terms(self, nodes: Iterable[Node]) -> list[Product]:
         """What operators cost on as many copies of the example as were traced."""
-        return [
-            (constant if _per_sample(node) else constant * self.copies, axes)
-            for node in nodes
-            for constant, axes in operator_macs(self.graph, node)
-        ]
+        found: list[Product] = []
+        for node in nodes:
+            there = tuple(axis for axis, block in self.present.items() if node in block.nodes)
+            found += [
+                (constant if _per_sample(node) else constant * self.copies, (*axes, *there))
+                for constant, axes in operator_macs(self.graph, node)
+            ]
+        return found
 
     def predicting(self, name: str, predicted: Predicted) -> CostModel:
         """The same costs, and one more."""

@@ -23,6 +23,7 @@ from pruners.allocation.timing import Call, call_at
 from pruners.groups import AxisGraph
 from pruners.operators import Axis, count, find, leaves, several
 from pruners.progress import Progress, silent
+from pruners.surgery import Block
 
 Measure = Callable[[Sequence[Call], torch.device], Sequence[float]]
 BLOCK = 16  # channels that kernels take together, on a CPU as many as fit a vector
@@ -58,16 +59,22 @@ class Table:
         widths: each size where it was measured, ascending.
         stairs: of each size, how much of a staircase time is: 0 if a block begun takes its share, 1 if it takes a whole block's.
         ms: at all combinations of widths.
+        present: axes of size 1 of the blocks that it is in, of which 0 indices stay where a block is left out.
     """
 
     sizes: tuple[tuple[Axis, ...], ...]
     widths: tuple[tuple[int, ...], ...]
     stairs: tuple[float, ...]
     ms: NDArray[np.float64]
+    present: tuple[Axis, ...] = ()
     _known: dict[tuple[int, ...], float] = field(default_factory=dict, init=False)
 
     def __call__(self, counts: Counts) -> Any:
         """Milliseconds when elementary axes keep `counts[axis]`, which may be arrays."""
+        there = math.prod(counts.get(axis, 1) for axis in self.present)
+        return there * self._whole(counts)
+
+    def _whole(self, counts: Counts) -> Any:
         at = tuple(math.prod(count(axis, counts) for axis in axes) for axes in self.sizes)
         if any(isinstance(size, np.ndarray) for size in at):
             return self.interpolated(at)
@@ -99,6 +106,7 @@ class OperatorLatency:
         fewest: the axes that may lose indices, and how many at least stay of each.
         measure: milliseconds of calls of one operator on a device; ValueError if it does not run by itself.
         progress: called as ("operators", measured, all).
+        blocks: those that may be left out, by their axis.
 
     Attributes:
         tables: their sum is the prediction; operators over the same sizes have one.
@@ -115,10 +123,11 @@ class OperatorLatency:
         fewest: Counts,
         measure: Measure,
         progress: Progress = silent,
+        blocks: Mapping[Axis, Block] | None = None,
     ) -> None:
         self.left_out: list[str] = []
         device = next((graph.trace.tensor(name).device for name in graph.tensors), torch.device("cpu"))
-        grids = [grid for node in graph.trace.nodes if (grid := Grid.of(graph, node, fewest))]
+        grids = [grid for node in graph.trace.nodes if (grid := Grid.of(graph, node, fewest, blocks or {}))]
         known: dict[str, Sequence[float]] = {}
         waiting = {grid.key: grid for grid in grids}
         for done, (key, grid) in enumerate(waiting.items()):
@@ -131,8 +140,8 @@ class OperatorLatency:
         found: dict[Any, Table] = {}
         for grid in grids:
             if grid.key in known:
-                table = grid.table(known[grid.key])
-                alike = (table.sizes, table.widths, table.stairs)
+                table = replace(grid.table(known[grid.key]), present=grid.present)
+                alike = (table.sizes, table.widths, table.stairs, table.present)
                 found[alike] = replace(table, ms=table.ms + found[alike].ms) if alike in found else table
         self.tables = list(found.values())
 
@@ -142,7 +151,11 @@ class OperatorLatency:
 
     def about(self, axis: Axis) -> Callable[[Counts], Any]:
         """The milliseconds of the operators whose sizes an elementary axis is in."""
-        tables = [table for table in self.tables if any(axis in leaves(dim) for axes in table.sizes for dim in axes)]
+        tables = [
+            table
+            for table in self.tables
+            if axis in table.present or any(axis in leaves(dim) for axes in table.sizes for dim in axes)
+        ]
         return lambda counts: sum(table(counts) for table in tables)
 
 
@@ -154,14 +167,18 @@ class Grid:
         sizes: what its time depends on.
         calls: at all combinations of widths, then past whole blocks of each size with the others whole.
         key: the same for operators whose times are the same.
+        present: axes of the blocks that the operator is in.
     """
 
     sizes: tuple[Size, ...]
     calls: tuple[Call, ...]
     key: str
+    present: tuple[Axis, ...] = ()
 
     @classmethod
-    def of(cls, graph: AxisGraph, node: Node, fewest: Counts) -> Grid | None:
+    def of(
+        cls, graph: AxisGraph, node: Node, fewest: Counts, blocks: Mapping[Axis, Block] | None = None
+    ) -> Grid | None:
         """The grid of an operator; None if no removal changes it, or it only looks at memory in another way."""
         if not isinstance(node.target, torch._ops.OpOverload) or node.target.is_view:
             return None
@@ -173,7 +190,8 @@ class Grid:
         points = [_merged(point) for point in product(*(size.widths for size in sizes))]
         points += [past for size in sizes for past in size.past]
         calls = tuple(call_at(graph, node, point) for point in points)
-        return cls(sizes, calls, "\n".join(map(str, calls)))
+        present = tuple(axis for axis, block in (blocks or {}).items() if node in block.nodes)
+        return cls(sizes, calls, "\n".join(map(str, calls)), present)
 
     def table(self, ms: Sequence[float]) -> Table:
         """The table of what was measured at `calls`."""

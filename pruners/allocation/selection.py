@@ -4,30 +4,38 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
 from torch import nn
 from torch.fx import Node
 
-from pruners.allocation.allocate import ALLOCATIONS, Limits, allocate
+from pruners.allocation.allocate import ALLOCATIONS, Allocation, Limits, Priced, allocate
 from pruners.allocation.costs import CostModel
 from pruners.allocation.knapsack import Damage
 from pruners.groups import AxisGraph, Group
 from pruners.importance import (
+    Bounds,
     Importance,
     Loss,
+    Measure,
     Moments,
     criterion_entry,
     distortion_curves,
+    left_out_damages,
+    pieces,
     placeholder_values,
     score_groups,
     second_moments,
 )
 from pruners.operators import Axis
-from pruners.progress import Batches, Progress, watched
-from pruners.surgery import Removal, rewrite
+from pruners.progress import Batches, Progress, silent, watched
+from pruners.surgery import Block, GraphModel, Removal, rewrite
+from pruners.tracing import like_example
+
+WORK = 2 * 10**12  # multiply-accumulates that blocks are measured with, about
+MOST_SAMPLES = 128
 
 
 class ScheduleEntry(NamedTuple):
@@ -54,12 +62,14 @@ class Evidence:
     Attributes:
         batches: for criteria and curves that pass over data; None if there are none.
         loss: see `pruners.importance.score_groups`.
-        seed: of the criterion "random".
+        seed: of the criterion "random" and of random projections.
+        bounds: what a pass over data may take.
     """
 
     batches: Batches | None
     loss: Loss | None
     seed: int
+    bounds: Bounds = Bounds()
 
 
 @dataclass(frozen=True)
@@ -70,11 +80,13 @@ class Ranking:
         scores: group name to one score per index, minus infinity for what has gone.
         damages: group name to the damage of losing 0, 1, ... indices, if it is measured.
         gone: group name to how many indices have gone.
+        blocks: blocks that may be left out.
     """
 
     scores: Mapping[str, torch.Tensor]
     damages: Mapping[str, Damage] | None
     gone: Mapping[str, int]
+    blocks: Sequence[Priced] = ()
 
 
 @dataclass(frozen=True)
@@ -91,6 +103,7 @@ class Selection:
         limits: alignment and bounds per group.
         evidence: data, loss and seed.
         progress: told about passes over data and steps.
+        blocks: those that may be left out, by their axis in the costs; for criteria that are changes of the outputs.
     """
 
     graph: AxisGraph
@@ -102,20 +115,25 @@ class Selection:
     limits: Limits
     evidence: Evidence
     progress: Progress
+    blocks: Mapping[Axis, Block] = field(default_factory=dict)
 
-    def choose(self, ranking: Ranking, budgets: Mapping[str, float]) -> dict[Axis, torch.Tensor]:
-        """What stays of each group that loses something."""
+    def choose(self, ranking: Ranking, budgets: Mapping[str, float]) -> Allocation:
+        """What stays of each group that loses something, and which blocks go."""
         return allocate(
-            self.groups, ranking.scores, self.cost, budgets, self.allocation, self.limits, ranking.damages, ranking.gone
-        )
+            self.groups, ranking.scores, self.cost, budgets, self.allocation, self.limits, ranking.damages,
+            ranking.gone, ranking.blocks,
+        )  # fmt: skip
 
-    def rank(self, keep: Mapping[Axis, torch.Tensor], model: nn.Module, step: str = "") -> Ranking:
+    def rank(
+        self, keep: Mapping[Axis, torch.Tensor], model: nn.Module, step: str = "", last: bool = True
+    ) -> Ranking:
         """Score what stays.
 
         Args:
             keep: what stays of each elementary axis.
             model: the full model where all stays, else the rewritten graph of what stays.
             step: name of the step, for reports.
+            last: whether blocks are priced, too.
         """
         batches = self.evidence.batches
         measured = ALLOCATIONS[self.allocation].measured
@@ -127,10 +145,11 @@ class Selection:
         scores = score_groups(
             self.graph, self.groups, self.importance,
             model=model, keep=keep, batches=watched_batches, loss=self.evidence.loss, seed=self.evidence.seed, moments=moments,
+            bounds=self.evidence.bounds, progress=self.progress,
         )  # fmt: skip
         gone = {group.name: int((~group.kept(keep)).sum(-1).max()) for group in self.groups if group.axis in keep}
         if not measured:
-            return Ranking(scores, None, gone)
+            return Ranking(scores, None, gone, self._priced(keep, model) if last else ())
         assert batches is not None
         levels = {group.name: self.limits.levels(group, gone.get(group.name, 0)) for group in self.groups}
         curves = distortion_curves(
@@ -138,6 +157,22 @@ class Selection:
             lambda done, total: self.progress(f"distortion{step}", done, total), moments,
         )  # fmt: skip
         return Ranking(scores, curves, gone)
+
+    def _priced(self, keep: Mapping[Axis, torch.Tensor], model: nn.Module) -> list[Priced]:
+        """What the outputs lose with each block, on as many samples as there is work for."""
+        if not self.blocks:
+            return []
+        assert self.evidence.batches is not None
+        trace = self.graph.trace
+        runs = model if keep and isinstance(model, GraphModel) else rewrite(Removal(self.graph, keep))
+        work = self.cost.macs({}) * len(self.blocks) / 2
+        samples = min(max(1, WORK // max(int(work), 1)), MOST_SAMPLES)
+        data = like_example(self.evidence.batches, trace)
+        parts = pieces(data, trace, self.evidence.bounds, "examples for blocks", silent, samples)
+        damages = left_out_damages(
+            runs, list(self.blocks.values()), (part.inputs for part in parts), Measure(trace), self.progress
+        )
+        return [Priced(block, axis, damages[block.name]) for axis, block in self.blocks.items()]
 
     def descend(
         self,
@@ -156,17 +191,17 @@ class Selection:
             schedule: "linear" or "geometric" in what remains.
             between: given each intermediate model; what it changes is seen by the scores, and dropped with the model.
         """
-        ranking = self.rank({}, self.model, f" 1/{steps}" if steps > 1 else "")
+        ranking = self.rank({}, self.model, f" 1/{steps}" if steps > 1 else "", steps == 1)
         for step in range(1, steps):
             shrink = SCHEDULES[schedule].remains
             current = {
                 name: max(least[name], shrink(self.cost.of(name)({}), budget, step / steps))
                 for name, budget in budgets.items()
             }
-            keep = self.choose(ranking, current)
+            keep = self.choose(ranking, current).keep
             smaller = rewrite(Removal(self.graph, keep))
             if between is not None:
                 between(smaller)
-            ranking = self.rank(keep, smaller, f" {step + 1}/{steps}")
+            ranking = self.rank(keep, smaller, f" {step + 1}/{steps}", step + 1 == steps)
             self.progress("pruning steps", step, steps - 1)
         return ranking

@@ -11,6 +11,10 @@ from pruners.importance.named import AGGREGATIONS, CRITERIA, NORMALISATIONS, Cri
 from search_spaces.core import Part, setting
 
 
+AUTO = "auto"
+"""Chosen by the data that there are, see `pruners.chosen`."""
+
+
 def check_one_of(name: str, value: Any, allowed: Iterable[Any]) -> Any:
     """Refuse a value that is not among those allowed, also one of another type."""
     if value not in list(allowed):
@@ -27,7 +31,7 @@ def qualified_name(criterion: str | Criterion) -> str:
 
 
 def _criterion(value: Any) -> Any:
-    return value if callable(value) else check_one_of("importance", value, CRITERIA)
+    return value if callable(value) else check_one_of("importance", value, (AUTO, *CRITERIA))
 
 
 class Scoring(Part):
@@ -38,14 +42,15 @@ class Scoring(Part):
         BeforeValidator(_criterion),
         PlainSerializer(qualified_name, when_used="json"),
     ] = setting(
-        "l2",
+        AUTO,
         name="importance",
         help="The criterion: see `nas list criteria`; some pass over data, some over labels.",
+        otherwise="auto: curvature with examples or batch norms to make some from, else l2",
     )
 
     def check_data(self, given: bool) -> None:
         """Refuse a criterion over data where there are none."""
-        if not given and criterion_entry(self.criterion).needs:
+        if not given and self.criterion != AUTO and criterion_entry(self.criterion).needs:
             without = ", ".join(name for name, entry in CRITERIA.items() if not entry.needs)
             raise ValueError(
                 f"`importance={self.criterion!r}` needs `batches`, an iterable of (inputs, targets); without data take one of "
@@ -64,7 +69,7 @@ class Importance(Scoring):
     ] = setting(
         None,
         help="What the scores of a group are divided by: their mean, max or sum, or none.",
-        otherwise="mean, for lamp, which compares groups already, none",
+        otherwise="mean; none for lamp and curvature, which compare groups already",
     )
 
     @property

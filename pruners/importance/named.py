@@ -16,10 +16,14 @@ from torch import nn
 from torch.fx import Node
 
 from pruners.groups import AxisGraph, Group, Member
+from pruners.importance.bounds import Bounds, pieces
 from pruners.importance.criteria import Loss, Tensors, activation, fisher, l1, l2, lamp, taylor
+from pruners.importance.curvature import curvatures, lost_with, readings
+from pruners.importance.outputs import Measure
 from pruners.importance.reconstruction import Moments, lost_by_group
 from pruners.importance.relevance import relevance
 from pruners.operators import arguments, operator
+from pruners.progress import Progress, silent
 from pruners.surgery import GraphModel, Removal, rewrite
 from pruners.tracing import Batch, like_example
 from pruners.untouched import untouched
@@ -42,6 +46,8 @@ class Subject:
         loss: loss(outputs, targets) of all that the model returns.
         seed: of what is drawn at random.
         moments: what the inputs of layers are like.
+        bounds: what a pass over data may take.
+        progress: told about passes that report themselves.
     """
 
     base: Removal
@@ -51,6 +57,8 @@ class Subject:
     loss: Loss
     seed: int
     moments: Mapping[Node, Moments]
+    bounds: Bounds = Bounds()
+    progress: Progress = silent
 
     @cached_property
     def tensors(self) -> dict[str, torch.Tensor]:
@@ -82,6 +90,7 @@ class CriterionEntry(NamedTuple):
         within: turns the added scores of a group into those that are compared.
         normalise: what the scores of a group are divided by, if not told.
         moments: it looks at the second moments of layers' inputs.
+        of_outputs: scores are changes of the outputs, beside which that of leaving out a block can stand.
     """
 
     help: str
@@ -90,6 +99,7 @@ class CriterionEntry(NamedTuple):
     within: Callable[[torch.Tensor], torch.Tensor] = lambda scores: scores
     normalise: str = "mean"
     moments: bool = False
+    of_outputs: bool = False
 
 
 def unit_sums(entries: torch.Tensor, member: Member, group: Group, base: Removal) -> torch.Tensor:
@@ -185,6 +195,18 @@ def _lost(look: Subject) -> Vectors:
     return {name: [scores] for name, scores in lost.items() if scores is not None}
 
 
+def _curvature(look: Subject) -> Vectors:
+    found = readings(look.base, look.groups)
+    trace = look.base.graph.trace
+    parts = pieces(look.data(), trace, look.bounds, "curvature", look.progress, math.inf)
+    measured = curvatures(look.runs, found, (part.inputs for part in parts), Measure(trace), look.seed)
+    lost = {}
+    for done, group in enumerate(look.groups, 1):
+        lost[group.name] = lost_with(look.base, group, measured)
+        look.progress("order of removal", done, len(look.groups))
+    return {name: [scores] for name, scores in lost.items() if scores is not None}
+
+
 CRITERIA: dict[str, CriterionEntry] = {
     "l1": CriterionEntry("sum of absolute values", summed(lambda look: l1(look.tensors))),
     "l2": CriterionEntry("sum of squares", summed(lambda look: l2(look.tensors))),
@@ -205,6 +227,11 @@ CRITERIA: dict[str, CriterionEntry] = {
     "obs": CriterionEntry(
         "optimal brain surgeon: the error that is left when the layers that read the index make up for it", _lost,
         needs="inputs", moments=True,
+    ),
+    "curvature": CriterionEntry(
+        "the change of the outputs that is left when what stays makes up for the index, by second moments of what layers read and of "
+        "gradients",
+        _curvature, needs="inputs", normalise="none", of_outputs=True,
     ),
     "taylor": CriterionEntry("first-order change of the loss", _of_gradients(taylor), needs="labels"),
     "fisher": CriterionEntry(

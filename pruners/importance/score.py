@@ -16,6 +16,7 @@ from torch import nn
 from torch.fx import Node
 
 from pruners.groups import AxisGraph, Group, curve
+from pruners.importance.bounds import Bounds
 from pruners.importance.config import Importance
 from pruners.importance.criteria import Loss, cross_entropy
 from pruners.importance.named import (
@@ -27,6 +28,7 @@ from pruners.importance.named import (
     squares,
 )
 from pruners.importance.reconstruction import Moments
+from pruners.progress import Progress, silent
 from pruners.surgery import Keep, Removal
 
 
@@ -41,6 +43,8 @@ def score_groups(
     loss: Loss | None = None,
     seed: int = 0,
     moments: Mapping[Node, Moments] | None = None,
+    bounds: Bounds | None = None,
+    progress: Progress = silent,
 ) -> dict[str, torch.Tensor]:
     """Score every index of every group; larger = keep.
 
@@ -54,6 +58,8 @@ def score_groups(
         loss: loss(outputs, targets) of all that the model returns; if None, cross-entropy of the first tensor of it.
         seed: of the "random" criterion.
         moments: what the inputs of layers are like, for "obs".
+        bounds: what a pass over data may take, for "curvature".
+        progress: told about passes that report themselves.
 
     Returns:
         Group name to scores of shape (n,), float32, on the CPU; minus infinity for what does not stay.
@@ -65,7 +71,10 @@ def score_groups(
     importance.check_data(batches is not None)
     entry = criterion_entry(importance.criterion)
     base = Removal(graph, keep or {})
-    vectors = _vectors(Subject(base, groups, model, batches, loss or cross_entropy, seed, moments or {}), entry)
+    subject = Subject(
+        base, groups, model, batches, loss or cross_entropy, seed, moments or {}, bounds or Bounds(), progress
+    )
+    vectors = _vectors(subject, entry)
     result = {}
     for group in groups:
         stays = group.kept(base.keep)

@@ -2,7 +2,10 @@
 
 from pruners.repair.batch_norm import noise, recalibrate_
 from pruners.repair.least_squares import least_squares_
+from pruners.repair.named import NONE, REPAIRS, best_repair
 from pruners.repair.optimiser import remap_optimizer
 from pruners.repair.synthetic import synthetic
 
-__all__ = ["least_squares_", "noise", "recalibrate_", "remap_optimizer", "synthetic"]
+__all__ = [
+    "NONE", "REPAIRS", "best_repair", "least_squares_", "noise", "recalibrate_", "remap_optimizer", "synthetic",
+]  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -29,6 +30,7 @@ def synthetic(
     steps: int = 100,
     seed: int = 0,
     progress: Progress = silent,
+    max_seconds: float | None = None,
 ) -> list[Tensor]:
     """Inputs made from noise: optimised until the batch norms of the model see the statistics of its training data.
 
@@ -42,6 +44,7 @@ def synthetic(
         steps: of gradient descent (Adam) on each batch.
         seed: of the noise.
         progress: called as ("synthetic inputs", steps done, all steps).
+        max_seconds: time that there is, about: as many samples are made as one step on one of them says; any time if None.
 
     Returns:
         Tensors of shape (batch, ...), the last one smaller if need be.
@@ -59,6 +62,8 @@ def synthetic(
             f"`example` must be the one tensor that the model takes, got {type(example).__name__}; {OTHERWISE}"
         )
     whole_number("steps", steps)
+    if max_seconds is not None:
+        samples = max(1, min(samples, int(max_seconds / (steps * _seconds(model, example)))))
     batches = noise(example, samples, batch, seed)
     with untouched(model), torch.enable_grad():
         for at, x in enumerate(batches):
@@ -80,6 +85,19 @@ def synthetic(
                 optimizer.step()
                 progress("synthetic inputs", at * steps + step + 1, steps * len(batches))
     return [x.detach() for x in batches]
+
+
+def _seconds(model: nn.Module, example: Tensor) -> float:
+    """How long a pass forward and backward takes for a sample."""
+    (x,) = noise(example, 1, 1)
+    started = time.monotonic()
+    for _ in range(2):  # the first one warms up
+        started = time.monotonic()
+        with untouched(model), torch.enable_grad():
+            distance = mismatch(model, x.requires_grad_())
+            if distance.requires_grad:
+                torch.autograd.grad(distance, x)
+    return time.monotonic() - started
 
 
 def mismatch(model: nn.Module, x: Tensor) -> Tensor:

@@ -161,3 +161,10 @@ def _common_module(tensors: Iterable[str]) -> str:
     """The innermost module that holds all these tensors."""
     levels = zip(*(name.split(".")[:-1] for name in tensors), strict=False)
     return ".".join(level[0] for level in takewhile(lambda level: len(set(level)) == 1, levels))
+
+
+def ignored(block: Block, ignore: Iterable[str]) -> bool:
+    """Whether a block, a module around it, or any of its tensors is among the names."""
+    parts = block.name.split(".")
+    modules = {".".join(parts[: i + 1]) for i in range(len(parts))}
+    return bool({block.name, *modules, *block.tensors} & set(ignore))

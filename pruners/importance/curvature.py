@@ -1,0 +1,411 @@
+"""What the outputs lose with an index: second moments of what operators read, and of how the outputs react to it, from one pass.
+
+Where an operator adds up over an axis (a linear layer over its input features), x stands for the values that it reads there, of shape
+(P, Q) with P positions of all samples, and g for the gradient of the outputs with respect to them. Indices M that go are made up for by
+those that stay, as far as a linear map can; what is left has the covariance E = ((XᵀX / P)⁻¹_MM)⁻¹, and changes the outputs by
+tr(S E) with S = GᵀG per sample: Gauss and Newton's quadratic form, its two factors taken as independent.
+
+Gradients are those of random projections of the outputs, see `pruners.importance.outputs`.
+
+Reference: Hassibi and Stork, Second order derivatives for network pruning: optimal brain surgeon, NeurIPS 1992; Martens and Grosse,
+    Optimizing neural networks with Kronecker-factored approximate curvature, ICML 2015; van der Ouderaa et al., The LLM surgeon,
+    ICLR 2024.
+Differs: of what operators read rather than of their weights, so that one formula serves every operator that adds up over an axis;
+    without labels or a loss; the errors of all readers of a group add up.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import Node
+
+from pruners.groups import AxisGraph, Group
+from pruners.importance.outputs import Measure
+from pruners.operators import arguments, leaves, operator
+from pruners.surgery import GraphModel, Removal
+from pruners.tracing import Runner
+
+RIDGE = 1e-4  # relative to a column's own mean square
+WIDEST = 2_048  # columns that are solved for together
+MOST_PER_INDEX = 256  # columns of one index that are looked at
+ENOUGH = 32  # positions per column that second moments are taken from in a batch, at most
+ROUNDS = 64  # in which the indices of a group are ordered; one index each in groups up to this size
+RECURRENT = ("lstm", "gru", "rnn_tanh", "rnn_relu")
+PRODUCTS = ("mm", "bmm", "matmul", "addmm", "baddbmm")
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Values that operators add up over an axis.
+
+    Attributes:
+        source: the node whose value they read.
+        dims: the dimension that they add up over, and those that say which of its indices is which, from the end.
+        readers: these operators.
+        blocks: columns that are solved for together, no index of a group in two of them.
+    """
+
+    source: Node
+    dims: tuple[int, ...]
+    readers: frozenset[Node]
+    blocks: tuple[Tensor, ...]
+
+    def __hash__(self) -> int:
+        return hash((self.source, self.dims))
+
+
+@dataclass(frozen=True)
+class Curvature:
+    """Second moments of some columns of a reading.
+
+    Attributes:
+        reading: where.
+        columns: which, shape (q,).
+        gram: XᵀX / P, with a last row of ones for the mean, (q + 1, q + 1); float64.
+        sensitivity: GᵀG per sample, zero in the last row, (q + 1, q + 1); float64.
+    """
+
+    reading: Reading
+    columns: Tensor
+    gram: Tensor
+    sensitivity: Tensor
+
+
+def readings(base: Removal, groups: Sequence[Group]) -> list[Reading]:
+    """Where the indices of groups are read, in order of execution.
+
+    A group that no operator adds up over is read where it occurs last.
+
+    Args:
+        base: the traced model with its axes, and what stays of it.
+        groups: groups that may lose indices.
+    """
+    graph = base.graph
+    found: dict[tuple[Node, tuple[int, ...]], set[Node]] = {}
+    silent = {group.axis: group for group in groups}
+    for node in graph.trace.nodes:
+        for source, dim in _added_up(node) if node.op == "call_function" else ():
+            dims = graph.dims(source)
+            inside = set(leaves(dims[dim]))
+            read = [group for group in groups if group.axis in inside]
+            if source.name not in graph.trace.tensors and read:
+                found.setdefault((source, _places(base, source, dim, read)), set()).add(node)
+                for group in read:
+                    silent.pop(group.axis, None)
+    last = {axis: (node, dim) for node in graph.trace.nodes for dim, axis in _occurring(graph, node, set(silent))}
+    for axis, (node, dim) in last.items():
+        found.setdefault((node, _places(base, node, dim, [silent[axis]])), set()).update(node.users)
+    return [
+        Reading(source, dims, frozenset(readers), tuple(_blocks(base, source, dims, groups)))
+        for (source, dims), readers in found.items()
+    ]
+
+
+def curvatures(
+    model: GraphModel, found: Sequence[Reading], inputs: Iterable[Sequence[Any]], measure: Measure, seed: int = 0
+) -> list[Curvature]:
+    """Second moments of what is read, and of how the outputs react to it, over batches.
+
+    Args:
+        model: the rewritten graph.
+        found: where it is read.
+        inputs: of the graph, for batch after batch.
+        measure: of a change of the outputs.
+        seed: of the random projections.
+
+    Raises:
+        ValueError: what is read, or its gradient, is not finite.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    sums: dict[tuple[Reading, int], tuple[Tensor, Tensor]] = {}
+    positions: dict[Reading, int] = {}
+    samples = 0
+    for values in inputs:
+        with torch.enable_grad():
+            run = _Reacting(model, found)
+            *_, (_, returned) = run.steps(list(values))
+            projected = measure.projected(returned, generator)
+            read = list(run.read.items())
+            gradients: Sequence[Tensor | None] = [None] * len(read)
+            if projected.requires_grad:
+                gradients = torch.autograd.grad(projected, [x for _, x in read], allow_unused=True)
+        samples += measure.samples(returned)
+        for (reading, x), g in zip(read, gradients, strict=True):
+            x, g = _features(x.detach(), reading.dims), None if g is None else _features(g, reading.dims)
+            positions[reading] = positions.get(reading, 0) + len(x)
+            for at, columns in enumerate(reading.blocks):
+                new = _moments(x, g, columns)
+                old = sums.get((reading, at))
+                sums[reading, at] = new if old is None else (old[0] + new[0], old[1] + new[1])
+    for (reading, _), both in sums.items():
+        if not all(moment.isfinite().all() for moment in both):
+            raise ValueError(
+                f"`batches` must give operators finite inputs and gradients, got NaN or infinity at {reading.source.name!r}; look for "
+                "them in the data."
+            )
+    return [
+        Curvature(reading, reading.blocks[at], gram / max(positions[reading], 1), sensitivity / max(samples, 1))
+        for (reading, at), (gram, sensitivity) in sums.items()
+    ]
+
+
+def lost_with(base: Removal, group: Group, found: Sequence[Curvature]) -> Tensor | None:
+    """The change of the outputs that losing an index adds, when indices go in the order in which they add least.
+
+    Args:
+        base: the traced model with its axes, and what stays of it.
+        group: the group whose indices go.
+        found: second moments of what is read.
+
+    Returns:
+        Of the group's shape, on the CPU, rising in the order in which the indices go, minus infinity for what does not stay; None if
+        nothing reads the group.
+    """
+    layers = [layer for curvature in found if (layer := _Losing.of(curvature, base, group)) is not None]
+    if not layers:
+        return None
+    stays = group.kept(base.keep).flatten()
+    number = int(stays.sum())
+    scores = torch.zeros(number, dtype=torch.float64)
+    left = torch.arange(number)
+    at_once = -(-number // ROUNDS)
+    score = 0.0
+    while len(left):
+        costs = torch.stack([layer.costs(left) for layer in layers]).sum(0)
+        order = costs.sort(stable=True).indices[:at_once]
+        for place in order.tolist():  # strictly rising, so that the order can be told from the scores
+            score = max(float(costs[place]), score * (1 + 1e-5))
+            scores[left[place]] = score
+        for layer in layers:
+            layer.remove(left[order])
+        left = left[torch.isin(torch.arange(len(left)), order, invert=True)]
+    every = torch.full(stays.shape, -torch.inf, dtype=torch.float64)
+    every[stays] = scores
+    return every.float().view(group.shape)
+
+
+class _Reacting(Runner):
+    """Runs a graph and keeps what is read, so that gradients reach it from its readers alone."""
+
+    def __init__(self, model: GraphModel, found: Sequence[Reading]) -> None:
+        super().__init__(model)
+        self.named = {node.name: node for node in model.graph.nodes}
+        self.of: dict[str, list[Reading]] = {}
+        for reading in found:
+            for node in reading.readers:
+                self.of.setdefault(node.name, []).append(reading)
+        self.read: dict[Reading, Tensor] = {}
+
+    def get_attr(self, target: Any, args: Any, kwargs: Any) -> Any:
+        """A tensor of the model, of which no gradient is wanted."""
+        value = super().get_attr(target, args, kwargs)
+        return value.detach() if isinstance(value, Tensor) else value
+
+    def run_node(self, node: Node) -> Any:
+        """Run one operator; what it reads is a view of its own."""
+        own = {}
+        for reading in self.of.get(node.name, ()):
+            source = self.named.get(reading.source.name)
+            if source is None or not self.env[source].is_floating_point():
+                continue
+            if reading not in self.read:
+                value = self.env[source]
+                self.read[reading] = value.view_as(value) if value.requires_grad else value.detach().requires_grad_()
+            own[source] = self.read[reading]
+        whole = {source: self.env[source] for source in own}
+        self.env.update(own)
+        result = super().run_node(node)
+        self.env.update(whole)
+        return result
+
+
+@dataclass
+class _Losing:
+    """Columns that go one index after another, those that stay making up for them."""
+
+    gram: Tensor
+    sensitivity: Tensor
+    inverse: Tensor
+    columns: Tensor  # (m, c), of the m indices that are here
+    row: Tensor  # (n,), which of the m an index is, -1 for one in another block
+    scale: float
+
+    @classmethod
+    def of(cls, found: Curvature, base: Removal, group: Group) -> _Losing | None:
+        index = _index(base, found.reading, group)
+        if index is None:
+            return None
+        index = index[found.columns]
+        where = (index >= 0).nonzero().flatten()
+        if not len(where):
+            return None
+        ordered = where[index[where].argsort(stable=True)]
+        here = index[ordered].unique()
+        columns = ordered.view(len(here), -1)
+        scale = max(1, columns.shape[1] // MOST_PER_INDEX)
+        columns = columns[:, ::scale]
+        stays = group.kept(base.keep).flatten()
+        row = torch.full((len(stays),), -1)
+        row[here] = torch.arange(len(here))
+        used = torch.cat([torch.arange(len(found.columns)), torch.tensor([len(found.columns)])])
+        if scale > 1:  # of indices of very many columns some stand for all
+            others = (index < 0).nonzero().flatten()
+            used = torch.cat([columns.flatten(), others, torch.tensor([len(found.columns)])])
+            columns = torch.arange(columns.numel()).view(columns.shape)
+        gram, sensitivity = found.gram[used][:, used].clone(), found.sensitivity[used][:, used].clone()
+        return cls(gram, sensitivity, _inverse(gram), columns, row[stays], columns.shape[1] and scale)
+
+    def costs(self, left: Tensor) -> Tensor:
+        """What the outputs lose more if each of some indices goes next."""
+        rows = self.row[left]
+        columns = self.columns[rows[rows >= 0]]
+        inverse = self.inverse[columns[:, :, None], columns[:, None, :]]
+        sensitivity = self.sensitivity[columns[:, :, None], columns[:, None, :]]
+        lost = _solve(inverse, sensitivity).diagonal(dim1=1, dim2=2).sum(-1).clamp_min(0)
+        return torch.zeros(len(left), dtype=torch.float64).masked_scatter(rows >= 0, self.scale * lost.cpu())
+
+    def remove(self, gone: Tensor) -> None:
+        """Indices go: x_M = B x from now on, so that S becomes (1 + B)ᵀ S (1 + B)."""
+        rows = self.row[gone]
+        columns = self.columns[rows[rows >= 0]].flatten()
+        if not len(columns):
+            return
+        step = _solve(self.inverse[columns][:, columns], self.inverse[columns])
+        met = self.sensitivity[:, columns] @ step
+        inner = step.t() @ (self.sensitivity[columns][:, columns] @ step)
+        self.sensitivity = self.sensitivity - met - met.t() + inner
+        self.inverse = self.inverse - self.inverse[:, columns] @ step
+        self.sensitivity[columns] = 0
+        self.sensitivity[:, columns] = 0
+
+
+def _inverse(gram: Tensor) -> Tensor:
+    """The inverse of second moments, whose columns may span many orders of magnitude; damped until it is one."""
+    size = gram.diagonal().clamp_min(0).sqrt()
+    size = torch.where(size > 1e-8 * size.max(), size, 1e-8 * size.max() + 1e-30)
+    scaled = gram / size[:, None] / size[None, :]
+    eye = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
+    damping = RIDGE
+    while True:
+        factor, failed = torch.linalg.cholesky_ex(scaled + damping * eye)
+        if not failed:
+            return torch.cholesky_inverse(factor) / size[:, None] / size[None, :]
+        damping *= 10
+
+
+def _solve(matrices: Tensor, right: Tensor) -> Tensor:
+    """Solutions for positive definite matrices, as far as rounding has left them so."""
+    if matrices.shape[-1] == 1:
+        return right / matrices.clamp_min(1e-300)
+    size = matrices.diagonal(dim1=-2, dim2=-1).clamp_min(1e-300).sqrt()
+    scaled = matrices / size[..., :, None] / size[..., None, :]
+    eye = torch.eye(matrices.shape[-1], dtype=matrices.dtype, device=matrices.device)
+    damping = 1e-10
+    while True:
+        factor, failed = torch.linalg.cholesky_ex(scaled + damping * eye)
+        if not failed.any():
+            return torch.cholesky_solve(right / size[..., :, None], factor) / size[..., :, None]
+        damping *= 100
+
+
+def _added_up(node: Node) -> Iterator[tuple[Node, int]]:
+    """Sources of an operator with the dimension, from the end, that it adds up over."""
+    a, name = arguments(node), operator(node).removeprefix("aten.").partition(".")[0]
+    pairs: list[tuple[Any, int]] = []
+    if name in ("linear", *RECURRENT):
+        pairs = [(a["input"], -1)]
+    elif name.startswith("conv") and isinstance(a.get("weight"), Node):
+        shape = a["weight"].meta["val"].shape
+        if "transpose" in name or shape[1] > 1 or a.get("groups", 1) == 1:  # not where each channel is by itself
+            pairs = [(a["input"], 1 - len(shape))]
+    elif name in PRODUCTS:
+        first, second = [value for value in a.values() if isinstance(value, Node)][-2:]
+        pairs = [(first, -1), (second, -min(2, second.meta["val"].dim()))]
+    elif name == "scaled_dot_product_attention":
+        pairs = [(a["query"], -1), (a["key"], -1)]
+    for source, dim in pairs:
+        if isinstance(source, Node) and isinstance(source.meta.get("val"), Tensor):
+            yield source, dim
+
+
+def _occurring(graph: AxisGraph, node: Node, axes: set[Any]) -> Iterator[tuple[int, Any]]:
+    """Dimensions, from the end, of a node's value in which some axes occur, with these axes."""
+    value = node.meta.get("val")
+    if node.op != "call_function" or not isinstance(value, Tensor) or not value.is_floating_point():
+        return
+    dims = graph.dims(node)
+    for place, axis in enumerate(dims):
+        for leaf in axes.intersection(leaves(axis)):
+            yield place - len(dims), leaf
+
+
+def _places(base: Removal, source: Node, dim: int, groups: Sequence[Group]) -> tuple[int, ...]:
+    dims = base.graph.dims(source)
+    found = {place for group in groups for place in base.units(dims, len(dims) + dim, group)[0]}
+    return tuple(sorted(place - len(dims) for place in found))
+
+
+def _index(base: Removal, reading: Reading, group: Group) -> Tensor | None:
+    """The index of a group that each column of a reading belongs to, or -1; None if it is not read here."""
+    return _index_at(base, reading.source, reading.dims, group)
+
+
+def _index_at(base: Removal, source: Node, places: tuple[int, ...], group: Group) -> Tensor | None:
+    dims = base.graph.dims(source)
+    at = next((len(dims) + dim for dim in places if group.axis in leaves(dims[dim])), None)
+    if at is None:
+        return None
+    within, index = base.units(dims, at, group)
+    if not set(within) <= {len(dims) + dim for dim in places}:
+        return None
+    sizes = [base.size(dims[dim]) for dim in places]
+    known = [size if len(dims) + dim in within else 1 for size, dim in zip(sizes, places, strict=True)]
+    return index.reshape(known).expand(sizes).flatten()
+
+
+def _blocks(base: Removal, source: Node, places: tuple[int, ...], groups: Sequence[Group]) -> Iterator[Tensor]:
+    """All columns together, or as many as are solved for at once, indices of groups side by side."""
+    dims = base.graph.dims(source)
+    size = math.prod(base.size(dims[dim]) for dim in places)
+    if size <= WIDEST:
+        yield torch.arange(size)
+        return
+    left = torch.arange(size)
+    for group in groups:
+        index = _index_at(base, source, places, group)
+        if index is None:
+            continue
+        here = left[index[left] >= 0]
+        if not len(here):
+            continue
+        left = left[index[left] < 0]
+        ordered = here[index[here].argsort(stable=True)]
+        per_index = max(1, len(ordered) // len(index[ordered].unique()))
+        yield from ordered.split(max(1, WIDEST // per_index) * per_index)
+
+
+def _features(value: Tensor, dims: tuple[int, ...]) -> Tensor:
+    size = math.prod(value.shape[dim] for dim in dims)
+    return value.movedim(dims, tuple(range(-len(dims), 0))).reshape(-1, size)
+
+
+def _moments(x: Tensor, g: Tensor | None, columns: Tensor) -> tuple[Tensor, Tensor]:
+    """XᵀX with a row of ones and GᵀG with one of zeros, of some columns, as if of all positions where some are left out."""
+    size = len(columns)
+    step = max(1, len(x) // (ENOUGH * size + 1024))
+    while step > 1 and len(x) % step == 0:  # would see the same places of every sample
+        step += 1
+    whole = size == x.shape[1]
+    x = x[::step] if whole else x[::step, columns.to(x.device)]
+    x = torch.cat([x.float(), x.new_ones(len(x), 1, dtype=torch.float32)], 1)
+    gram = (x.t() @ x).double() * step
+    if g is None:
+        return gram, torch.zeros_like(gram)
+    g = (g[::step] if whole else g[::step, columns.to(g.device)]).float()
+    return gram, torch.nn.functional.pad((g.t() @ g).double() * step, (0, 1, 0, 1))

@@ -1,0 +1,100 @@
+"""How much the outputs of a model change: relative to their own spread, or, of logits of tokens, as a divergence.
+
+Random projections of the outputs have gradients whose squares have the squared change of all outputs as their mean; for logits of
+tokens they are the gradients of labels that the model draws itself, whose squares have its Fisher matrix as their mean.
+
+Reference: Hutchinson, A stochastic estimator of the trace of the influence matrix, 1989; Kunstner et al., Limitations of the empirical
+    Fisher approximation, NeurIPS 2019 (labels drawn from the model).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from pruners.tracing import Trace
+
+LOGITS = "logits"
+
+
+class Measure:
+    """Measures changes of what a traced model returns.
+
+    Changes of several outputs add up. That of one is squared, summed and divided by the variance over samples, summed alike; that of
+    "logits" of three dimensions or more is the Kullback-Leibler divergence of the next token, averaged over positions and in nats.
+
+    Args:
+        trace: of the model.
+    """
+
+    def __init__(self, trace: Trace) -> None:
+        self.trace = trace
+        self.tokens = _token_logits(trace)
+        self.spread: dict[int, float] = {}
+
+    def of(self, returned: Sequence[Any]) -> dict[int, Tensor]:
+        """The floating-point outputs among what the graph returned, by their place."""
+        outputs = self.trace.returned(returned)
+        return {at: x for at, x in enumerate(outputs) if isinstance(x, Tensor) and x.is_floating_point() and x.numel()}
+
+    def samples(self, returned: Sequence[Any]) -> int:
+        """How many samples there are in what the graph returned."""
+        return max((len(x) for x in self.of(returned).values() if x.dim()), default=1)
+
+    def change(self, reference: Sequence[Any], returned: Sequence[Any]) -> float:
+        """How far outputs are from those of reference, per sample."""
+        total = 0.0
+        before, after = self.of(reference), self.of(returned)
+        for at, old in before.items():
+            new = after[at].float()
+            if at in self.tokens:
+                logs = old.float().log_softmax(-1)
+                total += float((logs.exp() * (logs - new.log_softmax(-1))).sum(-1).mean())
+            else:
+                total += float((old.float() - new).square().sum()) / _samples(old) / self._spread(at, old)
+        return total
+
+    def projected(self, returned: Sequence[Any], generator: torch.Generator) -> Tensor:
+        """A random projection of the outputs, a scalar whose gradient squares to the change, per sample."""
+        total = torch.zeros(())
+        for at, value in self.of(returned).items():
+            flat = value.float()
+            if at in self.tokens:
+                logs = flat.flatten(0, -2).log_softmax(-1)
+                drawn = torch.multinomial(logs.detach().exp().cpu(), 1, generator=generator).to(logs.device)
+                positions = len(logs) / _samples(value)
+                total = total + logs.gather(1, drawn).sum() / math.sqrt(2 * positions)
+            else:
+                signs = torch.randint(0, 2, flat.shape, generator=generator).mul_(2).sub_(1).to(flat)
+                total = total + (flat * signs).sum() / math.sqrt(self._spread(at, value))
+        return total
+
+    def _spread(self, at: int, value: Tensor) -> float:
+        """The variance of an output over samples, summed over its entries; that of the first batch for all."""
+        if at not in self.spread:
+            held = value.detach().float()
+            centre = held.mean(0) if held.dim() and len(held) > 1 else 0.0
+            self.spread[at] = max(float((held - centre).square().sum()) / max(_samples(held) - 1, 1), 1e-30)
+        return self.spread[at]
+
+
+def _samples(value: Tensor) -> int:
+    return len(value) if value.dim() else 1
+
+
+def _token_logits(trace: Trace) -> frozenset[int]:
+    """Places of outputs that the model calls logits, with a row for each token."""
+    spec = trace.program.call_spec.out_spec
+    if spec is None:
+        return frozenset()
+    named = pytree.tree_unflatten(list(range(spec.num_leaves)), spec)
+    place = named.get(LOGITS) if isinstance(named, Mapping) else getattr(named, LOGITS, None)
+    if not isinstance(place, int):
+        return frozenset()
+    node = trace.returned(next(n for n in trace.nodes if n.op == "output").args[0])[place]
+    return frozenset([place]) if node.meta["val"].dim() >= 3 else frozenset()

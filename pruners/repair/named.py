@@ -1,0 +1,62 @@
+"""Repairs by name, and which of them can be done."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from pruners.progress import Progress, silent
+from pruners.repair.batch_norm import recalibrate_
+from pruners.repair.least_squares import least_squares_
+from pruners.surgery import PruningPlan
+from search_spaces.core import first_line
+
+NONE = "none"
+"""No repair."""
+Repairing = Callable[[nn.Module, nn.Module, PruningPlan, Iterable[Any], Progress], object]
+
+
+class RepairEntry(NamedTuple):
+    """One way of repair without training: what it does, and how, from the smaller model, the full one, the plan and batches."""
+
+    help: str
+    repair: Repairing
+
+
+REPAIRS: dict[str, RepairEntry] = {
+    "calibrate": RepairEntry(
+        "gathers the statistics of batch norms anew",
+        lambda smaller, model, plan, batches, progress: recalibrate_(smaller, batches, progress),
+    ),
+    "least-squares": RepairEntry(
+        "fits each layer to the outputs that the unpruned one had, by linear least squares",
+        lambda smaller, model, plan, batches, progress: least_squares_(smaller, model, plan, batches, progress=progress),
+    ),
+}
+
+
+def best_repair(
+    smaller: nn.Module, model: nn.Module, plan: PruningPlan, batches: Iterable[Any], progress: Progress = silent
+) -> str:
+    """Repair by least squares, or, where they cannot be solved, by batch statistics; return what was done, in words.
+
+    Args:
+        smaller: the pruned model, changed in place.
+        model: the full model.
+        plan: what was removed.
+        batches: examples.
+        progress: told how far it is.
+    """
+    try:
+        solved = least_squares_(smaller, model, plan, batches, progress=progress)
+    except ValueError as error:
+        reason = first_line(error)
+    else:
+        return f"least-squares: {solved} layers"
+    if not any(isinstance(part, _BatchNorm) and part.track_running_stats for part in smaller.modules()):
+        return f"none: {reason}"
+    recalibrate_(smaller, batches, progress)
+    return f"calibrate: {reason}"
