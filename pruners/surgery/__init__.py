@@ -3,6 +3,7 @@
 from pruners.groups import Keep
 from pruners.surgery.blocks import Block, around, inside, removable_blocks, unneeded
 from pruners.surgery.cut import Surgery
+from pruners.surgery.every_size import find_again
 from pruners.surgery.huggingface import configure
 from pruners.surgery.masked import Masked, difference
 from pruners.surgery.module import Built, build
@@ -13,6 +14,6 @@ from pruners.surgery.served import serves
 
 __all__ = [
     "Block", "Built", "GraphModel", "Keep", "Masked", "PruningPlan", "Removal", "Scaled", "Surgery", "around", "build",
-    "configure", "describe_inputs", "difference", "fingerprint", "inside", "rebuild", "removable_blocks", "replay",
+    "configure", "describe_inputs", "difference", "find_again", "fingerprint", "inside", "rebuild", "removable_blocks", "replay",
     "rewrite", "serves", "smaller_graph", "unique_state", "unneeded",
 ]  # fmt: skip
