@@ -3,12 +3,12 @@
 from pruners.config import CutConfig
 from pruners.groups import Group
 from pruners.prune import groups, load, prune
-from pruners.repair import least_squares_, noise, recalibrate_, remap_optimizer, synthetic
+from pruners.repair import Repaired, least_squares_, noise, recalibrate_, remap_optimizer, synthetic
 from pruners.result import PruneResult, Summary
 from pruners.space import PrunableSpace
 from pruners.surgery import PruningPlan
 
 __all__ = [
-    "CutConfig", "Group", "PrunableSpace", "PruneResult", "PruningPlan", "Summary", "groups", "least_squares_", "load",
-    "noise", "prune", "recalibrate_", "remap_optimizer", "synthetic",
+    "CutConfig", "Group", "PrunableSpace", "PruneResult", "PruningPlan", "Repaired", "Summary", "groups",
+    "least_squares_", "load", "noise", "prune", "recalibrate_", "remap_optimizer", "synthetic",
 ]  # fmt: skip

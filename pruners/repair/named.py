@@ -10,6 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from pruners.progress import Progress, silent
 from pruners.repair.batch_norm import recalibrate_
+from pruners.repair.in_order import Repaired
 from pruners.repair.least_squares import least_squares_
 from pruners.surgery import PruningPlan
 from search_spaces.core import first_line
@@ -51,12 +52,20 @@ def best_repair(
         progress: told how far it is.
     """
     try:
-        solved = least_squares_(smaller, model, plan, batches, progress=progress)
+        repaired = least_squares_(smaller, model, plan, batches, progress=progress)
     except ValueError as error:
         reason = first_line(error)
     else:
-        return f"least-squares: {solved} layers"
+        return _words(repaired)
     if not any(isinstance(part, _BatchNorm) and part.track_running_stats for part in smaller.modules()):
         return f"none: {reason}"
     recalibrate_(smaller, batches, progress)
     return f"calibrate: {reason}"
+
+
+def _words(repaired: Repaired) -> str:
+    """What was repaired, what was left out, and whether more examples would help."""
+    words = f"least-squares: {repaired.solved} layers"
+    if repaired.left_out:
+        words += f"; left as they were: {', '.join(repaired.left_out)}"
+    return words + ("; more examples would help" if repaired.more_examples else "")

@@ -3,6 +3,7 @@
 from pruners.groups import Keep
 from pruners.surgery.blocks import Block, around, ignored, inside, removable_blocks, unneeded
 from pruners.surgery.cut import Proved, Surgery
+from pruners.surgery.every_size import find_again
 from pruners.surgery.huggingface import configure
 from pruners.surgery.masked import Masked, difference
 from pruners.surgery.module import Built, build
@@ -12,7 +13,7 @@ from pruners.surgery.rewrite import GraphModel, Removal, Scaled, rewrite
 from pruners.surgery.served import serves
 
 __all__ = [
-    "Block", "Built", "GraphModel", "Keep", "Masked", "Proved", "PruningPlan", "Removal", "Scaled", "Surgery", "around", "build",
-    "configure", "describe_inputs", "difference", "fingerprint", "ignored", "inside", "rebuild", "removable_blocks", "replay",
-    "rewrite", "serves", "smaller_graph", "unique_state", "unneeded",
+    "Block", "Built", "GraphModel", "Keep", "Masked", "Proved", "PruningPlan", "Removal", "Scaled", "Surgery", "around",
+    "build", "configure", "describe_inputs", "difference", "find_again", "fingerprint", "ignored", "inside", "rebuild",
+    "removable_blocks", "replay", "rewrite", "serves", "smaller_graph", "unique_state", "unneeded",
 ]  # fmt: skip

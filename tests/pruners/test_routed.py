@@ -104,7 +104,8 @@ def test_a_routed_model_is_pruned_saved_and_repaired(tmp_path: object) -> None:
     again = load(tmp_path, Routed(skipping, 8, [12, 12, 12], 1).eval())
     assert torch.equal(again(data[1][0]), result.model(data[1][0]))
     experts = {k: v.clone() for k, v in result.model.state_dict().items() if "experts" in k}
-    assert least_squares_(result.model, model, result.plan, data) == 4
+    repaired = least_squares_(result.model, model, result.plan, data)
+    assert any("experts" in name and "it sees what is routed to it" in name for name in repaired.left_out)
     after = result.model.state_dict()
     assert all(torch.equal(after[key], value) for key, value in experts.items())
     assert all(value.isfinite().all() for value in after.values())

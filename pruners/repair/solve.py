@@ -1,0 +1,309 @@
+"""One layer's weights by least squares: the ridge, and whether they are worth it, are judged on examples held out from the solve.
+
+Shapes: G groups, O outputs and Q columns of a group, P positions, as in `pruners.repair.readers`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+WIDEST = 5_000  # rows of a matrix that is factored: columns, or positions where these are fewer
+DAMPING = 10.0  # what a ridge that leaves a matrix indefinite is multiplied by
+ATTEMPTS = 4  # to damp
+EXACT = 1e-10  # squared error, relative to the aim, that is rounding
+CONSTANT = 1e-6  # deviation of a column, relative to its mean, that is rounding
+
+
+class Part(NamedTuple):
+    """Some positions of a layer.
+
+    Attributes:
+        x: columns, (G, Q, P).
+        aim: what the outputs should be, (G, O, P).
+        other: what is added to the outputs before, (G, O, P).
+        weight: how much each position counts, (P,).
+    """
+
+    x: Tensor
+    aim: Tensor
+    other: Tensor | None = None
+    weight: Tensor | None = None
+
+
+Parts = Callable[[], Iterable[Part]]
+
+
+@dataclass(frozen=True)
+class Task:
+    """One layer to be solved.
+
+    Attributes:
+        old: its weights, (G, O, Q).
+        shift: what it adds, (G, O).
+        shifted: whether it can add anything else.
+        limits: aims at or beyond these count as met by any value beyond.
+        stays: outputs that are not solved for, (G, O).
+        fit: positions to solve on; called as often as they are passed over.
+        held: positions to judge by.
+        dual: whether to factor a matrix over positions, not columns.
+        metric: (G, O, O), which turns errors of the outputs into those that are judged.
+    """
+
+    old: Tensor
+    shift: Tensor
+    shifted: bool
+    limits: tuple[float, float] | None
+    stays: Tensor
+    fit: Parts
+    held: Parts
+    dual: bool = False
+    metric: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Solution:
+    """Weights of a layer, and squared errors per value: of the old ones and of these, held out, and of these where they were fit.
+
+    Attributes:
+        weights: (G, O, Q).
+        shift: (G, O).
+        before: error of the weights that were there.
+        after: error of these.
+        fitted: error of these on the positions that were solved on.
+        sure: whether the gain is more than chance: well above its standard error over the positions held out.
+    """
+
+    weights: Tensor
+    shift: Tensor
+    before: float
+    after: float
+    fitted: float
+    sure: bool
+
+
+def is_exact(task: Task) -> bool:
+    """Whether a layer computes its aim already, on all positions."""
+    for parts in (task.fit, task.held):
+        error = energy = 0.0
+        for part in parts():
+            error += float(_squares(part, task, (task.old, task.shift)).sum(dtype=torch.float64))
+            energy += float(part.aim.double().square().sum())
+        if error > EXACT * energy:
+            return False
+    return True
+
+
+def solve(task: Task, ridges: Sequence[float], iterations: int) -> Solution | None:
+    """Minimise |aim - other - W x - b|² + r |(W - W_old) D|², D being the deviation of the columns, b free.
+
+    The ridge r is the one with the lowest error on what is held out; the shift alone is tried, too. Aims behind limits are
+    then moved to the nearest values allowed, and solved for again, as long as that lowers the error.
+
+    Args:
+        task: the layer.
+        ridges: relative to the variance of a column, which is scaled to 1.
+        iterations: how often a layer with limits is solved again.
+
+    Returns:
+        The best weights, or None if no ridge gave any.
+    """
+    system = (_Dual if task.dual else _Primal)(task)
+    cross = system.cross(lambda part: _residual(part, task, part.aim))
+    found = {ridge: system.change(cross, ridge) for ridge in (*ridges, *([math.inf] if task.shifted else []))}
+    candidates = {ridge: _applied(task, change) for ridge, change in found.items() if change is not None}
+    if not candidates:
+        return None
+    old = (task.old, task.shift)
+    before, *errors = _errors(task, task.held, [old, *candidates.values()])
+    best, after = min(zip(candidates, errors, strict=True), key=lambda pair: pair[1])
+    new = now = candidates[best]
+    for _ in range(iterations if task.limits is not None else 0):
+        cross = system.cross(partial(_moved_residual, task=task, now=now))
+        change = system.change(cross, best)
+        if change is None:
+            break
+        now = _applied(task, change)
+        (error,) = _errors(task, task.held, [now])
+        if not error < after:
+            break
+        new, after = now, error
+    (fitted,) = _errors(task, task.fit, [new])
+    gains = [(_squares(part, task, old) - _squares(part, task, new)).sum((0, 1)) for part in task.held()]
+    return Solution(*new, before, after, fitted, is_sure(gains))
+
+
+def is_sure(gains: Sequence[Tensor]) -> bool:
+    """Whether gains at some positions, of shapes (P,), have a mean above 0 that chance would not give: about 2.5 % of the time."""
+    gain = torch.cat(list(gains)).double() if gains else torch.zeros(0)
+    if len(gain) < 2:
+        return False
+    doubt = (2 + 10 / (len(gain) - 1) ** 2) * gain.std() / math.sqrt(len(gain))
+    return bool(gain.mean() > doubt)
+
+
+def _applied(task: Task, change: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    weights, shift = (x.to(task.old.dtype) for x in change)
+    moves = ~task.stays
+    return task.old + weights * moves[..., None], task.shift + shift * moves
+
+
+def _outputs(part: Part, weights: Tensor, shift: Tensor) -> Tensor:
+    y = torch.baddbmm(shift[..., None], weights, part.x)
+    return y if part.other is None else y + part.other
+
+
+def _residual(part: Part, task: Task, aim: Tensor) -> Tensor:
+    return aim - _outputs(part, task.old, task.shift)
+
+
+def _moved(part: Part, weights: tuple[Tensor, Tensor], limits: tuple[float, float] | None) -> Tensor:
+    """Aims at or beyond the limits, moved to what the layer computes where that is beyond, too."""
+    assert limits is not None
+    now = _outputs(part, *weights)
+    moved = torch.where(part.aim <= limits[0], now.clamp(max=limits[0]), part.aim)
+    return torch.where(part.aim >= limits[1], now.clamp(min=limits[1]), moved)
+
+
+def _moved_residual(part: Part, task: Task, now: tuple[Tensor, Tensor]) -> Tensor:
+    return _residual(part, task, _moved(part, now, task.limits))
+
+
+def _squares(part: Part, task: Task, weights: tuple[Tensor, Tensor]) -> Tensor:
+    """Squared errors of weights with a shift, (G, O, P)."""
+    aim, now = part.aim, _outputs(part, *weights)
+    if task.limits is not None:
+        aim, now = aim.clamp(*task.limits), now.clamp(*task.limits)
+    error = aim - now if task.metric is None else task.metric.to(now.dtype) @ (aim - now)
+    return error.square() if part.weight is None else error.square() * part.weight
+
+
+def _errors(task: Task, parts: Parts, candidates: Sequence[tuple[Tensor, Tensor]]) -> list[float]:
+    """Mean squared errors of weights with shifts; infinite where they are no numbers."""
+    totals, count = [0.0] * len(candidates), 0
+    for part in parts():
+        count += part.aim.numel()
+        for place, weights in enumerate(candidates):
+            totals[place] += float(_squares(part, task, weights).sum(dtype=torch.float64))
+    return [total / max(count, 1) if math.isfinite(total) else math.inf for total in totals]
+
+
+def _means(task: Task) -> tuple[Tensor, float]:
+    """Weighted mean of each column, (G, Q), of zeros where the layer adds nothing; and the weight of all positions."""
+    total, sums = 0.0, torch.zeros(task.old.shape[::2], dtype=torch.float64, device=task.old.device)
+    for part in task.fit():
+        total += part.x.shape[-1] if part.weight is None else float(part.weight.sum(dtype=torch.float64))
+        if task.shifted:
+            sums += (part.x.sum(-1) if part.weight is None else part.x @ part.weight).double()
+    return sums / max(total, 1e-30), total
+
+
+def _centred(part: Part, mean: Tensor) -> Tensor:
+    """Columns without their means, times the root of the weights of positions."""
+    x = part.x - mean.to(part.x.dtype)[..., None]
+    return x if part.weight is None else x * part.weight.sqrt()
+
+
+def _rooted(part: Part, residual: Tensor) -> Tensor:
+    return residual if part.weight is None else residual * part.weight.sqrt()
+
+
+def _scales(squares: Tensor, mean: Tensor) -> Tensor:
+    """One over the deviation of each column, and 0 for a column that is constant but for rounding; shapes (G, Q)."""
+    deviation = squares.clamp(min=0).sqrt()
+    return torch.where(deviation > CONSTANT * mean.abs(), 1 / deviation.clamp(min=1e-30), 0.0)
+
+
+def factor(matrix: Tensor, ridge: float) -> Tensor | None:
+    """Cholesky factors of matrices with a ridge on the diagonal, which grows until there are some; None if there are none."""
+    eye = torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
+    for attempt in range(ATTEMPTS):
+        root, failed = torch.linalg.cholesky_ex(matrix + ridge * DAMPING**attempt * eye)
+        if not failed.any() and bool(root.isfinite().all()):
+            return root
+    return None
+
+
+class _Primal:
+    """Normal equations over columns: second moments in float64, from products of some positions at a time."""
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
+        self.mean, self.total = _means(task)
+        gram = torch.zeros(*self.mean.shape, self.mean.shape[-1], dtype=torch.float64, device=task.old.device)
+        for part in task.fit():
+            z = _centred(part, self.mean)
+            gram += z @ z.transpose(1, 2)
+        gram /= max(self.total, 1e-30)
+        self.scale = _scales(gram.diagonal(dim1=-2, dim2=-1), self.mean)
+        self.gram = gram * self.scale[:, :, None] * self.scale[:, None]
+
+    def cross(self, residual: Callable[[Part], Tensor]) -> tuple[Tensor, Tensor]:
+        """Mean products of residuals with scaled columns, (G, O, Q), and mean residuals, (G, O)."""
+        task = self.task
+        cross = torch.zeros(task.old.shape, dtype=torch.float64, device=task.old.device)
+        mean = torch.zeros(task.shift.shape, dtype=torch.float64, device=task.old.device)
+        for part in task.fit():
+            e = residual(part)
+            cross += _rooted(part, e) @ _centred(part, self.mean).transpose(1, 2)
+            mean += (e.sum(-1) if part.weight is None else e @ part.weight).double()
+        total = max(self.total, 1e-30)
+        return cross / total * self.scale[:, None], mean / total
+
+    def change(self, cross: tuple[Tensor, Tensor], ridge: float) -> tuple[Tensor, Tensor] | None:
+        """What is added to the weights, (G, O, Q), and to the shift, (G, O)."""
+        products, mean = cross
+        weights = torch.zeros_like(products)
+        if math.isfinite(ridge):
+            root = factor(self.gram, ridge)
+            if root is None:
+                return None
+            weights = torch.cholesky_solve(products.transpose(1, 2), root).transpose(1, 2) * self.scale[:, None]
+        return weights, _shift_change(self.task, weights, self.mean, mean)
+
+
+class _Dual:
+    """The same over positions, where there are fewer of them than columns; of one group."""
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
+        self.mean, self.total = _means(task)
+        z = torch.cat([_centred(part, self.mean)[0] for part in task.fit()], 1)
+        scale = _scales(z.square().sum(1, dtype=torch.float64)[None] / max(self.total, 1e-30), self.mean)
+        self.scale = scale
+        self.z = z * scale[0, :, None].to(z.dtype) / math.sqrt(max(self.total, 1e-30))
+        self.gram = sum((block.t() @ block).double() for block in self.z.split(WIDEST))
+
+    def cross(self, residual: Callable[[Part], Tensor]) -> tuple[Tensor, Tensor]:
+        """Residuals without their means at all positions, (O, P), and these means, (1, O)."""
+        found = [(part, residual(part)) for part in self.task.fit()]
+        mean = torch.zeros_like(self.task.shift, dtype=torch.float64)
+        for part, e in found if self.task.shifted else ():
+            mean += (e.sum(-1) if part.weight is None else e @ part.weight).double() / max(self.total, 1e-30)
+        rows = [_rooted(part, e - mean[..., None].to(e.dtype))[0].double() for part, e in found]
+        return torch.cat(rows, 1) / math.sqrt(max(self.total, 1e-30)), mean
+
+    def change(self, cross: tuple[Tensor, Tensor], ridge: float) -> tuple[Tensor, Tensor] | None:
+        """What is added to the weights, (1, O, Q), and to the shift, (1, O)."""
+        rows, mean = cross
+        weights = torch.zeros_like(self.task.old, dtype=torch.float64)
+        if math.isfinite(ridge):
+            root = factor(self.gram, ridge)
+            if root is None:
+                return None
+            held = torch.cholesky_solve(rows.t(), root).t()
+            weights = ((held.to(self.z.dtype) @ self.z.t()).double() * self.scale)[None]
+        return weights, _shift_change(self.task, weights, self.mean, mean)
+
+
+def _shift_change(task: Task, weights: Tensor, columns: Tensor, residual: Tensor) -> Tensor:
+    """What the shift makes up for, (G, O)."""
+    if not task.shifted:
+        return torch.zeros_like(residual)
+    return residual - (weights @ columns[..., None])[..., 0]
