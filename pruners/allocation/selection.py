@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from statistics import median
 from typing import NamedTuple
 
 import torch
@@ -31,11 +32,12 @@ from pruners.importance import (
 )
 from pruners.operators import Axis
 from pruners.progress import Batches, Progress, silent, watched
-from pruners.surgery import Block, GraphModel, Removal, rewrite
+from pruners.surgery import Block, GraphModel, Removal, inside, rewrite
 from pruners.tracing import like_example
 
 WORK = 2 * 10**12  # multiply-accumulates that blocks are measured with, about
 MOST_SAMPLES = 128
+UNSURE = 4.0  # times the usual factor between what was measured and what was estimated
 
 
 class ScheduleEntry(NamedTuple):
@@ -149,7 +151,9 @@ class Selection:
         )  # fmt: skip
         gone = {group.name: int((~group.kept(keep)).sum(-1).max()) for group in self.groups if group.axis in keep}
         if not measured:
-            return Ranking(scores, None, gone, self._priced(keep, model) if last else ())
+            blocks = self._priced(keep, model) if last else []
+            scores, blocks = _commensurate(scores, self.groups, blocks)
+            return Ranking(scores, None, gone, blocks)
         assert batches is not None
         levels = {group.name: self.limits.levels(group, gone.get(group.name, 0)) for group in self.groups}
         curves = distortion_curves(
@@ -205,3 +209,29 @@ class Selection:
             ranking = self.rank(keep, smaller, f" {step + 1}/{steps}", step + 1 == steps)
             self.progress("pruning steps", step, steps - 1)
         return ranking
+
+
+def _commensurate(
+    scores: dict[str, torch.Tensor], groups: Sequence[Group], blocks: Sequence[Priced]
+) -> tuple[dict[str, torch.Tensor], list[Priced]]:
+    """Scores and damages of blocks in one unit.
+
+    What the indices of a group add up to is an estimate of what its block was measured to be worth. It takes outputs as linear and
+    positions as independent, so it is off by some factor: by the median of these factors blocks are divided. Where an estimate is off
+    by far more, as in layers that make the few very large values of a language model, its scores are raised accordingly.
+    """
+    every = [priced.block for priced in blocks]
+    damages = {priced.block: priced.damage for priced in blocks}
+    factors: dict[str, float] = {}
+    for group in groups:
+        block, whole = inside(group, every), float(scores[group.name].clamp_min(0).sum())
+        if block is not None and whole > 0 and damages[block] > 0:
+            factors[group.name] = damages[block] / whole
+    if not factors:
+        return scores, list(blocks)
+    usual = median(factors.values())
+    raised = {name: factor / usual for name, factor in factors.items() if factor > UNSURE * usual}
+    return (
+        {name: values * raised.get(name, 1.0) for name, values in scores.items()},
+        [priced._replace(damage=priced.damage / usual) for priced in blocks],
+    )
