@@ -328,7 +328,9 @@ class _Training:
         some = list(islice(drawn, most if wanted is None else max(least, min(most, int(TRIALS * wanted / len(RATES))))))
         budget = math.inf if lengths["seconds"] is None else TRIALS * lengths["seconds"]
         if wanted is None:
-            some = some[: max(least, min(most, int(budget / len(RATES) / self._seconds_of_a_step(some))))]
+            judging = len(self.held) / self.batch_size / 3  # in steps: forward is a third of one
+            affordable = int(budget / len(RATES) / self._seconds_of_a_step(some) - judging)
+            some = some[: max(least, min(most, affordable))]
 
         def trial(rate: float) -> None:
             for at, indices in enumerate(some):
