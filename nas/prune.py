@@ -21,7 +21,7 @@ from nas.pruning import (
     example_inputs,
     load_model,
     parse_recovery,
-    repair_untrained,
+    repair_unlabelled,
 )
 from nas.runtime import as_yaml, command_line, environment, replacing, resolve_device, write_json, write_text
 from nas.training import check_classifies, module_accuracy
@@ -140,16 +140,19 @@ def run(
     )
     measure("before", model)
     measure("pruned", result.model)
+    notes = []
     for step in parse_recovery(config.recovery.steps):
         if repair:
-            repair(step, result)
+            note = repair(step, result)
         else:
             assert sample is not None
-            repair_untrained(step, result, model, sample, progress)
+            note = repair_unlabelled(step, result, model, sample, config.seed, place, progress)
+        notes.append({"step": str(step), **note})
         measure(str(step), result.model)
     summary = {
         **result.summary.to_dict(),
         "test_accuracy": accuracies,
+        "recovery": notes,
         "settings": config.model_dump(mode="json"),
         "command": command_line(),
         **environment(),

@@ -52,8 +52,8 @@ def _weights(name: str, _: Any) -> str:
     return "0" if name == "conv" else str(sum(parameter.numel() for parameter in make_pooling(name, 8).parameters()))
 
 
-def _epochs(name: str, entry: Any) -> str:
-    return f"{name}:EPOCHS" if entry.trains else name
+def _step(name: str, entry: Any) -> str:
+    return str(entry.as_step(name))
 
 
 NEEDS = {"needs": _attribute("needs")}
@@ -77,7 +77,7 @@ KINDS: dict[str, Kind] = {
     "criteria": Kind("what an index is worth that may be pruned", CRITERIA, "score of an index", NEEDS),
     "allocations": Kind("how much of each group is pruned", ALLOCATIONS, "how many go where", NEEDS),
     "schedules": Kind("how a model shrinks over the steps of pruning", SCHEDULES, "what it does"),
-    "recoveries": Kind("repair of a pruned model", RECOVERIES, "what it does", {"named as": _epochs, **NEEDS}),
+    "recoveries": Kind("repair of a pruned model", RECOVERIES, "what it does", {"named as": _step, **NEEDS}),
     "counters": Kind("who counts multiply-accumulates", COUNTERS, "what it is"),
     "formats": Kind("files of an exported network", FORMATS, "what it is"),
 }  # fmt: skip

@@ -56,6 +56,11 @@ def prune(
     if summary["test_accuracy"]:
         cells = [[when, percent(value)] for when, value in summary["test_accuracy"].items()]
         terminal.show_table(["test images", "accuracy"], cells)
+    for note in summary["recovery"]:
+        if "learning_rate" in note:
+            found = f", the best of {', '.join(f'{float(r):g}' for r in note['tried'])}" if note.get("tried") else ""
+            lost = "; it came no nearer to the unpruned model and was taken back" if note.get("restored") else ""
+            print(f"{note['step']} at a learning rate of {note['learning_rate']:g}{found}{lost}")
     if result.summary.difference is not None:
         print(f"differs from the masked model by {result.summary.difference:.1e}, relative")
     if result.summary.reason:

@@ -2,23 +2,78 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import islice
+from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import field_validator
+from pydantic import BeforeValidator, field_validator
 from torch import Tensor, nn
 
 from nas.data import ImageData, Split, batches
-from nas.runtime import stream
-from nas.training import Alone, Distillation, Distilled, TrainingConfig, fit
+from nas.pruning.matching import match_
+from nas.runtime import memory_format, precision, stream
+from nas.training import (
+    Alone,
+    Distillation,
+    Distilled,
+    RangeTest,
+    TrainingConfig,
+    check_weights,
+    fit,
+    safe_rate,
+    trial_rate,
+)
 from pruners import PruneResult, least_squares_, recalibrate_
 from pruners.progress import Progress, silent
 from search_spaces.core import Part, setting
 
 CALIBRATION_IMAGES = 1000
 BATCH = 100
+MATCHED_BYTES = 2**30
+"""Of images that a training towards the unpruned model takes, at most."""
+RATES = (5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2)
+"""Learning rates of SGD that `auto` tries."""
+TRIALS = 0.1
+"""Share of a training on labels that its range test takes, at most, but for the fewest steps."""
+TRIAL_STEPS = (3, 20)
+"""Fewest and most steps at a rate in the range test."""
+HELD_OUT = 500
+"""Images that judge the rates at most; a tenth of the split at most."""
+Note = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """One step of repair: one of `RECOVERIES`, for some epochs or seconds where it trains."""
+
+    kind: str
+    epochs: int = 0
+    seconds: int = 0
+
+    def __str__(self) -> str:
+        lasts = f"{self.epochs}" if self.epochs else f"{self.seconds}s" if self.seconds else ""
+        return f"{self.kind}:{lasts}" if lasts else self.kind
+
+
+@dataclass(frozen=True)
+class Given:
+    """What a repair over inputs goes by.
+
+    Attributes:
+        step: what was asked for.
+        seed: decides everything random.
+        device: where training runs; the CPU if None.
+        progress: told how far it is.
+    """
+
+    step: Recovery
+    seed: int = 0
+    device: torch.device | None = None
+    progress: Progress = silent
 
 
 @dataclass(frozen=True)
@@ -27,77 +82,100 @@ class RecoveryEntry:
 
     Attributes:
         help: what it does.
-        repair: without training: changes the model of a result, from the unpruned model and batches of inputs.
-        learner: what trains for some epochs: of the pruned model, the unpruned one, settings, distillation and a device.
+        repair: over inputs without labels: changes the model of a result, from the unpruned model and batches of inputs; tells what
+            people should know of it, by name, or nothing.
+        learner: what trains on labels: of the pruned model, the unpruned one, settings, distillation and a device.
         title: what the training is called.
+        trains: whether it is named with how long it takes.
     """
 
     help: str
-    repair: Callable[[PruneResult, nn.Module, Iterable[Any], Progress], object] | None = None
+    repair: Callable[[PruneResult, nn.Module, Iterable[Any], Given], Note | None] | None = None
     learner: Callable[[nn.Module, nn.Module, TrainingConfig, Distillation, torch.device], Alone] | None = None
     title: str = ""
-
-    @property
-    def trains(self) -> bool:
-        """Whether it is named with a number of epochs."""
-        return self.learner is not None
+    trains: bool = False
 
     @property
     def needs(self) -> str:
         """The data that it passes over."""
-        return "labels" if self.trains else "inputs"
+        return "inputs" if self.learner is None else "labels"
+
+    def as_step(self, name: str) -> str:
+        """How it is named."""
+        if not self.trains:
+            return name
+        return f"{name}:EPOCHS" if self.learner else f"{name}:EPOCHS or {name}:SECONDSs"
+
+
+def _recalibrated(result: PruneResult, model: nn.Module, sample: Iterable[Any], given: Given) -> None:
+    recalibrate_(result.model, sample, given.progress)
+
+
+def _solved(result: PruneResult, model: nn.Module, sample: Iterable[Any], given: Given) -> None:
+    least_squares_(result.model, model, result.plan, sample, progress=given.progress)
+
+
+def _matched(result: PruneResult, model: nn.Module, sample: Iterable[Any], given: Given) -> Note:
+    step = given.step
+    lasts: dict[str, Any] = {"epochs": step.epochs} if step.epochs else {"seconds": step.seconds}
+    done = match_(result, model, sample, **lasts, device=given.device, seed=given.seed, progress=given.progress)
+    return {"learning_rate": done.rate, **done.to_dict()}
 
 
 RECOVERIES: dict[str, RecoveryEntry] = {
-    "calibrate": RecoveryEntry(
-        "gathers the statistics of batch norms anew",
-        lambda result, model, sample, progress: recalibrate_(result.model, sample, progress),
-    ),
+    "calibrate": RecoveryEntry("gathers the statistics of batch norms anew", _recalibrated),
     "least-squares": RecoveryEntry(
-        "fits each layer to the outputs that the unpruned one had, by linear least squares",
-        lambda result, model, sample, progress: least_squares_(
-            result.model, model, result.plan, sample, progress=progress
-        ),
+        "fits each layer to the outputs that the unpruned one had, by linear least squares", _solved
+    ),
+    "match": RecoveryEntry(
+        "trains towards outputs and inner states of the unpruned model, without labels", _matched, trains=True
     ),
     "finetune": RecoveryEntry(
         "trains on the labels",
         learner=lambda pruned, model, config, distillation, device: Alone(pruned, config, device),
         title="fine-tuning",
+        trains=True,
     ),
     "distill": RecoveryEntry(
-        "trains on the labels and towards the unpruned model", learner=Distilled, title="distilling"
+        "trains on the labels and towards the unpruned model", learner=Distilled, title="distilling", trains=True
     ),
 }
-STEPS = [f"{name}:EPOCHS" if entry.trains else name for name, entry in RECOVERIES.items()]
-
-
-@dataclass(frozen=True)
-class Recovery:
-    """One step of repair: one of `RECOVERIES`, for some epochs where it trains."""
-
-    kind: str
-    epochs: int = 0
-
-    def __str__(self) -> str:
-        return f"{self.kind}:{self.epochs}" if self.epochs else self.kind
+STEPS = [entry.as_step(name) for name, entry in RECOVERIES.items()]
+LASTS = re.compile(r"([1-9][0-9]*)(s?)")
 
 
 def parse_recovery(steps: Sequence[str]) -> list[Recovery]:
-    """Recovery steps as a user names them, such as `calibrate` and `finetune:1`.
+    """Recovery steps as a user names them, such as `calibrate`, `finetune:1` and `match:480s`.
 
     Raises:
-        ValueError: an unknown step, or epochs that are not a positive number.
+        ValueError: an unknown step, or epochs or seconds that are not a positive number.
     """
     parsed = []
     for step in steps:
-        kind, _, epochs = step.partition(":")
-        trains = kind in RECOVERIES and RECOVERIES[kind].trains
-        if kind not in RECOVERIES or trains != epochs.isdigit() or (trains and int(epochs) < 1):
+        kind, colon, lasts = step.partition(":")
+        entry = RECOVERIES.get(kind)
+        found = LASTS.fullmatch(lasts)
+        fits = entry is not None and (entry.trains and found is not None if colon else not entry.trains)
+        if not fits or (found and found[2] and entry is not None and entry.learner):
             raise ValueError(
-                f"`recover` must be among {', '.join(STEPS)}, with a whole number of epochs above 0; got {step!r}"
+                f"`recover` must be among {', '.join(STEPS)}, with a whole number of epochs or seconds above 0; got {step!r}"
             )
-        parsed.append(Recovery(kind, int(epochs or 0)))
+        number = int(found[1]) if found else 0
+        parsed.append(Recovery(kind, seconds=number) if found and found[2] else Recovery(kind, number))
     return parsed
+
+
+def _rate(given: Any) -> Any:
+    """A learning rate, or `auto`."""
+    if given == "auto":
+        return given
+    try:
+        rate = float(given)
+    except (TypeError, ValueError):
+        rate = math.nan
+    if not 0 < rate < math.inf:
+        raise ValueError(f"`learning_rate` must be a number above 0, or auto, got {given!r}")
+    return rate
 
 
 class RecoveryConfig(Part):
@@ -106,12 +184,13 @@ class RecoveryConfig(Part):
     steps: tuple[str, ...] = setting(
         (),
         name="recover",
-        help="Repair, in order, joined by commas: see `nas list recoveries`; training ones with epochs, such as finetune:1.",
+        help="Repair, in order, joined by commas: see `nas list recoveries`; training ones with epochs, such as finetune:1, or "
+        "seconds, such as match:480s.",
     )
-    learning_rate: float = setting(
-        0.01,
-        gt=0,
-        help="Learning rate of finetune and distill at the start; it falls to a hundredth along half a cosine.",
+    learning_rate: Annotated[float | Literal["auto"], BeforeValidator(_rate)] = setting(
+        "auto",
+        help="Learning rate of finetune and distill at the start, which falls to a hundredth along half a cosine; auto tries a few, "
+        "each for a few steps. match finds its own.",
     )
     batch_size: int = setting(128, gt=1, help="Images per step of finetune and distill.")
     distillation: Distillation = Distillation()
@@ -122,9 +201,8 @@ class RecoveryConfig(Part):
         parse_recovery(steps)
         return steps
 
-    def training(self, epochs: int) -> TrainingConfig:
+    def training(self, epochs: int, rate: float) -> TrainingConfig:
         """Of one step of repair."""
-        rate = self.learning_rate
         return TrainingConfig(
             epochs=epochs, batch_size=self.batch_size, learning_rate=rate, final_learning_rate=rate / 100
         )
@@ -161,18 +239,31 @@ class Repair:
         self.seed, self.device, self.progress = seed, device, progress
         self.sample = list(_sample(data, split, seed))
 
-    def __call__(self, step: Recovery, result: PruneResult) -> None:
-        """Repair the model of a result; it is left on the CPU in eval mode."""
-        if RECOVERIES[step.kind].trains:
-            self._train(step, result.model)
-        else:
-            repair_untrained(step, result, self.model, self.sample, self.progress)
+    def __call__(self, step: Recovery, result: PruneResult) -> Note:
+        """Repair the model of a result; it is left on the CPU in eval mode.
 
-    def _train(self, step: Recovery, model: nn.Module) -> None:
-        config = self.config.training(step.epochs)
+        Returns:
+            What people should know of it, by name: of a training its learning rate, and what a range test found.
+        """
         entry = RECOVERIES[step.kind]
+        if entry.learner is not None:
+            return self._train(step, entry, result.model)
+        sample = self._images() if entry.trains else self.sample
+        return repair_unlabelled(step, result, self.model, sample, self.seed, self.device, self.progress)
+
+    def _train(self, step: Recovery, entry: RecoveryEntry, model: nn.Module) -> Note:
         assert entry.learner is not None
-        learner = entry.learner(model, self.model, config, self.config.distillation, self.device)
+        given = self.config.learning_rate
+        rate = min(RATES) if given == "auto" else given
+        learner = entry.learner(
+            model, self.model, self.config.training(step.epochs, rate), self.config.distillation, self.device
+        )
+        note: Note = {}
+        if given == "auto":
+            test = self._range_test(learner, step.epochs)
+            rate = test.rate
+            note = {"before": test.start, "tried": dict(test.losses)}
+        config = self.config.training(step.epochs, rate)
         fit(
             learner,
             self.data,
@@ -184,23 +275,82 @@ class Repair:
             progress=self.progress,
         )
         model.to("cpu")
+        return {"learning_rate": rate, **note}
+
+    def _range_test(self, learner: Alone, epochs: int) -> RangeTest:
+        """A range test on some images, judged by the learner's own loss on others."""
+        order = torch.from_numpy(stream(self.seed, "range test").permutation(len(self.split)))
+        held = min(HELD_OUT, max(1, len(order) // 10))
+        judged, seen = (
+            _part(self.split, part) for part in (order[:held], order[held:] if held < len(order) else order)
+        )
+        size = min(self.config.batch_size, len(seen))
+        least, most = TRIAL_STEPS
+        wanted = int(TRIALS * epochs * (len(order) // size) / len(RATES))
+        count = max(1, min(len(seen) // size, max(least, min(most, wanted))))
+
+        def trial(rate: float) -> None:
+            learner.begin(0)
+            rng = stream(self.seed, "range test", "batches")
+            drawn = batches(seen, self.data, size, rng=rng, augment=True, drop_last=True, device=self.device)
+            for at, (images, labels) in enumerate(islice(drawn, count)):
+                learner.step(_laid_out(images, self.device), labels, trial_rate(rate, at, count))
+            check_weights(learner.optimizer)
+
+        def loss() -> float:
+            learner.module.eval()
+            total = 0.0
+            with torch.no_grad(), precision(self.device):
+                for images, labels in batches(judged, self.data, BATCH, device=self.device):
+                    total += float(learner.loss(_laid_out(images, self.device), labels)) * len(labels)
+            return total / len(judged)
+
+        return safe_rate(learner.module, learner.optimizer, trial, loss, RATES, progress=self.progress)
+
+    def _images(self) -> Iterator[Tensor]:
+        """As many images of the split as a training without labels takes, at random, without augmentation."""
+        left = MATCHED_BYTES
+        for images, _ in batches(self.split, self.data, min(BATCH, len(self.split)), rng=stream(self.seed, "images")):
+            left -= images.numel() * images.element_size()
+            if left < 0:
+                return
+            yield images
 
 
-def repair_untrained(
-    step: Recovery, result: PruneResult, model: nn.Module, sample: Iterable[Any], progress: Progress = silent
-) -> None:
-    """Repair the model of a result by a step that trains nothing.
+def repair_unlabelled(
+    step: Recovery,
+    result: PruneResult,
+    model: nn.Module,
+    sample: Iterable[Any],
+    seed: int = 0,
+    device: torch.device | None = None,
+    progress: Progress = silent,
+) -> Note:
+    """Repair the model of a result by a step that needs no labels.
 
     Args:
-        step: one that does not train.
+        step: one that does not train on labels.
         result: of pruning `model`.
         model: the unpruned model.
         sample: batches of inputs, with labels or without.
+        seed: decides everything random.
+        device: where training runs; the CPU if None.
         progress: told how far it is.
+
+    Returns:
+        What people should know of it, by name.
     """
     repair = RECOVERIES[step.kind].repair
     assert repair is not None
-    repair(result, model, sample, progress)
+    return repair(result, model, sample, Given(step, seed, device, progress)) or {}
+
+
+def _part(split: Split, index: Tensor) -> Split:
+    return Split(split.images[index], split.labels[index])
+
+
+def _laid_out(images: Tensor, device: torch.device) -> Tensor:
+    return images.contiguous(memory_format=memory_format(device))
 
 
 def _sample(data: ImageData, split: Split, seed: int) -> Iterator[tuple[Tensor, Tensor]]:

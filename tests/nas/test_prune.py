@@ -126,6 +126,10 @@ def test_pruned_repaired_measured_and_loaded_again(trained: nn.Module, digits: I
     assert list(summary["test_accuracy"]) == ["before", "pruned", *RECOVER]
     assert summary["test_accuracy"]["before"] == module_accuracy(trained, digits, digits.test)
     assert summary["test_accuracy"]["finetune:3"] > 0.7
+    told = {note["step"]: note for note in summary["recovery"]}
+    assert list(told) == RECOVER and "learning_rate" not in told["calibrate"]
+    for step in ("match:3", "finetune:3", "distill:3"):
+        assert told[step]["learning_rate"] in told[step]["tried"]
     again = load(tmp_path / "pruned", small())
     assert module_accuracy(again, digits, digits.test) == summary["test_accuracy"]["distill:3"]
     assert all(torch.equal(value, before[name]) for name, value in trained.state_dict().items())
@@ -349,7 +353,21 @@ def test_spoilt_weights_are_refused(weights: Path, trained: nn.Module, tmp_path:
         read_weights(tmp_path / "list.pt")
 
 
-@pytest.mark.parametrize("step", ["finetune", "finetune:0", "finetune:x", "distill", "calibrate:2", "magic"])
+@pytest.mark.parametrize(
+    "step",
+    [
+        "finetune",
+        "finetune:0",
+        "finetune:x",
+        "finetune:3s",
+        "distill",
+        "calibrate:2",
+        "match:",
+        "match:0s",
+        "match:1.5s",
+        "magic",
+    ],
+)
 def test_bad_recovery_steps_are_refused(step: str) -> None:
     with pytest.raises(ValueError, match=f"`recover` must be among .* got '{step}'"):
         parse_recovery(["calibrate", step])
