@@ -7,8 +7,9 @@ from pruners.repair import least_squares_, noise, recalibrate_, remap_optimizer,
 from pruners.result import PruneResult, Summary
 from pruners.space import PrunableSpace
 from pruners.surgery import PruningPlan
+from pruners.vocabulary import Vocabulary, smaller_vocabulary
 
 __all__ = [
-    "CutConfig", "Group", "PrunableSpace", "PruneResult", "PruningPlan", "Summary", "groups", "least_squares_", "load",
-    "noise", "prune", "recalibrate_", "remap_optimizer", "synthetic",
+    "CutConfig", "Group", "PrunableSpace", "PruneResult", "PruningPlan", "Summary", "Vocabulary", "groups",
+    "least_squares_", "load", "noise", "prune", "recalibrate_", "remap_optimizer", "smaller_vocabulary", "synthetic",
 ]  # fmt: skip

@@ -51,6 +51,7 @@ from pruners.surgery import (
     serves,
     unique_state,
 )
+from pruners.vocabulary import VOCABULARY, Vocabulary, cut_rows
 from search_spaces.core import nested, parse, takes
 
 
@@ -192,7 +193,7 @@ def load(folder: str | Path, model: nn.Module) -> nn.Module:
     """Rebuild a saved smaller model from a fresh instance of the full one.
 
     Args:
-        folder: written by `PruneResult.save`.
+        folder: written by `PruneResult.save`; with a `vocabulary.json` in it, the plan is of the model with those rows only.
         model: an instance of the model that was pruned, with any weights; it is left untouched.
 
     Raises:
@@ -203,6 +204,8 @@ def load(folder: str | Path, model: nn.Module) -> nn.Module:
     if not path.exists():
         raise FileNotFoundError(f"no plan at {path}; give a folder that `PruneResult.save` wrote")
     plan = PruningPlan.from_json(path.read_bytes())
+    if (Path(folder) / VOCABULARY).exists():
+        model = cut_rows(model, Vocabulary.load(folder).kept)
     removal = replay(plan, model)
     smaller = rebuild(plan, removal, model)
     _load_weights(smaller, Path(folder) / WEIGHTS)

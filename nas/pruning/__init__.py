@@ -4,10 +4,11 @@ from nas.pruning.config import PruneConfig, read_prune_config
 from nas.pruning.inputs import check_input, example_inputs
 from nas.pruning.recovery import RECOVERIES, Recovery, RecoveryConfig, Repair, parse_recovery, repair_untrained
 from nas.pruning.space import PREFIX, PRUNED, PrunedNetwork, known_options, pruned_space
+from nas.pruning.vocabulary import Words, fewer_words
 from nas.pruning.weights import load_model
 
 __all__ = [
-    "PREFIX", "PRUNED", "RECOVERIES", "PruneConfig", "PrunedNetwork", "Recovery", "RecoveryConfig", "Repair",
-    "check_input", "example_inputs", "known_options", "load_model", "parse_recovery", "pruned_space",
+    "PREFIX", "PRUNED", "RECOVERIES", "PruneConfig", "PrunedNetwork", "Recovery", "RecoveryConfig", "Repair", "Words",
+    "check_input", "example_inputs", "fewer_words", "known_options", "load_model", "parse_recovery", "pruned_space",
     "read_prune_config", "repair_untrained",
 ]  # fmt: skip
