@@ -19,6 +19,7 @@ from nas.pruning import (
     Repair,
     check_input,
     example_inputs,
+    fewer_words,
     load_model,
     parse_recovery,
     repair_unlabelled,
@@ -55,7 +56,7 @@ def prune(
         targets: see `pruners.prune`; beside those, `peak_memory_bytes`, `energy_mj` and `bound_ms`.
         data: images for criteria, repair and measurement: what `nas.load_data` takes, or images already loaded.
         out: folder for `plan.json`, `weights.safetensors`, `summary.json` and, where all of it was given by names, the configuration
-            `prune.yaml`; `pruners.load` reads the model back.
+            `prune.yaml`; with `vocabulary` also for `vocabulary.json` and the mended `tokenizer`. `pruners.load` reads the model back.
         progress: told about long steps.
         settings: by keyword:{settings}
 
@@ -97,11 +98,15 @@ def run(
     if folder is not None and folder.exists() and not (folder / "plan.json").exists() and any(folder.iterdir()):
         raise ValueError(f"{folder} is not empty and holds no pruned model; give another folder")
     by_names = model is None and example is None and data is None and isinstance(config.cut.importance.criterion, str)
+    by_names = by_names and config.words.by_names
     place = resolve_device(config.device)
     model = model or load_model(config.model, config.arguments, config.weights)
     if example is None:
         example = example_inputs(config.input, config.seed)
         check_input(model, example, config.input)
+    words = fewer_words(model, example, config.words)
+    if words is not None:
+        model, example = words.model, words.example
     if config.synthetic and not isinstance(example, Tensor):
         raise ValueError("`synthetic` needs a model of one tensor; give `data` of your own")
     if data is None and config.data is not None:
@@ -153,6 +158,7 @@ def run(
         **result.summary.to_dict(),
         "test_accuracy": accuracies,
         "recovery": notes,
+        "vocabulary": words and words.vocabulary.to_dict(),
         "settings": config.model_dump(mode="json"),
         "command": command_line(),
         **environment(),
@@ -160,6 +166,8 @@ def run(
     if folder is not None:
         with replacing(folder) as temporary:
             result.save(temporary)
+            if words is not None:
+                words.save(temporary)
             write_json(temporary / "summary.json", summary)
             if by_names:
                 write_text(temporary / "prune.yaml", as_yaml(config))

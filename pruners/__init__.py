@@ -7,8 +7,9 @@ from pruners.repair import Repaired, least_squares_, noise, recalibrate_, remap_
 from pruners.result import PruneResult, Summary
 from pruners.space import PrunableSpace
 from pruners.surgery import PruningPlan
+from pruners.vocabulary import Vocabulary, smaller_vocabulary
 
 __all__ = [
-    "CutConfig", "Group", "PrunableSpace", "PruneResult", "PruningPlan", "Repaired", "Summary", "groups",
-    "least_squares_", "load", "noise", "prune", "recalibrate_", "remap_optimizer", "synthetic",
+    "CutConfig", "Group", "PrunableSpace", "PruneResult", "PruningPlan", "Repaired", "Summary", "Vocabulary", "groups",
+    "least_squares_", "load", "noise", "prune", "recalibrate_", "remap_optimizer", "smaller_vocabulary", "synthetic",
 ]  # fmt: skip

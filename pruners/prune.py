@@ -56,6 +56,7 @@ from pruners.surgery import (
     serves,
     unique_state,
 )
+from pruners.vocabulary import VOCABULARY, Vocabulary, cut_rows
 from search_spaces.core import nested, parse, takes
 
 SHALLOW = 0.7  # what a target leaves at least where no block is left out by default
@@ -249,7 +250,7 @@ def load(folder: str | Path, model: nn.Module) -> nn.Module:
     """Rebuild a saved smaller model from a fresh instance of the full one.
 
     Args:
-        folder: written by `PruneResult.save`.
+        folder: written by `PruneResult.save`; with a `vocabulary.json` in it, the plan is of the model with those rows only.
         model: an instance of the model that was pruned, with any weights; it is left untouched.
 
     Raises:
@@ -260,6 +261,8 @@ def load(folder: str | Path, model: nn.Module) -> nn.Module:
     if not path.exists():
         raise FileNotFoundError(f"no plan at {path}; give a folder that `PruneResult.save` wrote")
     plan = PruningPlan.from_json(path.read_bytes())
+    if (Path(folder) / VOCABULARY).exists():
+        model = cut_rows(model, Vocabulary.load(folder).kept)
     removal = replay(plan, model)
     smaller = rebuild(plan, removal, model)
     _load_weights(smaller, Path(folder) / WEIGHTS)

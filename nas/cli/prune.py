@@ -53,6 +53,12 @@ def prune(
     before, after = summary["before"], summary["after"]
     rows = [[name, si(before[name]), si(after[name]), f"{before[name] / after[name]:.2f}x"] for name in before]
     terminal.show_table(["", "before", "after", "less by"], rows, title=f"{asked.model}, as a {result.summary.form}")
+    if words := summary["vocabulary"]:
+        saved, share = words["bytes_before"] - words["bytes_after"], percent(words["coverage"])
+        print(
+            f"vocabulary of {words['before']:,} tokens before all else: {words['after']:,} stay, {share} of those in the texts; "
+            f"{si(saved)}B less"
+        )
     if summary["test_accuracy"]:
         cells = [[when, percent(value)] for when, value in summary["test_accuracy"].items()]
         terminal.show_table(["test images", "accuracy"], cells)

@@ -12,6 +12,7 @@ from nas.data import DataConfig
 from nas.objectives import Hardware, estimates
 from nas.pruning.inputs import read_targets
 from nas.pruning.recovery import RECOVERIES, RecoveryConfig
+from nas.pruning.vocabulary import VocabularyConfig
 from nas.runtime import check_trust, names_function, read_yaml
 from pruners import CutConfig
 from pruners.allocation import ALLOCATIONS
@@ -56,6 +57,7 @@ class PruneConfig(Part):
         help="Without data: so many inputs made from the model's batch norms, for least-squares, calibrate, obs, activation and "
         "distortion; 500 are good.",
     )
+    words: VocabularyConfig = VocabularyConfig()
     cut: CutConfig = CutConfig()
     recovery: RecoveryConfig = RecoveryConfig()
     device: str = setting("auto", help="auto, cpu or cuda, for fine-tuning and measuring.")

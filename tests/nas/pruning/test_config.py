@@ -38,7 +38,9 @@ OTHERS: dict[str, Any] = {
     "max_ratio": 0.8, "check": False, "recover": ("calibrate", "finetune:1"), "learning_rate": 0.02, "batch_size": 64,
     "distill_weight": 0.5, "distill_temperature": 2.0, "device": "cpu",
 }  # fmt: skip
-ELSEWHERE = ("model", "input", "device_file", "synthetic", "check_dtype")  # not beside the others
+ELSEWHERE = (
+    "model", "input", "device_file", "synthetic", "check_dtype", "vocabulary", "tokenizer",  # not beside the others
+)  # fmt: skip
 RUNNER = CliRunner()
 
 
