@@ -106,7 +106,9 @@ def prune(
     free = prunable(found, config.ignore)
     cost = CostModel(graph, model)
     asked = counted_budgets(targets, cost)
-    timing = bool(config.milliseconds) or any(name in targets for name in MILLISECONDS)
+    timing = bool(config.milliseconds) or any(
+        name in targets for name in MILLISECONDS if name not in (estimators or {})
+    )
     limits, rounded, note = aligned(config.limits, graph, free, cost, asked, timing)
     aims = measured_targets(targets, estimators or {}, model, args, kwargs, graph.trace.written)
     check_reachable(free, cost, asked, limits)
