@@ -39,6 +39,7 @@ from estimators.latency import (
     load_table,
     measure_latency,
     measure_table,
+    onnxruntime_ms,
     operation_counts,
 )
 from estimators.memory import (
@@ -52,10 +53,11 @@ from estimators.memory import (
 )
 
 __all__ = [
-    "COUNTERS", "METRICS", "Cost", "CostModel", "Count", "Device", "Energy", "GroupedLayer", "KnownDevice", "Latency",
-    "LatencyPredictor", "LatencyTable", "Multipliers", "PatchCost", "PeakMemory", "Profile", "Stages", "allocated_peak",
-    "best_group_size", "block_cost", "choose_patches", "choose_samples", "compare", "compare_latency", "compound",
-    "count", "count_with", "deepmad_space", "deepmad_stages", "estimate_energy", "family", "fit_latency", "group_sizes",
-    "known_device", "load_table", "measure_latency", "measure_table", "operation_counts", "patched_cost", "peak_memory",
-    "read_device", "residual_cost", "residual_space", "resnet_rs", "run_patched", "scaled", "scaled_to", "tinynet_to",
+    "COUNTERS", "METRICS", "Cost", "CostModel", "Count", "Device", "Energy", "GroupedLayer", "KnownDevice",
+    "Latency", "LatencyPredictor", "LatencyTable", "Multipliers", "PatchCost", "PeakMemory", "Profile", "Stages",
+    "allocated_peak", "best_group_size", "block_cost", "choose_patches", "choose_samples", "compare",
+    "compare_latency", "compound", "count", "count_with", "deepmad_space", "deepmad_stages", "estimate_energy",
+    "family", "fit_latency", "group_sizes", "known_device", "load_table", "measure_latency", "measure_table",
+    "onnxruntime_ms", "operation_counts", "patched_cost", "peak_memory", "read_device", "residual_cost",
+    "residual_space", "resnet_rs", "run_patched", "scaled", "scaled_to", "tinynet_to",
 ]  # fmt: skip

@@ -24,6 +24,7 @@ from nas.pruning import (
     parse_recovery,
     repair_unlabelled,
 )
+from nas.report import prune_page
 from nas.runtime import as_yaml, command_line, environment, replacing, resolve_device, write_json, write_text
 from nas.training import check_classifies, module_accuracy
 from pruners import PruneResult
@@ -55,8 +56,9 @@ def prune(
             `module:function` that returns them.
         targets: see `pruners.prune`; beside those, `peak_memory_bytes`, `energy_mj` and `bound_ms`.
         data: images for criteria, repair and measurement: what `nas.load_data` takes, or images already loaded.
-        out: folder for `plan.json`, `weights.safetensors`, `summary.json` and, where all of it was given by names, the configuration
-            `prune.yaml`; with `vocabulary` also for `vocabulary.json` and the mended `tokenizer`. `pruners.load` reads the model back.
+        out: folder for `plan.json`, `weights.safetensors`, `summary.json`, the page `report.html` and, where all of it was given by
+            names, the configuration `prune.yaml`; with `vocabulary` also for `vocabulary.json` and the mended `tokenizer`.
+            `pruners.load` reads the model back.
         progress: told about long steps.
         settings: by keyword:{settings}
 
@@ -141,7 +143,7 @@ def run(
         estimators=estimates(config.targets, config.hardware),
         batches=sample,
         progress=progress,
-        config=config.cut,
+        config=config.cut.model_copy(update={"milliseconds": config.shows_milliseconds}),
     )
     measure("before", model)
     measure("pruned", result.model)
@@ -169,6 +171,7 @@ def run(
             if words is not None:
                 words.save(temporary)
             write_json(temporary / "summary.json", summary)
+            write_text(temporary / "report.html", prune_page(summary))
             if by_names:
                 write_text(temporary / "prune.yaml", as_yaml(config))
     return result, summary

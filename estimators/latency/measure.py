@@ -142,7 +142,7 @@ def compare_latency(
     noise = torch.randn(batch_size, *input_shape, generator=torch.Generator().manual_seed(0)).to(device)
     placed = {name: _placed(module, device) for name, module in modules.items()}
     images = {name: noise.to(dtype_of(module)) for name, module in placed.items()}
-    with _threads(used), _evaluating(placed.values()), compiling_each():
+    with _threads(used), evaluating(placed.values()), compiling_each():
         runs_of = {name: prepare(module, images[name], runtime, used) for name, module in placed.items()}
         with torch.inference_mode():
             warmups = {name: _warm_up(name, run, images[name], warmup_s) for name, run in runs_of.items()}
@@ -247,7 +247,7 @@ def _threads(count: int) -> Iterator[None]:
 
 
 @contextmanager
-def _evaluating(modules: Iterable[nn.Module]) -> Iterator[None]:
+def evaluating(modules: Iterable[nn.Module]) -> Iterator[None]:
     """Evaluation mode for a while; every submodule gets its own mode back."""
     modes = {part: part.training for module in modules for part in module.modules()}
     for part in modes:

@@ -42,16 +42,8 @@ def _compiled(module: nn.Module, images: Tensor, threads: int) -> Run:
 
 
 def _onnxruntime(module: nn.Module, images: Tensor, threads: int) -> Run:
-    try:
-        import onnx  # noqa: F401
-        import onnxruntime
-        import onnxscript  # noqa: F401
-    except ImportError as error:
-        raise ValueError(
-            f'runtime onnxruntime needs a package that is missing ({error}); pip install "nas-toolkit[onnx]"'
-        ) from error
-    if images.device.type != "cpu":
-        raise ValueError(f"runtime onnxruntime is measured on the CPU, got device {str(images.device)!r}; use 'cpu'")
+    check_onnx()
+    on_cpu_only(images.device)
     try:
         with quiet():
             program: Any = torch.onnx.export(module, (images,), input_names=["images"], dynamo=True)
@@ -59,12 +51,44 @@ def _onnxruntime(module: nn.Module, images: Tensor, threads: int) -> Run:
         raise ValueError(
             f"{type(module).__name__} cannot be exported to ONNX: {first_line(error)}; measure it eager"
         ) from error
+    session = onnx_session(program.model_proto.SerializeToString(), threads)
+    return lambda given: session.run(None, {"images": given.numpy()})
+
+
+def check_onnx() -> None:
+    """Refuse ONNX Runtime where one of its packages is missing.
+
+    Raises:
+        ValueError: with the one that is.
+    """
+    try:
+        import onnx  # noqa: F401
+        import onnxruntime  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise ValueError(
+            f'runtime onnxruntime needs a package that is missing ({error}); pip install "nas-toolkit[onnx]"'
+        ) from error
+
+
+def on_cpu_only(device: torch.device) -> None:
+    """Refuse ONNX Runtime for tensors of another device than the CPU."""
+    if device.type != "cpu":
+        raise ValueError(f"runtime onnxruntime is measured on the CPU, got device {str(device)!r}; use 'cpu'")
+
+
+def onnx_session(model: bytes, threads: int) -> Any:
+    """A session of ONNX Runtime on the CPU.
+
+    Args:
+        model: a serialised ONNX model.
+        threads: within operators.
+    """
+    import onnxruntime
+
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    session = onnxruntime.InferenceSession(
-        program.model_proto.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
-    return lambda given: session.run(None, {"images": given.numpy()})
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
 @contextmanager
