@@ -34,7 +34,8 @@ from pruners.allocation import (
     search,
 )
 from pruners.config import CutConfig
-from pruners.groups import Group, analyse, dependency_groups, prunable, split_inputs
+from pruners.groups import Group, analyse, dependency_groups, prunable, refuse_nothing, split_inputs, uncompiled
+from pruners.half import InFloat32, in_float32, in_own_types, inputs_in_float32, is_half, wider_targets
 from pruners.importance import Loss
 from pruners.progress import Progress, silent
 from pruners.result import PLAN, WEIGHTS, PruneResult, Summary, count
@@ -45,8 +46,9 @@ from pruners.surgery import (
     build,
     configure,
     describe_inputs,
-    rebuild,
-    replay,
+    follow,
+    form_of,
+    remember,
     rewrite,
     serves,
     unique_state,
@@ -71,7 +73,9 @@ def prune(
     """Remove channels, heads and other dimensions until every target is met, and prove the result.
 
     Args:
-        model: any module that `torch.export` traces, in float32 or float64; it is left untouched.
+        model: any module that `torch.export` traces; it is left untouched. One in half precision (float16, bfloat16) keeps its
+            types: scores, cut, measurements and proof are those of a copy in float32, whose plan is then carried out on the model.
+            One that `torch.compile` wrapped is pruned as the module inside.
         example_inputs: a tensor, a sequence of positional inputs or a dict of keyword inputs.
         targets: "macs", "params", "weight_bytes" (of parameters), "latency_ms" (the median on the example inputs, on this machine)
             or a name in `estimators` to what may remain: a fraction up to 1 of the full model's, or an absolute number above 1;
@@ -97,11 +101,22 @@ def prune(
     check_targets(targets, estimators or {})
     config.importance.check_data(batches is not None)
     check_data(config.allocation, batches is not None)
+    model = uncompiled(model)
+    if is_half(model):
+        wide, data = in_float32(model), batches if batches is None or isinstance(batches, Sized) else list(batches)
+        result = prune(
+            wide, inputs_in_float32(example_inputs), wider_targets(targets, model, wide), estimators=estimators,
+            batches=None if data is None else InFloat32(data), loss=loss, between=between, progress=progress, config=config,
+        )  # fmt: skip
+        result = in_own_types(result, model, example_inputs)
+        refuse_missed(result.summary.targets)
+        return result
     args, kwargs = split_inputs(example_inputs)
     describe_inputs(args, kwargs)  # a plan must hold them in the end
     graph = analyse(model, args, kwargs)
     found = dependency_groups(graph)
-    free = prunable(found, config.ignore)
+    free = prunable(found, config.ignore, model)
+    refuse_nothing(found, free)
     cost = CostModel(graph, model)
     asked = counted_budgets(targets, cost)
     aims = measured_targets(targets, estimators or {}, model, args, kwargs, graph.trace.written)
@@ -161,6 +176,8 @@ def prune(
         configuration=configure(proved.model, model, cut.removal),
         reason=cut.built.reason,
         serves=serves(proved.model),
+        fixed=proved.fixed,
+        form_before=form_of(model),
     )
     return PruneResult(proved.model, proved.plan, summary)
 
@@ -185,7 +202,7 @@ def groups(model: nn.Module, example_inputs: Any) -> list[Group]:
         model: any module that `torch.export` traces.
         example_inputs: a tensor, a sequence of positional inputs or a dict of keyword inputs.
     """
-    return dependency_groups(analyse(model, *split_inputs(example_inputs)))
+    return dependency_groups(analyse(in_float32(uncompiled(model)), *split_inputs(inputs_in_float32(example_inputs))))
 
 
 def load(folder: str | Path, model: nn.Module) -> nn.Module:
@@ -193,7 +210,8 @@ def load(folder: str | Path, model: nn.Module) -> nn.Module:
 
     Args:
         folder: written by `PruneResult.save`.
-        model: an instance of the model that was pruned, with any weights; it is left untouched.
+        model: an instance of the model that was pruned, with any weights; it is left untouched. After several prunes, each of the
+            last one's result, it is the original, or any of the models on the way.
 
     Raises:
         FileNotFoundError: if there is no plan.
@@ -203,10 +221,10 @@ def load(folder: str | Path, model: nn.Module) -> nn.Module:
     if not path.exists():
         raise FileNotFoundError(f"no plan at {path}; give a folder that `PruneResult.save` wrote")
     plan = PruningPlan.from_json(path.read_bytes())
-    removal = replay(plan, model)
-    smaller = rebuild(plan, removal, model)
+    smaller, full, removal = follow(plan, model)
     _load_weights(smaller, Path(folder) / WEIGHTS)
-    configure(smaller, model, removal)
+    configure(smaller, full, removal)
+    remember(smaller, plan)
     return smaller
 
 

@@ -34,6 +34,8 @@ class Summary:
             `save_pretrained` and `from_pretrained` give it back; False if none can, so that only `PruneResult.save` saves it.
         reason: why the result is a graph: what the cut copy of the module raised, or that its outputs differ; None for a module.
         serves: of a graph, the shapes that it takes by the name of the input, as "NxL", in numbers and free sizes; None for a module.
+        fixed: why a graph serves no other sizes than the example's, but for the batch; None if it does, or for a module.
+        form_before: of a model that itself is the result of a prune, what form that had; else None.
     """
 
     before: Mapping[str, float]
@@ -47,6 +49,8 @@ class Summary:
     configuration: bool | None = None
     reason: str | None = None
     serves: Mapping[str, str] | None = None
+    fixed: str | None = None
+    form_before: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""

@@ -21,7 +21,7 @@ ROOMS = {
         "pruning", "supernets", "samplers", "training", "strategies", "objectives", "data", "runtime",
     ],
     "pruners": [
-        "space", "prune", "config", "repair", "result", "allocation", "importance", "surgery", "groups", "tracing",
+        "space", "prune", "half", "config", "repair", "result", "allocation", "importance", "surgery", "groups", "tracing",
         "operators", "untouched", "progress", "errors",
     ],
     "estimators": ["accuracy", "design", "energy", "latency", "memory", "zero_cost", "counting"],

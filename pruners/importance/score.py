@@ -65,7 +65,8 @@ def score_groups(
     importance.check_data(batches is not None)
     entry = criterion_entry(importance.criterion)
     base = Removal(graph, keep or {})
-    vectors = _vectors(Subject(base, groups, model, batches, loss or cross_entropy, seed, moments or {}), entry)
+    loss = cross_entropy if loss is None else loss
+    vectors = _vectors(Subject(base, groups, model, batches, loss, seed, moments or {}), entry)
     result = {}
     for group in groups:
         stays = group.kept(base.keep)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Node
 
+from pruners.groups import uncompiled
 from pruners.importance import bounds, is_product, sampled
 from pruners.operators import arguments, chooses
 from pruners.progress import Progress, silent
@@ -56,7 +57,8 @@ def least_squares_(
         How many layers were solved.
 
     Raises:
-        ValueError: if the model only takes batches of one size, or a batch does not fit it or is not finite.
+        ValueError: if the model only takes batches of one size or draws random numbers in evaluation, or a batch does not fit it or
+            is not finite.
 
     Reference: He et al., Channel pruning for accelerating very deep neural networks, ICCV 2017 (reconstruction); Zhang
         et al., Accelerating very deep convolutional networks for classification and detection, TPAMI 2016 (aims behind
@@ -64,10 +66,16 @@ def least_squares_(
     Differs: ridge towards the old weights; shortcut error in the aim; the values behind a ReLU are relaxed by
         projection, which lowers the error in every iteration, in place of a penalty method.
     """
+    smaller = uncompiled(smaller)
     removal = replay(plan, model)
     if not removal.graph.trace.batched:
         raise ValueError(
             "`model` must take batches of any size, got one traced for a fixed size; recalibrate it instead."
+        )
+    if removal.graph.trace.random:
+        raise ValueError(
+            "a model that is repaired by least squares must return the same for the same inputs, got random numbers from "
+            f"{', '.join(removal.graph.trace.random[:3])}; switch it off in evaluation, or recalibrate instead."
         )
     rewritten = smaller_graph(plan, removal)
     rewritten.load_state_dict(smaller.state_dict(), strict=False)
