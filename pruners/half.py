@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sized
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -46,10 +46,13 @@ def inputs_in_float32(given: Any) -> Any:
     return pytree.tree_map_only(torch.Tensor, lambda x: x.float() if x.dtype in HALF else x, given)
 
 
-@dataclass(frozen=True)
-class InFloat32:
-    """Batches, what is in half precision in them in float32."""
+def batches_in_float32(batches: Iterable[Any]) -> Batches:
+    """Batches, what is in half precision in them in float32; kept in memory if they are not a list or a loader."""
+    return _InFloat32(batches if isinstance(batches, Sized) else list(batches))
 
+
+@dataclass(frozen=True)
+class _InFloat32:
     batches: Batches
 
     def __len__(self) -> int:

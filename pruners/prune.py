@@ -35,7 +35,7 @@ from pruners.allocation import (
 )
 from pruners.config import CutConfig
 from pruners.groups import Group, analyse, dependency_groups, prunable, refuse_nothing, split_inputs, uncompiled
-from pruners.half import InFloat32, in_float32, in_own_types, inputs_in_float32, is_half, wider_targets
+from pruners.half import batches_in_float32, in_float32, in_own_types, inputs_in_float32, is_half, wider_targets
 from pruners.importance import Loss
 from pruners.progress import Progress, silent
 from pruners.result import PLAN, WEIGHTS, PruneResult, Summary, count
@@ -103,11 +103,18 @@ def prune(
     check_data(config.allocation, batches is not None)
     model = uncompiled(model)
     if is_half(model):
-        wide, data = in_float32(model), batches if batches is None or isinstance(batches, Sized) else list(batches)
+        wide = in_float32(model)
         result = prune(
-            wide, inputs_in_float32(example_inputs), wider_targets(targets, model, wide), estimators=estimators,
-            batches=None if data is None else InFloat32(data), loss=loss, between=between, progress=progress, config=config,
-        )  # fmt: skip
+            wide,
+            inputs_in_float32(example_inputs),
+            wider_targets(targets, model, wide),
+            estimators=estimators,
+            batches=None if batches is None else batches_in_float32(batches),
+            loss=loss,
+            between=between,
+            progress=progress,
+            config=config,
+        )
         result = in_own_types(result, model, example_inputs)
         refuse_missed(result.summary.targets)
         return result
