@@ -265,7 +265,8 @@ def _user_frame(error: BaseException) -> str:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Keep the exporter's warnings, logs and the graphs that it prints out of the caller's terminal."""
-    loggers = [logging.getLogger(name) for name in ("torch.export", "torch._export", "torch.fx", "torch._subclasses")]
+    names = ("torch.export", "torch._export", "torch._dynamo", "torch.fx", "torch._subclasses")
+    loggers = [logging.getLogger(name) for name in names]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
         warnings.simplefilter("ignore")
