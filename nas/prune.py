@@ -102,7 +102,8 @@ def run(
     by_names = model is None and example is None and data is None and isinstance(config.cut.importance.criterion, str)
     by_names = by_names and config.words.by_names
     place = resolve_device(config.device)
-    model = model or load_model(config.model, config.arguments, config.weights)
+    if model is None:
+        model = load_model(config.model, config.arguments, config.weights)
     if example is None:
         example = example_inputs(config.input, config.seed)
         check_input(model, example, config.input)

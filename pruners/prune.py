@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,8 @@ from pruners.allocation import (
 )
 from pruners.chosen import choose
 from pruners.config import CutConfig
-from pruners.groups import Group, analyse, dependency_groups, prunable, split_inputs
+from pruners.groups import Group, analyse, dependency_groups, prunable, refuse_nothing, split_inputs, uncompiled
+from pruners.half import batches_in_float32, in_float32, in_own_types, inputs_in_float32, is_half, wider_targets
 from pruners.importance import AUTO, Loss, check_one_of, criterion_entry
 from pruners.operators import Axis
 from pruners.progress import Batches, Progress, silent
@@ -52,10 +54,11 @@ from pruners.surgery import (
     Surgery,
     configure,
     describe_inputs,
+    follow,
+    form_of,
     ignored,
-    rebuild,
+    remember,
     removable_blocks,
-    replay,
     serves,
     unique_state,
 )
@@ -83,7 +86,9 @@ def prune(
     """Remove channels, heads, blocks and other parts until every target is met, prove the result, and repair it.
 
     Args:
-        model: any module that `torch.export` traces, in float32 or float64; it is left untouched.
+        model: any module that `torch.export` traces; it is left untouched. One in half precision (float16, bfloat16) keeps its
+            types: scores, cut, measurements and proof are those of a copy in float32, whose plan is then carried out on the model.
+            One that `torch.compile` wrapped is pruned as the module inside.
         example_inputs: a tensor, a sequence of positional inputs or a dict of keyword inputs.
         targets: "macs", "params", "weight_bytes" (of parameters), "latency_ms" (the median on the example inputs, on this machine),
             "onnxruntime_ms" (the same in ONNX Runtime) or a name in `estimators` to what may remain: a fraction up to 1 of the full
@@ -111,13 +116,34 @@ def prune(
     check_targets(targets, estimators or {})
     config.importance.check_data(batches is not None)
     check_data(config.allocation, batches is not None)
+    model = uncompiled(model)
+    data: Any = batches if batches is None or isinstance(batches, Sized) else list(batches)
+    if is_half(model):
+        wide = in_float32(model)
+        result = prune(
+            wide,
+            inputs_in_float32(example_inputs),
+            wider_targets(targets, model, wide),
+            estimators=estimators,
+            batches=None if data is None else batches_in_float32(data),
+            loss=loss,
+            between=between,
+            recover=NONE,
+            progress=progress,
+            config=config,
+        )
+        result = in_own_types(result, model, example_inputs)
+        refuse_missed(result.summary.targets)
+        repaired = _repaired(recover, result, model, data, progress)
+        return replace(result, summary=replace(result.summary, chosen={**result.summary.chosen, **repaired}))
     args, kwargs = split_inputs(example_inputs)
     describe_inputs(args, kwargs)  # a plan must hold them in the end
-    data: Any = batches if batches is None or isinstance(batches, Sized) else list(batches)
     graph = analyse(model, args, kwargs)
     found = dependency_groups(graph)
     blocks = [block for block in removable_blocks(graph) if not ignored(block, config.ignore)]
-    free = prunable(found, [name for name in config.ignore if name not in {block.name for block in blocks}])
+    free = prunable(found, [name for name in config.ignore if name not in {block.name for block in blocks}], model)
+    if not blocks:
+        refuse_nothing(found, free)
     cost = CostModel(graph, model)
     asked = counted_budgets(targets, cost)
     timing = bool(config.milliseconds) or any(
@@ -194,6 +220,8 @@ def prune(
         milliseconds=milliseconds,
         chosen={**chosen, **({"round_to": rounded} if rounded else {}), **repaired},
         notes=(*([note] if note else []), *notes),
+        fixed=proved.fixed,
+        form_before=form_of(model),
     )
     return PruneResult(proved.model, proved.plan, summary)
 
@@ -220,7 +248,7 @@ def _may_leave_out(
 
 
 def _repaired(
-    recover: str, proved: Proved, model: nn.Module, data: Batches | None, progress: Progress
+    recover: str, proved: Proved | PruneResult, model: nn.Module, data: Batches | None, progress: Progress
 ) -> dict[str, str]:
     """Repair the proved model in place, and say how."""
     check_one_of("recover", recover, (AUTO, NONE, *REPAIRS))
@@ -254,7 +282,7 @@ def groups(model: nn.Module, example_inputs: Any) -> list[Group]:
         model: any module that `torch.export` traces.
         example_inputs: a tensor, a sequence of positional inputs or a dict of keyword inputs.
     """
-    return dependency_groups(analyse(model, *split_inputs(example_inputs)))
+    return dependency_groups(analyse(in_float32(uncompiled(model)), *split_inputs(inputs_in_float32(example_inputs))))
 
 
 def load(folder: str | Path, model: nn.Module) -> nn.Module:
@@ -262,7 +290,8 @@ def load(folder: str | Path, model: nn.Module) -> nn.Module:
 
     Args:
         folder: written by `PruneResult.save`; with a `vocabulary.json` in it, the plan is of the model with those rows only.
-        model: an instance of the model that was pruned, with any weights; it is left untouched.
+        model: an instance of the model that was pruned, with any weights; it is left untouched. After several prunes, each of the
+            last one's result, it is the original, or any of the models on the way.
 
     Raises:
         FileNotFoundError: if there is no plan.
@@ -274,10 +303,10 @@ def load(folder: str | Path, model: nn.Module) -> nn.Module:
     plan = PruningPlan.from_json(path.read_bytes())
     if (Path(folder) / VOCABULARY).exists():
         model = cut_rows(model, Vocabulary.load(folder).kept)
-    removal = replay(plan, model)
-    smaller = rebuild(plan, removal, model)
+    smaller, full, removal = follow(plan, model)
     _load_weights(smaller, Path(folder) / WEIGHTS)
-    configure(smaller, model, removal)
+    configure(smaller, full, removal)
+    remember(smaller, plan)
     return smaller
 
 

@@ -45,6 +45,8 @@ class Summary:
             inputs on this machine, lower quartiles of runs in turns; empty where they were not asked for.
         chosen: what `auto` stood for, by setting, with the reason.
         notes: what a reader should know, a sentence each: a runtime in which the smaller model is no faster, or which does not run it.
+        fixed: why a graph serves no other sizes than the example's, but for the batch; None if it does, or for a module.
+        form_before: of a model that itself is the result of a prune, what form that had; else None.
     """
 
     before: Mapping[str, float]
@@ -62,6 +64,8 @@ class Summary:
     milliseconds: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     chosen: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    fixed: str | None = None
+    form_before: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""

@@ -11,7 +11,16 @@ from torch import nn
 
 from pruners.allocation import CostModel, Evidence, Limits, Selection
 from pruners.config import WidthsConfig
-from pruners.groups import Group, analyse, dependency_groups, keep_highest, prunable, split_inputs
+from pruners.groups import (
+    Group,
+    analyse,
+    dependency_groups,
+    keep_highest,
+    prunable,
+    refuse_nothing,
+    split_inputs,
+    uncompiled,
+)
 from pruners.importance import AUTO, Importance, Loss
 from pruners.operators import Axis
 from pruners.progress import Progress, silent
@@ -24,6 +33,7 @@ from pruners.surgery import (
     configure,
     describe_inputs,
     fingerprint,
+    form_of,
     ignored,
     inside,
     removable_blocks,
@@ -76,13 +86,15 @@ class PrunableSpace:
         config = parse(WidthsConfig, nested(WidthsConfig, settings))
         config.importance.check_data(batches is not None)
         steps, round_to, ignore = config.steps, config.round_to, config.ignore
+        model = uncompiled(model)
         self.model, self.tolerance = model, config.tolerance
         self.args, self.kwargs = split_inputs(example_inputs)
         describe_inputs(self.args, self.kwargs)  # a plan must hold them in the end
         self.graph = analyse(model, self.args, self.kwargs)
         self.found = dependency_groups(self.graph)
         blocks = removable_blocks(self.graph)
-        free = prunable(self.found, [given for given in ignore if given not in {block.name for block in blocks}])
+        named = [given for given in ignore if given not in {block.name for block in blocks}]
+        free = prunable(self.found, named, model)
         self.blocks = {block.name: block for block in blocks if config.depth and not ignored(block, ignore)}
         self.cost = CostModel(self.graph, model)
         data: Any = batches if batches is None or isinstance(batches, Sized) else list(batches)
@@ -94,8 +106,8 @@ class PrunableSpace:
         scores = selection.rank({}, model).scores
         self.scores = {group: scores[group.name].cpu() for group in free}
         self._before = count(model, self.args, self.kwargs)
-        if not free and not self.blocks:
-            raise ValueError("nothing can be removed from this model: every group is protected; see `pruners.groups`.")
+        if not self.blocks:
+            refuse_nothing(self.found, free)
         choices = tuple(_choices(free, list(self.blocks.values()), steps, round_to))
         made_of = {"model": fingerprint(self.graph), "weights": _digest(model, self.scores.values())}
         self.space = SearchSpace(name, choices, labels=_labels(choices), options=made_of)
@@ -145,6 +157,8 @@ class PrunableSpace:
             configuration=configure(proved.model, self.model, cut.removal),
             reason=cut.built.reason,
             serves=serves(proved.model),
+            fixed=proved.fixed,
+            form_before=form_of(self.model),
         )
         return PruneResult(proved.model, proved.plan, summary)
 

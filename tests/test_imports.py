@@ -21,7 +21,8 @@ ROOMS = {
         "pruning", "supernets", "samplers", "training", "strategies", "objectives", "data", "runtime",
     ],
     "pruners": [
-        "space", "prune", "vocabulary", "config", "repair", "result", "allocation", "importance", "surgery", "groups", "tracing",
+        "space", "prune", "half", "vocabulary", "chosen", "config", "repair", "result", "allocation", "importance", "surgery",
+        "groups", "tracing",
         "operators", "untouched", "progress", "errors",
     ],
     "estimators": ["accuracy", "design", "energy", "latency", "memory", "zero_cost", "counting"],

@@ -78,8 +78,12 @@ def prune(
         print(f"differs from the masked model by {result.summary.difference:.1e}, relative")
     if result.summary.reason:
         print(f"a graph, as the model's own forward cannot express the smaller shapes: {result.summary.reason}")
+    if result.summary.form_before == "module" and result.summary.form == "graph":
+        print("before, as an earlier prune returned it, it was a module")
     if result.summary.serves:
         print(f"serves {', '.join(f'{name} of {shape}' for name, shape in result.summary.serves.items())}")
+    if result.summary.fixed:
+        print(f"no other sizes but the batch: {result.summary.fixed}")
     for setting, chosen in result.summary.chosen.items():
         print(f"{setting} auto: {chosen}")
     for note in result.summary.notes:

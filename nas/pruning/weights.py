@@ -18,6 +18,7 @@ CHECKPOINT_KEYS = ("state_dict", "model")  # where training scripts keep the wei
 
 
 WRAPPER = "module."
+COMPILED = "_orig_mod."
 
 
 def load_model(target: str, options: Mapping[str, Any], weights: Path | None = None) -> nn.Module:
@@ -27,7 +28,8 @@ def load_model(target: str, options: Mapping[str, Any], weights: Path | None = N
         target: `module:function`.
         options: keyword arguments of the function.
         weights: a safetensors file, or a `torch.save` file, which is read without running any code in it. A dictionary with a
-            `state_dict` or `model` is understood, and so are names of a wrapped model, which all start with `module.`.
+            `state_dict` or `model` is understood, and so are names of a wrapped model, which all start with `module.`, or of a compiled
+            one.
 
     Raises:
         ValueError: no such function, no module, or weights that do not fit.
@@ -77,8 +79,10 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 
 def _unwrapped(weights: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """Weights without the prefix that `DataParallel` puts before all names, unless the model's own names have it."""
+    """Weights without what `torch.compile` puts into names, and `DataParallel` before all names, unless the model's own have it."""
     own = model.state_dict()
+    if any(COMPILED in name and name not in own for name in weights):
+        weights = {name.replace(COMPILED, ""): value for name, value in weights.items()}
     if all(name.startswith(WRAPPER) for name in weights) and any(name not in own for name in weights):
         return {name.removeprefix(WRAPPER): value for name, value in weights.items()}
     return weights

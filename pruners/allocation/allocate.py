@@ -322,10 +322,8 @@ def check_reachable(
     """The least that each cost can come to, with blocks left out where there are some, if it is within the budgets.
 
     Raises:
-        ValueError: if nothing can be removed or a budget is below the least; the message says what range can be reached.
+        ValueError: if a budget is below the least; the message says what range can be reached.
     """
-    if not groups and not blocks:
-        raise ValueError("nothing can be removed from this model: every group is protected; see `pruners.groups`.")
     fewest = {**fewest_kept(groups, limits), **dict.fromkeys(blocks, 0)}
     least = {name: cost.of(name)(fewest) for name in cost.names}
     if any(least[name] > budget for name, budget in budgets.items()):

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import math
+import re
+import sys
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -16,6 +20,9 @@ from pruners.groups.dependency import tie_axes
 from pruners.groups.graph import AxisGraph, Group
 from pruners.operators import number
 from pruners.tracing import Trace, trace
+
+COMMONEST = 4  # reasons that a refusal names
+NAMED = 3  # groups that it names for each
 
 
 def split_inputs(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -52,8 +59,8 @@ def analyse(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
         half = tensor.is_floating_point() and tensor.dtype not in (torch.float32, torch.float64)
         if half and isinstance(tensor, nn.Parameter):
             raise ValueError(
-                f"`model` must be in float32 or float64, got {tensor.dtype} ({name!r}); prune `model.float()` and convert "
-                "the result back."
+                f"`model` must be in float32 or float64 here, got {tensor.dtype} ({name!r}); take `model.float()` and convert "
+                "what comes of it."
             )
         if not tensor.is_floating_point() or not tensor.numel():
             continue
@@ -78,19 +85,101 @@ def analyse(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
     return tie_axes(traced)
 
 
-def prunable(found: Sequence[Group], ignore: Sequence[str]) -> list[Group]:
+def uncompiled(model: nn.Module) -> nn.Module:
+    """The module that `torch.compile` wrapped; of a module with wrapped parts a copy without wrappers, which shares its tensors."""
+    if _is_compiled(model):
+        return uncompiled(cast(nn.Module, model._orig_mod))
+    wrapped = [part for part in model.modules() if _is_compiled(part)] if isinstance(model, nn.Module) else []
+    if not wrapped:
+        return model
+    shared = {id(x): x for x in (*model.parameters(), *model.buffers())}
+    return copy.deepcopy(model, {**shared, **{id(part): uncompiled(part) for part in wrapped}})
+
+
+def prunable(found: Sequence[Group], ignore: Sequence[str], model: nn.Module) -> list[Group]:
     """The groups that are neither protected nor ignored.
+
+    A name of a module stands for all tensors in it, and one of a tensor for all its names. What has nothing to lose, such as an
+    activation, may be named, too.
+
+    Args:
+        found: all groups.
+        ignore: names of groups, and of modules, parameters and buffers of the model.
+        model: that they are of.
 
     Raises:
         ValueError: if `ignore` names nothing in the model.
     """
     names = {group.name: {group.name, *_names(group)} for group in found}
-    known = set().union(*names.values())
-    for name in ignore:
-        if name not in known:
-            close = ", ".join(difflib.get_close_matches(name, sorted(known), 3, 0.4)) or "none is close"
-            raise ValueError(f"`ignore` must name groups, tensors or modules, got {name!r}; did you mean: {close}?")
-    return [group for group in found if not group.protected and not names[group.name] & set(ignore)]
+    held = _held(model)
+    known = set(held).union(*names.values())
+    given = {_uncompiled_name(name) for name in ignore}
+    for name in given - known:
+        close = ", ".join(difflib.get_close_matches(name, sorted(known), 3, 0.4)) or "none is close"
+        raise ValueError(f"`ignore` must name groups, tensors or modules, got {name!r}; did you mean: {close}?")
+    ignored = given.union(*(held.get(name, ()) for name in given))
+    return [group for group in found if not group.protected and not names[group.name] & ignored]
+
+
+def refuse_nothing(found: Sequence[Group], free: Sequence[Group]) -> None:
+    """Refuse a model of which nothing can be removed.
+
+    Args:
+        found: all groups.
+        free: those that may lose indices.
+
+    Raises:
+        ValueError: with the commonest reasons, how many groups each protects, and some of their names.
+    """
+    if free:
+        return
+    reasons: dict[str, list[Group]] = defaultdict(list)
+    for group in found:
+        reasons[re.sub(r" in '.*?'", "", group.protected) if group.protected else "ignored"].append(group)
+    most = sorted(reasons, key=lambda reason: -len(reasons[reason]))
+    said = [f"{reason}: {len(reasons[reason])} ({_some(reasons[reason])})" for reason in most[:COMMONEST]]
+    rest = f"; and {len(most) - COMMONEST} other reasons" if len(most) > COMMONEST else ""
+    groups = (
+        f"all of its {len(found)} groups are protected ({'; '.join(said)}{rest})"
+        if found
+        else "it has no weights with widths"
+    )
+    quantised = any(re.search("quant|_fq_", reason) for reason in reasons)
+    way = (
+        "prune the model before it is prepared for quantisation"
+        if quantised
+        else "prune a larger part of the model, or one without the operators named here"
+        if any(reason.startswith("unknown") for reason in reasons)
+        else "`pruners.groups` lists them"
+    )
+    raise ValueError(f"nothing can be removed from this model: {groups}; {way}.")
+
+
+def _some(groups: Sequence[Group]) -> str:
+    names = [group.name for group in groups]
+    return ", ".join(names[:NAMED]) + (", ..." if len(names) > NAMED else "")
+
+
+def _held(model: nn.Module) -> dict[str, set[str]]:
+    """Names of all modules, parameters and buffers of a model, and the tensors in each by their first names."""
+    found: dict[str, set[str]] = {name: set() for name, _ in model.named_modules(remove_duplicate=False)}
+    first: dict[int, str] = {}
+    both = (model.named_buffers(remove_duplicate=False), model.named_parameters(remove_duplicate=False))
+    for name, tensor in (pair for named in both for pair in named):
+        parts = name.split(".")
+        for i in range(len(parts) + 1):
+            found.setdefault(".".join(parts[:i]), set()).add(first.setdefault(id(tensor), name))
+    return found
+
+
+def _is_compiled(part: Any) -> bool:
+    """Whether `torch.compile` wrapped a module, for which it has loaded the class, which takes its time."""
+    compiler = sys.modules.get("torch._dynamo.eval_frame")
+    return compiler is not None and isinstance(part, compiler.OptimizedModule)
+
+
+def _uncompiled_name(name: str) -> str:
+    return ".".join(part for part in name.split(".") if part != "_orig_mod")
 
 
 def several_names(ignore: str | Sequence[str]) -> list[str]:

@@ -26,6 +26,12 @@ from pruners.operators import (
 )
 from pruners.tracing import Trace
 
+BOUNDS = "bounds the length of the inputs"
+PIECES = {
+    *("getitem", "slice", "narrow", "split", "split_with_sizes", "chunk"),
+    *("unsafe_split", "unsafe_split_with_sizes", "unsafe_chunk"),
+}
+
 
 def tie_axes(trace: Trace) -> AxisGraph:
     """Walk a traced graph once and tie the axes of every tensor in it.
@@ -46,6 +52,7 @@ def tie_axes(trace: Trace) -> AxisGraph:
                 for axis in graph.dims(result):
                     freeze(axis, "model output")
     _freeze_unused(graph)
+    _freeze_positions(graph)
     graph.hosts = find_hosts(graph)
     return graph
 
@@ -110,6 +117,51 @@ def _freeze_unused(graph: AxisGraph) -> None:
     for dims in graph.tensors.values():
         for axis in dims if id(dims) not in used else ():
             freeze(axis, "not used by the traced model")
+
+
+def _freeze_positions(graph: AxisGraph) -> None:
+    """What no input of the example's sizes reaches, and longer ones do, stays: rows beyond the slice of a table, and all rows of a
+    table that is looked up at positions."""
+    constant = _constant(graph.trace)
+    reached: dict[Node, set[Axis]] = {node: set() for node in constant}
+    for node in reversed(graph.trace.nodes):
+        own = {leaf for dims in graph.results(node) for axis in dims for leaf in axes.leaves(axis)}
+        ends = own - reached[node] if node in constant else set()  # what nobody reads from here on
+        for source in constant.intersection(node.all_input_nodes):
+            there = {leaf for dims in graph.results(source) for axis in dims for leaf in axes.leaves(axis)}
+            reached[source] |= there & own - ends if _is_piece(node) else there - ends
+    for node in constant:
+        if node.name in graph.trace.tensors and reached[node]:  # else it is not used at all
+            for axis in graph.dims(node):
+                for leaf in axes.leaves(axis):
+                    if leaf not in reached[node]:
+                        freeze(leaf, BOUNDS)
+    tables = [node for node in graph.trace.nodes if operator(node).startswith("aten.embedding.")]
+    by_data = {axes.find(_rows(graph, node)) for node in tables if arguments(node)["indices"] not in constant}
+    for rows in (axes.find(_rows(graph, node)) for node in tables):
+        if rows not in by_data:
+            for leaf in axes.leaves(rows):
+                leaf.frozen = BOUNDS
+
+
+def _constant(trace: Trace) -> set[Node]:
+    """The nodes whose values follow from the model's own tensors and from sizes."""
+    found: set[Node] = set()
+    for node in trace.nodes:
+        sources = [x for x in node.all_input_nodes if not isinstance(x.meta.get("val"), torch.SymInt)]
+        given = node.op == "placeholder" and node.name not in trace.tensors
+        if node.op != "output" and not given and found.issuperset(sources):
+            found.add(node)
+    return found
+
+
+def _is_piece(node: Node) -> bool:
+    """Whether a node returns consecutive indices of what it is given, or one of several pieces."""
+    return operator(node).removeprefix("aten.").partition(".")[0] in PIECES
+
+
+def _rows(graph: AxisGraph, lookup: Node) -> Axis:
+    return graph.dims(arguments(lookup)["weight"])[0]
 
 
 def _apply(graph: AxisGraph, node: Node) -> Any:

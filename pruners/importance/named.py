@@ -64,7 +64,7 @@ class Subject:
     def tensors(self) -> dict[str, torch.Tensor]:
         """Weights by name, of what was repaired those of now."""
         graph = self.base.graph
-        current = dict(self.model.named_parameters()) if self.model and self.base.keep else {}
+        current = dict(self.model.named_parameters()) if self.model is not None and self.base.keep else {}
         every = {name: graph.trace.tensor(name) for name in graph.tensors}
         weights = {name: tensor for name, tensor in every.items() if isinstance(tensor, nn.Parameter)}
         return {name: current.get(name, tensor).detach().float() for name, tensor in weights.items()}

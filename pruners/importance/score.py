@@ -71,9 +71,8 @@ def score_groups(
     importance.check_data(batches is not None)
     entry = criterion_entry(importance.criterion)
     base = Removal(graph, keep or {})
-    subject = Subject(
-        base, groups, model, batches, loss or cross_entropy, seed, moments or {}, bounds or Bounds(), progress
-    )
+    loss = cross_entropy if loss is None else loss
+    subject = Subject(base, groups, model, batches, loss, seed, moments or {}, bounds or Bounds(), progress)
     vectors = _vectors(subject, entry)
     result = {}
     for group in groups:

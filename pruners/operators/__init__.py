@@ -33,12 +33,11 @@ from pruners.operators.reductions import ALONG, NORMS, along_dims
 from pruners.operators.routing import NothingChosen, SomethingChosen, chooses, is_chosen
 from pruners.operators.rule import Dims, frozen
 from pruners.operators.rules import rule
-from pruners.operators.sizes import BATCH, LEAST, FewConditions, Shape, Sizes, TooManyConditions, sizes_of
+from pruners.operators.sizes import BATCH, LEAST, Shape, Sizes, TooSlow, Within, sizes_of
 
 __all__ = [
-    "ALONG", "BATCH", "CONCAT", "ELEMENTARY", "LEAST", "LOOKUPS", "NORMS", "Axis", "Dims", "FewConditions",
-    "Misaligned", "NothingChosen", "Shape", "Sizes", "SomethingChosen", "TooManyConditions", "along_dims", "arguments",
-    "axes", "chooses", "count", "cut", "evaluating", "factor", "find", "freeze", "frozen", "is_chosen", "is_random",
-    "leaves", "mask", "number", "of_size", "operator", "owner", "routing", "rule", "seeded", "several", "sizes",
-    "sizes_of", "slice_bounds", "tensors_in", "units",
+    "ALONG", "BATCH", "CONCAT", "ELEMENTARY", "LEAST", "LOOKUPS", "NORMS", "Axis", "Dims", "Misaligned", "NothingChosen",
+    "Shape", "Sizes", "SomethingChosen", "TooSlow", "Within", "along_dims", "arguments", "axes", "chooses", "count", "cut",
+    "evaluating", "factor", "find", "freeze", "frozen", "is_chosen", "is_random", "leaves", "mask", "number", "of_size",
+    "operator", "owner", "routing", "rule", "seeded", "several", "sizes", "sizes_of", "slice_bounds", "tensors_in", "units",
 ]  # fmt: skip

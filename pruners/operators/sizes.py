@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from time import thread_time
 from typing import Any
 
 import sympy
@@ -17,27 +18,30 @@ from torch.utils._sympy.printers import PythonPrinter
 
 BATCH = "N"
 LEAST = 2  # tracing takes free sizes to be at least this; fewer are a matter of proof
-MOST_CONDITIONS = 50
+MOST_SECONDS = (
+    30.0  # of computing that a trace with every size free may take, before the sizes of the example have to do
+)
 SPACE = {4: "NCHW", 5: "NCDHW"}  # what the dimensions of such tensors are called
 
 Shape = tuple[int | str, ...]  # of numbers and of names of free sizes
 _SUPPOSED: ContextVar[Mapping[sympy.Symbol, int]] = ContextVar("supposed", default={})  # noqa: B039
 
 
-class TooManyConditions(Exception):
-    """Tracing took so many conditions on free sizes for granted that it would take minutes."""
+class TooSlow(Exception):
+    """Tracing takes longer than it may, as free sizes are computed with in ever longer expressions."""
 
 
-class FewConditions(TorchFunctionMode):
-    """Gives up tracing where free sizes are computed with in ever longer expressions."""
+class Within(TorchFunctionMode):
+    """Gives up tracing after some seconds of computing."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__()
+        self.seconds, self.end = seconds, thread_time() + seconds
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        sizes: Any = result.shape if isinstance(result, torch.Tensor) else ()
-        free = next((size for size in sizes if isinstance(size, torch.SymInt)), None)
-        if free is not None and len(free.node.shape_env.guards) > MOST_CONDITIONS:
-            raise TooManyConditions(f"more than {MOST_CONDITIONS} conditions on free sizes")
-        return result
+        if thread_time() > self.end:
+            raise TooSlow(f"tracing with every size free takes longer than {self.seconds:g} seconds")
+        return func(*args, **(kwargs or {}))
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.fx import Node
 from torch.utils import _pytree as pytree
 
+from pruners.groups import uncompiled
 from pruners.operators import is_random, operator, owner, tensors_in
 from pruners.progress import Progress, silent
 from pruners.repair.in_order import NO_BETTER, Repair, Repaired
@@ -78,6 +79,7 @@ def least_squares_(
     Differs: ridge towards the old weights, chosen on held-out examples; shortcut error in the aim; the values behind a ReLU are
         relaxed by projection in place of a penalty method; recurrent layers by their gates.
     """
+    smaller, model = uncompiled(smaller), uncompiled(model)
     begun = time.monotonic()
     ridges = (float(ridge),) if isinstance(ridge, (int, float)) else tuple(map(float, ridge))
     given, here = _device(model), torch.device(device) if device is not None else _device(model)

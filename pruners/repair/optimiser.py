@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from pruners.groups import uncompiled
 from pruners.result import PruneResult
 from pruners.surgery import Removal, replay
 
@@ -39,6 +40,7 @@ def remap_optimizer(optimizer: Kind, model: nn.Module, result: PruneResult) -> K
         ValueError: if the optimiser has parameters that are not the model's, if some state is neither a number nor shaped
             like its parameter (as Adafactor's factors are), or if the class needs more than its groups to be made.
     """
+    model = uncompiled(model)
     removal = replay(result.plan, model)
     smaller = dict(result.model.named_parameters(remove_duplicate=False))
     names = _names(model)

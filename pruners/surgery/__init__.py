@@ -5,15 +5,16 @@ from pruners.surgery.blocks import Block, around, ignored, inside, removable_blo
 from pruners.surgery.cut import Proved, Surgery
 from pruners.surgery.every_size import find_again
 from pruners.surgery.huggingface import configure
-from pruners.surgery.masked import Masked, difference
-from pruners.surgery.module import Built, build
-from pruners.surgery.plan import PruningPlan, describe_inputs, fingerprint, unique_state
-from pruners.surgery.replay import rebuild, replay, smaller_graph
+from pruners.surgery.masked import Masked, difference, run_example
+from pruners.surgery.module import Built, build, computed_tensors
+from pruners.surgery.plan import PruningPlan, describe_inputs, fingerprint, form_of, remember, unique_state
+from pruners.surgery.replay import follow, rebuild, replay, smaller_graph
 from pruners.surgery.rewrite import GraphModel, Removal, Scaled, rewrite
 from pruners.surgery.served import serves
 
 __all__ = [
     "Block", "Built", "GraphModel", "Keep", "Masked", "Proved", "PruningPlan", "Removal", "Scaled", "Surgery", "around",
-    "build", "configure", "describe_inputs", "difference", "find_again", "fingerprint", "ignored", "inside", "rebuild",
-    "removable_blocks", "replay", "rewrite", "serves", "smaller_graph", "unique_state", "unneeded",
+    "build", "computed_tensors", "configure", "describe_inputs", "difference", "find_again", "fingerprint", "follow",
+    "form_of", "ignored", "inside", "rebuild", "remember", "removable_blocks", "replay", "rewrite", "run_example",
+    "serves", "smaller_graph", "unique_state", "unneeded",
 ]  # fmt: skip

@@ -15,9 +15,11 @@ from pruners.surgery.blocks import Block, Bypassed, bypass, bypassed_outputs
 from pruners.surgery.every_size import serve_sizes
 from pruners.surgery.masked import Comparison, needs_copies
 from pruners.surgery.module import Built, build
-from pruners.surgery.plan import PruningPlan, make_plan
+from pruners.surgery.plan import PruningPlan, make_plan, remember, remembered
 from pruners.surgery.proof import prove, prove_in, verify
 from pruners.surgery.rewrite import GraphModel, Removal, rewrite
+
+WAS_A_MODULE = "the given model, the result of an earlier prune, still was a module"
 
 
 class Cut(NamedTuple):
@@ -37,12 +39,17 @@ class Cut(NamedTuple):
 
 
 class Proved(NamedTuple):
-    """A smaller model, the plan that leads to it, and how far it is from the masked one: outputs, and every tensor inside."""
+    """A smaller model, the plan that leads to it, and how far it is from the masked one: outputs, and every tensor inside.
+
+    Attributes:
+        fixed: of a graph that serves no other sizes than the example's, but for the batch: why.
+    """
 
     model: nn.Module
     plan: PruningPlan
     difference: float | None
     inside: float | None
+    fixed: str | None = None
 
 
 @dataclass(frozen=True)
@@ -83,7 +90,11 @@ class Surgery:
         if self.check and self.check_dtype is None:
             comparison = verify(removal, rewritten, self.groups, self.model, self.tolerance)
         if not left_out:
-            return Cut(removal, (), build(removal, self.model, rewritten, self.tolerance), comparison)
+            built = build(removal, self.model, rewritten, self.tolerance)
+            earlier = remembered(self.model)
+            if built.form == "graph" and earlier is not None and earlier.form == "module":
+                built = built._replace(reason=f"{built.reason}; {WAS_A_MODULE}")
+            return Cut(removal, (), built, comparison)
         bypass(rewritten, left_out)
         if comparison is not None:
             comparison = replace(comparison, reference=tuple(bypassed_outputs(removal, left_out)))
@@ -102,16 +113,18 @@ class Surgery:
         """
         removal, built = cut.removal, cut.built
         plan = make_plan(self.graph, self.groups, removal.keep, built.form, built.mended)
-        plan = replace(plan, blocks=tuple(block.name for block in cut.left_out))
-        smaller = built.model
+        earlier = remembered(self.model)
+        before = () if earlier is None else earlier.chain
+        plan = replace(plan, blocks=tuple(block.name for block in cut.left_out), before=before)
+        smaller, fixed = built.model, None
         if built.form == "graph" and isinstance(smaller, GraphModel):
             served = serve_sizes(removal, smaller, plan, self.model, self.tolerance, self.check, every_size)
-            smaller, plan = served.model, served.plan
+            smaller, plan, fixed = served.model, served.plan, served.fixed
+        remember(smaller, plan)
         if cut.comparison is not None:
             apart = prove(smaller, Bypassed(removal, cut.left_out), cut.comparison, self.tolerance)
-            return Proved(smaller, plan, apart, cut.comparison.inside)
+            return Proved(smaller, plan, apart, cut.comparison.inside, fixed)
         if self.check and self.check_dtype is not None:
-            return Proved(
-                smaller, plan, *prove_in(self.check_dtype, smaller, self.model, plan, self.graph, self.tolerance)
-            )
-        return Proved(smaller, plan, None, None)
+            apart, inside = prove_in(self.check_dtype, smaller, self.model, plan, self.graph, self.tolerance)
+            return Proved(smaller, plan, apart, inside, fixed)
+        return Proved(smaller, plan, None, None, fixed)

@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from pruners.groups import dependency_groups, tie_axes
-from pruners.operators import BATCH, LEAST, Sizes, of_size
+from pruners.operators import BATCH, LEAST, Sizes, of_size, sizes
 from pruners.surgery.blocks import bypassed_outputs
 from pruners.surgery.masked import difference, run_example
 from pruners.surgery.plan import PruningPlan, fingerprint, kept_by
@@ -20,6 +20,7 @@ from pruners.surgery.proof import verify
 from pruners.surgery.replay import left_out, smaller_graph
 from pruners.surgery.rewrite import GraphModel, Removal, rewrite
 from pruners.tracing import Trace, trace
+from search_spaces.core import first_line
 
 STEPS = (1, 2, 3, 4, 8, 16, 32, 64)  # to another size that the model allows
 
@@ -31,11 +32,13 @@ class Served(NamedTuple):
         model: the graph.
         removal: that it was rewritten for.
         plan: that leads to it.
+        fixed: why it serves no other sizes than the example's, but for the batch; None if it serves some.
     """
 
     model: GraphModel
     removal: Removal
     plan: PruningPlan
+    fixed: str | None = None
 
 
 def serve_sizes(
@@ -62,22 +65,22 @@ def serve_sizes(
         every_size: try other sizes than the example's; else only the batch is free.
     """
     given = removal.graph.trace
-    as_traced = Served(rewritten, removal, plan)
-    found = None
-    if every_size and _runs_at_other_sizes(model, given):
-        found = _every_size(given, rewritten, plan, model, tolerance)
-    if found is not None and check and not _is_proved(found, model, tolerance):
-        found = None
-    found = found or as_traced
+    found = as_traced = Served(rewritten, removal, plan, "no others are asked for")
+    if every_size:
+        try:
+            found = _every_size(given, rewritten, plan, model, tolerance, check)
+        except Exception as error:  # whatever tracing, a rule or the model says of sizes that are no numbers
+            found = as_traced = as_traced._replace(fixed=first_line(error))
     least = _least(found, model, tolerance) if check else dict.fromkeys(found.removal.graph.trace.sizes.traced, LEAST)
     if given.copies > 1 and BATCH in least:
         if check:
-            return as_traced  # other sizes join with a batch of one, which is the example's
+            # other sizes join with a batch of one, which is the example's
+            return as_traced._replace(fixed=found.fixed or "a batch of one is proved at no others")
         del least[BATCH]
     if not least:
         return found
     plan = replace(found.plan, least=least)
-    return Served(smaller_graph(plan, found.removal), found.removal, plan)
+    return Served(smaller_graph(plan, found.removal), found.removal, plan, found.fixed)
 
 
 def find_again(plan: PruningPlan, traced: Trace) -> Removal:
@@ -113,30 +116,30 @@ def smallest_sizes(sizes: Sizes) -> dict[str, int]:
 
 
 def _every_size(
-    given: Trace, rewritten: GraphModel, plan: PruningPlan, model: nn.Module, tolerance: float
-) -> Served | None:
-    try:
-        traced = trace(model, given.args, given.kwargs, every_size=True)
-        if len(traced.sizes.traced) <= len(given.sizes.traced):
-            return None
-        removal = find_again(plan, traced)
-        plan = replace(plan, fingerprint=fingerprint(removal.graph), every_size=True)
-        found = Served(smaller_graph(plan, removal), removal, plan)
-        apart = difference(run_example(found.model, given), run_example(rewritten, given))
-    except Exception:  # whatever tracing, a rule or the model says of sizes that are no numbers
-        return None
-    return found if apart <= tolerance else None
+    given: Trace, rewritten: GraphModel, plan: PruningPlan, model: nn.Module, tolerance: float, check: bool
+) -> Served:
+    """The graph traced with every size free.
 
-
-def _is_proved(served: Served, model: nn.Module, tolerance: float) -> bool:
-    """Whether a graph equals the masked model where every free size is another."""
-    others = other_sizes(served.removal.graph.trace.sizes)
-    try:
-        if others is not None:
-            prove_at(others, served, model, tolerance)
-    except Exception:
-        return False
-    return others is not None
+    Raises:
+        ValueError: saying why there is none that is proved; or whatever tracing, a rule or the model raises.
+    """
+    if not _runs_at_other_sizes(model, given):
+        raise ValueError("the model runs at no others")
+    traced = trace(model, given.args, given.kwargs, every_size=True, seconds=sizes.MOST_SECONDS)
+    if len(traced.sizes.traced) <= len(given.sizes.traced):
+        raise ValueError("tracing fixes them all, as the model computes with them as numbers")
+    removal = find_again(plan, traced)
+    plan = replace(plan, fingerprint=fingerprint(removal.graph), every_size=True)
+    found = Served(smaller_graph(plan, removal), removal, plan)
+    apart = difference(run_example(found.model, given), run_example(rewritten, given))
+    if not apart <= tolerance:
+        raise ValueError(f"the graph of every size differs by {apart:.2g} on the example")
+    others = other_sizes(traced.sizes) if check else None
+    if others is None and check:
+        raise ValueError(f"no others are near that meet what tracing took for granted: {', '.join(traced.sizes.rules)}")
+    if others is not None:
+        prove_at(others, found, model, tolerance)
+    return found
 
 
 def _runs_at_other_sizes(model: nn.Module, given: Trace) -> bool:

@@ -6,20 +6,22 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from torch import nn
+from torch.fx import GraphModule
 
 from pruners.groups import AxisGraph, Group
 from pruners.operators import Axis, operator
 
-VERSION = 4  # 2 knew no inputs in lists, tuples and dicts, 3 no free sizes but the batch
-READABLE = (2, 3, VERSION)
+VERSION = 5  # 2 knew no inputs in lists, tuples and dicts, 3 no free sizes but the batch, 4 no plans before it
+READABLE = (2, 3, 4, VERSION)
 LARGEST_INPUT = 2**28  # numbers in a tensor that a plan may ask for
 Index = Annotated[int, Field(ge=0)]
+REMEMBERED = "_pruned_by"  # where a model holds the plan that made it
 
 
 class TensorInput(BaseModel, extra="forbid", strict=True):
@@ -72,6 +74,7 @@ class PruningPlan:
         mended: names of the attributes that change with the sizes, in a module; None for all that could.
         every_size: whether the model was traced with every size of its inputs free, not the batch only.
         least: smallest that a free size of a graph may be, by name; 1 where it is not there.
+        before: plans that made the model of the original, the first one first, each without any before it.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", strict=True)
@@ -86,6 +89,12 @@ class PruningPlan:
     every_size: bool = False
     least: Mapping[str, Index] = field(default_factory=dict)
     version: int = VERSION
+    before: Sequence[PruningPlan] = ()
+
+    @property
+    def chain(self) -> tuple[PruningPlan, ...]:
+        """The plans from the original model to the smaller one, this one last, each without any before it."""
+        return tuple(replace(step, before=()) for step in (*self.before, self))
 
     def to_json(self) -> str:
         """The plan as JSON text."""
@@ -100,7 +109,8 @@ class PruningPlan:
         """
         try:
             plan = TypeAdapter(cls).validate_json(text)
-            Inputs.model_validate(plan.inputs)
+            for step in plan.chain:
+                Inputs.model_validate(step.inputs)
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             where = ".".join(map(str, first["loc"])) or "the text"
@@ -108,12 +118,48 @@ class PruningPlan:
                 f"a plan must be JSON with the fields of `PruningPlan`, got {str(first['input'])[:80]!r} for {where} "
                 f"({first['msg']}); save it again."
             ) from error
-        if plan.version not in READABLE:
-            known = " or ".join(map(str, READABLE))
-            raise ValueError(f"plan version must be {known}, got {plan.version}; save it again with this release.")
-        if plan.form not in ("module", "graph"):
-            raise ValueError(f"`form` of a plan must be 'module' or 'graph', got {plan.form!r}.")
+        for step in plan.chain:
+            if step.version not in READABLE:
+                known = " or ".join(map(str, READABLE))
+                raise ValueError(f"plan version must be {known}, got {step.version}; save it again with this release.")
+            if step.form not in ("module", "graph"):
+                raise ValueError(f"`form` of a plan must be 'module' or 'graph', got {step.form!r}.")
+        if any(step.before for step in plan.before):
+            raise ValueError("a plan `before` another must have none before itself, got a nested one; save it again.")
         return plan
+
+
+class OtherModel(ValueError):
+    """A plan was made for another model."""
+
+
+def remember(model: nn.Module, plan: PruningPlan) -> None:
+    """Let a smaller model know the plan that made it, so that a plan for what is pruned from it can start at the original.
+
+    It holds it as text: a pickled module must be read also where this package is not.
+    """
+    _memory(model)[REMEMBERED] = (plan.to_json(), _tensor_shapes(model))
+
+
+def remembered(model: nn.Module) -> PruningPlan | None:
+    """The plan that made a model; None if no plan did, or its tensors have other names or shapes since."""
+    text, shapes = _memory(model).get(REMEMBERED, (None, None))
+    return PruningPlan.from_json(text) if text is not None and shapes == _tensor_shapes(model) else None
+
+
+def form_of(model: nn.Module) -> str | None:
+    """The form of a model that a plan made, "module" or "graph"; None if no plan did."""
+    plan = remembered(model)
+    return None if plan is None else plan.form
+
+
+def _memory(model: nn.Module) -> dict[str, Any]:
+    """What is copied with a model; of a graph its notes, as a copy of it has no other attributes."""
+    return model.meta if isinstance(model, GraphModule) else model.__dict__
+
+
+def _tensor_shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in (*model.named_parameters(), *model.named_buffers())}
 
 
 def make_plan(
@@ -135,12 +181,14 @@ def kept_by(plan: PruningPlan, graph: AxisGraph, groups: Sequence[Group]) -> dic
     """Find a plan's removal in a freshly traced model.
 
     Raises:
-        ValueError: if the plan was made for another model.
+        OtherModel: if the plan was made for another model.
+        ValueError: if it removes what the model does not have.
     """
     if plan.fingerprint != fingerprint(graph):
-        raise ValueError(
+        raise OtherModel(
             f"a plan must be applied to the model it was made for, got one with fingerprint {fingerprint(graph)} where the "
-            f"plan has {plan.fingerprint}; build the model with the same configuration and input shapes."
+            f"plan has {plan.fingerprint}; build the model with the same configuration and input shapes. A model that was pruned "
+            "before is first made again from the earlier plans, in order, which this plan does not hold."
         )
     by_name = {group.name: group for group in groups}
     keep = {}

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from pruners.groups import dependency_groups, tie_axes
+from pruners.groups import dependency_groups, tie_axes, uncompiled
 from pruners.surgery.blocks import Block, bypass, removable_blocks
+from pruners.surgery.huggingface import configure
 from pruners.surgery.module import attribute_changes, cut_module
-from pruners.surgery.plan import PruningPlan, example_inputs, kept_by
+from pruners.surgery.plan import OtherModel, PruningPlan, example_inputs, kept_by
 from pruners.surgery.rewrite import GraphModel, Removal, rewrite
 from pruners.tracing import trace
 
@@ -24,11 +27,44 @@ def replay(plan: PruningPlan, model: nn.Module) -> Removal:
     Raises:
         ValueError: if the plan was made for another model.
     """
+    model = uncompiled(model)
     inputs = example_inputs(plan.inputs)
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     args, kwargs = pytree.tree_map_only(torch.Tensor, lambda x: x.to(device), inputs)
     graph = tie_axes(trace(model, args, kwargs, plan.every_size))
     return Removal(graph, kept_by(plan, graph, dependency_groups(graph)))
+
+
+def follow(plan: PruningPlan, model: nn.Module) -> tuple[nn.Module, nn.Module, Removal]:
+    """Make a smaller model, plan by plan of the chain: it, the model that the last plan was made for, and what that removes.
+
+    Args:
+        plan: made for a model of the same structure, or for what earlier plans, which it holds, made of one.
+        model: the original, or what some of the earlier plans made of it; it is left untouched.
+
+    Raises:
+        ValueError: if the plan was made for another model.
+    """
+    full = uncompiled(model)
+    first, removal = _first_of(plan.chain, full)
+    smaller = rebuild(plan.chain[first], removal, full)
+    for step in plan.chain[first + 1 :]:
+        configure(smaller, full, removal)
+        full, removal = smaller, replay(step, smaller)
+        smaller = rebuild(step, removal, full)
+    return smaller, full, removal
+
+
+def _first_of(chain: Sequence[PruningPlan], model: nn.Module) -> tuple[int, Removal]:
+    """Which plan of a chain was made for a model, and what it removes."""
+    refused: OtherModel | None = None
+    for place, step in enumerate(chain):
+        try:
+            return place, replay(step, model)
+        except OtherModel as error:
+            refused = refused or error
+    assert refused is not None
+    raise refused
 
 
 def smaller_graph(plan: PruningPlan, removal: Removal) -> GraphModel:

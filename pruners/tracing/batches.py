@@ -135,5 +135,6 @@ def _check_tensors(batch: Batch, trace: Trace) -> None:
             shape = "x".join(["N"] * free + [str(n) for n in e.shape[free:]])
             raise ValueError(
                 f"`batches` must hold inputs like `example_inputs`, here {shape} of {e.dtype} on {e.device} with one N for all, "
-                f"got {'x'.join(map(str, x.shape))} of {x.dtype} on {x.device}."
+                f"got {'x'.join(map(str, x.shape))} of {x.dtype} on {x.device}; crop, pad or convert them, or prune with example "
+                "inputs like them."
             )

@@ -6,9 +6,10 @@ import functools
 import inspect
 import io
 import logging
+import math
 import warnings
 from collections.abc import Iterator, Mapping, Set
-from contextlib import contextmanager, redirect_stderr
+from contextlib import contextmanager, nullcontext, redirect_stderr
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,11 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.distributions import Distribution
 from torch.export import Dim, ExportedProgram
 from torch.export.graph_signature import InputKind
+from torch.nn.modules import transformer
 from torch.utils import _pytree as pytree
 
 from pruners.errors import fitting
-from pruners.operators import BATCH, FewConditions, SomethingChosen, TooManyConditions, routing, sizes_of
+from pruners.operators import BATCH, SomethingChosen, TooSlow, Within, routing, sizes_of
 from pruners.operators import sizes as free_sizes
 from pruners.tracing.functional import drop_assertions, functional
 from pruners.untouched import untouched
@@ -32,7 +34,7 @@ CHOOSING = "choosing"  # a graph's note that rows are chosen by their values
 
 
 def export(
-    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], every_size: bool
+    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], every_size: bool, seconds: float = math.inf
 ) -> tuple[ExportedProgram, frozenset[int], int]:
     """Export a model as a functional graph.
 
@@ -44,23 +46,32 @@ def export(
         args: example positional inputs.
         kwargs: example keyword inputs.
         every_size: free every dimension of the inputs that the model allows, not the first only, but for those of size 1.
+        seconds: that tracing with every size free may take.
 
     Raises:
         ValueError: if the example inputs do not fit the model, or `torch.export` cannot trace it.
+        TooSlow: if it takes longer than it may.
     """
-    with _quiet(), torch.no_grad(), _named_inputs(model, kwargs), FewConditions():
-        size, free = _batch(args, kwargs)
-        copies = 2 if size == 1 else 1
-        program = _export_batched(model, args, kwargs, free, copies, every_size) if free else None
-        if program is not None:
-            return program, free, copies
-        try:
-            shapes = _free_shapes(model, args, kwargs, frozenset(), every_size) if every_size else None
-            return _export(model, args, kwargs, shapes), frozenset(), 1
-        except Exception as error:
-            with untouched(model), fitting(args, kwargs):
-                model(*args, **kwargs)
-            raise ValueError(_untraceable(error)) from error
+    size, free = _batch(args, kwargs)
+    copies = 2 if size == 1 else 1
+    refused: list[Exception] = []
+    with _quiet(), torch.no_grad(), _named_inputs(model, kwargs), Within(seconds) if every_size else nullcontext():
+        # the strict exporter reads the model's code, and so knows the values of constants
+        for strict in (False,) if every_size else (False, True):
+            program = _export_batched(model, args, kwargs, free, copies, every_size, strict) if free else None
+            if program is not None:
+                return program, free, copies
+            try:
+                shapes = _free_shapes(model, args, kwargs, frozenset(), every_size) if every_size else None
+                return _export(model, args, kwargs, shapes, strict), frozenset(), 1
+            except TooSlow:
+                raise
+            except Exception as error:
+                refused.append(error)
+                if not strict:
+                    with untouched(model), fitting(args, kwargs):
+                        model(*args, **kwargs)
+    raise ValueError(_untraceable(refused[0])) from refused[0]
 
 
 def repeated(
@@ -83,15 +94,21 @@ def _batch(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[int | None, f
 
 
 def _export_batched(
-    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], free: frozenset[int], copies: int, every_size: bool
+    model: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    free: frozenset[int],
+    copies: int,
+    every_size: bool,
+    strict: bool,
 ) -> ExportedProgram | None:
     """Export with a dynamic batch. None if the model does not allow one, or treats one sample in another way than several."""
     args, kwargs = repeated(args, kwargs, free, copies)
     try:
-        program = _export(model, args, kwargs, _free_shapes(model, args, kwargs, free, every_size))
-    except Exception as error:  # whatever a model says of a size that is no number
-        if every_size and isinstance(error, TooManyConditions):
-            raise
+        program = _export(model, args, kwargs, _free_shapes(model, args, kwargs, free, every_size), strict)
+    except TooSlow:
+        raise
+    except Exception:  # whatever a model says of a size that is no number
         return None
     placeholders = (node for node in program.graph.nodes if node.op == "placeholder")
     specs = zip(placeholders, program.graph_signature.input_specs, strict=True)
@@ -103,16 +120,20 @@ def _export_batched(
 
 
 def _export(
-    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], dynamic: Any, known: bool = True
+    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], dynamic: Any, strict: bool, known: bool = True
 ) -> ExportedProgram:
     args, kwargs = _unmarked(args, kwargs)
     seen = model if known else nn.Module()
     with untouched(model, ()):
+        if strict:
+            with _nothing_to_do():
+                program = torch.export.export(model, args, kwargs, dynamic_shapes=dynamic, strict=True)
+            return functional(program)
         with SomethingChosen() as choices, _nothing_to_do(), _known_buffers(seen) as names:
             program = torch.export.export(model, args, kwargs, dynamic_shapes=dynamic, strict=False)
         program = functional(program)
     if names & set(program.graph_signature.buffers_to_mutate.values()):  # what they hold is not for good
-        return _export(model, args, kwargs, dynamic, known=False)
+        return _export(model, args, kwargs, dynamic, strict, known=False)
     if choices.asked:
         drop_assertions(program)
         program.graph_module.meta[CHOOSING] = True
@@ -143,10 +164,10 @@ def _known_buffers(model: nn.Module) -> Iterator[Set[str]]:
 
 @contextmanager
 def _nothing_to_do() -> Iterator[None]:
-    """Skip two things without effect that the exporter stops at: moving a module to the dtype that it has, and argument
-    checks of distributions.
+    """Skip three things without effect that the exporter stops at: moving a module to the dtype that it has, argument checks of
+    distributions, and looking whether a mask of torch's transformers is the causal one, which only chooses a faster way.
     """
-    move, checks = nn.Module.to, Distribution._validate_args
+    move, checks, detect = nn.Module.to, Distribution._validate_args, transformer._detect_is_causal_mask
 
     def to(self: nn.Module, *args: Any, **kwargs: Any) -> nn.Module:
         device, dtype, *_ = torch._C._nn._parse_to(*args, **kwargs)
@@ -157,11 +178,13 @@ def _nothing_to_do() -> Iterator[None]:
         return self if stay else move(self, *args, **kwargs)
 
     nn.Module.to = to  # type: ignore[method-assign, assignment]
+    transformer._detect_is_causal_mask = lambda mask, is_causal=None, size=None: bool(is_causal)
     Distribution.set_default_validate_args(False)
     try:
         yield
     finally:
         nn.Module.to = move  # type: ignore[method-assign]
+        transformer._detect_is_causal_mask = detect
         Distribution.set_default_validate_args(checks)
 
 
@@ -242,7 +265,8 @@ def _user_frame(error: BaseException) -> str:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Keep the exporter's warnings, logs and the graphs that it prints out of the caller's terminal."""
-    loggers = [logging.getLogger(name) for name in ("torch.export", "torch._export", "torch.fx", "torch._subclasses")]
+    names = ("torch.export", "torch._export", "torch._dynamo", "torch.fx", "torch._subclasses")
+    loggers = [logging.getLogger(name) for name in names]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
         warnings.simplefilter("ignore")

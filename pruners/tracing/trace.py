@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -13,7 +14,7 @@ from torch.export.graph_signature import OutputKind
 from torch.fx import GraphModule, Node
 from torch.utils import _pytree as pytree
 
-from pruners.operators import Sizes, of_size, operator, owner, sizes_of
+from pruners.operators import Sizes, is_random, of_size, operator, owner, sizes_of
 from pruners.tracing.exporting import CHOOSING, export, repeated
 
 MOMENTUM = 0.1  # torch's default for batch norms
@@ -69,6 +70,11 @@ class Trace:
         """The nodes in order of execution."""
         return list(self.program.graph.nodes)
 
+    @property
+    def random(self) -> list[str]:
+        """Operators that draw random numbers in evaluation, too, with their modules: outputs do not follow from inputs alone."""
+        return [f"{operator(node)} of module {owner(node)!r}" for node in self.nodes if is_random(node)]
+
     def returned(self, outputs: Sequence[Any]) -> list[Any]:
         """Of the graph's outputs those that the model returns; the others are what it writes to its own buffers."""
         specs = self.program.graph_signature.output_specs
@@ -109,7 +115,11 @@ class Trace:
 
 
 def trace(
-    model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any] | None = None, every_size: bool = False
+    model: nn.Module,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any] | None = None,
+    every_size: bool = False,
+    seconds: float = math.inf,
 ) -> Trace:
     """Trace a model in eval mode with `torch.export`.
 
@@ -125,12 +135,14 @@ def trace(
         args: example positional inputs.
         kwargs: example keyword inputs.
         every_size: trace as free every dimension of the inputs that the model allows, not the first only, but for those of size 1.
+        seconds: that tracing with every size free may take.
 
     Raises:
         ValueError: if the example inputs do not fit the model, or `torch.export` cannot trace it.
+        TooSlow: if it takes longer than it may.
     """
     args, kwargs = tuple(args), dict(kwargs or {})
-    program, free, copies = export(model, args, kwargs, every_size)
+    program, free, copies = export(model, args, kwargs, every_size, seconds)
     _refuse_untieable(program)
     _give_momenta(program, model)
     signature = program.graph_signature

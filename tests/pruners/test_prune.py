@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pruners import groups, prune
+from pruners import PrunableSpace, groups, prune
 from pruners.surgery.module import SHAKEN, _shaken
 from tests.pruners.networks import build
 
@@ -274,10 +274,10 @@ def test_an_unknown_group_is_refused(residual: Any) -> None:
         prune(model, example, {"macs": 0.5}, ignore=["iner.weight:0"])
 
 
-def test_half_precision_is_refused(residual: Any) -> None:
+def test_half_precision_is_refused_by_a_space() -> None:
     model, example = build("residual")
-    with pytest.raises(ValueError, match=r"float32 or float64, got torch.bfloat16"):
-        prune(model.bfloat16(), example[0].bfloat16(), {"macs": 0.5})
+    with pytest.raises(ValueError, match=r"float32 or float64 here, got torch.bfloat16"):
+        PrunableSpace(model.bfloat16(), example[0].bfloat16())
 
 
 def test_nan_weights_are_refused() -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pruners import PrunableSpace, groups, prune
+from pruners import PrunableSpace, groups, least_squares_, prune
 
 
 class Idle(nn.Module):
@@ -101,3 +101,45 @@ def test_nothing_is_proved_on_nothing(call: Any) -> None:
     ):
         call(Cropped(4), torch.zeros(2, 3))
     assert call(Cropped(3), torch.zeros(2, 3))  # one of the outputs holds a number
+
+
+class Noisy(nn.Module):
+    """Dropout that is on in evaluation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(3, 16), nn.Linear(16, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(nn.functional.dropout(self.first(x).relu(), 0.5, training=True))
+
+
+@pytest.mark.parametrize("importance", ["l2", "activation", "obs", "taylor"])
+def test_dropout_left_on_is_cut_and_not_fitted(importance: str) -> None:
+    torch.manual_seed(0)
+    model, batches = Noisy().eval(), [(torch.randn(16, 3), torch.tensor([0, 1] * 8)) for _ in range(2)]
+    result = prune(model, torch.randn(2, 3), {"macs": 0.5}, importance=importance, batches=batches)
+    assert result.summary.difference < 1e-5
+    with pytest.raises(
+        ValueError, match="must return the same for the same inputs, got random .* aten.dropout.default of module ''"
+    ):
+        least_squares_(result.model, model, result.plan, batches)
+
+
+def test_batches_whose_sizes_vary() -> None:
+    """Any number of samples; other sizes only where no traced graph runs on them."""
+    torch.manual_seed(0)
+    layers = (nn.Conv1d(1, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(8, 2))
+    model, x = nn.Sequential(*layers).eval(), torch.randn(2, 1, 9)
+
+    def batch(n: int, length: int) -> Any:
+        return torch.randn(n, 1, length), torch.arange(n) % 2
+
+    for importance in ("activation", "obs", "lrp"):
+        assert prune(model, x, {"macs": 0.5}, importance=importance, batches=[batch(4, 9), batch(1, 9)]).summary.groups
+        with pytest.raises(ValueError, match=r"here Nx1x9 .*, got 4x1x12 .*; crop, pad or convert them"):
+            prune(model, x, {"macs": 0.5}, importance=importance, batches=[batch(4, 9), batch(4, 12)])
+    result = prune(model, x, {"macs": 0.5}, importance="taylor", batches=[batch(4, 9), batch(4, 12)])
+    least_squares_(result.model, model, result.plan, [batch(16, 9), batch(3, 9)])
+    with pytest.raises(ValueError, match="got 4x1x12"):
+        least_squares_(result.model, model, result.plan, [batch(4, 9), batch(4, 12)])

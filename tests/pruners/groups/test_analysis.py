@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from pruners import load, prune
+from pruners import groups, load, prune
+from pruners.groups import prunable
 from pruners.groups.dependency import tie_axes
 from pruners.surgery.rewrite import Removal, rewrite
 from pruners.tracing.trace import trace
@@ -97,3 +99,112 @@ def test_the_forward_of_the_given_model_is_left_alone() -> None:
     model = Masked()
     prune(model, {**inputs(2), "as_dict": True}, {"macs": 0.8})
     assert "forward" not in vars(model)
+
+
+class Odd(nn.Module):
+    """Layers of every kind that loops over names meet; `tied` is `first` by another name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.act, self.one = nn.Linear(6, 12, bias=False), nn.ReLU(), nn.BatchNorm1d(1)
+        self.inner, self.last = nn.Linear(12, 10), nn.Linear(10, 3)
+        self.tied = nn.Linear(6, 12, bias=False)
+        self.tied.weight = self.first.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.act(self.inner(self.act(self.first(x) + self.tied(x))))
+        return self.last(self.one(x[:, None])[:, 0])
+
+
+class Empty(Odd):
+    """A module that says it has no length, and is false."""
+
+    def __len__(self) -> int:
+        return 0
+
+
+class Touchy(Odd):
+    """A module whose truth must not be asked for, as that of a compiled one."""
+
+    def __bool__(self) -> bool:
+        raise TypeError("its truth was asked for")
+
+
+def free(model: nn.Module, ignore: Sequence[str]) -> list[str]:
+    return [group.name for group in prunable(groups(model, torch.randn(2, 6)), ignore, model)]
+
+
+def test_every_name_in_the_model_may_be_ignored() -> None:
+    model = Odd().eval()
+    every = ["first.weight:0", "inner.weight:0"]
+    assert free(model, []) == every
+    assert free(model, ["act", "one", "one.weight", "one.num_batches_tracked"]) == every
+    assert free(model, [name for name, part in model.named_modules() if isinstance(part, nn.ReLU)]) == every
+    for name in ("first", "first.weight", "first.weight:0", "tied", "tied.weight"):
+        assert free(model, [name]) == ["inner.weight:0"], name
+    assert free(model, ["_orig_mod.last"]) == ["first.weight:0"] and free(model, [""]) == []
+    with pytest.raises(ValueError, match=r"got 'firts'; did you mean: first"):
+        free(model, ["act", "firts"])
+
+
+def compiled(model: nn.Module) -> nn.Module:
+    return torch.compile(model, backend="eager")
+
+
+@pytest.mark.parametrize("wrap", [compiled, lambda m: nn.Sequential(compiled(m))])
+def test_a_compiled_module_is_pruned_as_the_one_inside(wrap: Callable[[nn.Module], nn.Module], tmp_path: Path) -> None:
+    x, inside = torch.randn(4, 6), Odd().eval()
+    model = wrap(inside)
+    batches = [(torch.randn(8, 6), torch.tensor([0, 1] * 4))]
+    result = prune(model, x, {"macs": 0.5}, importance="taylor", batches=batches, steps=2)
+    assert result.summary.form == "module" and not any("_orig_mod" in name for name, _ in result.model.named_modules())
+    prefix = "" if type(result.model) is Odd else "0."
+    assert set(result.plan.removed) <= {f"{prefix}first.weight:0", f"{prefix}inner.weight:0"}
+    result.save(tmp_path)
+    for fresh in (Odd(), compiled(Odd())):
+        again = load(tmp_path, nn.Sequential(fresh) if prefix else fresh)
+        assert torch.equal(again(x), result.model(x))
+    assert len(inside.first.weight) == 12
+
+
+@pytest.mark.parametrize("make", [Empty, Touchy])
+def test_the_truth_of_a_module_decides_nothing(make: type[Odd]) -> None:
+    torch.manual_seed(0)
+    model, x = make().eval(), torch.randn(4, 6)
+    batches = [(torch.randn(8, 6), torch.tensor([0, 1] * 4))]
+    found = []
+    for given in (model, Odd().eval()):
+        given.load_state_dict(model.state_dict())
+
+        def shift(smaller: nn.Module) -> None:
+            with torch.no_grad():
+                for p in smaller.parameters():
+                    p.neg_().add_(0.1)
+
+        found.append(prune(given, x, {"macs": 0.4}, importance="l1", steps=3, between=shift).plan.removed)
+        found.append(prune(given, x, {"macs": 0.4}, importance="taylor", batches=batches).plan.removed)
+    assert found[:2] == found[2:]
+
+
+def test_nothing_to_remove_says_why() -> None:
+    with pytest.raises(ValueError, match=r"model output: 1 \(weight:0\); model input: 1 \(weight:1\)"):
+        prune(nn.Linear(6, 3), torch.randn(2, 6), {"macs": 0.5})
+    with pytest.raises(
+        ValueError, match=r"all of its \d groups are protected \(.*ignored: 2 \(first.weight:0, inner.w"
+    ):
+        prune(Odd().eval(), torch.randn(2, 6), {"macs": 0.5}, ignore=["first", "inner"])
+    with pytest.raises(ValueError, match="it has no weights with widths"):
+        prune(nn.ReLU(), torch.randn(2, 6), {"macs": 0.5})
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_model_prepared_for_quantisation_is_refused_by_its_operators() -> None:
+    import torch.ao.quantization as quantisation
+
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3)).train()
+    model.qconfig = quantisation.get_default_qat_qconfig("fbgemm")
+    prepared = quantisation.prepare_qat(model)
+    with pytest.raises(
+        ValueError, match=r"unknown operator aten\.\w*(fake_quant|_fq_)\w*.*: \d+ \(0.weight.*; prune the model befo"
+    ):
+        prune(prepared.eval(), torch.randn(2, 3, 8, 8), {"macs": 0.5})

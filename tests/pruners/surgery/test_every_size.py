@@ -184,6 +184,7 @@ def test_sizes_that_the_model_fixes_are_refused(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(every_size, "trace", lambda *args, **kwargs: pytest.fail("nothing to gain by another trace"))
     result = prune(Placed(), torch.randn(2, 5, 4), {"macs": 0.6})
     assert not result.plan.every_size and result.model(torch.randn(3, 5, 4)).shape == (3, 5, 3)
+    assert result.summary.fixed == "the model runs at no others"
     with pytest.raises(ValueError, match="Nx5x4 for 'x', N = 2, got 2x6x4; prune with"):
         result.model(torch.randn(2, 6, 4))
 
@@ -195,23 +196,26 @@ def test_what_is_not_proved_at_other_sizes_is_not_served(monkeypatch: pytest.Mon
     monkeypatch.setattr(every_size, "verify", refuse)
     result = prune(Rooted(), torch.randn(1, 5, 4), {"macs": 0.6})
     assert result.summary.serves == {"x": "Nx5x4"} and result.model(torch.randn(1, 5, 4)).shape == (1, 5, 3)
+    assert result.summary.fixed == "differs"
 
 
 def test_tracing_is_given_up_where_it_would_take_minutes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(importlib.import_module("pruners.operators.sizes"), "MOST_CONDITIONS", 0)
-    assert prune(LongOrShort(), torch.randn(2, 5, 4), {"macs": 0.6}).summary.serves == {"x": "Nx5x4"}
+    monkeypatch.setattr(importlib.import_module("pruners.operators.sizes"), "MOST_SECONDS", 0.0)
+    summary = prune(LongOrShort(), torch.randn(2, 5, 4), {"macs": 0.6}).summary
+    assert (
+        summary.serves == {"x": "Nx5x4"} and summary.fixed == "tracing with every size free takes longer than 0 seconds"
+    )
 
 
-def test_many_conditions_on_the_batch_fix_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Branching(nn.Linear):
+def test_many_conditions_are_no_reason_to_fix_a_size() -> None:
+    class Branching(Rooted):
         def forward(self, x: Tensor) -> Tensor:
-            for size in range(10, 20):
-                x = x if x.shape[0] == size else x + 1
+            for size in range(100, 170):
+                x = x if x.shape[1] == size else x + 1
             return super().forward(x)
 
-    monkeypatch.setattr(importlib.import_module("pruners.operators.sizes"), "MOST_CONDITIONS", 5)
-    traced = trace(Branching(4, 4), (torch.randn(3, 4),))
-    assert not traced.batched and traced.sizes.shapes == {"x": (3, 4)}
+    summary = prune(Branching(), torch.randn(2, 5, 4), {"macs": 0.6}).summary
+    assert summary.serves == {"x": "NxLx4"} and summary.fixed is None
 
 
 def test_conditions_that_round_are_checked_at_every_size() -> None:

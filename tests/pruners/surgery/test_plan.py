@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import pickle
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 
 from pruners import PruningPlan, load, prune
 from pruners.result import WEIGHTS
@@ -129,6 +131,91 @@ def test_extra_and_missing_weights_are_refused(residual: Any, tmp_path: Path) ->
     save_file(state, tmp_path / WEIGHTS)
     with pytest.raises(ValueError, match=r"missing \['head.bias'\]"):
         load(tmp_path, residual[0])
+
+
+class Twice(nn.Module):
+    """Layers in a row, of which the second half of what the first returns is a gate; as a graph where halves differ."""
+
+    def __init__(self, gated: bool) -> None:
+        super().__init__()
+        self.first, self.inner, self.last = nn.Linear(6, 32), nn.Linear(16 if gated else 32, 20), nn.Linear(20, 3)
+        self.gated = gated
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        if self.gated:
+            left, right = x[:, :16], x[:, 16:]
+            x = left.exp() + right
+        return self.last(self.inner(x.relu()).relu())
+
+
+@pytest.mark.parametrize("gated", [False, True])
+def test_the_last_of_several_prunes_is_loaded_into_the_original(gated: bool, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    x, results, model = torch.randn(4, 6), [], Twice(gated).eval()
+    for place in range(3):
+        results.append(prune(model, x, {"macs": 0.8}))
+        model = copy.deepcopy(results[-1].model) if place else results[-1].model
+        results[-1].save(tmp_path / str(place))
+        original = Twice(gated)
+        again = load(tmp_path / str(place), original)
+        assert torch.equal(again(x), results[-1].model(x)) and len(original.first.weight) == 32
+        assert [step.before for step in results[-1].plan.chain] == [()] * (place + 1)
+    assert {result.summary.form for result in results} == {"graph" if gated else "module"}
+    on_the_way = load(tmp_path / "2", load(tmp_path / "0", Twice(gated)))
+    assert torch.equal(on_the_way(x), model(x))
+    last = prune(load(tmp_path / "1", Twice(gated)), x, {"macs": 0.8})
+    assert last.plan.chain[:2] == PruningPlan.from_json((tmp_path / "1/plan.json").read_text()).chain
+
+
+def test_a_result_with_another_head_starts_a_chain_of_its_own(tmp_path: Path) -> None:
+    x, model = torch.randn(4, 6), Twice(False).eval()
+    first = prune(model, x, {"macs": 0.8})
+    first.save(tmp_path)
+    first.model.last = nn.Linear(first.model.last.in_features, 7)
+    second = prune(first.model, x, {"macs": 0.8})
+    assert second.plan.before == () and second.summary.form_before is None
+    second.save(tmp_path / "second")
+    with pytest.raises(ValueError, match="made for, .* pruned before is first made again from the earlier plans"):
+        load(tmp_path / "second", Twice(False))
+    changed = load(tmp_path, Twice(False))
+    changed.last = nn.Linear(changed.last.in_features, 7)
+    assert torch.equal(load(tmp_path / "second", changed)(x), second.model(x))
+
+
+def test_plans_of_older_releases_are_read(residual: Any) -> None:
+    plan = json.loads(residual[2].plan.to_json())
+    del plan["before"]
+    for version in (2, 3, 4):
+        assert PruningPlan.from_json(json.dumps({**plan, "version": version})).chain[0].removed == plan["removed"]
+    nested = {**plan, "before": [{**plan, "before": [plan]}]}
+    for spoilt in (nested, {**plan, "before": [{**plan, "version": 1}]}, {**plan, "before": [{**plan, "form": "x"}]}):
+        with pytest.raises(ValueError, match="plan"):
+            PruningPlan.from_json(json.dumps(spoilt))
+
+
+class TakesTurns(nn.Module):
+    """A forward that takes narrow inputs of its last layer for another model."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(6, 32), nn.Linear(32, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.last.in_features < 20:
+            raise RuntimeError("too narrow for this forward")
+        return self.last(self.first(x).relu())
+
+
+def test_a_form_that_changes_is_said() -> None:
+    x = torch.randn(4, 6)
+    first = prune(TakesTurns().eval(), x, {"macs": 0.8})
+    second = prune(first.model, x, {"macs": 0.6})
+    assert (first.summary.form, first.summary.form_before) == ("module", None)
+    assert (second.summary.form, second.summary.form_before) == ("graph", "module")
+    assert second.summary.reason == (
+        "too narrow for this forward; the given model, the result of an earlier prune, still was a module"
+    )
 
 
 class Trap:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributions import Distribution, Normal
+from torch.nn.modules import transformer
 
 from pruners import load, prune
+from pruners.groups.dependency import tie_axes
+from pruners.surgery.masked import difference, run_traced
+from pruners.surgery.rewrite import Removal
+from pruners.tracing.trace import trace
 
 
 class Cast(nn.Module):
@@ -65,7 +71,26 @@ class Scaled(nn.Module):
         return self.last(self.first(x * self.scale.to(x.dtype)).relu())
 
 
-MODELS = {"cast": (Cast, (2, 6)), "drawn": (Drawn, (2, 6)), "padded": (Padded, (2, 3, 9)), "scaled": (Scaled, (2, 6))}
+class Strided(nn.Module):
+    """Multiplies by what a tensor holds that is neither a parameter nor a buffer, as detectors do by their strides."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(6, 16), nn.Linear(16, 6)
+        self.stride = torch.tensor([8.0, 16.0])
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.last(self.first(x).relu())
+        return torch.cat([x * float(self.stride[i]) for i in range(2)])
+
+
+MODELS = {
+    "strided": (Strided, (2, 6)),
+    "cast": (Cast, (2, 6)),
+    "drawn": (Drawn, (2, 6)),
+    "padded": (Padded, (2, 3, 9)),
+    "scaled": (Scaled, (2, 6)),
+}
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -106,3 +131,17 @@ def test_a_buffer_that_is_saved_with_the_weights_decides_nothing_for_good() -> N
 
     with pytest.raises(ValueError, match="cannot be traced"):
         prune(Loaded(), torch.randn(2, 3, 9), {"macs": 0.5})
+
+
+def test_a_mask_of_any_kind_is_an_input_of_torchs_transformer() -> None:
+    layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
+    model, x = nn.TransformerEncoder(layer, 1).eval(), torch.randn(2, 5, 16)
+    causal = nn.Transformer.generate_square_subsequent_mask(5)
+    detect = transformer._detect_is_causal_mask
+    result = prune(model, {"src": x, "mask": causal}, {"macs": 0.7}, check_dtype="float64")
+    assert result.summary.difference < 1e-6 and transformer._detect_is_causal_mask is detect
+    band = torch.zeros(5, 5).masked_fill(torch.ones(5, 5).triu(2).bool(), -torch.inf)
+    traced = trace(model, (), {"src": x, "mask": causal})
+    for mask in (causal, band):
+        other = replace(traced, kwargs={"src": x, "mask": mask})
+        assert difference(run_traced(Removal(tie_axes(other), {})), [model(x, mask=mask).detach()]) < 1e-5
