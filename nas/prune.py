@@ -28,7 +28,9 @@ from nas.report import prune_page
 from nas.runtime import as_yaml, command_line, environment, replacing, resolve_device, write_json, write_text
 from nas.training import check_classifies, module_accuracy
 from pruners import PruneResult
+from pruners.importance import AUTO
 from pruners.progress import Progress, silent
+from pruners.repair import NONE
 from pruners.repair import synthetic as synthetic_inputs
 from pruners.untouched import untouched
 from search_spaces.core import keywords, nested, parse, takes
@@ -137,19 +139,22 @@ def run(
     sample: list[Any] | None = repair.sample if repair else None
     if config.synthetic:
         sample = synthetic_inputs(model, example, config.synthetic, seed=config.seed, progress=progress)
+    steps = parse_recovery(config.recovery.steps)
+    first = steps[0].kind if steps and steps[0].kind == AUTO else NONE  # it may make the examples that it needs
     result = pruners.prune(
         model,
         example,
         config.targets,
         estimators=estimates(config.targets, config.hardware),
         batches=sample,
+        recover=first,
         progress=progress,
         config=config.cut.model_copy(update={"milliseconds": config.shows_milliseconds}),
     )
     measure("before", model)
     measure("pruned", result.model)
     notes = []
-    for step in parse_recovery(config.recovery.steps):
+    for step in steps[first == AUTO :]:
         if repair:
             note = repair(step, result)
         else:

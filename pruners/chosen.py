@@ -60,14 +60,18 @@ def choose(
             batches = _made(config, model, args, kwargs, progress)
             if batches is not None:
                 number = sum(map(len, batches))
-                why["batches"] = f"{number} synthetic inputs, made from the statistics of batch norms, as no data were given"
+                why["batches"] = (
+                    f"{number} synthetic inputs, made from the statistics of batch norms, as no data were given"
+                )
         criterion = "l2" if batches is None else "curvature"
         why["importance"] = f"l2: {COST}" if batches is None else "curvature: from unlabelled examples"
         importance = importance.model_copy(update={"criterion": criterion})
     if allocation == AUTO:
         of_outputs = criterion_entry(importance.criterion).of_outputs
         allocation = "optimal" if of_outputs else "global"
-        why["allocation"] = f"{allocation}: {'scores are changes of the outputs' if of_outputs else 'by ranks of scores'}"
+        why["allocation"] = (
+            f"{allocation}: {'scores are changes of the outputs' if of_outputs else 'by ranks of scores'}"
+        )
     return Chosen(config.model_copy(update={"importance": importance, "allocation": allocation}), batches, why)
 
 

@@ -16,7 +16,7 @@ from nas.pruning.vocabulary import VocabularyConfig
 from nas.runtime import check_trust, names_function, read_yaml
 from pruners import CutConfig
 from pruners.allocation import ALLOCATIONS
-from pruners.importance import criterion_entry
+from pruners.importance import AUTO, criterion_entry
 from search_spaces.core import Part, parse, setting
 
 
@@ -92,9 +92,9 @@ class PruneConfig(Part):
         """Settings that pass over images; with synthetic inputs only those that need labels or training, which these have not."""
         criterion, allocation = self.cut.importance.criterion, self.cut.allocation
         there = ("", "inputs") if self.synthetic else ("",)
-        if criterion_entry(criterion).needs not in there:
+        if criterion != AUTO and criterion_entry(criterion).needs not in there:
             yield "importance", str(criterion)
-        if ALLOCATIONS[allocation].needs not in there:
+        if allocation != AUTO and ALLOCATIONS[allocation].needs not in there:
             yield "allocation", allocation
         steps = [step for step in self.recovery.steps if RECOVERIES[step.partition(":")[0]].needs not in there]
         if steps:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import Annotated, Any, Literal
 
@@ -28,7 +28,9 @@ from nas.training import (
     trial_rate,
 )
 from pruners import PruneResult, least_squares_, recalibrate_
+from pruners.importance import AUTO
 from pruners.progress import Progress, silent
+from pruners.repair import REPAIRS, best_repair
 from search_spaces.core import Part, setting
 
 CALIBRATION_IMAGES = 1000
@@ -87,6 +89,7 @@ class RecoveryEntry:
         learner: what trains on labels: of the pruned model, the unpruned one, settings, distillation and a device.
         title: what the training is called.
         trains: whether it is named with how long it takes.
+        needs: the data that it passes over: "inputs", "labels" as well, or none where it does without if it must.
     """
 
     help: str
@@ -94,11 +97,7 @@ class RecoveryEntry:
     learner: Callable[[nn.Module, nn.Module, TrainingConfig, Distillation, torch.device], Alone] | None = None
     title: str = ""
     trains: bool = False
-
-    @property
-    def needs(self) -> str:
-        """The data that it passes over."""
-        return "inputs" if self.learner is None else "labels"
+    needs: str = "inputs"
 
     def as_step(self, name: str) -> str:
         """How it is named."""
@@ -111,8 +110,9 @@ def _recalibrated(result: PruneResult, model: nn.Module, sample: Iterable[Any], 
     recalibrate_(result.model, sample, given.progress)
 
 
-def _solved(result: PruneResult, model: nn.Module, sample: Iterable[Any], given: Given) -> None:
-    least_squares_(result.model, model, result.plan, sample, progress=given.progress)
+def _solved(result: PruneResult, model: nn.Module, sample: Iterable[Any], given: Given) -> Note:
+    done = least_squares_(result.model, model, result.plan, sample, progress=given.progress)
+    return asdict(done)
 
 
 def _matched(result: PruneResult, model: nn.Module, sample: Iterable[Any], given: Given) -> Note:
@@ -122,11 +122,16 @@ def _matched(result: PruneResult, model: nn.Module, sample: Iterable[Any], given
     return {"learning_rate": done.rate, **done.to_dict()}
 
 
+def _best(result: PruneResult, model: nn.Module, sample: Iterable[Any], given: Given) -> Note:
+    return {"did": best_repair(result.model, model, result.plan, sample, given.progress)}
+
+
 RECOVERIES: dict[str, RecoveryEntry] = {
-    "calibrate": RecoveryEntry("gathers the statistics of batch norms anew", _recalibrated),
-    "least-squares": RecoveryEntry(
-        "fits each layer to the outputs that the unpruned one had, by linear least squares", _solved
+    AUTO: RecoveryEntry(
+        "least-squares where there are examples that it can solve on, else calibrate or nothing", _best, needs=""
     ),
+    "calibrate": RecoveryEntry(REPAIRS["calibrate"].help, _recalibrated),
+    "least-squares": RecoveryEntry(REPAIRS["least-squares"].help, _solved),
     "match": RecoveryEntry(
         "trains towards outputs and inner states of the unpruned model, without labels", _matched, trains=True
     ),
@@ -135,9 +140,14 @@ RECOVERIES: dict[str, RecoveryEntry] = {
         learner=lambda pruned, model, config, distillation, device: Alone(pruned, config, device),
         title="fine-tuning",
         trains=True,
+        needs="labels",
     ),
     "distill": RecoveryEntry(
-        "trains on the labels and towards the unpruned model", learner=Distilled, title="distilling", trains=True
+        "trains on the labels and towards the unpruned model",
+        learner=Distilled,
+        title="distilling",
+        trains=True,
+        needs="labels",
     ),
 }
 STEPS = [entry.as_step(name) for name, entry in RECOVERIES.items()]
@@ -182,7 +192,7 @@ class RecoveryConfig(Part):
     """How a pruned model is repaired."""
 
     steps: tuple[str, ...] = setting(
-        (),
+        (AUTO,),
         name="recover",
         help="Repair, in order, joined by commas: see `nas list recoveries`; training ones with epochs, such as finetune:1, or "
         "seconds, such as match:480s.",

@@ -17,6 +17,7 @@ from pruners.allocation.costs import CostModel
 from pruners.allocation.knapsack import Damage
 from pruners.groups import AxisGraph, Group
 from pruners.importance import (
+    USUAL,
     Bounds,
     Importance,
     Loss,
@@ -71,7 +72,7 @@ class Evidence:
     batches: Batches | None
     loss: Loss | None
     seed: int
-    bounds: Bounds = Bounds()
+    bounds: Bounds = USUAL
 
 
 @dataclass(frozen=True)
@@ -126,9 +127,7 @@ class Selection:
             ranking.gone, ranking.blocks,
         )  # fmt: skip
 
-    def rank(
-        self, keep: Mapping[Axis, torch.Tensor], model: nn.Module, step: str = "", last: bool = True
-    ) -> Ranking:
+    def rank(self, keep: Mapping[Axis, torch.Tensor], model: nn.Module, step: str = "", last: bool = True) -> Ranking:
         """Score what stays.
 
         Args:

@@ -1,6 +1,6 @@
 """What an index is worth."""
 
-from pruners.importance.bounds import Bounds, pieces
+from pruners.importance.bounds import USUAL, Bounds, pieces
 from pruners.importance.config import AUTO, Importance, Scoring, check_one_of
 from pruners.importance.criteria import Loss
 from pruners.importance.distortion import distortion_curves, placeholder_values
@@ -12,7 +12,7 @@ from pruners.importance.reconstruction import Moments, second_moments
 from pruners.importance.score import score_groups
 
 __all__ = [
-    "AUTO", "CRITERIA", "Bounds", "Criterion", "Importance", "Loss", "Measure", "Moments", "Scoring", "bounds",
+    "AUTO", "CRITERIA", "USUAL", "Bounds", "Criterion", "Importance", "Loss", "Measure", "Moments", "Scoring", "bounds",
     "check_one_of", "criterion_entry", "distortion_curves", "is_product", "left_out_damages", "pieces", "placeholder_values", "sampled",
     "score_groups", "second_moments",
 ]  # fmt: skip

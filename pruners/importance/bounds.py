@@ -29,6 +29,10 @@ class Bounds(Part):
     )
 
 
+USUAL = Bounds()
+"""Where none is given."""
+
+
 def pieces(
     batches: Iterable[Batch], trace: Trace, bounds: Bounds, step: str, progress: Progress, samples: float
 ) -> Iterator[Batch]:

@@ -10,7 +10,6 @@ from pydantic import BeforeValidator, PlainSerializer
 from pruners.importance.named import AGGREGATIONS, CRITERIA, NORMALISATIONS, Criterion, criterion_entry
 from search_spaces.core import Part, setting
 
-
 AUTO = "auto"
 """Chosen by the data that there are, see `pruners.chosen`."""
 

@@ -16,7 +16,7 @@ from torch import nn
 from torch.fx import Node
 
 from pruners.groups import AxisGraph, Group, curve
-from pruners.importance.bounds import Bounds
+from pruners.importance.bounds import USUAL, Bounds
 from pruners.importance.config import Importance
 from pruners.importance.criteria import Loss, cross_entropy
 from pruners.importance.named import (
@@ -72,7 +72,7 @@ def score_groups(
     entry = criterion_entry(importance.criterion)
     base = Removal(graph, keep or {})
     loss = cross_entropy if loss is None else loss
-    subject = Subject(base, groups, model, batches, loss, seed, moments or {}, bounds or Bounds(), progress)
+    subject = Subject(base, groups, model, batches, loss, seed, moments or {}, bounds or USUAL, progress)
     vectors = _vectors(subject, entry)
     result = {}
     for group in groups:

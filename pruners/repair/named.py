@@ -34,7 +34,9 @@ REPAIRS: dict[str, RepairEntry] = {
     ),
     "least-squares": RepairEntry(
         "fits each layer to the outputs that the unpruned one had, by linear least squares",
-        lambda smaller, model, plan, batches, progress: least_squares_(smaller, model, plan, batches, progress=progress),
+        lambda smaller, model, plan, batches, progress: least_squares_(
+            smaller, model, plan, batches, progress=progress
+        ),
     ),
 }
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 from torch import Tensor, nn
 
-from pruners import PruneResult, prune
+from pruners import PruneResult
 from tests.pruners.networks import build
+from tests.pruners.plain import prune
 
 
 @pytest.fixture(scope="session")

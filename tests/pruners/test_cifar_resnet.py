@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from examples.cifar_resnet import CifarResNet, pretrained
-from pruners import groups, prune
+from pruners import groups
+from tests.pruners.plain import prune
 
 EXAMPLE = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pruners import groups, load, prune
+from pruners import groups, load
+from tests.pruners.plain import prune
 
 
 class Gated(nn.Module):

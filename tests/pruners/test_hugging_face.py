@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from pruners import prune
 from tests.pruners.hugging_face import language, tiny, tokens
+from tests.pruners.plain import prune
 
 SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
 ROUTED = {**SIZES, "num_hidden_layers": 1, "num_key_value_heads": 2, "num_experts_per_tok": 2, "pad_token_id": 0}

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pruners import least_squares_, prune
+from pruners import least_squares_
+from tests.pruners.plain import prune
 
 X = torch.randn(4, 6, generator=torch.Generator().manual_seed(0))
 

@@ -13,9 +13,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pruners import PrunableSpace, groups, prune
+from pruners import PrunableSpace, groups
 from pruners.surgery.module import SHAKEN, _shaken
 from tests.pruners.networks import build
+from tests.pruners.plain import prune
 
 
 def test_the_result_is_smaller_and_proved(residual: Any) -> None:

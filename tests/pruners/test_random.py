@@ -9,11 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pruners import prune
 from pruners.groups.dependency import tie_axes
 from pruners.surgery.masked import compare, run_example
 from pruners.surgery.rewrite import Removal, rewrite
 from pruners.tracing.trace import trace
+from tests.pruners.plain import prune
 from tests.pruners.test_invariants import random_removal
 
 

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pruners import PrunableSpace, groups, least_squares_, prune
+from pruners import PrunableSpace, groups, least_squares_
+from tests.pruners.plain import prune
 
 
 class Idle(nn.Module):

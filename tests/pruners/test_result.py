@@ -10,9 +10,10 @@ import torch
 from torch import nn
 
 from estimators import Latency
-from pruners import prune, result
+from pruners import result
 from pruners.result import timed
 from tests.pruners.networks import build
+from tests.pruners.plain import prune
 
 SMALL = nn.Linear(2, 2)
 

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from estimators import count
-from pruners import groups, least_squares_, load, prune
+from pruners import groups, least_squares_, load
 from pruners.allocation.costs import CostModel
 from pruners.groups.dependency import dependency_groups, tie_axes
 from pruners.groups.graph import AxisGraph
@@ -21,6 +21,7 @@ from pruners.surgery.masked import difference, run_traced
 from pruners.surgery.module import build as build_smaller
 from pruners.surgery.rewrite import Removal, rewrite
 from pruners.tracing.trace import trace
+from tests.pruners.plain import prune
 from tests.pruners.routed import ROUTES, Routed, build, skipping
 from tests.pruners.test_invariants import random_removal
 

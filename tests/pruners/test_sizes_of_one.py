@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pruners import PrunableSpace, prune
+from pruners import PrunableSpace
+from tests.pruners.plain import prune
 
 
 class Doubled(nn.Module):

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 import nas
-from pruners import PrunableSpace, PruneResult, groups, prune
+from pruners import PrunableSpace, PruneResult, groups
 from pruners.groups.dependency import tie_axes
 from pruners.surgery.masked import difference, run_traced
 from pruners.surgery.replay import replay
@@ -25,6 +25,7 @@ from pruners.untouched import untouched
 from tests import zoo
 from tests.pruners import routed
 from tests.pruners.networks import NETWORKS, build
+from tests.pruners.plain import prune
 from tests.pruners.writers import UNTRACEABLE, WRITERS, state
 
 LIST = Path(os.environ.get("NAS_DATA", "../shared/data")) / "zoo.txt"

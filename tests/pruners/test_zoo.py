@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pruners import prune
 from tests import zoo
+from tests.pruners.plain import prune
 
 LIST = Path(os.environ.get("NAS_DATA", "../shared/data")) / "zoo.txt"
 

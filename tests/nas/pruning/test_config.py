@@ -28,6 +28,7 @@ from nas.study import configure, read_config
 from pruners import CutConfig
 from search_spaces.core import keywords, nested, parse
 from tests.nas.test_prune import small
+from tests.pruners import plain
 
 SMALL = "tests.nas.test_prune:small"
 NAMED = {"model": SMALL, "input": "1x1x8x8", "targets": {"macs": 0.5}}
@@ -183,13 +184,13 @@ def at_field(config: BaseModel, path: tuple[str, ...]) -> Any:
 def test_a_cut_takes_a_whole_configuration_or_keywords() -> None:
     model, example = small(), torch.randn(1, 1, 8, 8)
     config = parse(CutConfig, nested(CutConfig, {"importance": "l1", "round_to": 4, "check_dtype": torch.float64}))
-    whole = pruners.prune(model, example, {"macs": 0.5}, config=config)
-    apart = pruners.prune(model, example, {"macs": 0.5}, importance="l1", round_to=4, check_dtype=torch.float64)
+    whole = plain.prune(model, example, {"macs": 0.5}, config=config)
+    apart = plain.prune(model, example, {"macs": 0.5}, importance="l1", round_to=4, check_dtype=torch.float64)
     assert whole.plan.to_json() == apart.plan.to_json()
     with pytest.raises(ValueError, match="`config` brings all settings, got steps as well; leave out"):
-        pruners.prune(model, example, {"macs": 0.5}, config=config, steps=2)
+        plain.prune(model, example, {"macs": 0.5}, config=config, steps=2)
     with pytest.raises(ValueError, match="setting .*'stepps'.*steps"):
-        pruners.prune(model, example, {"macs": 0.5}, stepps=2)
+        plain.prune(model, example, {"macs": 0.5}, stepps=2)
 
 
 @pytest.fixture

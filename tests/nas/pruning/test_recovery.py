@@ -13,9 +13,10 @@ from nas.data import ImageData
 from nas.pruning import RecoveryConfig, Repair, parse_recovery, repair_unlabelled
 from nas.pruning.recovery import RATES, Recovery
 from nas.training import Alone, TrainingConfig, fit
-from pruners import PruneResult, prune
+from pruners import PruneResult
 from search_spaces.core import parse
 from tests.nas.test_prune import small
+from tests.pruners.plain import prune
 
 CPU = torch.device("cpu")
 

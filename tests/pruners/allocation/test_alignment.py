@@ -9,13 +9,14 @@ import pytest
 import torch
 from torch import nn
 
-from pruners import Summary, prune
+from pruners import Summary
 from pruners.allocation import alignment as module
 from pruners.allocation.alignment import AlignedLimits, aligned, channels, most_macs
 from pruners.allocation.allocate import Limits
 from pruners.allocation.costs import CostModel
 from pruners.groups import analyse, dependency_groups
 from tests.pruners.attention import FusedQkv
+from tests.pruners.plain import prune
 
 
 def wide() -> nn.Module:

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from estimators import count
-from pruners import prune
 from pruners.allocation.costs import CostModel
 from pruners.groups.dependency import tie_axes
 from pruners.surgery.rewrite import Removal, rewrite
 from pruners.tracing.trace import trace
+from tests.pruners.plain import prune
 from tests.pruners.test_invariants import random_removal
 
 SIZES = {"a": 5, "b": 6, "c": 7, "d": 8}

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from estimators import count
-from pruners import prune
 from pruners.allocation.allocate import ALLOCATIONS, Limits, allocate, fewest_kept
 from pruners.allocation.costs import CostModel
 from pruners.allocation.knapsack import Program
@@ -26,6 +25,7 @@ from pruners.operators.axes import Axis
 from pruners.tracing.trace import trace
 from tests.pruners.allocation.test_knapsack import Branches, kept_importance
 from tests.pruners.networks import NETWORKS, build
+from tests.pruners.plain import prune
 from tests.pruners.test_invariants import random_removal
 
 CPU = torch.device("cpu")

@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pruners import PruneResult, least_squares_, prune, recalibrate_
+from pruners import PruneResult, least_squares_, recalibrate_
 from pruners.allocation import ALLOCATIONS, SCHEDULES
 from tests.pruners.networks import build
+from tests.pruners.plain import prune
 
 
 def batches_of(example: tuple[Tensor, ...]) -> list[tuple[Tensor, Tensor]]:

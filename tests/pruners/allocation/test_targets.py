@@ -11,9 +11,9 @@ from torch import nn
 
 from estimators import count
 from estimators.latency import OnExample
-from pruners import prune
 from pruners.allocation.targets import measured_targets, parse_target, search
 from tests.pruners.networks import build
+from tests.pruners.plain import prune
 
 
 def energy(model: nn.Module, inputs: Any) -> float:

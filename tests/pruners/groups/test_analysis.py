@@ -12,11 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from pruners import groups, load, prune
+from pruners import groups, load
 from pruners.groups import prunable
 from pruners.groups.dependency import tie_axes
 from pruners.surgery.rewrite import Removal, rewrite
 from pruners.tracing.trace import trace
+from tests.pruners.plain import prune
 
 
 @dataclass

@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pruners import groups, prune
+from pruners import groups
 from tests.pruners.hugging_face import tiny, tokens
+from tests.pruners.plain import prune
 
 BOUNDS = "bounds the length of the inputs"
 

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pruners import load, prune
+from pruners import load
 from pruners.groups import ragged
 from pruners.groups.dependency import dependency_groups, tie_axes
 from pruners.groups.graph import AxisGraph, Group
@@ -27,6 +27,7 @@ from pruners.surgery.plan import kept_by, make_plan
 from pruners.surgery.rewrite import Removal, rewrite
 from pruners.tracing.trace import trace
 from tests.pruners.networks import Sequence, build
+from tests.pruners.plain import prune
 from tests.pruners.test_invariants import random_removal
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pruners import prune
+from tests.pruners.plain import prune
 
 
 class Detector(nn.Module):

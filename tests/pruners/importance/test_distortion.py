@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from pruners import prune
 from pruners.allocation.allocate import Limits
 from pruners.groups.dependency import dependency_groups, tie_axes
 from pruners.groups.ragged import keep_highest
@@ -15,6 +14,7 @@ from pruners.importance.score import score_groups
 from pruners.surgery.rewrite import Removal, rewrite
 from pruners.tracing.trace import trace
 from tests.pruners.networks import build
+from tests.pruners.plain import prune
 from tests.pruners.test_invariants import analysed
 
 

@@ -8,12 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from pruners import prune
 from pruners.groups.dependency import dependency_groups, tie_axes
 from pruners.groups.graph import AxisGraph, Group
 from pruners.importance.reconstruction import RIDGE, Moments, lost_by_group, made_up_for, second_moments
 from pruners.surgery.rewrite import Removal
 from pruners.tracing.trace import trace
+from tests.pruners.plain import prune
 
 
 class TwoLayers(nn.Module):

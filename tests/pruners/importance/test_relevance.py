@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pruners import prune
 from pruners.groups.dependency import dependency_groups, tie_axes
 from pruners.importance.relevance import Relevance, reads_weight, relevance
 from pruners.surgery.rewrite import GraphModel, Removal, rewrite
 from pruners.tracing.batches import as_batch
 from pruners.tracing.trace import trace
+from tests.pruners.plain import prune
 
 
 def graph_of(model: nn.Module, x: Tensor) -> GraphModel:

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pruners import noise, prune, recalibrate_
+from pruners import noise, recalibrate_
 from tests.pruners.networks import build
+from tests.pruners.plain import prune
 
 
 def data(n: int) -> list[Tensor]:

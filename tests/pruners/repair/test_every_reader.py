@@ -10,10 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pruners import least_squares_, prune
+from pruners import least_squares_
 from pruners.repair.followers import followers
 from pruners.repair.readers import reader
 from tests.pruners.hugging_face import language, tiny, tokens
+from tests.pruners.plain import prune
 from tests.pruners.repair.test_least_squares import apart
 from tests.pruners.repair.test_readers import graph_of
 

@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pruners import PruningPlan, Repaired, least_squares_, noise, prune, recalibrate_
+from pruners import PruningPlan, Repaired, least_squares_, noise, recalibrate_
 from pruners.surgery.masked import difference
 from tests.pruners.networks import build
+from tests.pruners.plain import prune
 from tests.pruners.repair.test_batch_norm import data
 
 

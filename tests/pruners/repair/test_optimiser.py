@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from pruners import PruneResult, prune, remap_optimizer
+from pruners import PruneResult, remap_optimizer
 from pruners.surgery.replay import replay
 from pruners.surgery.rewrite import rewrite
 from tests.pruners.networks import build
+from tests.pruners.plain import prune
 
 OPTIMISERS: dict[str, Callable[[Any], Optimizer]] = {
     "SGD": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, weight_decay=0.01, nesterov=True),

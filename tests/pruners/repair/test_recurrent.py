@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pruners import least_squares_, prune
+from pruners import least_squares_
 from pruners.repair.recurrent import directions, earlier, hidden
+from tests.pruners.plain import prune
 from tests.pruners.repair.test_least_squares import apart
 from tests.pruners.repair.test_readers import graph_of
 

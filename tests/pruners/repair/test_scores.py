@@ -8,13 +8,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pruners import PruneResult, least_squares_, prune
+from pruners import PruneResult, least_squares_
 from pruners.operators import arguments
 from pruners.repair.full import Full
 from pruners.repair.lanes import lanes
 from pruners.repair.scores import ATTENTION, aims_by_scores
 from pruners.surgery import replay
 from pruners.tracing import as_batch
+from tests.pruners.plain import prune
 from tests.pruners.repair.test_least_squares import apart
 
 

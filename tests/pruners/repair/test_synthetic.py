@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from pruners import least_squares_, noise, prune, recalibrate_, synthetic
+from pruners import least_squares_, noise, recalibrate_, synthetic
 from pruners.repair.synthetic import mismatch
+from tests.pruners.plain import prune
 
 
 def network() -> tuple[nn.Sequential, list[torch.Tensor]]:

@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pruners import load, prune
+from pruners import load
 from pruners.result import PLAN
+from tests.pruners.plain import prune
 
 
 class Latest(nn.Module):

@@ -13,12 +13,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pruners import PruneResult, load, prune
+from pruners import PruneResult, load
 from pruners.operators.nodes import tensors_in
 from pruners.surgery.every_size import find_again, other_sizes
 from pruners.surgery.masked import difference, run_traced
 from pruners.tracing.trace import trace
 from tests.pruners.hugging_face import language, tokens
+from tests.pruners.plain import prune
 
 every_size = importlib.import_module("pruners.surgery.every_size")
 

@@ -12,8 +12,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pruners import PrunableSpace, groups, load, prune
+from pruners import PrunableSpace, groups, load
 from tests.pruners.hugging_face import VOCABULARY, tiny, tokens
+from tests.pruners.plain import prune
 from tests.zoo import tensors
 
 

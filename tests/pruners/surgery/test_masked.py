@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pruners import prune
 from pruners.surgery.masked import difference
 from tests.pruners.networks import build
+from tests.pruners.plain import prune
 
 
 def test_a_wrong_rule_is_caught_and_named(monkeypatch: pytest.MonkeyPatch) -> None:

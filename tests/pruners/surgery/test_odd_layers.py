@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pruners import groups, prune
+from pruners import groups
 from tests.pruners.constructs import CosineAttention
+from tests.pruners.plain import prune
 
 
 class Around(nn.Module):

@@ -14,10 +14,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from pruners import PruningPlan, load, prune
+from pruners import PruningPlan, load
 from pruners.result import WEIGHTS
 from pruners.surgery.plan import example_inputs
 from tests.pruners.networks import build
+from tests.pruners.plain import prune
 
 
 @pytest.mark.parametrize("name", ["residual", "grouped queries", "shared"])

@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pruners import PrunableSpace, groups, load, prune
+from pruners import PrunableSpace, groups, load
+from tests.pruners.plain import prune
 
 
 class Renormed(nn.Module):

@@ -11,10 +11,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pruners import PruneResult, load, prune, recalibrate_
+from pruners import PruneResult, load, recalibrate_
 from pruners.groups.dependency import tie_axes
 from pruners.surgery.rewrite import Removal, rewrite
 from pruners.tracing.trace import trace
+from tests.pruners.plain import prune
 
 
 class Mean(nn.Module):

@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pruners import least_squares_, noise, prune, recalibrate_
+from pruners import least_squares_, noise, recalibrate_
+from tests.pruners.plain import prune
 
 
 class Two(nn.Module):

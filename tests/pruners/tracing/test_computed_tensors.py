@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import prune as masks
 
-from pruners import load, prune
+from pruners import load
+from tests.pruners.plain import prune
 
 
 def normalised() -> nn.Module:

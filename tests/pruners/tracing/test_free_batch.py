@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pruners import least_squares_, prune
+from pruners import least_squares_
 from pruners.tracing.trace import trace
+from tests.pruners.plain import prune
 
 
 def net() -> nn.Module:

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from estimators.latency import OnExample
-from pruners import PrunableSpace, load, prune
+from pruners import PrunableSpace, load
 from pruners.surgery.plan import example_inputs
+from tests.pruners.plain import prune
 
 Pair = namedtuple("Pair", "fine coarse")
 
@@ -69,7 +70,9 @@ def test_plans_of_the_version_before_are_read(tmp_path: Path) -> None:
     plan = json.loads((tmp_path / "plan.json").read_text())
     assert plan["version"] == 5
     (tmp_path / "plan.json").write_text(
-        json.dumps({**{name: plan[name] for name in plan if name not in ("every_size", "least", "before")}, "version": 3})
+        json.dumps(
+            {**{name: plan[name] for name in plan if name not in ("every_size", "least", "before")}, "version": 3}
+        )
     )
     loaded = load(tmp_path, nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 3)))
     assert torch.equal(loaded(FINE), result.model(FINE))
