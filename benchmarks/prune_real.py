@@ -20,7 +20,8 @@ All get the same examples, 400 or 1,000 without labels, another draw for each se
 table of tokens has none, the language model's head has). `seconds` and `peak_mib` are of pruning and repair, without loading and
 measuring; memory is the largest that the process held until then, `before_mib` that before. Both models then run in turns, eager and
 in ONNX Runtime, median milliseconds of one example. `--train` goes on after the row's metrics: `distill:SECONDS` towards the full
-model on the same kind of unlabelled examples, ten times as many; `finetune:EPOCHS` on all labelled images, for the ResNets.
+model (`nas.pruning.match_`) on unlabelled examples of the same kind, ten times as many or all there are; `finetune:EPOCHS` on all
+labelled images, for the ResNets.
 What a method cannot do is written as its row's `error`.
 """
 
@@ -30,7 +31,6 @@ import argparse
 import copy
 import io
 import json
-import math
 import resource
 import statistics
 import subprocess
@@ -38,6 +38,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -45,15 +46,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from benchmarks.prune_resnet56 import USUAL_RATE
 from benchmarks.real_controls import drop_by_damage, drop_evenly, run, torch_pruning
-from benchmarks.real_models import MODELS, RealModel, missing
+from benchmarks.real_models import MODELS, RealModel, cifar, missing
 from benchmarks.resumable import note
 from estimators import count
 from pruners import PruneResult, least_squares_, prune, recalibrate_
 
 MORE = 10
 """Times as many examples to distil on."""
-RATE, BATCH = 1e-3, 16
 RUNS = 15
 ONNX = "onnxruntime_ms"
 
@@ -170,9 +171,13 @@ def onnx_run(model: nn.Module, example: Any) -> Callable[[], object]:
     inputs = example if isinstance(example, dict) else {"x": example[0] if isinstance(example, tuple) else example}
     names, exported = list(inputs), io.BytesIO()
     wrapped = ByPosition(model, names if isinstance(example, dict) else []).eval()
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
-        torch.onnx.export(wrapped, tuple(inputs.values()), exported, input_names=names, dynamo=False)
+        try:
+            torch.onnx.export(wrapped, tuple(inputs.values()), exported, input_names=names, dynamo=False)
+        except Exception:  # what cannot be traced may still be exported, more slowly
+            program: Any = torch.onnx.export(wrapped, tuple(inputs.values()), input_names=names, dynamo=True)
+            exported = io.BytesIO(program.model_proto.SerializeToString())
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = torch.get_num_threads(), 3
     session = onnxruntime.InferenceSession(exported.getvalue(), options, providers=["CPUExecutionProvider"])
@@ -213,66 +218,23 @@ def milliseconds(model: nn.Module, smaller: nn.Module, example: Any) -> dict[str
 # --- training ---
 
 
-def gap(found: Tensor, wanted: Tensor, inputs: Any) -> Tensor:
-    """How far outputs are from the full model's: divergence where they are scores of classes or tokens, else squares; a scalar."""
-    if not isinstance(inputs, dict) or "attention_mask" not in inputs:
-        if (wanted < 0).any():
-            p, q = (x.reshape(-1, x.shape[-1]).log_softmax(-1) for x in (wanted, found))
-            return nn.functional.kl_div(q, p, log_target=True, reduction="batchmean")
-        return (found - wanted).square().mean() / wanted.var()
-    mask = inputs["attention_mask"][..., None]
-    return ((found - wanted).square() * mask).sum() / (((wanted - wanted.mean((0, 1))).square() * mask).sum())
-
-
-def distil_(smaller: nn.Module, model: nn.Module, batches: Sequence[Any], seconds: float, seed: int) -> int:
-    """A plain loop towards the full model's outputs for some seconds, in eval mode; returns its steps.
-
-    Adam, whose rate rises for a twentieth of the time and falls along half a cosine.
-    """
-    parameters = [p for p in smaller.parameters() if p.is_floating_point()]
-    optimizer = torch.optim.Adam([p.requires_grad_() for p in parameters], lr=RATE, betas=(0.9, 0.99))
-    parts = [part for batch in batches for part in pieces(batch)]
-    order = torch.Generator().manual_seed(seed)
-    start, steps = time.perf_counter(), 0
-    while (done := (time.perf_counter() - start) / seconds) < 1:
-        inputs = parts[int(torch.randint(len(parts), (1,), generator=order))]
-        for group in optimizer.param_groups:
-            group["lr"] = RATE * min(1, 20 * done + 0.01) * (1 + math.cos(math.pi * done)) / 2
-        with torch.no_grad():
-            wanted = run(model, inputs)
-        optimizer.zero_grad()
-        gap(run(smaller, inputs), wanted, inputs).backward()
-        nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        steps += 1
-    return steps
-
-
-def pieces(batch: Any) -> list[Any]:
-    """A batch in parts of at most 16 examples."""
-    if isinstance(batch, dict):
-        parts = {name: x.split(BATCH) for name, x in batch.items()}
-        return [dict(zip(parts, values, strict=True)) for values in zip(*parts.values(), strict=True)]
-    return list(batch.split(BATCH))
-
-
 def trained(smaller: nn.Module, model: nn.Module, real: RealModel, training: str, seed: int) -> dict[str, Any]:
     """Train in place, as `--train` says; what that took."""
+    from nas.pruning import match_
+    from nas.training import Alone, TrainingConfig, fit
+
     kind, _, lasts = training.partition(":")
     start = time.perf_counter()
-    steps: int | None = None
+    row: dict[str, Any] = {}
     if kind == "distill":
-        steps = distil_(smaller, model, real.examples(MORE * real.count, seed + 1000), float(lasts), seed)
+        done = match_(smaller, model, real.examples(MORE * real.count, seed + 1000), seconds=float(lasts), seed=seed)
+        row = {"steps_training": done.steps, "learning_rate": done.rate}
     else:
-        from benchmarks.prune_resnet56 import USUAL_RATE
-        from benchmarks.real_models import cifar
-        from nas.training import Alone, TrainingConfig, fit
-
         data, device = cifar(), torch.device("cpu")
         config = TrainingConfig(epochs=int(lasts), learning_rate=USUAL_RATE, final_learning_rate=USUAL_RATE / 100)
         fit(Alone(smaller, config, device), data, data.training, config, seed=seed, device=device)
-    smaller.eval()
-    return {"seconds_training": round(time.perf_counter() - start, 1), "steps_training": steps}
+        smaller.eval()
+    return row | {"seconds_training": round(time.perf_counter() - start, 1)}
 
 
 # --- a row ---

@@ -68,24 +68,18 @@ def without(model: nn.Module, names: Sequence[str]) -> nn.Module:
 
 
 def harm(model: nn.Module, smaller: nn.Module, batches: Sequence[Any]) -> float:
-    """The loss on the next tokens of a model that predicts them; else the mean square of what became of the first output."""
-    total = 0.0
+    """How much worse a smaller model is on the first batches, summed."""
     with torch.no_grad():
-        for inputs in batches[:JUDGED]:
-            found = run(smaller, inputs)
-            if isinstance(inputs, dict) and found.shape[-1] == getattr(
-                getattr(model, "config", None), "vocab_size", None
-            ):
-                total += nn.functional.cross_entropy(
-                    found[:, :-1].flatten(0, 1), inputs["input_ids"][:, 1:].flatten()
-                ).item()
-                continue
-            wrong = (found - run(model, inputs)).square()
-            mask = (inputs["attention_mask"][..., None] if isinstance(inputs, dict) else torch.ones(())).expand_as(
-                wrong
-            )
-            total += ((wrong * mask).sum() / mask.sum()).item()
-    return total
+        return sum(worse(run(model, inputs), run(smaller, inputs), model, inputs).item() for inputs in batches[:JUDGED])
+
+
+def worse(full: Tensor, found: Tensor, model: nn.Module, inputs: Any) -> Tensor:
+    """The loss on the next tokens of a model that predicts them; else the mean square of what became of outputs not padded."""
+    if isinstance(inputs, dict) and full.shape[-1] == getattr(getattr(model, "config", None), "vocab_size", None):
+        return nn.functional.cross_entropy(found[:, :-1].flatten(0, 1), inputs["input_ids"][:, 1:].flatten())
+    mask = inputs["attention_mask"][..., None] if isinstance(inputs, dict) else torch.ones(())
+    mask = mask.expand_as(full)
+    return ((found - full).square() * mask).sum() / mask.sum()
 
 
 def by_damage(model: nn.Module, batches: Sequence[Any]) -> list[str]:

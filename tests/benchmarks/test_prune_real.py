@@ -15,6 +15,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import nas.pruning
 from benchmarks import prune_real, real_controls, real_models, result_tables
 from benchmarks.real_models import RealModel
 
@@ -84,9 +85,15 @@ def test_defaults_are_given_a_target_and_examples_and_nothing_else(
     assert given == {"estimators": {}, "seed": 3}
 
 
-def test_training_goes_on_from_the_row_and_ends_nearer(known: None) -> None:
+def test_training_goes_on_from_the_row_on_more_examples(known: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    def match(smaller: nn.Module, model: nn.Module, batches: list[Tensor], *, seconds: float, seed: int) -> Any:
+        assert seconds == 0.5 and len(torch.cat(batches)) == 320
+        smaller[-1].bias.data += 1  # type: ignore[index]
+        return SimpleNamespace(steps=7, rate=0.1)
+
+    monkeypatch.setattr(nas.pruning, "match_", match, raising=False)
     row = prune_real.measure(key("plain", "random", train="distill:0.5"))
-    assert row["trained_words_read"] > row["words_read"] and row["steps_training"] > 1
+    assert row["trained_words_read"] < row["words_read"] and (row["steps_training"], row["learning_rate"]) == (7, 0.1)
 
 
 def test_the_dense_model_has_the_full_score(known: None) -> None:
