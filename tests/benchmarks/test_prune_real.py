@@ -134,6 +134,8 @@ def test_rows_are_measured_once(run: Any) -> None:
         "macs=0.8"
     ]
     assert len(run.table.read_text().splitlines()) == 4
+    record = json.loads(run.table.with_suffix(".json").read_text())
+    assert len(record["commands"]) == 2 and "torch" in record["versions"]
 
 
 def test_the_dense_model_is_measured_once_for_all_seeds_and_targets(run: Any) -> None:
@@ -183,6 +185,18 @@ def test_even_distances_keep_the_first_and_the_last_layer() -> None:
     model = Stack([float(i) for i in range(12)])
     smaller = real_controls.drop_evenly(model, [], lambda m: len(m.layers) <= 4)
     assert [layer.bias[0].item() for layer in smaller.layers] == [0, 4, 7, 11]  # type: ignore[union-attr]
+
+
+def test_keys_and_values_may_have_fewer_heads() -> None:
+    class Attention(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.config = SimpleNamespace(num_attention_heads=4, num_key_value_heads=2)
+            self.q_proj, self.k_proj, self.out_proj = nn.Linear(8, 8), nn.Linear(8, 4), nn.Linear(8, 8)
+
+    model = Attention()
+    assert real_controls.heads_of(model) == {model.q_proj: 4, model.k_proj: 2}
+    assert real_controls.heads_of(plain()) == {}
 
 
 def test_padding_does_no_harm() -> None:
