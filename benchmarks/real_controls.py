@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
+from benchmarks.prune_resnet56 import inner, with_convolutions
 from benchmarks.real_models import folder_of
-from examples.cifar_resnet import BasicBlock
+from examples.cifar_resnet import BasicBlock, CifarResNet
 from pruners import recalibrate_
 
 STEPS = 50
@@ -124,21 +126,23 @@ def first_met(models: Any, met: Met) -> nn.Module:
 def torch_pruning(model: nn.Module, example: Any, batches: Sequence[Any], met: Met, everywhere: bool) -> nn.Module:
     """Group magnitudes in small steps, one ranking of all groups or the same ratio everywhere, then statistics of batch norms.
 
-    Heads go whole, as in its example for language models, so that nothing but weights has to change; the last linear layer keeps
+    Of the ResNets, whose zero-padded shortcuts it cannot follow, it gets the rewrite of `benchmarks.prune_resnet56` and the channels
+    inside blocks, with which it did best there. Heads go whole, as in its example for language models, so that nothing but weights has to change; the last linear layer keeps
     its outputs.
     """
     folder_of("torch_pruning")
     import torch_pruning as tp  # type: ignore[import-not-found]
 
     warnings.simplefilter("ignore")
-    smaller = copy.deepcopy(model)
+    smaller = with_convolutions(model) if isinstance(model, CifarResNet) else copy.deepcopy(model)
     last = [part for part in smaller.modules() if isinstance(part, (nn.Linear, nn.modules.conv._ConvNd))][-1]
+    ignored = [last, *(part for part in shortcuts(smaller) if part is not last)]
     heads = heads_of(smaller)
     whole = {"prune_num_heads": True, "prune_head_dims": False, "head_pruning_ratio": 1.0} if heads else {}
     pruner = tp.pruner.BasePruner(
         smaller, example, tp.importance.GroupMagnitudeImportance(p=2), global_pruning=everywhere, pruning_ratio=1.0,
-        iterative_steps=STEPS, ignored_layers=[last], num_heads=heads, **whole,
-        output_transform=lambda out: out if isinstance(out, Tensor) else out[0],
+        iterative_steps=STEPS, ignored_layers=ignored, num_heads=heads, **whole,
+        output_transform=pytree.tree_leaves,
     )  # fmt: skip
     for _ in range(STEPS - 1):
         pruner.step()
@@ -148,6 +152,12 @@ def torch_pruning(model: nn.Module, example: Any, batches: Sequence[Any], met: M
             recalibrate_(smaller, batches)
             return smaller
     raise ValueError("the target is not reached")
+
+
+def shortcuts(model: nn.Module) -> list[nn.Module]:
+    """Convolutions of a CIFAR ResNet whose channels reach a shortcut."""
+    kept = set(inner(model))
+    return [part for part in model.modules() if kept and isinstance(part, nn.Conv2d) and part not in kept]
 
 
 def heads_of(model: nn.Module) -> dict[nn.Module, int]:
