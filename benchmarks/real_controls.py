@@ -17,7 +17,7 @@ from benchmarks.real_models import folder_of
 from examples.cifar_resnet import BasicBlock, CifarResNet
 from pruners import recalibrate_
 
-STEPS = 50
+STEPS = 100
 """Of Torch-Pruning, to a ratio of 1."""
 JUDGED = 4
 """Batches that tell how much harm a layer's absence does."""
@@ -127,8 +127,8 @@ def torch_pruning(model: nn.Module, example: Any, batches: Sequence[Any], met: M
     """Group magnitudes in small steps, one ranking of all groups or the same ratio everywhere, then statistics of batch norms.
 
     Of the ResNets, whose zero-padded shortcuts it cannot follow, it gets the rewrite of `benchmarks.prune_resnet56` and the channels
-    inside blocks, with which it did best there. Heads go whole, as in its example for language models, so that nothing but weights has to change; the last linear layer keeps
-    its outputs.
+    inside blocks, with which it did best there. Heads go whole, as in its example for language models, so that nothing but weights
+    has to change. The last linear layer keeps its outputs.
     """
     folder_of("torch_pruning")
     import torch_pruning as tp  # type: ignore[import-not-found]
