@@ -17,6 +17,8 @@ from matplotlib.figure import Figure
 
 from benchmarks.result_tables import (
     PLACEMENTS,
+    REAL,
+    REAL_METRICS,
     ROOT,
     TABLES,
     UNTRAINED,
@@ -25,6 +27,7 @@ from benchmarks.result_tables import (
     filled,
     ranking,
     read,
+    real_rows,
     shared,
     untrained,
     usual,
@@ -121,6 +124,34 @@ def data_free() -> Figure:
     axis.set_xticks(range(len(table)), [f"{row.iloc[0]}\n{row.iloc[1]} fewer macs" for _, row in table.iterrows()])
     axis.set(ylabel="test accuracy (%)", ylim=(0, 100))
     axis.legend(title="inputs of criteria and repair", loc="upper left", bbox_to_anchor=(1, 1))
+    return figure
+
+
+def real_models() -> Figure:
+    """What is kept of each metric at half the macs: the part of the dense model's, of a perplexity the inverse."""
+    table = real_rows("macs").query("part == 0.5")
+    dense = read("prune_real_cpu_202611/prune_real.jsonl").query("method == 'dense'").groupby("model").first()
+    known = [(model, metric) for model, metric in REAL_METRICS if model in dense.index]
+    figure, (axis,) = panels(1, 4.0, width=10.0)
+    width = 0.85 / len(REAL)
+    for place, ((method, title), colour) in enumerate(
+        zip(REAL.items(), (*COLOURS[:4], DARK, GREY, "#c4b59d"), strict=True)
+    ):
+        own = table[table["method"] == method]
+        means = [own.loc[own["model"] == model, metric].mean() / dense[metric][model] for model, metric in known]
+        kept = [
+            1 / mean if metric == "perplexity_ratio" else mean for mean, (_, metric) in zip(means, known, strict=True)
+        ]
+        axis.bar(
+            np.arange(len(known)) + width * (place - 3), np.multiply(100, kept), width * 0.92, color=colour, label=title
+        )
+    axis.set_xticks(
+        range(len(known)), [REAL_METRICS[key][0].removesuffix(", %").replace(", ", ",\n", 1) for key in known]
+    )
+    axis.tick_params(axis="x", labelsize=8)
+    axis.set(ylabel="kept of the dense model's (%)", ylim=(0, 104))
+    axis.grid(axis="x", visible=False)
+    figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=4)
     return figure
 
 
@@ -334,6 +365,7 @@ DRAWN: dict[str, Callable[[], Figure]] = {
     "prune-resnet56": lambda: pruning("resnet56", (60, 79), (90, 90)),
     "prune-resnet20": lambda: pruning("resnet20", (40, 72), (86, 88)),
     "without-data": data_free,
+    "real": real_models,
     "zoo": whole_zoo,
     "half-latency": latency,
     "lever": knapsack,

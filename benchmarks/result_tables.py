@@ -50,10 +50,34 @@ UNTRAINED = {
 }
 """Scores of zero_cost.json."""
 
+REAL = {
+    "defaults": "defaults",
+    "layers": "layers left out",
+    "layers-even": "every so many layers",
+    "uniform": "uniform",
+    "random": "random",
+    "torch-pruning": "Torch-Pruning",
+    "torch-pruning-uniform": "Torch-Pruning, uniform",
+}
+"""Methods of prune_real.jsonl; all but the first are controls."""
+REAL_METRICS = {
+    ("crnn", "words_read"): ("CRNN, words read, %", ".1f"),
+    ("crepe-tiny", "within_50_cents"): ("CREPE tiny, pitch within 50 cents, %", ".1f"),
+    ("crepe-full", "within_50_cents"): ("CREPE full, pitch within 50 cents, %", ".1f"),
+    ("minilm", "cosine"): ("MiniLM, cosine to full embeddings", ".3f"),
+    ("minilm", "overlap"): ("MiniLM, overlap of 10 nearest", ".3f"),
+    ("smollm2", "perplexity_ratio"): ("SmolLM2, perplexity, dense = 1", ".2f"),
+    ("resnet56", "accuracy"): ("ResNet-56, test accuracy, %", ".1f"),
+    ("resnet20", "accuracy"): ("ResNet-20, test accuracy, %", ".1f"),
+}
+"""Figures of prune_real.jsonl, what they are called and how they are rounded."""
+
 
 def read(path: str) -> Any:
     """A file under results/: a table, or what a JSON file holds."""
     file = ROOT / "results" / path
+    if file.suffix == ".jsonl":
+        return pd.read_json(file, lines=True, convert_dates=False)
     return pd.read_csv(file) if file.suffix == ".csv" else json.loads(file.read_text())
 
 
@@ -235,6 +259,83 @@ def found_by_search() -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["ordered by", "Kendall's tau with training alone, 36 placements"])
 
 
+def real_rows(target: str) -> pd.DataFrame:
+    """Rows of pruned real models with a kind of target, and a column with the part that may remain; dense ones have each."""
+    table = read("prune_real_cpu_202611/prune_real.jsonl").reindex(
+        columns=["model", "method", "target", "seed", "train", "error", *REAL_FIGURES], fill_value=np.nan
+    )
+    kind, _, part = (table["target"].str.partition("=")[i] for i in range(3))
+    return table.assign(part=part.astype(float))[kind == target]
+
+
+def real(target: str, prefix: str = "") -> pd.DataFrame:
+    """A row per model, metric and part that may remain, a column per method: means of the seeds with the smallest and largest."""
+    table = real_rows(target)
+    dense = read("prune_real_cpu_202611/prune_real.jsonl").query("method == 'dense'").groupby("model").first()
+    rows = []
+    for (model, metric), (title, form) in REAL_METRICS.items():
+        own = table[(table["model"] == model) & (table["method"] != "dense")]
+        for part in sorted(own["part"].unique(), reverse=True):
+            cells = {
+                name: seeds(own[(own["part"] == part) & (own["method"] == method)], prefix + metric, form)
+                for method, name in REAL.items()
+            }
+            if any(cells.values()):
+                full = f"{dense[metric][model]:{form}}" if model in dense.index else ""
+                rows.append({"model and metric": title, "may remain": f"{part:.0%}", "dense": full} | cells)
+    found = pd.DataFrame(rows, columns=["model and metric", "may remain", "dense", *REAL.values()])
+    return found.loc[:, [name not in REAL.values() or (found[name] != "").any() for name in found.columns]]
+
+
+def seeds(rows: pd.DataFrame, column: str, form: str) -> str:
+    """The mean with the smallest and largest; what went wrong where nothing else is there."""
+    values = rows[column].dropna()
+    if values.empty:
+        failed = rows["error"].dropna()
+        return "" if failed.empty else "too slow" if failed.str.startswith("not done").all() else "does not run"
+    spread = f" ({values.min():{form}} to {values.max():{form}})" if len(values) > 1 else ""
+    return f"{values.mean():{form}}{spread}"
+
+
+def real_costs() -> pd.DataFrame:
+    """What defaults take, and what the smaller models cost: medians of the seeds."""
+    rows = []
+    for target, of in (("macs", "macs"), ("onnxruntime_ms", "ONNX Runtime's ms")):
+        table = real_rows(target)
+        table = table[(table["method"] == "defaults") & table["seconds"].notna()]
+        for (model, part), own in table.groupby(["model", "part"], sort=False):
+            middle = own[list(REAL_COSTS)].median()
+            times = [
+                f"{middle[f'{runtime}_before_ms']:.1f} → {middle[f'{runtime}_after_ms']:.1f}"
+                for runtime in ("eager", "onnxruntime")
+            ]
+            rows.append([model, f"{part:.0%} of {of}", f"{middle['macs_after'] / middle['macs_before']:.0%}",
+                         f"{middle['params_after'] / middle['params_before']:.0%}", " or ".join(sorted(own["form"].unique())),
+                         f"{middle['seconds']:.0f}", f"{middle['peak_mib'] / 1024:.1f}", *times])  # fmt: skip
+    names = [
+        "model",
+        "may remain",
+        "macs kept",
+        "weights kept",
+        "form",
+        "seconds",
+        "peak, GiB",
+        "PyTorch, ms",
+        "ONNX Runtime, ms",
+    ]
+    return pd.DataFrame(rows, columns=names)
+
+
+REAL_COSTS = (
+    "seconds", "peak_mib", "macs_before", "macs_after", "params_before", "params_after",
+    "eager_before_ms", "eager_after_ms", "onnxruntime_before_ms", "onnxruntime_after_ms",
+)  # fmt: skip
+REAL_FIGURES = (
+    *REAL_COSTS, "form", *dict.fromkeys(metric for _, metric in REAL_METRICS),
+    *dict.fromkeys(f"trained_{metric}" for _, metric in REAL_METRICS),
+)  # fmt: skip
+
+
 TABLES: dict[str, Callable[[], pd.DataFrame]] = {
     "readme-pruning": readme_pruning,
     "resnet56-before": lambda: pruned("resnet56", "before"),
@@ -246,6 +347,10 @@ TABLES: dict[str, Callable[[], pd.DataFrame]] = {
     "zoo": zoo,
     "half-latency": half_latency,
     "lever": lever,
+    "real": lambda: real("macs"),
+    "real-trained": lambda: real("macs", "trained_"),
+    "real-milliseconds": lambda: real("onnxruntime_ms"),
+    "real-costs": real_costs,
     "placements": placements,
     "search": found_by_search,
     "samplers": samplers,

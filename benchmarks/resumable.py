@@ -8,6 +8,7 @@ import json
 import shlex
 import sys
 from collections.abc import Sequence
+from importlib import metadata
 from pathlib import Path
 
 import pandas as pd
@@ -30,12 +31,15 @@ def common_options(description: str | None) -> argparse.ArgumentParser:
     return parser
 
 
-def note(record: Path, module: str, options: argparse.Namespace) -> None:
-    """Write down the command, after those of earlier runs, with settings, versions and hardware."""
+def note(record: Path, module: str, options: argparse.Namespace, packages: Sequence[str] = ()) -> None:
+    """Write down the command, after those of earlier runs, with settings, versions (also of further packages) and hardware."""
     settings = {key: str(value) if isinstance(value, Path) else value for key, value in vars(options).items()}
     before = json.loads(record.read_text())["commands"] if record.exists() else []
     command = shlex.join(["python", "-m", module, *sys.argv[1:]])
-    write_json(record, {"commands": list(dict.fromkeys([*before, command])), "settings": settings, **environment()})
+    made = environment()
+    found = {name: list(metadata.distributions(name=name)) for name in packages}
+    made["versions"] |= {name: those[0].version for name, those in found.items() if those}
+    write_json(record, {"commands": list(dict.fromkeys([*before, command])), "settings": settings, **made})
 
 
 def append(path: Path, rows: Sequence[dict[str, object]]) -> None:
