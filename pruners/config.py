@@ -59,6 +59,12 @@ class CutConfig(_AnyCut):
     )
     limits: Limits = Limits()
     check: bool = setting(True, help="Compare the result with the masked model on the example inputs.")
+    milliseconds: bool | None = setting(
+        None,
+        help="Measure the milliseconds of the given and of the smaller model on the example inputs, in PyTorch and with the extra onnx "
+        "in ONNX Runtime: some seconds.",
+        otherwise="where nas prune is called, unless a device file tells of another machine",
+    )
     check_dtype: Annotated[str | None, BeforeValidator(_dtype)] = setting(
         None,
         help="Type that the check computes in, on copies, such as float64.",

@@ -15,6 +15,8 @@ from torch import nn
 from pruners.allocation import (
     ATTEMPTS,
     LATENCY,
+    MILLISECONDS,
+    ONNX_RUNTIME,
     TIGHTER,
     CostModel,
     Estimator,
@@ -22,6 +24,7 @@ from pruners.allocation import (
     OperatorLatency,
     Reading,
     Selection,
+    aligned,
     approach,
     check_data,
     check_reachable,
@@ -37,7 +40,7 @@ from pruners.config import CutConfig
 from pruners.groups import Group, analyse, dependency_groups, prunable, split_inputs
 from pruners.importance import Loss
 from pruners.progress import Progress, silent
-from pruners.result import PLAN, WEIGHTS, PruneResult, Summary, count
+from pruners.result import PLAN, WEIGHTS, PruneResult, Summary, count, timed
 from pruners.surgery import (
     PruningPlan,
     Removal,
@@ -73,9 +76,9 @@ def prune(
     Args:
         model: any module that `torch.export` traces, in float32 or float64; it is left untouched.
         example_inputs: a tensor, a sequence of positional inputs or a dict of keyword inputs.
-        targets: "macs", "params", "weight_bytes" (of parameters), "latency_ms" (the median on the example inputs, on this machine)
-            or a name in `estimators` to what may remain: a fraction up to 1 of the full model's, or an absolute number above 1;
-            milliseconds also as "0.8ms".
+        targets: "macs", "params", "weight_bytes" (of parameters), "latency_ms" (the median on the example inputs, on this machine),
+            "onnxruntime_ms" (the same in ONNX Runtime) or a name in `estimators` to what may remain: a fraction up to 1 of the full
+            model's, or an absolute number above 1; milliseconds also as "0.8ms".
         estimators: further targets by name: functions of (model, inputs) to a positive number, larger for larger models, where
             inputs are a tuple of the positional or a dict of the keyword example inputs.
         batches: iterable of (inputs, targets), for what passes over data; inputs are a tensor, several in a tuple, or a dict by
@@ -93,7 +96,6 @@ def prune(
         ValueError: if an argument does not fit, a target cannot be reached, or the check fails.
     """
     config = cut_config(config, settings)
-    limits = config.limits
     check_targets(targets, estimators or {})
     config.importance.check_data(batches is not None)
     check_data(config.allocation, batches is not None)
@@ -104,6 +106,10 @@ def prune(
     free = prunable(found, config.ignore)
     cost = CostModel(graph, model)
     asked = counted_budgets(targets, cost)
+    timing = bool(config.milliseconds) or any(
+        name in targets for name in MILLISECONDS if name not in (estimators or {})
+    )
+    limits, rounded, note = aligned(config.limits, graph, free, cost, asked, timing)
     aims = measured_targets(targets, estimators or {}, model, args, kwargs, graph.trace.written)
     check_reachable(free, cost, asked, limits)
     if predicts_latency(targets, estimators or {}, config.allocation, graph.trace):
@@ -129,7 +135,7 @@ def prune(
     predicted: dict[str, Reading] = {}
     if aims:
         top = min(whole, asked.get(lever, whole))
-        find = approach if lever == LATENCY else search
+        find = approach if lever == LATENCY or ONNX_RUNTIME in targets else search
         budgets[lever], predicted = find(lambda b: built_within({**asked, lever: b}), aims, least[lever], top, progress)
     for _ in range(ATTEMPTS):
         cut = surgery.cut(selection.choose(ranking, budgets))
@@ -149,6 +155,9 @@ def prune(
     }
     refuse_missed(report)
     proved = surgery.prove(cut)
+    milliseconds, notes = (
+        timed(model, proved.model, args, kwargs, graph.trace.written) if config.milliseconds else ({}, [])
+    )
     summary = Summary(
         before={**count(model, args, kwargs), **{name: reading.full for name, reading in readings.items()}},
         after={**after, **{name: reading.value for name, reading in readings.items()}},
@@ -161,6 +170,9 @@ def prune(
         configuration=configure(proved.model, model, cut.removal),
         reason=cut.built.reason,
         serves=serves(proved.model),
+        milliseconds=milliseconds,
+        chosen={"round_to": rounded} if rounded else {},
+        notes=(*([note] if note else []), *notes),
     )
     return PruneResult(proved.model, proved.plan, summary)
 

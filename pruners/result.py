@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,15 @@ from safetensors.torch import save_file
 from torch import nn
 
 from estimators import count as count_cost
+from estimators.latency import compare_on_example
+from pruners.allocation import MILLISECONDS
 from pruners.surgery import PruningPlan, unique_state
+from pruners.untouched import untouched
 
 PLAN, WEIGHTS = "plan.json", "weights.safetensors"
+RUNTIMES = {"eager": "PyTorch", "onnxruntime": "ONNX Runtime"}
+TARGETS = {runtime: target for target, runtime in MILLISECONDS.items()}
+FASTER = 0.97  # of the given model's milliseconds; more may be noise
 
 
 @dataclass(frozen=True)
@@ -34,6 +40,10 @@ class Summary:
             `save_pretrained` and `from_pretrained` give it back; False if none can, so that only `PruneResult.save` saves it.
         reason: why the result is a graph: what the cut copy of the module raised, or that its outputs differ; None for a module.
         serves: of a graph, the shapes that it takes by the name of the input, as "NxL", in numbers and free sizes; None for a module.
+        milliseconds: runtime, "eager" or "onnxruntime", to the milliseconds of the given and of the smaller model for the example
+            inputs on this machine, lower quartiles of runs in turns; empty where they were not asked for.
+        chosen: setting that was "auto" to what it came to, in words.
+        notes: what a reader should know, a sentence each: a runtime in which the smaller model is no faster, or which does not run it.
     """
 
     before: Mapping[str, float]
@@ -47,6 +57,9 @@ class Summary:
     configuration: bool | None = None
     reason: str | None = None
     serves: Mapping[str, str] | None = None
+    milliseconds: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    chosen: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
@@ -79,3 +92,40 @@ def count(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) ->
     """Macs on the example inputs, parameters and their bytes of a built model."""
     total = count_cost(model, kwargs or args).total
     return {"macs": total.macs, "params": total.params, "weight_bytes": total.weight_bytes}
+
+
+def timed(
+    model: nn.Module,
+    smaller: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    written: Collection[str] | None = None,
+) -> tuple[dict[str, tuple[float, float]], list[str]]:
+    """Milliseconds of two models in each of `RUNTIMES`, and what a reader should know of them.
+
+    Both take turns; each is given its lower quartile, as other work only adds to a time.
+
+    Args:
+        model: the given model.
+        smaller: the smaller one.
+        args: positional example inputs.
+        kwargs: keyword example inputs.
+        written: what the model writes to itself, see `pruners.untouched`.
+    """
+    found: dict[str, tuple[float, float]] = {}
+    notes = []
+    both = {"before": model, "after": smaller}
+    for runtime, title in RUNTIMES.items():
+        try:
+            with untouched(model, written), untouched(smaller, written):
+                times = compare_on_example(both, args, kwargs, runtime)
+        except ValueError as error:
+            notes.append(f"no milliseconds in {title}: {error}")
+            continue
+        found[runtime] = before, after = times["before"].p25_ms, times["after"].p25_ms
+        if after > FASTER * before:
+            notes.append(
+                f"the smaller model is no faster in {title}: {after:.3g} ms where the given one takes {before:.3g} ms; a target of "
+                f"`{TARGETS[runtime]}` asks for time itself"
+            )
+    return found, notes

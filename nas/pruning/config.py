@@ -41,8 +41,8 @@ class PruneConfig(Part):
     targets: Annotated[dict[str, float | str], BeforeValidator(read_targets)] = setting(
         flag="target",
         help="What may remain of macs, params, weight_bytes, latency_ms (milliseconds, measured here on the example input), "
-        "peak_memory_bytes, energy_mj or bound_ms: a fraction up to 1 (macs=0.5), a larger number (params=1e6), or milliseconds "
-        "(latency_ms=0.8ms). Can be repeated.",
+        "onnxruntime_ms (the same in ONNX Runtime), peak_memory_bytes, energy_mj or bound_ms: a fraction up to 1 (macs=0.5), a larger "
+        "number (params=1e6), or milliseconds (latency_ms=0.8ms). Can be repeated.",
     )
     hardware: Hardware = setting(
         None,
@@ -97,6 +97,11 @@ class PruneConfig(Part):
         steps = [step for step in self.recovery.steps if RECOVERIES[step.partition(":")[0]].needs not in there]
         if steps:
             yield "recover", ",".join(steps)
+
+    @property
+    def shows_milliseconds(self) -> bool:
+        """Whether the milliseconds of this machine are measured: as asked, else where no device file tells of another."""
+        return self.hardware is None if self.cut.milliseconds is None else self.cut.milliseconds
 
     @property
     def seed(self) -> int:

@@ -10,12 +10,12 @@ from torch import Tensor, nn
 
 from nas.objectives import ESTIMATES
 from nas.runtime import import_function, shape
-from pruners.allocation import COUNTED, LATENCY
+from pruners.allocation import COUNTED, MILLISECONDS
 from pruners.groups import split_inputs
 from pruners.untouched import untouched
 from search_spaces.core import first_line
 
-TARGETS = (*COUNTED, LATENCY, *ESTIMATES)
+TARGETS = (*COUNTED, *MILLISECONDS, *ESTIMATES)
 
 
 def read_targets(given: Any) -> Any:
@@ -34,7 +34,7 @@ def read_targets(given: Any) -> Any:
 def _amount(name: str, value: Any) -> Any:
     if name not in TARGETS:
         raise ValueError(f"`targets` must be among {', '.join(TARGETS)}, got {name!r}")
-    timed = name == LATENCY and isinstance(value, str) and value.endswith("ms")
+    timed = name.endswith("_ms") and isinstance(value, str) and value.endswith("ms")
     try:
         return value if timed else float(value)
     except (TypeError, ValueError):

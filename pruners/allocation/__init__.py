@@ -1,5 +1,6 @@
 """How much of each group goes, under budgets."""
 
+from pruners.allocation.alignment import Aligned, aligned
 from pruners.allocation.allocate import ALLOCATIONS, Limits, check_data, check_reachable, fewest_kept, predicts_latency
 from pruners.allocation.costs import CostModel
 from pruners.allocation.latency import OperatorLatency
@@ -8,6 +9,8 @@ from pruners.allocation.targets import (
     ATTEMPTS,
     COUNTED,
     LATENCY,
+    MILLISECONDS,
+    ONNX_RUNTIME,
     TIGHTER,
     Estimator,
     Reading,
@@ -20,7 +23,8 @@ from pruners.allocation.targets import (
 from pruners.allocation.timing import measured_ms
 
 __all__ = [
-    "ALLOCATIONS", "ATTEMPTS", "COUNTED", "LATENCY", "SCHEDULES", "TIGHTER", "CostModel", "Estimator", "Evidence",
-    "Limits", "OperatorLatency", "Reading", "Selection", "approach", "check_data", "check_reachable", "check_targets",
-    "counted_budgets", "fewest_kept", "measured_ms", "measured_targets", "predicts_latency", "search",
+    "ALLOCATIONS", "ATTEMPTS", "COUNTED", "LATENCY", "MILLISECONDS", "ONNX_RUNTIME", "SCHEDULES", "TIGHTER", "Aligned",
+    "CostModel", "Estimator", "Evidence", "Limits", "OperatorLatency", "Reading", "Selection", "aligned", "approach",
+    "check_data", "check_reachable", "check_targets", "counted_budgets", "fewest_kept", "measured_ms",
+    "measured_targets", "predicts_latency", "search",
 ]  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from numbers import Real
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
 from pydantic import BeforeValidator
@@ -29,11 +29,22 @@ def _fraction(ratio: Any) -> Any:
     return ratio
 
 
+def multiple(given: Any) -> Any:
+    """A setting: a whole number of at least 1, perhaps as text, or "auto"."""
+    if given == "auto":
+        return given
+    number = int(given) if isinstance(given, str) and given.isdecimal() else given
+    return whole_number("round_to", number, "; or auto")
+
+
 class Limits(Part):
     """What may not be crossed, in every group."""
 
-    round_to: Annotated[int, BeforeValidator(lambda value: whole_number("round_to", value))] = setting(
-        1, help="Kept indices are a multiple of this, in groups of at least that size."
+    round_to: Annotated[int | Literal["auto"], BeforeValidator(multiple)] = setting(
+        "auto",
+        help="Kept indices are a multiple of this, in groups of at least that size. auto: where milliseconds of this machine are a "
+        "target or are shown (`milliseconds`), the multiple that it computes channels in, as it is measured in PyTorch and ONNX "
+        "Runtime; less in groups of less than four times that, and for indices that stand for several channels; elsewhere 1.",
     )
     min_kept: Annotated[
         int, BeforeValidator(lambda value: whole_number("min_kept", value, "; a layer of no channels cuts the graph"))
@@ -42,13 +53,17 @@ class Limits(Part):
         0.9, help="Largest fraction of its indices that a group loses, up to 1."
     )
 
+    def step(self, group: Group) -> int:
+        """What kept indices of a group are a multiple of; "auto" is 1 until `pruners.allocation.aligned` has measured it."""
+        return self.round_to if self.round_to != "auto" and group.size >= self.round_to else 1
+
     def levels(self, group: Group, least: int = 0) -> list[int]:
         """The numbers of indices that a group may lose, from `least`, ascending."""
         return sorted({removed for n in range(group.size + 1) if (removed := self.removed(group, n)) >= least})
 
     def removed(self, group: Group, wanted: int) -> int:
         """The largest allowed number of removed indices that is at most `wanted`."""
-        step = self.round_to if group.size >= self.round_to else 1
+        step = self.step(group)
         fewest = max(self.min_kept, group.size - int(self.max_ratio * group.size + 1e-9))
         kept = max(group.size - wanted, min(fewest, group.size))
         kept = -(-kept // step) * step

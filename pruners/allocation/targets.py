@@ -8,17 +8,17 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import nn
-from torch.utils import _pytree as pytree
 
-from estimators import compare_latency
+from estimators.latency import check_onnx, compare_on_example
 from pruners.allocation.costs import CostModel
 from pruners.progress import Progress, silent
 from pruners.untouched import untouched
 
 COUNTED = ("macs", "params", "weight_bytes")
 LATENCY = "latency_ms"
+ONNX_RUNTIME = "onnxruntime_ms"
+MILLISECONDS = {LATENCY: "eager", ONNX_RUNTIME: "onnxruntime"}  # measured on this machine: name of a target -> runtime
 Estimator = Callable[[nn.Module, Any], float]
 Compare = Callable[[nn.Module], tuple[float, float]]  # what a full model's value is, and a smaller one's
 HALVINGS = 12  # of the range of macs that a measured target is searched in
@@ -84,13 +84,13 @@ class Measured:
 
 
 def check_targets(targets: Any, estimators: Mapping[str, Estimator]) -> None:
-    """Refuse targets that are none, that nothing tells, or that are no amounts.
+    """Refuse targets that are none, that nothing tells, that need a package that is missing, or that are no amounts.
 
     Args:
         targets: name to what may remain.
         estimators: name to a function that tells it.
     """
-    known = ", ".join(dict.fromkeys((*COUNTED, LATENCY, *estimators)))
+    known = ", ".join(dict.fromkeys((*COUNTED, *MILLISECONDS, *estimators)))
     if not isinstance(targets, Mapping):
         raise ValueError(
             f"`targets` must be a mapping from {known} to what may remain, got {targets!r}; write {{'macs': 0.5}}."
@@ -102,9 +102,11 @@ def check_targets(targets: Any, estimators: Mapping[str, Estimator]) -> None:
             f"`estimators` must have names of their own, got {', '.join(sorted(taken))}, counted already; rename."
         )
     for name, value in targets.items():
-        if name not in (*COUNTED, LATENCY, *estimators):
+        if name not in (*COUNTED, *MILLISECONDS, *estimators):
             raise ValueError(f"`targets` must be among {known}, got {name!r}; give a function for it in `estimators`.")
         parse_target(name, value)
+    if ONNX_RUNTIME in targets and ONNX_RUNTIME not in estimators:
+        check_onnx()
 
 
 def counted_budgets(targets: Mapping[str, float | str], cost: CostModel) -> dict[str, float]:
@@ -130,7 +132,7 @@ def measured_targets(
     Args:
         targets: name to what may remain.
         estimators: name to a function of a model and its inputs (a tuple of positional or a dict of keyword inputs);
-            "latency_ms" is known without one.
+            those of `MILLISECONDS` are known without one.
         model: the full model.
         args: positional example inputs.
         kwargs: keyword example inputs.
@@ -140,8 +142,8 @@ def measured_targets(
     for name, value in targets.items():
         if name in estimators:
             compare = _estimated(estimators[name], model, kwargs or args)
-        elif name == LATENCY:
-            compare = _timed(model, args, kwargs)
+        elif name in MILLISECONDS:
+            compare = _timed(model, args, kwargs, MILLISECONDS[name])
         else:
             continue
         result.append(Measured(name, *parse_target(name, value), _leaving_alone(compare, model, written)))
@@ -151,8 +153,8 @@ def measured_targets(
 def parse_target(name: str, value: float | str) -> tuple[float, bool]:
     """What may remain, and whether it is a fraction of the full model.
 
-    Numbers up to 1 are fractions, larger ones absolute. Milliseconds may also be text with their unit, as "0.8ms", which is
-    absolute whatever its size.
+    Numbers up to 1 are fractions, larger ones absolute. Milliseconds, of targets whose names end in "_ms", may also be text with
+    their unit, as "0.8ms", which is absolute whatever its size.
 
     Raises:
         ValueError: if the value is not positive or no number.
@@ -162,10 +164,11 @@ def parse_target(name: str, value: float | str) -> tuple[float, bool]:
         number = float(value.removesuffix("ms")) if isinstance(value, str) else float(value)
     except (TypeError, ValueError):
         number = math.nan
-    if text and not (name == LATENCY and str(value).endswith("ms")):
+    timed = name.endswith("_ms")
+    if text and not (timed and str(value).endswith("ms")):
         number = math.nan
     if not (number > 0 and math.isfinite(number)):
-        unit = ', or milliseconds such as "0.8ms"' if name == LATENCY else ""
+        unit = ', or milliseconds such as "0.8ms"' if timed else ""
         raise ValueError(
             f"`targets[{name!r}]` must be positive, got {value!r}; give a fraction up to 1, an absolute number above 1{unit}."
         )
@@ -307,26 +310,11 @@ def _estimated(estimator: Estimator, model: nn.Module, inputs: Any) -> Compare:
     return compare
 
 
-def _timed(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Compare:
+def _timed(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], runtime: str) -> Compare:
     """Median milliseconds of both models, which take turns on the example inputs."""
-    tensors = [x for x in pytree.tree_leaves((args, dict(kwargs))) if isinstance(x, torch.Tensor)]
-    place = tensors[0].device if tensors else torch.device("cpu")
 
     def compare(smaller: nn.Module) -> tuple[float, float]:
-        both = {"full": OnExample(model, args, kwargs), "smaller": OnExample(smaller, args, kwargs)}
-        found = compare_latency(both, (1,), device=place, warmup_s=1.0, runs=25, max_seconds=5.0)
+        found = compare_on_example({"full": model, "smaller": smaller}, args, kwargs, runtime)
         return found["full"].median_ms, found["smaller"].median_ms
 
     return compare
-
-
-class OnExample(nn.Module):
-    """A model that runs on its own example inputs, whatever it is given."""
-
-    def __init__(self, model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        super().__init__()
-        self.model, self.args, self.kwargs = model, args, kwargs
-
-    def forward(self, _: torch.Tensor) -> Any:
-        """What the model returns on the example inputs."""
-        return self.model(*self.args, **self.kwargs)

@@ -35,8 +35,8 @@ OTHERS: dict[str, Any] = {
     "arguments": {"width": 12}, "targets": {"macs": 0.6, "params": 0.9}, "data": "digits", "limit": 300, "test_limit": 100,
     "image_size": 8, "mean": (0.4,), "std": (0.3,), "ignore": ("4",), "tolerance": 1e-3, "seed": 3, "importance": "l1",
     "aggregate": "max", "normalise": "sum", "allocation": "uniform", "steps": 2, "schedule": "linear", "round_to": 2, "min_kept": 2,
-    "max_ratio": 0.8, "check": False, "recover": ("calibrate", "finetune:1"), "learning_rate": 0.02, "batch_size": 64,
-    "distill_weight": 0.5, "distill_temperature": 2.0, "device": "cpu",
+    "max_ratio": 0.8, "check": False, "milliseconds": False, "recover": ("calibrate", "finetune:1"), "learning_rate": 0.02,
+    "batch_size": 64, "distill_weight": 0.5, "distill_temperature": 2.0, "device": "cpu",
 }  # fmt: skip
 ELSEWHERE = ("model", "input", "device_file", "synthetic", "check_dtype")  # not beside the others
 RUNNER = CliRunner()
@@ -89,7 +89,16 @@ def test_every_setting_is_in_the_summary_from_python_and_from_the_command_line(t
 
 
 def test_the_configuration_that_was_written_gives_the_same_plan(tmp_path: Path) -> None:
-    prune(SMALL, "1x1x8x8", {"macs": 0.5}, importance="random", seed=5, round_to=2, out=tmp_path / "first")
+    prune(
+        SMALL,
+        "1x1x8x8",
+        {"macs": 0.5},
+        importance="random",
+        seed=5,
+        round_to=2,
+        milliseconds=False,
+        out=tmp_path / "first",
+    )
     config = tmp_path / "first" / "prune.yaml"
     done = of_command(SMALL, "--config", config, "--out", tmp_path / "again", "--json")
     assert done.exception is None, done.exception
@@ -105,7 +114,13 @@ def test_objects_are_recorded_by_their_names_and_are_no_configuration_to_run_aga
     digits: ImageData, tmp_path: Path
 ) -> None:
     _, summary = prune(
-        small(), torch.randn(1, 1, 8, 8), {"macs": 0.5}, data=digits, importance=squares, out=tmp_path / "out"
+        small(),
+        torch.randn(1, 1, 8, 8),
+        {"macs": 0.5},
+        data=digits,
+        importance=squares,
+        milliseconds=False,
+        out=tmp_path / "out",
     )
     settings = summary["settings"]
     assert settings["model"] == "torch.nn.modules.container.Sequential" and settings["input"] == "1x1x8x8"
@@ -139,6 +154,22 @@ def test_a_default_stands_in_one_place() -> None:
             assert name in (*NAMED, "data") or shown[name].default == keyword.default
     defaults = {name: p.default for name, p in inspect.signature(command).parameters.items()}
     assert all(defaults[name] is None for name in keywords(PruneConfig) if name != "model")
+
+
+def test_this_machine_is_measured_where_no_file_tells_of_another(tmp_path: Path) -> None:
+    device = tmp_path / "phone.yaml"
+    device.write_text(
+        "{name: phone, macs_per_second: 1e9, bytes_per_second: 1e8, joules_per_mac: 1e-12, joules_per_byte: 1e-10, bytes_per_word: 1}"
+    )
+    elsewhere = {**NAMED, "targets": {"energy_mj": 0.5}, "device_file": device}
+    for given, asked, shown in (
+        (NAMED, None, True),
+        (NAMED, False, False),
+        (elsewhere, None, False),
+        (elsewhere, True, True),
+    ):
+        more = {} if asked is None else {"milliseconds": asked}
+        assert parse(PruneConfig, nested(PruneConfig, {**given, **more})).shows_milliseconds is shown
 
 
 def at_field(config: BaseModel, path: tuple[str, ...]) -> Any:

@@ -268,8 +268,9 @@ def known_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys.modules["pruners.prune"], "measured_ms", slow_layer(2, 10.0))
     monkeypatch.setattr(
         "pruners.allocation.targets._timed",
-        lambda model, args, kwargs: lambda smaller: (branch_ms(model), branch_ms(smaller)),
+        lambda model, args, kwargs, runtime: lambda smaller: (branch_ms(model), branch_ms(smaller)),
     )
+    monkeypatch.setattr("pruners.allocation.alignment.alignment", lambda *_: 1)
 
 
 @pytest.mark.parametrize("allocation", [name for name, entry in ALLOCATIONS.items() if entry.knapsack])

@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 from estimators import count
+from estimators.latency import OnExample
 from pruners import prune
-from pruners.allocation.targets import OnExample, measured_targets, parse_target, search
+from pruners.allocation.targets import measured_targets, parse_target, search
 from tests.pruners.networks import build
 
 

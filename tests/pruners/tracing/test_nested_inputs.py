@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from estimators.latency import OnExample
 from pruners import PrunableSpace, load, prune
-from pruners.allocation.targets import OnExample
 from pruners.surgery.plan import example_inputs
 
 Pair = namedtuple("Pair", "fine coarse")
