@@ -23,6 +23,7 @@ from nas.pruning import (
     parse_recovery,
     repair_untrained,
 )
+from nas.report import prune_page
 from nas.runtime import as_yaml, command_line, environment, replacing, resolve_device, write_json, write_text
 from nas.training import check_classifies, module_accuracy
 from pruners import PruneResult
@@ -54,8 +55,8 @@ def prune(
             `module:function` that returns them.
         targets: see `pruners.prune`; beside those, `peak_memory_bytes`, `energy_mj` and `bound_ms`.
         data: images for criteria, repair and measurement: what `nas.load_data` takes, or images already loaded.
-        out: folder for `plan.json`, `weights.safetensors`, `summary.json` and, where all of it was given by names, the configuration
-            `prune.yaml`; `pruners.load` reads the model back.
+        out: folder for `plan.json`, `weights.safetensors`, `summary.json`, the page `report.html` and, where all of it was given by
+            names, the configuration `prune.yaml`; `pruners.load` reads the model back.
         progress: told about long steps.
         settings: by keyword:{settings}
 
@@ -136,7 +137,7 @@ def run(
         estimators=estimates(config.targets, config.hardware),
         batches=sample,
         progress=progress,
-        config=config.cut,
+        config=config.cut.model_copy(update={"milliseconds": config.shows_milliseconds}),
     )
     measure("before", model)
     measure("pruned", result.model)
@@ -158,6 +159,7 @@ def run(
         with replacing(folder) as temporary:
             result.save(temporary)
             write_json(temporary / "summary.json", summary)
+            write_text(temporary / "report.html", prune_page(summary))
             if by_names:
                 write_text(temporary / "prune.yaml", as_yaml(config))
     return result, summary

@@ -12,8 +12,9 @@ from nas.cli import terminal
 from nas.cli.options import Json, Trust, refuse_beside, with_settings
 from nas.prune import run
 from nas.pruning import PruneConfig, check_input, example_inputs, load_model, read_prune_config
-from nas.report import percent, si
+from nas.report import milliseconds, percent, si
 from pruners.groups import analyse, dependency_groups, split_inputs
+from pruners.result import RUNTIMES
 from search_spaces.core import keywords, nested, parse
 
 KEYWORDS = keywords(PruneConfig)
@@ -27,7 +28,7 @@ def prune(
     model: Annotated[
         str | None, typer.Argument(help="module:function that returns the model; with --config, only to trust it.")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder for the plan and the smaller weights.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for the plan, the smaller weights and a page.")] = None,
     config: Annotated[
         Path | None, typer.Option(help="Take all settings from this file, such as a pruned model's prune.yaml.")
     ] = None,
@@ -53,6 +54,12 @@ def prune(
     before, after = summary["before"], summary["after"]
     rows = [[name, si(before[name]), si(after[name]), f"{before[name] / after[name]:.2f}x"] for name in before]
     terminal.show_table(["", "before", "after", "less by"], rows, title=f"{asked.model}, as a {result.summary.form}")
+    if summary["milliseconds"]:
+        cells = [
+            [RUNTIMES[runtime], milliseconds(was), milliseconds(now), f"{was / now:.2f}x"]
+            for runtime, (was, now) in summary["milliseconds"].items()
+        ]
+        terminal.show_table(["on this machine", "before", "after", "faster by"], cells)
     if summary["test_accuracy"]:
         cells = [[when, percent(value)] for when, value in summary["test_accuracy"].items()]
         terminal.show_table(["test images", "accuracy"], cells)
@@ -62,6 +69,10 @@ def prune(
         print(f"a graph, as the model's own forward cannot express the smaller shapes: {result.summary.reason}")
     if result.summary.serves:
         print(f"serves {', '.join(f'{name} of {shape}' for name, shape in result.summary.serves.items())}")
+    for setting, chosen in result.summary.chosen.items():
+        print(f"{setting} auto: {chosen}")
+    for note in result.summary.notes:
+        terminal.err.print(note, highlight=False)
     _show_unknown(result.summary.unknown)
     if out is not None:
         print(out)

@@ -1,7 +1,8 @@
-"""Tables, plots and the page of a run."""
+"""Tables, plots and the pages of a run and of a pruning."""
 
-from nas.report.format import front_table, percent, si
+from nas.report.format import front_table, milliseconds, percent, si
 from nas.report.page import searched
+from nas.report.prune_page import prune_page
 from nas.report.write import write_report, write_tables
 
-__all__ = ["front_table", "percent", "searched", "si", "write_report", "write_tables"]
+__all__ = ["front_table", "milliseconds", "percent", "prune_page", "searched", "si", "write_report", "write_tables"]

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import base64
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
@@ -12,6 +11,7 @@ import pandas as pd
 
 from nas.objectives import both_accuracies, gap, kendall, same_order
 from nas.report.format import Table, front_table, percent, si
+from nas.report.html import document, facts, figure, listed, pairs
 from nas.report.point_labels import drawable
 from nas.runtime import names_function
 from nas.scoring import contract
@@ -19,38 +19,6 @@ from nas.strategies import STRATEGIES
 from nas.study import Study, choose
 from search_spaces import SPACES
 
-STYLE = """
-:root { color-scheme: light dark; --ink: #1d2329; --quiet: #59636e; --line: #d9dee3; --paper: #fff; --tint: #f3f6f9; --blue: #1368aa }
-@media (prefers-color-scheme: dark) {
-  :root { --ink: #e4e8ec; --quiet: #9aa5b1; --line: #353d46; --paper: #14181c; --tint: #1e242a; --blue: #6db3ea } }
-* { box-sizing: border-box }
-body { margin: 0 auto; padding: 1.5rem 1rem 3rem; max-width: 60rem; background: var(--paper); color: var(--ink);
-  font: 16px/1.5 system-ui, sans-serif; overflow-wrap: anywhere }
-h1 { font-size: 1.6rem; line-height: 1.2; margin: 0 0 .5rem }
-h2 { font-size: 1.15rem; margin: 2.2rem 0 .6rem }
-p { margin: .5rem 0 }
-.quiet, figcaption, dt { color: var(--quiet); font-size: .9rem }
-.warning { border-left: 4px solid #d98b00; padding: .4rem .8rem; background: var(--tint) }
-.facts { display: flex; flex-wrap: wrap; gap: .8rem; margin: 1.2rem 0 }
-.facts div { flex: 1 1 12rem; background: var(--tint); border-radius: .5rem; padding: .7rem 1rem }
-.facts b { display: block; font-size: 1.5rem; line-height: 1.3; color: var(--blue) }
-.wide { overflow-x: auto; overflow-wrap: normal }
-table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums }
-th, td { padding: .35rem .7rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap }
-th { font-size: .85rem; color: var(--quiet); font-weight: 600 }
-th:first-child, td:first-child { text-align: left }
-th.long, td.long { text-align: left; white-space: normal; overflow-wrap: anywhere; min-width: 14rem }
-.tag { font-size: .75rem; border: 1px solid var(--blue); color: var(--blue); border-radius: 1rem; padding: 0 .5rem; margin-left: .4rem }
-figure { margin: 1.2rem 0 }
-figcaption { margin-top: .4rem }
-img { display: block; width: 100%; min-width: 34rem; max-width: 48rem; height: auto; border-radius: .4rem }
-@media (prefers-color-scheme: dark) { img { filter: invert(.92) hue-rotate(180deg) } }
-pre { background: var(--tint); border-radius: .4rem; padding: .8rem 1rem; overflow-x: auto; overflow-wrap: normal; font-size: .85rem }
-code { font-family: ui-monospace, monospace; font-size: .9em }
-code, .whole { display: inline-block; max-width: 100% }
-dl { display: grid; grid-template-columns: minmax(6rem, max-content) 1fr; gap: .3rem 1.2rem; margin: .5rem 0 }
-dd { margin: 0 }
-"""
 COUNTED = 50_000
 """Descriptions that a page walks over at most to tell how many architectures they are."""
 WORTHWHILE = 0.1
@@ -85,25 +53,17 @@ def render(study: Study, images: Mapping[str, bytes], epochs: int) -> str:
         epochs: how long the supernets were trained.
     """
     ranked, front = study.ranked, study.front
-    heading = escape(title(study))
     parts = [
-        f"<h1>{heading}</h1>",
         _lede(study),
         _unfinished(study, ranked, front, epochs),
         *([_headline(study, ranked, front), _front(study, ranked, front)] if len(front) else []),
-        *(_figure(name, images[name]) for name in CAPTIONS if name in images),
+        *(figure(name, images[name], CAPTIONS[name]) for name in CAPTIONS if name in images),
         _ranking(study, ranked),
         _exports(study),
         _asked(study),
         _made(study.record),
     ]
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{heading}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
-        + "\n".join(part for part in parts if part)
-        + "\n</body>\n</html>\n"
-    )
+    return document(title(study), parts)
 
 
 # --- what came out ---
@@ -147,10 +107,10 @@ def _headline(study: Study, ranked: pd.DataFrame, front: pd.DataFrame) -> str:
             tiles.append((percent(best[column]), f"best accuracy ({where} images), of {name}"))
             break
     table = front_table(choose(study, "knee"), searched(study))
-    facts = ", ".join(f"{cell} {name}" for name, cell in zip(table.columns[1:], table.rows[0][1:], strict=True))
+    told = ", ".join(f"{cell} {name}" for name, cell in zip(table.columns[1:], table.rows[0][1:], strict=True))
     what = "the knee of the front, the balanced pick" if len(front) > 1 else "all of the front"
-    tiles.append((escape(table.rows[0][0]), f"{what}: {escape(facts)}"))
-    return '<div class="facts">' + "".join(f"<div><b>{head}</b>{text}</div>" for head, text in tiles) + "</div>"
+    tiles.append((escape(table.rows[0][0]), f"{what}: {escape(told)}"))
+    return facts(tiles)
 
 
 def _front(study: Study, ranked: pd.DataFrame, front: pd.DataFrame) -> str:
@@ -186,14 +146,6 @@ def _table(table: Table, knee: str, numbers: bool) -> str:
         ]
         lines.append(f"<tr>{''.join(parts)}</tr>")
     return '<div class="wide"><table>' + "\n".join(lines) + "</table></div>"
-
-
-def _figure(name: str, image: bytes) -> str:
-    source = base64.b64encode(image).decode()
-    return (
-        f'<figure><div class="wide"><img alt="{name} plot" src="data:image/png;base64,{source}"></div>'
-        f"<figcaption>{escape(CAPTIONS[name])}</figcaption></figure>"
-    )
 
 
 def _ranking(study: Study, ranked: pd.DataFrame) -> str:
@@ -259,11 +211,11 @@ def _asked(study: Study) -> str:
     training, alone = config.supernets.training, config.alone
     rows: dict[str, Any] = {
         "space": f"{config.space.title}, {_size(study)}",
-        "its options": _pairs(study.record["space"]["options"]),
+        "its options": pairs(study.record["space"]["options"]),
         "data": f"{study.record['data']['name']}, fingerprint {study.record['data']['fingerprint']}",
         "objectives": ", ".join(config.objectives),
         "strategy": config.strategy,
-        "budget": _pairs({name: value for name, value in config.budget.model_dump().items() if value is not None}),
+        "budget": pairs({name: value for name, value in config.budget.model_dump().items() if value is not None}),
     }
     recipe = f"batches of {training.batch_size}, learning rate {training.learning_rate:g}"
     if "accuracy" in config.objectives and contract(study.space).trains:
@@ -275,7 +227,7 @@ def _asked(study: Study) -> str:
         )
     rows["seed"] = config.seed
     every = "<p class='quiet'>Every setting is in <code>run.yaml</code>, which <code>nas search --config</code> runs again.</p>"
-    return f"<h2>What was asked</h2>\n{_list(rows.items())}\n{every}"
+    return f"<h2>What was asked</h2>\n{listed(rows.items())}\n{every}"
 
 
 def _made(record: Mapping[str, Any]) -> str:
@@ -287,18 +239,10 @@ def _made(record: Mapping[str, Any]) -> str:
     rows += [
         ("last started", last["started"]),
         ("commit", last["commit"] or "not from a checkout"),
-        ("hardware", _pairs(last["hardware"])),
-        ("versions", _pairs(last["versions"])),
+        ("hardware", pairs(last["hardware"])),
+        ("versions", pairs(last["versions"])),
     ]
-    return f"<h2>How it was made</h2>\n{_list(rows)}"
-
-
-def _list(rows: Iterable[tuple[str, Any]]) -> str:
-    return "<dl>" + "\n".join(f"<dt>{escape(a)}</dt><dd>{escape(str(b))}</dd>" for a, b in rows if b != "") + "</dl>"
-
-
-def _pairs(values: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in values.items())
+    return f"<h2>How it was made</h2>\n{listed(rows)}"
 
 
 def _and(words: Sequence[str]) -> str:

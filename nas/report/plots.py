@@ -1,12 +1,12 @@
-"""Figures of a search: its front, the training of its supernets, and how well they ranked.
+"""Figures of a search: its front, the training of its supernets, and how well they ranked; and of a pruning: what was cut where.
 
-Every function takes tables of a `Study` and gives a `matplotlib.figure.Figure`; nothing global changes.
+Every function takes tables of a `Study`, or what a summary holds, and gives a `matplotlib.figure.Figure`; nothing global changes.
 """
 
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import matplotlib
@@ -45,6 +45,8 @@ STYLE = {
 }
 SIZE = (7.0, 4.5)
 DPI = 150
+NAMED = 45  # groups that a figure of cuts writes the names of
+LONGEST = 44  # characters of a name
 Points = np.ndarray  # rows of x, y
 
 
@@ -147,6 +149,43 @@ def rank(ranked: pd.DataFrame, *, title: str = "") -> Figure:
             figure.supxlabel(note, fontsize=8, color=DARK)
         figure.suptitle(title, fontsize=10)
         return figure
+
+
+def cuts(groups: Mapping[str, Sequence[int]], *, title: str = "") -> Figure:
+    """What stays of each group of indices, in order: of its width, and in numbers where there is room for names.
+
+    Args:
+        groups: name to indices before and after; at least one.
+        title: of the figure.
+    """
+    with matplotlib.style.context(STYLE, after_reset=True):
+        named = len(groups) <= NAMED
+        figure = Figure(figsize=(SIZE[0], 1.2 + 0.21 * len(groups) if named else SIZE[1]), layout="constrained")
+        axes = figure.add_subplot()
+        places = np.arange(len(groups))
+        shares = 100 * np.array([after / before for before, after in groups.values()])
+        if named:
+            axes.barh(places, 100 - shares, left=shares, color=GREY, height=0.75, alpha=0.55)
+            axes.barh(places, shares, color=BLUE, height=0.75)
+            for place, (before, after) in enumerate(groups.values()):
+                axes.text(101.5, place, f"{after} of {before}", va="center", fontsize=8)
+            axes.set_yticks(places, [shortened(name) for name in groups], fontsize=8)
+            axes.set(xlim=(0, 100), ylim=(len(groups) - 0.4, -0.6), xlabel="indices that stay (%)", title=title)
+            axes.grid(visible=False, axis="y")
+        else:
+            axes.bar(places + 1, 100 - shares, bottom=shares, color=GREY, width=1, alpha=0.55)
+            axes.bar(places + 1, shares, color=BLUE, width=1)
+            axes.set(xlim=(0.5, len(groups) + 0.5), ylim=(0, 100), xlabel="group, in order of the model")
+            axes.set(ylabel="indices that stay (%)", title=title)
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+            axes.grid(visible=False, axis="x")
+        return figure
+
+
+def shortened(name: str) -> str:
+    """A name with its middle left out where it is longer than there is room for."""
+    half = LONGEST // 2
+    return name if len(name) <= LONGEST else f"{name[: half - 1]}…{name[-half:]}"
 
 
 def png(figure: Figure) -> bytes:

@@ -18,6 +18,7 @@ from nas.data.dataset import ImageData
 from nas.pruning.inputs import read_targets
 from nas.pruning.recovery import RECOVERIES, parse_recovery
 from nas.pruning.weights import load_model, read_weights
+from nas.report import prune_page
 from nas.training.accuracy import module_accuracy
 from nas.training.alone import Alone
 from nas.training.config import TrainingConfig
@@ -27,6 +28,7 @@ from tests.commands import run
 
 TARGET = "tests.nas.test_prune:small"
 HALVED = [TARGET, "--input", "1x1x8x8", "--target", "macs=0.5"]
+QUICK = ["--no-milliseconds"]
 RECOVER = [f"{name}:3" if entry.trains else name for name, entry in RECOVERIES.items()]
 
 
@@ -120,6 +122,7 @@ def test_pruned_repaired_measured_and_loaded_again(trained: nn.Module, digits: I
         {"macs": 0.5},
         data=digits,
         recover=RECOVER,
+        milliseconds=False,
         out=tmp_path / "pruned",
     )
     assert summary["after"]["macs"] <= 0.5 * summary["before"]["macs"]
@@ -136,7 +139,7 @@ def test_inputs_come_from_a_function_where_they_are_no_tensor_of_random_numbers(
     inputs = ["--input", "tests.nas.test_prune:tokens"]
     listed = run("groups", "tests.nas.test_prune:Tokens", *inputs, "--json")
     assert {json.loads(line)["name"] for line in listed.stdout.splitlines()} >= {"embed.weight:1", "inner.weight:0"}
-    exact = ["--check-dtype", "float64", "--tolerance", "1e-12"]
+    exact = ["--check-dtype", "float64", "--tolerance", "1e-12", *QUICK]
     pruned = run("prune", "tests.nas.test_prune:Tokens", *inputs, "--target", "params=0.6", *exact, "--json")
     summary = json.loads(pruned.stdout)
     assert summary["after"]["params"] <= 0.6 * summary["before"]["params"] and summary["difference"] < 1e-12
@@ -145,7 +148,7 @@ def test_inputs_come_from_a_function_where_they_are_no_tensor_of_random_numbers(
 def test_the_check_is_as_asked_for() -> None:
     torch.manual_seed(0)
     example, targets = torch.randn(1, 1, 8, 8), {"macs": 0.5}
-    assert prune(small(), example, targets, check=False)[1]["difference"] is None
+    assert prune(small(), example, targets, check=False, milliseconds=False)[1]["difference"] is None
     with pytest.raises(ValueError, match="removing must equal masking to 1e-30"):
         prune(small(), example, targets, tolerance=1e-30)
     with pytest.raises(ValueError, match="`check_dtype` must be a floating-point type, got 'int8'"):
@@ -190,29 +193,35 @@ def test_the_command_prunes_and_says_what_it_did(weights: Path, tmp_path: Path) 
         tmp_path / "out",
     )
     assert done.returncode == 0, done.stderr
-    assert "macs" in done.stdout and "calibrate" in done.stdout and "differs from the masked model" in done.stdout
+    for said in ("macs", "calibrate", "differs from the masked model", "PyTorch", "ONNX Runtime", "round_to auto: "):
+        assert said in done.stdout, said
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
         "plan.json",
         "weights.safetensors",
         "summary.json",
+        "report.html",
         "prune.yaml",
     }
     written = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert written["command"].startswith("nas prune tests.nas.test_prune:small") and written["versions"]["torch"]
-    quiet = run("prune", TARGET, *common, "--target", "params=0.5", "--importance", "l1", "--json")
+    assert (tmp_path / "out" / "report.html").read_text() == prune_page(written)
+    assert set(written["milliseconds"]) == {"eager", "onnxruntime"} and set(written["chosen"]) == {"round_to"}
+    quiet = run("prune", TARGET, *common, "--target", "params=0.5", "--importance", "l1", *QUICK, "--json")
     summary = json.loads(quiet.stdout)
     assert summary["after"]["params"] <= 0.5 * summary["before"]["params"] and summary["test_accuracy"] == {}
+    assert summary["milliseconds"] == summary["chosen"] == {}
 
 
 def test_the_command_says_why_the_result_is_a_graph() -> None:
     options = [f"--option={name}" for name in ("d_model=16", "nhead=2", "dim_feedforward=32", "batch_first=true")]
-    done = run("prune", "torch.nn:TransformerEncoderLayer", *options, "--input", "1x5x16", "--target", "macs=0.6")
+    given = [*options, "--input", "1x5x16", "--target", "macs=0.6", *QUICK]
+    done = run("prune", "torch.nn:TransformerEncoderLayer", *given)
     assert done.returncode == 0, done.stderr
     assert "as a graph" in done.stdout and "forward cannot express the smaller shapes: " in done.stdout
 
 
 def test_the_command_takes_steps_relevance_and_optimal_allocation(weights: Path) -> None:
-    common = ["prune", TARGET, "--input", "1x1x8x8", "--weights", weights, "--data", "digits", "--json"]
+    common = ["prune", TARGET, "--input", "1x1x8x8", "--weights", weights, "--data", "digits", *QUICK, "--json"]
     done = run(
         *common, "--target", "macs=0.5", "--target", "params=0.8", "--importance", "lrp", "--allocation", "optimal",
         "--steps", "2", "--schedule", "linear", "--round-to", "2", "--min-kept", "6", "--max-ratio", "0.6",
@@ -230,7 +239,7 @@ def test_the_command_takes_steps_relevance_and_optimal_allocation(weights: Path)
 def test_the_command_repairs_without_data_on_synthetic_inputs(weights: Path) -> None:
     done = run(
         "prune", TARGET, "--input", "1x1x8x8", "--weights", weights, "--target", "macs=0.5", "--synthetic", "40",
-        "--importance", "obs", "--allocation", "distortion", "--recover", "least-squares,calibrate", "--json",
+        "--importance", "obs", "--allocation", "distortion", "--recover", "least-squares,calibrate", *QUICK, "--json",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "synthetic inputs: 100 done" in done.stderr and "least squares" in done.stderr
@@ -239,16 +248,18 @@ def test_the_command_repairs_without_data_on_synthetic_inputs(weights: Path) -> 
 
 def test_the_command_measures_latency() -> None:
     """To all of the model's latency and more: what this machine measures is not for a test to say."""
-    done = run("prune", TARGET, "--input", "1x1x8x8", "--target", "latency_ms=1000ms", "--target", "macs=0.9", "--json")
+    given = ["--target", "latency_ms=1000ms", "--target", "onnxruntime_ms=1000ms", "--target", "macs=0.9"]
+    done = run("prune", TARGET, "--input", "1x1x8x8", *given, *QUICK, "--json")
     assert done.returncode == 0, done.stderr
     summary = json.loads(done.stdout)
-    assert summary["targets"]["latency_ms"]["asked"] == 1000
-    assert summary["after"]["latency_ms"] == summary["targets"]["latency_ms"]["measured"] > 0
+    for name in ("latency_ms", "onnxruntime_ms"):
+        assert summary["targets"][name]["asked"] == 1000
+        assert summary["after"][name] == summary["targets"][name]["measured"] > 0
 
 
 def test_targets_as_they_are_typed() -> None:
-    typed = {"macs": "0.5", "params": "1e6", "latency_ms": "0.8ms"}
-    assert read_targets(typed) == {"macs": 0.5, "params": 1e6, "latency_ms": "0.8ms"}
+    typed = {"macs": "0.5", "params": "1e6", "latency_ms": "0.8ms", "onnxruntime_ms": "2ms"}
+    assert read_targets(typed) == {"macs": 0.5, "params": 1e6, "latency_ms": "0.8ms", "onnxruntime_ms": "2ms"}
     with pytest.raises(ValueError, match="`targets` must be among .*, bound_ms, got 'flops'"):
         prune(small(), torch.randn(1, 1, 8, 8), {"flops": 0.5})
     for name, amount in (("macs", "5ms"), ("latency_ms", "fast"), ("macs", None)):

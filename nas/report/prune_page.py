@@ -1,0 +1,183 @@
+"""The page of a pruning: what was cut where, what that saved, and how it was made."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from html import escape
+from typing import Any
+
+from nas.report import plots
+from nas.report.format import milliseconds, percent, si
+from nas.report.html import document, facts, figure, listed, pairs, table
+from pruners.result import RUNTIMES
+
+CAPTION = (
+    "Blue stays, grey is gone: a bar for each group of indices that lost any, in order of the model; indices of a group go together "
+    "from all the tensors that they are in."
+)
+FORMS = {
+    "module": "It is a copy of the given module with smaller tensors.",
+    "graph": "It is the rewritten graph of the model, as its own forward cannot express the smaller shapes.",
+}
+
+
+def prune_page(summary: Mapping[str, Any]) -> str:
+    """The page of a pruning, self-contained.
+
+    Args:
+        summary: what `nas.prune` returns and `summary.json` holds; `Summary.to_dict()` of `pruners.prune` does as well.
+    """
+    parts = [
+        _lede(summary),
+        *(f'<p class="warning">{escape(_sentence(note))}</p>' for note in summary.get("notes", ())),
+        _headline(summary),
+        _costs(summary),
+        _milliseconds(summary),
+        _accuracies(summary),
+        _cuts(summary),
+        _section("Blocks left out", summary.get("blocks")),
+        _section("What auto came to", summary.get("chosen")),
+        _section("Repair", summary.get("repair")),
+        _form(summary),
+        _section("Settings", dict(_flat(summary.get("settings", {})))),
+        _made(summary),
+    ]
+    return document(_title(summary), parts)
+
+
+def _title(summary: Mapping[str, Any]) -> str:
+    return f"{summary.get('settings', {}).get('model', 'A model')}, pruned"
+
+
+def _lede(summary: Mapping[str, Any]) -> str:
+    asked = ", ".join(f"{name} of at most {si(found['asked'])}" for name, found in summary.get("targets", {}).items())
+    difference = summary.get("difference")
+    proof = (
+        "Its outputs were not compared with those of the masked model, as the check was off."
+        if difference is None
+        else f"Its outputs differ from those of the full model with the removed indices silenced by {difference:.1e}, relative."
+    )
+    said = f"Asked for: {escape(asked)}. " if asked else ""
+    return f"<p>{said}{proof} {escape(FORMS.get(summary['form'], ''))}</p>"
+
+
+def _headline(summary: Mapping[str, Any]) -> str:
+    before, after = summary["before"], summary["after"]
+    tiles = [
+        (f"{_times(before[name], after[name])}", f"less {name}: {si(after[name])} of {si(before[name])}")
+        for name in ("macs", "params")
+        if before.get(name) and after.get(name)
+    ]
+    for runtime, (was, now) in summary.get("milliseconds", {}).items():
+        title = RUNTIMES.get(runtime, runtime)
+        tiles.append((milliseconds(now), f"in {escape(title)}, {milliseconds(was)} before"))
+    figures = list(summary.get("test_accuracy", {}).items())
+    if len(figures) > 1:
+        tiles.append((percent(figures[-1][1]), f"of test images right, {percent(figures[0][1])} before"))
+    return facts(tiles)
+
+
+def _costs(summary: Mapping[str, Any]) -> str:
+    before, after, targets = summary["before"], summary["after"], summary.get("targets", {})
+    rows = [
+        [
+            name,
+            si(before[name]),
+            si(after[name]),
+            _times(before[name], after[name]),
+            si(targets[name]["asked"]) if name in targets else "",
+        ]
+        for name in before
+    ]
+    return f"<h2>What it costs</h2>\n{table(['', 'before', 'after', 'less by', 'asked for'], rows)}"
+
+
+def _milliseconds(summary: Mapping[str, Any]) -> str:
+    found = summary.get("milliseconds", {})
+    rows = [
+        [RUNTIMES.get(runtime, runtime), milliseconds(was), milliseconds(now), _times(was, now)]
+        for runtime, (was, now) in found.items()
+    ]
+    if not rows:
+        return ""
+    about = "Lower quartiles for the example input on the hardware named below; both models took turns."
+    shown = table(["", "before", "after", "faster by"], rows)
+    return f'<h2>What it takes on this machine</h2>\n{shown}\n<p class="quiet">{about}</p>'
+
+
+def _accuracies(summary: Mapping[str, Any]) -> str:
+    figures = summary.get("test_accuracy", {})
+    if not figures:
+        return ""
+    rows = [[when, percent(value)] for when, value in figures.items()]
+    return f"<h2>Test images right, step by step</h2>\n{table(['after', 'accuracy'], rows)}"
+
+
+def _cuts(summary: Mapping[str, Any]) -> str:
+    groups = summary.get("groups", {})
+    if not groups:
+        return ""
+    drawn = figure("cuts", plots.png(plots.cuts(groups)), CAPTION)
+    rows = [[name, str(before), str(after), percent(after / before)] for name, (before, after) in groups.items()]
+    listing = table(["group", "before", "after", "stays"], rows)
+    return f"<h2>What was cut where</h2>\n{drawn}\n<details><summary>All {len(rows)} groups in numbers</summary>{listing}</details>"
+
+
+def _form(summary: Mapping[str, Any]) -> str:
+    rows: dict[str, Any] = {
+        "why a graph": summary.get("reason") or "",
+        "serves": pairs(summary.get("serves") or {}),
+        "operators without a rule, left alone": pairs(summary.get("unknown") or {}),
+    }
+    if summary.get("configuration") is not None:
+        fits = "describes it" if summary["configuration"] else "cannot express it: save it with PruneResult.save"
+        rows["Hugging Face configuration"] = fits
+    shown = {name: value for name, value in rows.items() if value != ""}
+    return f"<h2>Its form</h2>\n{listed(shown.items())}" if shown else ""
+
+
+def _made(summary: Mapping[str, Any]) -> str:
+    rows = [
+        ("command", summary.get("command", "")),
+        ("commit", summary.get("commit") or ""),
+        ("hardware", pairs(summary.get("hardware", {}))),
+        ("versions", pairs(summary.get("versions", {}))),
+    ]
+    return f"<h2>How it was made</h2>\n{listed(rows)}" if any(value for _, value in rows) else ""
+
+
+def _section(title: str, value: Any) -> str:
+    """A heading with what is there: names with values, or a list; nothing where there is nothing."""
+    if not value:
+        return ""
+    body = (
+        listed((name, _words(inner)) for name, inner in value.items())
+        if isinstance(value, Mapping)
+        else f"<p>{escape(_words(value))}</p>"
+    )
+    return f"<h2>{escape(title)}</h2>\n{body}"
+
+
+def _words(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return pairs({name: _words(inner) for name, inner in value.items()}) or "none"
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return ", ".join(map(_words, value)) or "none"
+    return "none" if value is None else str(value)
+
+
+def _flat(values: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
+    """Settings with the parts that they stand in, as `cut.steps`."""
+    for name, value in values.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flat(value, f"{path}{name}.")
+        else:
+            yield f"{path}{name}", value
+
+
+def _times(before: float, after: float) -> str:
+    return f"{before / after:.2f}x" if after else "–"
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:] + ("" if text.endswith(".") else ".")
