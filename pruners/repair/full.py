@@ -63,11 +63,15 @@ class Full(InStep):
 
     def done(self, wanted: Iterable[str], reads: Iterable[str] = ()) -> None:
         """Let go of what one layer wanted."""
-        for names, counts, values in ((wanted, self.wanted, self.aims), (reads, self.reads, self.read)):
-            for name in names:
-                counts[name] -= 1
-                if not counts[name]:
-                    values.pop(name, None)  # type: ignore[attr-defined]
+        _release(wanted, self.wanted, self.aims)
+        _release(reads, self.reads, self.read)
+
+
+def _release(names: Iterable[str], counts: Counter[str], values: dict[str, Any]) -> None:
+    for name in names:
+        counts[name] -= 1
+        if not counts[name]:
+            values.pop(name, None)
 
 
 def read(node: Node, env: Mapping[Node, Any]) -> dict[str, Any]:

@@ -129,8 +129,10 @@ class Repair(InStep):
 
     def repair(self) -> Repaired:
         """Repair layer by layer."""
-        total = len(self.layers) + len(self.recurrent)
+        total, last = len(self.layers) + len(self.recurrent), last_solved(self.rewritten)
         for node in self.advance():
+            if node.name == last:
+                self._keep_held()
             if node.op == "output":
                 self.results = [tensors_in(value) for value in self.values(node)]
             if node in self.layers or node in self.recurrent:
@@ -139,6 +141,13 @@ class Repair(InStep):
         held, fitted = (sum(errors) for errors in zip(*self.gaps, strict=True)) if self.gaps else (0.0, 0.0)
         named = tuple(f"{name or 'the model'} ({why})" for name, why in self.left_out.items())
         return Repaired(self.solved, named, self.few or held > FAR * fitted)
+
+    def _keep_held(self) -> None:
+        """Go on with the examples held out, by which the outputs are judged."""
+        places = [place for place, lane in enumerate(self.lanes) if lane.held is not False]
+        self.lanes = [self.lanes[place] for place in places]
+        self.keep(places)
+        self.full.keep(places)
 
     def is_closer(self, before: Mapping[str, Tensor]) -> bool:
         """Whether outputs on held-out examples are nearer to the full model's than with the state before; run last."""
@@ -149,10 +158,9 @@ class Repair(InStep):
         self.rewritten.load_state_dict(dict(before))
         errors = [0.0, 0.0]
         for lane, aims, found in zip(self.lanes, self.full.outputs, self.results, strict=True):
-            if lane.held is not False:
-                earlier = outputs(self.rewritten, dict(zip(names, lane.inputs, strict=True)))
-                errors[0] += _apart(earlier, aims)
-                errors[1] += _apart(found, aims)
+            earlier = outputs(self.rewritten, dict(zip(names, lane.inputs, strict=True)))
+            errors[0] += _apart(earlier, aims)
+            errors[1] += _apart(found, aims)
         self.rewritten.load_state_dict(after)
         return errors[1] <= errors[0]
 
@@ -292,6 +300,19 @@ class Repair(InStep):
         self.before(node)
         self.run_all(node)
         return True
+
+
+def last_solved(graph: GraphModel) -> str:
+    """Name of the last operator that needs all examples: a layer with weights of its own, or a batch norm; else the last of all."""
+    sources = [source for node in graph.graph.nodes for source in node.all_input_nodes if is_tensor(source)]
+    uses = Counter(source.target for source in sources)
+    name = ""
+    for node in graph.graph.nodes:
+        layer = reader(node)
+        own = layer is not None and uses[layer.weight.target] == 1
+        if own or (node.op == "output" and not name) or node.target in (*RECURRENT, aten.batch_norm.default):
+            name = node.name
+    return name
 
 
 def _wanted(node: Node, after: Followers) -> list[str]:

@@ -161,6 +161,10 @@ class InStep(Runner):
                 self.env = env
                 env[node] = self.run_node(node)
 
+    def keep(self, places: Sequence[int]) -> None:
+        """Go on with some of the lanes."""
+        self.envs = [self.envs[place] for place in places]
+
     def values(self, node: Node) -> list[Any]:
         """What a node has computed, for each lane."""
         return [env[node] for env in self.envs]
@@ -176,13 +180,15 @@ def outputs(module: GraphModule, inputs: Mapping[str, Any]) -> list[Tensor]:
     return found
 
 
-def most_bytes(module: GraphModule, inputs: Mapping[str, Any]) -> int:
-    """The memory that the values of one lane take at most, without the model's own tensors."""
+def most_bytes(module: GraphModule, inputs: Mapping[str, Any], last: str) -> int:
+    """The memory that the values of one lane take at most up to a node, without the model's own tensors."""
     run, most = InStep(module, [inputs]), 0
     own = {x.untyped_storage().data_ptr() for x in tensors_in(list(inputs.values()))}
-    for _ in run.advance():
+    for node in run.advance():
         stores = {
             x.untyped_storage().data_ptr(): x.untyped_storage().nbytes() for x in tensors_in(list(run.envs[0].values()))
         }
         most = max(most, sum(size for place, size in stores.items() if place not in own))
+        if node.name == last:
+            break
     return most

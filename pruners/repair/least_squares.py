@@ -17,7 +17,7 @@ from torch.utils import _pytree as pytree
 from pruners.groups import uncompiled
 from pruners.operators import is_random, operator, owner, tensors_in
 from pruners.progress import Progress, silent
-from pruners.repair.in_order import NO_BETTER, Repair, Repaired
+from pruners.repair.in_order import NO_BETTER, Repair, Repaired, last_solved
 from pruners.repair.lanes import Lane, fits, lanes, most_bytes
 from pruners.repair.positions import few
 from pruners.surgery import PruningPlan, Removal, find_again, replay, smaller_graph
@@ -91,7 +91,7 @@ def least_squares_(
     rewritten.load_state_dict(smaller.state_dict(), strict=False)
     before = {name: tensor.clone() for name, tensor in rewritten.state_dict().items()}
     with torch.no_grad():
-        found = _lanes(removal, ready, max_bytes)
+        found = _lanes(removal, ready, max_bytes, last_solved(rewritten))
         deadline = math.inf if max_seconds is None else begun + max_seconds
         repair = Repair(removal, rewritten, found, ridges, iterations, max_bytes, deadline, progress)
         repaired = repair.repair()
@@ -156,8 +156,8 @@ def _is_empty(node: Node) -> bool:
     return "empty" in operator(node)
 
 
-def _lanes(removal: Removal, batches: Sequence[Batch], max_bytes: int | None) -> list[Lane]:
-    """As many examples as fit into memory, in pieces.
+def _lanes(removal: Removal, batches: Sequence[Batch], max_bytes: int | None, last: str) -> list[Lane]:
+    """As many examples as fit into memory up to an operator of that name, in pieces.
 
     Raises:
         ValueError: if two do not.
@@ -171,7 +171,7 @@ def _lanes(removal: Removal, batches: Sequence[Batch], max_bytes: int | None) ->
     part = biggest.part(0, few(biggest)) if found.batched else biggest
     (inputs,) = [lane.inputs for lane in lanes([part], found)][:1]
     users = [name for name in found.values() if name not in found.tensors]
-    each = most_bytes(found.graph_module, {**found.values(), **dict(zip(users, inputs, strict=True))})
+    each = most_bytes(found.graph_module, {**found.values(), **dict(zip(users, inputs, strict=True))}, last)
     samples = max((len(inputs[place]) for place in found.free), default=1)
     total = sum(max((len(batch.inputs[place]) for place in found.free), default=1) for batch in batches)
     affordable = int(max_bytes / (3 * max(each / samples, 1)))  # both models, and columns of one layer

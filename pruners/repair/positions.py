@@ -16,7 +16,7 @@ from pruners.tracing import Batch
 
 FEWEST, MOST = 20_000, 100_000  # positions per layer that a solution is based on
 PER_COLUMN = 30
-JUDGED = 20_000  # positions per layer that it is judged by
+JUDGED = 8_000  # positions per layer that it is judged by
 THIN = 4  # where so many positions for one that is used, whole samples are left out first: unfolding takes long
 KEPT = 2**28  # bytes of columns that are kept for several passes; more are computed in each
 

@@ -94,8 +94,8 @@ def is_exact(task: Task) -> bool:
         error = energy = 0.0
         for part in parts():
             error += float(_squares(part, task, (task.old, task.shift)).sum(dtype=torch.float64))
-            energy += float(part.aim.double().square().sum())
-        if error > EXACT * energy:
+            energy += float(_weighed(part, task, part.aim).sum(dtype=torch.float64))
+        if not error <= EXACT * energy:  # no number is not exact
             return False
     return True
 
@@ -180,8 +180,13 @@ def _squares(part: Part, task: Task, weights: tuple[Tensor, Tensor]) -> Tensor:
     aim, now = part.aim, _outputs(part, *weights)
     if task.limits is not None:
         aim, now = aim.clamp(*task.limits), now.clamp(*task.limits)
-    error = aim - now if task.metric is None else task.metric.to(now.dtype) @ (aim - now)
-    return error.square() if part.weight is None else error.square() * part.weight
+    return _weighed(part, task, aim - now)
+
+
+def _weighed(part: Part, task: Task, values: Tensor) -> Tensor:
+    """Squares of values at the outputs, (G, O, P), as they are judged."""
+    squares = (values if task.metric is None else task.metric.to(values.dtype) @ values).square()
+    return squares if part.weight is None else squares * part.weight
 
 
 def _errors(task: Task, parts: Parts, candidates: Sequence[tuple[Tensor, Tensor]]) -> list[float]:

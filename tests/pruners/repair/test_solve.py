@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pruners.repair.solve import Part, Solution, Task, is_exact, solve
+from pruners.repair.solve import Part, Solution, Task, is_exact, is_sure, solve
 
 
 def task(x: Tensor, aim: Tensor, outputs: int = 3, **settings: Any) -> Task:
@@ -119,3 +119,12 @@ def test_limits_let_values_lie_beyond() -> None:
 def test_a_layer_that_computes_its_aim_is_exact() -> None:
     x = torch.randn(1, 4, 30)
     assert is_exact(task(x, torch.zeros(1, 3, 30))) and not is_exact(task(x, torch.ones(1, 3, 30)))
+    assert not is_exact(task(x, torch.full((1, 3, 30), math.nan)))
+    assert not is_exact(task(x, torch.full((1, 3, 30), 1e6), weight=torch.full((30,), 1e-12)))
+
+
+def test_a_gain_must_be_more_than_chance() -> None:
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(50, generator=generator)
+    assert is_sure([noise + 1]) and not is_sure([noise]) and not is_sure([noise - 1])
+    assert not is_sure([]) and not is_sure([torch.ones(1)]) and not is_sure([torch.tensor([1.0, 0.1])])
