@@ -49,7 +49,7 @@ def _without_each(model: GraphModel, sums: Mapping[Node, Block], values: Sequenc
         block = sums.get(node)
         if block is None:
             continue
-        source = node.args[block.side]
+        source: Any = node.args[block.side]
         again = Runner(model)
         again.env = whole.env | {node: whole.env.get(source, whole.env[node])}
         *_, (_, returned) = again.onward(nodes[position:])

@@ -96,5 +96,6 @@ def _token_logits(trace: Trace) -> frozenset[int]:
     place = named.get(LOGITS) if isinstance(named, Mapping) else getattr(named, LOGITS, None)
     if not isinstance(place, int):
         return frozenset()
-    node = trace.returned(next(n for n in trace.nodes if n.op == "output").args[0])[place]
+    returned: Any = next(n for n in trace.nodes if n.op == "output").args[0]
+    node = trace.returned(returned)[place]
     return frozenset([place]) if node.meta["val"].dim() >= 3 else frozenset()

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from estimators import count
-from pruners.allocation.allocate import ALLOCATIONS, Limits, allocate
+from pruners.allocation.allocate import ALLOCATIONS, Limits
 from pruners.allocation.costs import CostModel
 from pruners.allocation.targets import counted_budgets
 from pruners.groups.dependency import dependency_groups, tie_axes
@@ -18,6 +18,7 @@ from pruners.groups.graph import AxisGraph, Group
 from pruners.importance.score import score_groups
 from pruners.surgery.rewrite import Removal, rewrite
 from pruners.tracing.trace import trace
+from tests.pruners.plain import allocate
 
 
 class Plain(nn.Sequential):

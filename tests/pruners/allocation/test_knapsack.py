@@ -12,9 +12,9 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from pruners.allocation.allocate import Limits, allocate
+from pruners.allocation.allocate import Limits
 from pruners.allocation.costs import CostModel
-from pruners.allocation.knapsack import multiple_choice
+from pruners.allocation.knapsack import Choice, multiple_choice
 from pruners.allocation.targets import counted_budgets
 from pruners.groups.dependency import dependency_groups, tie_axes
 from pruners.groups.graph import Group
@@ -22,6 +22,7 @@ from pruners.operators.axes import Axis
 from pruners.tracing.trace import trace
 from tests.pruners.allocation.test_allocate import plain
 from tests.pruners.networks import build
+from tests.pruners.plain import allocate
 
 
 @cache
@@ -43,7 +44,7 @@ def test_the_program_equals_brute_force(items: list[list[tuple[int, float]]], ca
     damages = [np.array([damage for _, damage in item]) for item in items]
     every = [list(picks) for picks in product(*(range(len(item)) for item in items))]
     fits = [picks for picks in every if sum(c[k] for c, k in zip(costs, picks, strict=True)) <= capacity]
-    picked = multiple_choice(costs, damages, capacity)
+    picked = multiple_choice(list(map(Choice, costs, damages)), capacity)
     if not fits:
         assert picked is None
     else:
@@ -56,8 +57,37 @@ def test_the_program_sees_what_greed_does_not() -> None:
     """Removing 3 units of curves (0, 1, 4) and (0, .5, 1.5, 3, 10): 1 and 2, not 0 and 3."""
     curves = [np.array([0.0, 1.0, 4.0]), np.array([0.0, 0.5, 1.5, 3.0, 10.0])]
     costs = [np.arange(len(curve))[::-1] for curve in curves]
-    assert multiple_choice(costs, curves, 6 - 3) == [1, 2]
-    assert multiple_choice(costs, curves, -1) is None
+    choices = list(map(Choice, costs, curves))
+    assert multiple_choice(choices, 6 - 3) == [1, 2]
+    assert multiple_choice(choices, -1) is None
+
+
+@settings(max_examples=200, deadline=None)
+@given(CURVES, CURVES, st.integers(0, 9), st.floats(0, 10), st.integers(0, 25))
+def test_bundles_equal_brute_force(
+    outer: list[list[tuple[int, float]]], inner: list[list[tuple[int, float]]], cost: int, damage: float, capacity: int
+) -> None:
+    """Some decisions fall away together, at a cost and a damage of their own."""
+
+    def choices(items: list[list[tuple[int, float]]]) -> list[Choice]:
+        return [Choice(np.array([c for c, _ in item]), np.array([d for _, d in item])) for item in items]
+
+    def every(items: list[list[tuple[int, float]]]) -> list[tuple[int, float]]:
+        picks = product(*items)
+        return [(sum(c for c, _ in pick), sum(d for _, d in pick)) for pick in picks]
+
+    bundle = Choice(np.array([cost]), np.array([damage]), tuple(choices(inner)))
+    inside = [*every(inner), (cost, damage)]
+    totals = [d + e for c, d in every(outer) for b, e in inside if b + c <= capacity]
+    picked = multiple_choice([*choices(outer), bundle], capacity)
+    if picked is None:
+        assert not totals
+        return
+    *own, last = picked
+    spent = [outer[at][pick] for at, pick in enumerate(own)]
+    spent += [(cost, damage)] if last is None else [inner[at][pick] for at, pick in enumerate(last)]
+    assert sum(c for c, _ in spent) <= capacity
+    assert sum(d for _, d in spent) == pytest.approx(min(totals))
 
 
 class Branches(nn.Module):

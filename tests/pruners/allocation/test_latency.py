@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from estimators import count
-from pruners.allocation.allocate import ALLOCATIONS, Limits, allocate, fewest_kept
+from pruners.allocation.allocate import ALLOCATIONS, Limits, fewest_kept
 from pruners.allocation.costs import CostModel
-from pruners.allocation.knapsack import Program
+from pruners.allocation.knapsack import Item, Program
 from pruners.allocation.latency import OperatorLatency
 from pruners.allocation.targets import Measured, approach
 from pruners.allocation.timing import Alone, Call, measured_ms
@@ -25,7 +25,7 @@ from pruners.operators.axes import Axis
 from pruners.tracing.trace import trace
 from tests.pruners.allocation.test_knapsack import Branches, kept_importance
 from tests.pruners.networks import NETWORKS, build
-from tests.pruners.plain import prune
+from tests.pruners.plain import allocate, prune
 from tests.pruners.test_invariants import random_removal
 
 CPU = torch.device("cpu")
@@ -228,7 +228,8 @@ def test_a_repair_finds_the_next_step_down() -> None:
     damages = {
         group.name: worth * torch.arange(64).double().numpy() for group, worth in zip(free, (1, 1e-3), strict=True)
     }
-    program = Program(free, damages, levels, cost, {"latency_ms": 6.0})
+    items = [Item(group.name, group.axis, group.size) for group in free]
+    program = Program(items, damages, levels, cost, {"latency_ms": 6.0})
     assert program._repaired({group.name: 8 for group in free}) == {free[0].name: 0, free[1].name: 32}
 
 
