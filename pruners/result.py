@@ -34,6 +34,7 @@ class Summary:
             `save_pretrained` and `from_pretrained` give it back; False if none can, so that only `PruneResult.save` saves it.
         reason: why the result is a graph: what the cut copy of the module raised, or that its outputs differ; None for a module.
         serves: of a graph, the shapes that it takes by the name of the input, as "NxL", in numbers and free sizes; None for a module.
+        blocks: names of the residual blocks that are left out; groups inside them are gone, too, and not in `groups`.
     """
 
     before: Mapping[str, float]
@@ -47,6 +48,7 @@ class Summary:
     configuration: bool | None = None
     reason: str | None = None
     serves: Mapping[str, str] | None = None
+    blocks: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""

@@ -53,6 +53,8 @@ def prune(
     before, after = summary["before"], summary["after"]
     rows = [[name, si(before[name]), si(after[name]), f"{before[name] / after[name]:.2f}x"] for name in before]
     terminal.show_table(["", "before", "after", "less by"], rows, title=f"{asked.model}, as a {result.summary.form}")
+    if result.summary.blocks:
+        terminal.show_table(["left out"], [[name] for name in result.summary.blocks])
     if summary["test_accuracy"]:
         cells = [[when, percent(value)] for when, value in summary["test_accuracy"].items()]
         terminal.show_table(["test images", "accuracy"], cells)

@@ -70,7 +70,8 @@ def least_squares_(
             "`model` must take batches of any size, got one traced for a fixed size; recalibrate it instead."
         )
     rewritten = smaller_graph(plan, removal)
-    rewritten.load_state_dict(smaller.state_dict(), strict=False)
+    own = {plan.full_name(name): tensor for name, tensor in smaller.state_dict().items()}
+    rewritten.load_state_dict(own, strict=False)
     given = zip(*(batch.inputs for batch in like_example(batches, removal.graph.trace)), strict=True)
     inputs = [_joined(values, place in removal.graph.trace.free) for place, values in enumerate(given)]
     if not all(values.isfinite().all() for values in inputs if isinstance(values, Tensor)):
@@ -79,7 +80,10 @@ def least_squares_(
     with torch.no_grad():
         for _ in repair.steps(inputs):
             pass
-    smaller.load_state_dict(rewritten.state_dict(), strict=False)
+    repaired = rewritten.state_dict()
+    with torch.no_grad():
+        for name in own.keys() & repaired.keys():
+            own[name].copy_(repaired[name])
     return repair.solved
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import count, islice
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
@@ -16,8 +18,8 @@ from torch import nn
 from pruners.groups import AxisGraph, Group
 from pruners.operators import Axis, operator
 
-VERSION = 4  # 2 knew no inputs in lists, tuples and dicts, 3 no free sizes but the batch
-READABLE = (2, 3, VERSION)
+VERSION = 5  # 2 knew no inputs in lists, tuples and dicts, 3 no free sizes but the batch, 4 no modules without blocks
+READABLE = (2, 3, 4, VERSION)
 LARGEST_INPUT = 2**28  # numbers in a tensor that a plan may ask for
 Index = Annotated[int, Field(ge=0)]
 
@@ -72,6 +74,7 @@ class PruningPlan:
         mended: names of the attributes that change with the sizes, in a module; None for all that could.
         every_size: whether the model was traced with every size of its inputs free, not the batch only.
         least: smallest that a free size of a graph may be, by name; 1 where it is not there.
+        dropped: names of the layers that went from their list in a module; those behind them have other names there.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", strict=True)
@@ -85,7 +88,22 @@ class PruningPlan:
     mended: Sequence[str] | None = None
     every_size: bool = False
     least: Mapping[str, Index] = field(default_factory=dict)
+    dropped: Sequence[str] = ()
     version: int = VERSION
+
+    def full_name(self, name: str) -> str:
+        """What a tensor or module of the smaller model is called in the full one."""
+        gone: defaultdict[str, set[int]] = defaultdict(set)
+        for layer in self.dropped:
+            holder, _, index = layer.rpartition(".")
+            gone[holder].add(int(index))
+        parts: list[str] = []
+        for part in name.split("."):
+            missing = gone.get(".".join(parts), ())
+            parts.append(
+                str(next(islice((i for i in count() if i not in missing), int(part), None))) if missing else part
+            )
+        return ".".join(parts)
 
     def to_json(self) -> str:
         """The plan as JSON text."""
