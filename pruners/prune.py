@@ -172,8 +172,7 @@ def prune(
     surgery = Surgery(model, graph, found, config.tolerance, config.check, config.checked_in)
 
     def built_within(budgets: Mapping[str, float]) -> nn.Module:
-        unchecked = Surgery(model, graph, found, config.tolerance, check=False)
-        return unchecked.cut(*selection.choose(ranking, budgets)).built.model
+        return surgery.build(*selection.choose(ranking, budgets)).model
 
     budgets = dict(asked)
     predicted: dict[str, Reading] = {}
@@ -216,7 +215,7 @@ def prune(
         configuration=configure(proved.model, model, cut.removal),
         reason=cut.built.reason,
         serves=serves(proved.model),
-        blocks=tuple(block.name for block in cut.left_out),
+        blocks=tuple(proved.plan.blocks),
         milliseconds=milliseconds,
         chosen={**chosen, **({"round_to": rounded} if rounded else {}), **repaired},
         notes=(*([note] if note else []), *notes),

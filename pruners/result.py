@@ -40,7 +40,7 @@ class Summary:
             `save_pretrained` and `from_pretrained` give it back; False if none can, so that only `PruneResult.save` saves it.
         reason: why the result is a graph: what the cut copy of the module raised, or that its outputs differ; None for a module.
         serves: of a graph, the shapes that it takes by the name of the input, as "NxL", in numbers and free sizes; None for a module.
-        blocks: names of blocks that are left out.
+        blocks: names of the residual blocks that are left out; groups inside them are gone, too, and not in `groups`.
         milliseconds: runtime, "eager" or "onnxruntime", to the milliseconds of the given and of the smaller model for the example
             inputs on this machine, lower quartiles of runs in turns; empty where they were not asked for.
         chosen: what `auto` stood for, by setting, with the reason.

@@ -121,7 +121,7 @@ class PrunableSpace:
 
     def costs(self, arch: Architecture) -> dict[str, int]:
         """ "macs" on the example inputs, "params" and "weight_bytes" of an architecture, without building it."""
-        gone = unneeded(self.graph.trace, {block.add: block.side for block in self._left_out(arch)})
+        gone = unneeded(self.graph.trace, self._left_out(arch))
         cost = self.cost.without(*gone)
         counts = Removal(self.graph, self._keep(arch)).counts
         return {"macs": cost.macs(counts), "params": cost.params(counts), "weight_bytes": cost.weight_bytes(counts)}
@@ -129,7 +129,7 @@ class PrunableSpace:
     def build(self, arch: Architecture, check: bool = True, every_size: bool = True) -> PruneResult:
         """The smaller model of an architecture, with the weights of the model.
 
-        Where blocks are left out the result is in the form of a graph, else as `prune` says.
+        Its form is as `prune` says, a module also without blocks where the forward can do without them.
 
         Args:
             arch: of `space`.
@@ -152,11 +152,12 @@ class PrunableSpace:
             difference=proved.difference,
             difference_inside=proved.inside,
             form=cut.built.form,
-            groups={g.name: (g.size, cut.removal.counts[g.axis]) for g in self.scores if g.axis in keep},
+            groups={g.name: (g.size, cut.removal.counts[g.axis]) for g in self.scores if g.axis in cut.removal.counts},
             unknown=dict(self.graph.unknown),
             configuration=configure(proved.model, self.model, cut.removal),
             reason=cut.built.reason,
             serves=serves(proved.model),
+            blocks=proved.plan.blocks,
             fixed=proved.fixed,
             form_before=form_of(self.model),
         )

@@ -54,6 +54,8 @@ def prune(
     before, after = summary["before"], summary["after"]
     rows = [[name, si(before[name]), si(after[name]), f"{before[name] / after[name]:.2f}x"] for name in before]
     terminal.show_table(["", "before", "after", "less by"], rows, title=f"{asked.model}, as a {result.summary.form}")
+    if result.summary.blocks:
+        terminal.show_table(["left out"], [[name] for name in result.summary.blocks])
     if words := summary["vocabulary"]:
         saved, share = words["bytes_before"] - words["bytes_after"], percent(words["coverage"])
         print(

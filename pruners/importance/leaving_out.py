@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
-from torch.fx import Node
 
 from pruners.importance.outputs import Measure
 from pruners.progress import Progress
-from pruners.surgery import Block, GraphModel
+from pruners.surgery import Block, GraphModel, passed_on
 from pruners.tracing import Runner
 
 
@@ -29,28 +29,34 @@ def left_out_damages(
     Returns:
         Name of a block to the change per sample.
     """
-    named = {node.name: node for node in model.graph.nodes}
-    sums = {named[block.add.name]: block for block in blocks if block.add.name in named}
     totals: dict[str, float] = dict.fromkeys((block.name for block in blocks), 0.0)
     batches = 0
     with torch.no_grad():
         for batches, values in enumerate(inputs, 1):
             *_, (_, reference) = Runner(model).steps(list(values))
-            for block, returned in _without_each(model, sums, values):
+            for done, (block, returned) in enumerate(_without_each(model, blocks, values), 1):
                 totals[block.name] += measure.change(reference, returned)
-                progress("blocks left out", len(totals) * (batches - 1) + 1, len(totals) * batches)
+                progress("blocks left out", len(totals) * (batches - 1) + done, len(totals) * batches)
     return {name: total / max(batches, 1) for name, total in totals.items()}
 
 
-def _without_each(model: GraphModel, sums: Mapping[Node, Block], values: Sequence[Any]) -> Iterable[tuple[Block, Any]]:
+def _without_each(
+    model: GraphModel, blocks: Sequence[Block], values: Sequence[Any]
+) -> Iterator[tuple[Block, Sequence[Any]]]:
+    """Blocks with what the graph returns without them."""
+    passing: defaultdict[str, list[tuple[Block, str]]] = defaultdict(list)
+    for block in blocks:
+        ((node, source),) = passed_on([block]).items()
+        passing[node.name].append((block, source.name))
+    wanted = {source for found in passing.values() for _, source in found}
+    held: dict[str, Any] = {}
     whole = Runner(model)
     nodes = list(model.graph.nodes)
-    for position, (node, _) in enumerate(whole.steps(list(values)), 1):
-        block = sums.get(node)
-        if block is None:
-            continue
-        source: Any = node.args[block.side]
-        again = Runner(model)
-        again.env = whole.env | {node: whole.env.get(source, whole.env[node])}
-        *_, (_, returned) = again.onward(nodes[position:])
-        yield block, returned
+    for position, (node, value) in enumerate(whole.steps(list(values)), 1):
+        if node.name in wanted:
+            held[node.name] = value
+        for block, source in passing.get(node.name, ()):
+            again = Runner(model)
+            again.env = whole.env | {node: held[source]}
+            *_, (_, returned) = again.onward(nodes[position:])
+            yield block, returned

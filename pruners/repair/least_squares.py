@@ -88,7 +88,8 @@ def least_squares_(
     removal, ready = _traced(model, plan, pytree.tree_map_only(Tensor, lambda x: x.to(here), list(batches)))
     _refuse_random(removal)
     rewritten = smaller_graph(plan, removal)
-    rewritten.load_state_dict(smaller.state_dict(), strict=False)
+    own = {plan.full_name(name): tensor for name, tensor in smaller.state_dict().items()}
+    rewritten.load_state_dict(own, strict=False)
     before = {name: tensor.clone() for name, tensor in rewritten.state_dict().items()}
     with torch.no_grad():
         found = _lanes(removal, ready, max_bytes, last_solved(rewritten))
@@ -101,7 +102,9 @@ def least_squares_(
             return replace(
                 repaired, solved=0, left_out=(*repaired.left_out, f"all other layers ({why})"), more_examples=True
             )
-    smaller.load_state_dict(rewritten.state_dict(), strict=False)
+        now = rewritten.state_dict()
+        for name in own.keys() & now.keys():
+            own[name].copy_(now[name])
     return repaired
 
 

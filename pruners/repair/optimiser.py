@@ -42,7 +42,8 @@ def remap_optimizer(optimizer: Kind, model: nn.Module, result: PruneResult) -> K
     """
     model = uncompiled(model)
     removal = replay(result.plan, model)
-    smaller = dict(result.model.named_parameters(remove_duplicate=False))
+    parameters = result.model.named_parameters(remove_duplicate=False)
+    smaller = {result.plan.full_name(name): (name, parameter) for name, parameter in parameters}
     names = _names(model)
     pairs: dict[Tensor, tuple[str, nn.Parameter]] = {}  # parameter of the model: its name, and what became of it
     for group in optimizer.param_groups:
@@ -54,7 +55,7 @@ def remap_optimizer(optimizer: Kind, model: nn.Module, result: PruneResult) -> K
                 )
             found = next((name for name in names[id(parameter)] if name in smaller), None)
             if found is not None:
-                pairs[parameter] = found, smaller[found]
+                pairs[parameter] = smaller[found]
     new = _made_alike(optimizer, [_group(group, pairs) for group in optimizer.param_groups])
     for parameter, (_, its_part) in pairs.items():
         dims_of = next((name for name in names[id(parameter)] if name in removal.graph.tensors), None)

@@ -1,10 +1,11 @@
 """The cut: a smaller graph or module, and its proof."""
 
 from pruners.groups import Keep
-from pruners.surgery.blocks import Block, around, ignored, inside, removable_blocks, unneeded
+from pruners.surgery.blocks import Block, Bypassed, around, ignored, inside, passed_on, removable_blocks, unneeded
 from pruners.surgery.cut import Proved, Surgery
 from pruners.surgery.every_size import find_again
 from pruners.surgery.huggingface import configure
+from pruners.surgery.layers import LeftOut
 from pruners.surgery.masked import Masked, difference, run_example
 from pruners.surgery.module import Built, build, computed_tensors
 from pruners.surgery.plan import PruningPlan, describe_inputs, fingerprint, form_of, remember, unique_state
@@ -13,8 +14,8 @@ from pruners.surgery.rewrite import GraphModel, Removal, Scaled, rewrite
 from pruners.surgery.served import serves
 
 __all__ = [
-    "Block", "Built", "GraphModel", "Keep", "Masked", "Proved", "PruningPlan", "Removal", "Scaled", "Surgery", "around",
-    "build", "computed_tensors", "configure", "describe_inputs", "difference", "find_again", "fingerprint", "follow",
-    "form_of", "ignored", "inside", "rebuild", "remember", "removable_blocks", "replay", "rewrite", "run_example",
-    "serves", "smaller_graph", "unique_state", "unneeded",
+    "Block", "Built", "Bypassed", "GraphModel", "Keep", "LeftOut", "Masked", "Proved", "PruningPlan", "Removal",
+    "Scaled", "Surgery", "around", "build", "computed_tensors", "configure", "describe_inputs", "difference",
+    "find_again", "fingerprint", "follow", "form_of", "ignored", "inside", "passed_on", "rebuild", "remember",
+    "removable_blocks", "replay", "rewrite", "run_example", "serves", "smaller_graph", "unique_state", "unneeded",
 ]  # fmt: skip

@@ -1,10 +1,11 @@
-"""Residual blocks that can be left out: x + f(x) becomes x."""
+"""Blocks that can be left out: terms of a sum that are computed from another term, as f(x) in x + f(x)."""
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from itertools import takewhile
 from typing import Any
 
@@ -12,22 +13,29 @@ import torch
 from torch.fx import Node
 
 from pruners.groups import AxisGraph, Group
-from pruners.operators import tensors_in
+from pruners.operators import operator, tensors_in
 from pruners.surgery.masked import Masked
 from pruners.surgery.rewrite import GraphModel, Removal
 from pruners.tracing import Trace
 
+aten = torch.ops.aten
+LAYER_NORMS = (aten.layer_norm.default, aten.rms_norm.default)
+MOST = 0.9  # of the numbers of a module are a block's that is called like it
+COPIES = ("alias", "clone", "contiguous", "detach", "dropout", "lift_fresh_copy", "to", "_to_copy")
+Edge = tuple[Node, int]  # a sum, and which of its arguments stays where the other is left out
+
 
 @dataclass(frozen=True)
 class Block:
-    """A branch that is added to its own source, and to nothing else that stays.
+    """A term of a sum that is computed from another term, which stays.
 
     Attributes:
         name: the module that holds its parameters, or the sum's node; with "[i]" where several blocks have that name.
         add: the sum.
-        side: which argument of the sum is the source, 0 or 1.
+        side: which argument of the sum stays, 0 or 1.
         nodes: what nothing needs any more without it: operators, and the placeholders of its tensors.
         tensors: names of those tensors.
+        norm: the norm of the sum that is left out with it, where what remains is normalised already.
     """
 
     name: str
@@ -35,35 +43,68 @@ class Block:
     side: int
     nodes: frozenset[Node]
     tensors: frozenset[str]
+    norm: Node | None = None
 
     @property
     def source(self) -> Node:
         """What remains of the sum."""
-        source = self.add.args[self.side]
-        assert isinstance(source, Node)
-        return source
+        return _argument(self.add, self.side)
+
+    @property
+    def term(self) -> Node:
+        """What is left out of the sum."""
+        return _argument(self.add, 1 - self.side)
 
 
 def removable_blocks(graph: AxisGraph) -> list[Block]:
     """All blocks with a parameter of their own whose removal leaves every shape as it is; outer ones before those inside.
 
-    A block that changes shape (a stride, more channels) is none, as its source does not fit in its place.
+    A block that changes shape (a stride, more channels) is none, as its source does not fit in its place. Of a sum of several, as
+    x + a(x) + m(x), every term but the first is a block, and so are a(x) + m(x) together where they are added first. A multiple of a
+    term counts as that term: x + 0.5 f(x), x + g * f(x), x - f(x). Of norm(x + f(x)), where x is the result of such a norm, x remains:
+    the layers of a model that normalises behind its sums go whole.
     """
+    trace = graph.trace
+    edges = list(_terms_to_lose(graph))
+    only_for = _needed_only_for(trace.nodes, edges)
+    live: defaultdict[str, set[Node]] = defaultdict(set)  # tied weights have several nodes
+    for node in trace.nodes:
+        if node.users and node.name in trace.tensors:
+            live[trace.tensors[node.name]].add(node)
     found = []
-    for add in graph.trace.nodes:
-        side = _source_side(graph, add)
-        if side is not None:
-            nodes, tensors = unneeded(graph.trace, {add: side})
-            if any(isinstance(graph.trace.tensor(name), torch.nn.Parameter) for name in tensors):
-                found.append((_common_module(tensors) or add.name, add, side, nodes, tensors))
-    often = Counter(name for name, *_ in found)
-    seen: Counter[str] = Counter()
-    blocks = []
-    for name, add, side, nodes, tensors in found:
-        suffix = f"[{seen[name]}]" if often[name] > 1 else ""
-        seen[name] += 1
-        blocks.append(Block(name + suffix, add, side, nodes, tensors))
-    return sorted(blocks, key=lambda block: sum(block.add in other.nodes - {other.add} for other in blocks))
+    for (add, side), nodes in zip(edges, only_for, strict=True):
+        norm = _norm(add, side)
+        if norm is not None:
+            nodes |= {add, *(x for x in norm.all_input_nodes if x.op == "placeholder" and len(x.users) == 1)}
+        names = {trace.tensors[node.name] for node in nodes if node.name in trace.tensors}
+        tensors = frozenset(name for name in names if live[name] <= nodes)
+        if any(isinstance(trace.tensor(name), torch.nn.Parameter) for name in tensors):
+            found.append((add, side, nodes, tensors, norm))
+    names = _names(trace, [(add, tensors) for add, _, _, tensors, _ in found])
+    blocks = [Block(name, *rest) for name, rest in zip(names, found, strict=True)]
+    sums = {block.add for block in blocks}
+    around_it = Counter(node for block in blocks for node in block.nodes & sums)
+    return sorted(blocks, key=lambda block: around_it[block.add] - (block.add in block.nodes))
+
+
+def named_blocks(graph: AxisGraph, names: Sequence[str]) -> list[Block]:
+    """The blocks of these names.
+
+    Raises:
+        ValueError: if the model does not have one.
+    """
+    blocks = {block.name: block for block in removable_blocks(graph)} if names else {}
+    missing = [name for name in names if name not in blocks]
+    if missing:
+        raise ValueError(f"a plan must leave out blocks that the model has, got {missing}; it has {list(blocks)}.")
+    return [blocks[name] for name in names]
+
+
+def is_copy(node: Node) -> bool:
+    """Whether an operator returns what it is given, in the same type."""
+    if operator(node).removeprefix("aten.").split(".")[0] not in COPIES:
+        return False
+    return bool(node.meta["val"].dtype == node.all_input_nodes[0].meta["val"].dtype)
 
 
 def around(block: Block, blocks: Sequence[Block]) -> Block | None:
@@ -78,11 +119,35 @@ def inside(group: Group, blocks: Sequence[Block]) -> Block | None:
     return min((b for b in blocks if tensors <= b.tensors), key=lambda block: len(block.nodes), default=None)
 
 
-def unneeded(trace: Trace, sides: Mapping[Node, int]) -> tuple[frozenset[Node], frozenset[str]]:
-    """The nodes, and names of the tensors, that the outputs no longer need when these sums pass on one of their arguments."""
+def passed_on(blocks: Iterable[Block]) -> dict[Node, Node]:
+    """The sums that lose a term, or their norms, to the argument of the sum that they pass on from then on.
+
+    A sum that loses both is a lost term of the sum that it is in.
+    """
+    sides: defaultdict[Node, set[int]] = defaultdict(set)
+    norms = {}
+    for block in blocks:
+        if block.norm is not None:
+            norms[block.norm] = block.source
+        else:
+            sides[block.add].add(block.side)
+    empty = [add for add, stay in sides.items() if len(stay) > 1]
+    for add in empty:
+        (user,) = add.users
+        sides[user].add(1 - user.args.index(add))
+        if len(sides[user]) > 1 and user not in empty:
+            empty.append(user)
+    return norms | {add: _argument(add, next(iter(stay))) for add, stay in sides.items() if add not in empty}
+
+
+def unneeded(trace: Trace, blocks: Iterable[Block]) -> tuple[frozenset[Node], frozenset[str]]:
+    """The nodes, and names of the tensors, that the outputs no longer need without some blocks.
+
+    What two blocks share goes where both go, so this is more than what each of them has for itself.
+    """
     nodes = trace.nodes
-    needed = _needed(nodes, sides)
-    gone = frozenset(_needed(nodes, {}) - needed)
+    needed = needed_nodes(nodes, passed_on(blocks))
+    gone = frozenset(needed_nodes(nodes, {}) - needed)
     left = {
         trace.tensors[node.name] for node in needed if node.name in trace.tensors
     }  # tied weights have several nodes
@@ -92,9 +157,10 @@ def unneeded(trace: Trace, sides: Mapping[Node, int]) -> tuple[frozenset[Node], 
 def bypass(model: GraphModel, blocks: Iterable[Block]) -> None:
     """Take blocks out of a rewritten graph, with their tensors."""
     by_name = {node.name: node for node in model.graph.nodes}
-    for block in blocks:
-        add = by_name[block.add.name]
-        add.replace_all_uses_with(add.args[block.side])
+    sources = {add.name: source.name for add, source in passed_on(blocks).items()}
+    for name in reversed(by_name):  # what a sum passes on may itself be one that is passed by
+        if name in sources:
+            by_name[name].replace_all_uses_with(by_name[sources[name]])
     model.graph.eliminate_dead_code(lambda node: node.op in ("placeholder", "output"))  # attention counts as random
     used = {node.target for node in model.graph.nodes if node.op == "get_attr"}
     for name in [name for name, _ in (*model.named_parameters(), *model.named_buffers()) if name not in used]:
@@ -104,15 +170,33 @@ def bypass(model: GraphModel, blocks: Iterable[Block]) -> None:
 
 
 class Bypassed(Masked):
-    """The masked full graph in which some blocks pass on their source."""
+    """The masked full graph without some blocks: their sums hand on what stays, and what only they need does not run."""
 
     def __init__(self, removal: Removal, blocks: Iterable[Block]) -> None:
         super().__init__(removal)
-        self.sources = {block.add: block.source for block in blocks}
+        self.sources = passed_on(blocks)
+        self.needed = needed_nodes(list(self.graph.nodes), self.sources)
+        if self.sources:
+            self.user_to_last_uses = self._last_uses()
 
     def run_node(self, node: Node) -> Any:
         """Run one operator, or hand on what a bypassed sum gets from its source."""
-        return self.env[self.sources[node]] if node in self.sources else super().run_node(node)
+        if node in self.sources:
+            return self.env[self.sources[node]]
+        if self.sources and node.op == "call_function" and node not in self.needed:
+            return None
+        return super().run_node(node)
+
+    def _last_uses(self) -> dict[Node, list[Node]]:
+        """Nodes to the values that are not needed after them."""
+        last: dict[Node, Node] = {}
+        for node in self.graph.nodes:
+            for source in [self.sources[node]] if node in self.sources else node.all_input_nodes:
+                last[source] = node
+        uses: defaultdict[Node, list[Node]] = defaultdict(list)
+        for source, user in last.items():
+            uses[user].append(source)
+        return uses
 
 
 def bypassed_outputs(removal: Removal, blocks: Iterable[Block]) -> list[torch.Tensor]:
@@ -122,39 +206,181 @@ def bypassed_outputs(removal: Removal, blocks: Iterable[Block]) -> list[torch.Te
     return tensors_in(removal.graph.trace.returned(value))
 
 
-def _needed(nodes: Sequence[Node], sides: Mapping[Node, int]) -> set[Node]:
+def _norm(add: Node, side: int) -> Node | None:
+    """The norm that alone reads a sum whose argument that stays is normalised, too."""
+    norm = next(iter(add.users))
+    source = _argument(add, side)
+    while is_copy(source):
+        source = source.all_input_nodes[0]
+    return norm if len(add.users) == 1 and norm.target in LAYER_NORMS and source.target is norm.target else None
+
+
+def _argument(add: Node, side: int) -> Node:
+    argument = add.args[side]
+    assert isinstance(argument, Node)
+    return argument
+
+
+def needed_nodes(nodes: Sequence[Node], kept: Mapping[Node, Node]) -> set[Node]:
+    """The nodes that the outputs need where some sums pass on one of their arguments."""
     left = [node for node in nodes if node.op == "output"]
     needed: set[Node] = set()
     while left:
         node = left.pop()
         if node not in needed:
             needed.add(node)
-            left += [node.args[sides[node]]] if node in sides else node.all_input_nodes  # type: ignore[list-item]
+            left += [kept[node]] if node in kept else node.all_input_nodes
     return needed
 
 
-def _source_side(graph: AxisGraph, add: Node) -> int | None:
-    """Which argument of a sum the other one is computed from, if all three have one shape."""
-    if add.target is not torch.ops.aten.add.Tensor or add.kwargs:
-        return None
-    operands = add.all_input_nodes
-    if len(operands) != 2 or any(graph.shape(node) != graph.shape(add) for node in operands):
-        return None
-    for side in (0, 1):
-        if add.args[side] in _ancestors(add.args[1 - side]):
-            return side
-    return None
+def _terms_to_lose(graph: AxisGraph) -> list[Edge]:
+    """Sums, and which of their arguments stays where the other is computed from another term of the same sum.
+
+    A sum that only another sum reads is part of that one. Of such parts only the largest can be left out, and single terms.
+    """
+    place = {node: i for i, node in enumerate(graph.trace.nodes)}
+    sums = {node: sides for node in place if (sides := _sides(graph, node))}
+    parts: dict[Node, set[Node]] = {}  # of each sum: the terms that it is made of, and the sums
+    whole: dict[Node, Node] = {}  # of each sum: the last that it is part of
+    for add in sums:
+        operands = add.all_input_nodes
+        parts[add] = {add}.union(*(parts[x] if _joins(x, sums) else {x} for x in operands))
+    for add in reversed(sums):
+        (user,) = add.users if _joins(add, sums) else (add,)
+        whole[add] = whole.get(user, user)
+    found, within = [], set()
+    for add, sides in reversed(sums.items()):
+        for side in sides:
+            term = _argument(add, 1 - side)
+            several = _joins(term, sums)
+            own = parts[term] if several else {term}
+            others = {x for x in parts[whole[add]] - own if not _joins(x, sums) and x is not whole[add]}
+            if not (several and add in within) and _is_computed_from(term, others, place):
+                found.append((add, side))
+                within |= own if several else set()
+    return found[::-1]
 
 
-def _ancestors(node: Any) -> set[Node]:
-    found: set[Node] = set()
-    left = list(node.all_input_nodes)
+def _sides(graph: AxisGraph, node: Node) -> tuple[int, ...]:
+    """Which arguments of a sum of equal shapes can stand for it when the other is zero; none where it is no sum."""
+    if node.target not in (aten.add.Tensor, aten.sub.Tensor):
+        return ()
+    operands = node.all_input_nodes
+    shape, dtype = graph.shape(node), node.meta["val"].dtype
+    if len(operands) != 2 or any(graph.shape(x) != shape or x.meta["val"].dtype != dtype for x in operands):
+        return ()
+    return (0,) if node.kwargs or node.target is aten.sub.Tensor else (1, 0)
+
+
+def _joins(node: Node, sums: Mapping[Node, tuple[int, ...]]) -> bool:
+    """Whether a node is a sum that only another sum reads, so that the two are one."""
+    return len(sums.get(node, ())) == 2 and len(node.users) == 1 and len(sums.get(next(iter(node.users)), ())) == 2
+
+
+def _is_computed_from(node: Node, sources: set[Node], place: Mapping[Node, int]) -> bool:
+    """Whether any of some nodes is among what a node is computed from; nothing before the first of them is looked at."""
+    for source in list(sources):
+        while is_copy(source):
+            source = source.all_input_nodes[0]
+            sources.add(source)
+    first = min(map(place.__getitem__, sources))
+    left, seen = [node], {node}
     while left:
-        ancestor = left.pop()
-        if ancestor not in found:
-            found.add(ancestor)
-            left += ancestor.all_input_nodes
+        for source in left.pop().all_input_nodes:
+            if source in sources:
+                return True
+            if source not in seen and place[source] > first:
+                seen.add(source)
+                left.append(source)
+    return False
+
+
+def _needed_only_for(nodes: Sequence[Node], edges: Sequence[Edge]) -> list[frozenset[Node]]:
+    """For each sum and the argument that stays, the nodes from which every way to the outputs leads through the other argument.
+
+    These are what the edge between the two dominates, seen from the outputs. One walk back through the graph gives each node the
+    nearest node or edge that all its ways lead through.
+    """
+    through = {(_argument(add, 1 - side), add): (add, side) for add, side in edges}
+    leading = defaultdict(list)
+    for edge in edges:
+        leading[edge[0]].append(edge)
+    up: dict[Node | Edge, Node | Edge] = {}
+    depth: dict[Node | Edge, int] = {}
+    inner: defaultdict[Node | Edge, list[Node | Edge]] = defaultdict(list)
+
+    def put(point: Node | Edge, above: Node | Edge) -> None:
+        up[point], depth[point] = above, depth[above] + 1
+        inner[above].append(point)
+
+    def meet(a: Node | Edge, b: Node | Edge) -> Node | Edge:
+        while a != b:
+            if depth[a] >= depth[b]:
+                a = up[a]
+            else:
+                b = up[b]
+        return a
+
+    for node in reversed(nodes):
+        users = [through.get((node, user), user) for user in node.users if user in depth]
+        if node.op == "output":
+            depth[node] = 0
+        elif users:
+            put(node, reduce(meet, users))
+            for edge in leading[node]:
+                put(edge, node)
+    found = []
+    for edge in edges:
+        left, gone = [*inner[edge]], set()
+        while left:
+            point = left.pop()
+            left += inner[point]
+            if isinstance(point, Node):
+                gone.add(point)
+        found.append(frozenset(gone))
     return found
+
+
+def _names(trace: Trace, found: Sequence[tuple[Node, frozenset[str]]]) -> list[str]:
+    """A name for each sum that loses these tensors: the innermost module that holds all of their parameters.
+
+    Where much of that module is of others, it is the part of it with most of the numbers. Blocks of one name are counted.
+    """
+    every = {trace.tensors[node.name] for node in trace.nodes if node.users and node.name in trace.tensors}
+    held: Counter[str] = Counter()  # numbers in the parameters of each module
+    for tensor in every:
+        for module in _around(tensor):
+            held[module] += _numbers(trace, tensor)
+    names = []
+    for add, tensors in found:
+        numbers = {tensor: _numbers(trace, tensor) for tensor in sorted(tensors) if _numbers(trace, tensor)}
+        name = _common_module(numbers)
+        if name and sum(numbers.values()) < MOST * held[name]:
+            parts: Counter[str] = Counter()
+            for tensor, n in numbers.items():
+                part = ".".join(tensor.split(".")[: name.count(".") + 2])
+                parts[part] += n if part != tensor else 0
+            (part, n), *_ = parts.most_common(1)
+            name = part if n else name
+        names.append(name or add.name)
+    often, seen = Counter(names), Counter[str]()
+    for i, name in enumerate(names):
+        if often[name] > 1:
+            names[i] = f"{name}[{seen[name]}]"
+            seen[name] += 1
+    return names
+
+
+def _numbers(trace: Trace, tensor: str) -> int:
+    """Of a parameter; 0 for what is none."""
+    found = trace.tensor(tensor)
+    return found.numel() if isinstance(found, torch.nn.Parameter) else 0
+
+
+def _around(tensor: str) -> list[str]:
+    """The names of all modules that a tensor is in."""
+    parts = tensor.split(".")
+    return [".".join(parts[:i]) for i in range(1, len(parts))]
 
 
 def _common_module(tensors: Iterable[str]) -> str:

@@ -11,8 +11,9 @@ from torch import nn
 
 from pruners.groups import AxisGraph, Group
 from pruners.operators import Axis
-from pruners.surgery.blocks import Block, Bypassed, bypass, bypassed_outputs
+from pruners.surgery.blocks import Block, Bypassed, bypassed_outputs, unneeded
 from pruners.surgery.every_size import serve_sizes
+from pruners.surgery.layers import build_without
 from pruners.surgery.masked import Comparison, needs_copies
 from pruners.surgery.module import Built, build
 from pruners.surgery.plan import PruningPlan, make_plan, remember, remembered
@@ -27,7 +28,7 @@ class Cut(NamedTuple):
 
     Attributes:
         removal: what stays.
-        left_out: blocks that pass on their source.
+        left_out: blocks that are left out.
         built: the smaller model.
         comparison: what the masked full model returned; None if nothing is checked, or in another type.
     """
@@ -77,12 +78,12 @@ class Surgery:
 
         Args:
             keep: what stays of each elementary axis.
-            left_out: blocks that go as a whole; then the result is a graph.
+            left_out: blocks that go as a whole; what `keep` says of indices inside them means nothing.
 
         Raises:
             ValueError: if the trace is not the model, or removing does not equal masking.
         """
-        removal = Removal(self.graph, keep)
+        removal = self.removal(keep, left_out)
         if needs_copies(removal):
             self.graph.trace = self.graph.trace.enlarged()
         rewritten = rewrite(removal)
@@ -95,10 +96,23 @@ class Surgery:
             if built.form == "graph" and earlier is not None and earlier.form == "module":
                 built = built._replace(reason=f"{built.reason}; {WAS_A_MODULE}")
             return Cut(removal, (), built, comparison)
-        bypass(rewritten, left_out)
+        built = build_without(removal, self.model, rewritten, left_out, self.tolerance)
         if comparison is not None:
             comparison = replace(comparison, reference=tuple(bypassed_outputs(removal, left_out)))
-        return Cut(removal, left_out, Built(rewritten, "graph", reason="blocks are left out"), comparison)
+        return Cut(removal, left_out, built, comparison)
+
+    def build(self, keep: Mapping[Axis, torch.Tensor], left_out: Sequence[Block] = ()) -> Built:
+        """Build the smaller model without verifying anything; arguments as of `cut`."""
+        removal = self.removal(keep, left_out)
+        if not left_out:
+            return build(removal, self.model, rewrite(removal), self.tolerance)
+        return build_without(removal, self.model, rewrite(removal), left_out, self.tolerance)
+
+    def removal(self, keep: Mapping[Axis, torch.Tensor], left_out: Sequence[Block] = ()) -> Removal:
+        """What stays of the axes that are not wholly inside blocks that are left out."""
+        _, gone = unneeded(self.graph.trace, left_out)
+        inside = {group.axis for group in self.groups if gone.issuperset(member.tensor for member in group.members)}
+        return Removal(self.graph, {axis: kept for axis, kept in keep.items() if axis not in inside})
 
     def prove(self, cut: Cut, every_size: bool = True) -> Proved:
         """Let a graph serve what the model does, and prove that the smaller model returns what the masked one does.
@@ -115,7 +129,8 @@ class Surgery:
         plan = make_plan(self.graph, self.groups, removal.keep, built.form, built.mended)
         earlier = remembered(self.model)
         before = () if earlier is None else earlier.chain
-        plan = replace(plan, blocks=tuple(block.name for block in cut.left_out), before=before)
+        left_out = tuple(block.name for block in cut.left_out)
+        plan = replace(plan, blocks=left_out, dropped=built.dropped, before=before)
         smaller, fixed = built.model, None
         if built.form == "graph" and isinstance(smaller, GraphModel):
             served = serve_sizes(removal, smaller, plan, self.model, self.tolerance, self.check, every_size)

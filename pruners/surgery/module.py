@@ -32,12 +32,14 @@ class Built(NamedTuple):
         form: which of two things it is.
         mended: names of the attributes that were changed for it, as "blocks.0.heads".
         reason: of a graph, why the module's forward cannot express the smaller shapes: its error, or that its outputs differ.
+        dropped: names of the layers that went from their list, so that those behind them have other names.
     """
 
     model: nn.Module
     form: Form
     mended: tuple[str, ...] = ()
     reason: str | None = None
+    dropped: tuple[str, ...] = ()
 
 
 def build(removal: Removal, model: nn.Module, graph_model: GraphModel, tolerance: float) -> Built:

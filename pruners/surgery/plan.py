@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from itertools import count, islice
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
@@ -17,7 +19,7 @@ from torch.fx import GraphModule
 from pruners.groups import AxisGraph, Group
 from pruners.operators import Axis, operator
 
-VERSION = 5  # 2 knew no inputs in lists, tuples and dicts, 3 no free sizes but the batch, 4 no plans before it
+VERSION = 5  # 2 knew no inputs in lists, tuples and dicts, 3 no free sizes but the batch, 4 no plans before it and no dropped layers
 READABLE = (2, 3, 4, VERSION)
 LARGEST_INPUT = 2**28  # numbers in a tensor that a plan may ask for
 Index = Annotated[int, Field(ge=0)]
@@ -75,6 +77,7 @@ class PruningPlan:
         every_size: whether the model was traced with every size of its inputs free, not the batch only.
         least: smallest that a free size of a graph may be, by name; 1 where it is not there.
         before: plans that made the model of the original, the first one first, each without any before it.
+        dropped: names of the layers that went from their list in a module; those behind them have other names there.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", strict=True)
@@ -88,6 +91,7 @@ class PruningPlan:
     mended: Sequence[str] | None = None
     every_size: bool = False
     least: Mapping[str, Index] = field(default_factory=dict)
+    dropped: Sequence[str] = ()
     version: int = VERSION
     before: Sequence[PruningPlan] = ()
 
@@ -95,6 +99,20 @@ class PruningPlan:
     def chain(self) -> tuple[PruningPlan, ...]:
         """The plans from the original model to the smaller one, this one last, each without any before it."""
         return tuple(replace(step, before=()) for step in (*self.before, self))
+
+    def full_name(self, name: str) -> str:
+        """What a tensor or module of the smaller model is called in the full one."""
+        gone: defaultdict[str, set[int]] = defaultdict(set)
+        for layer in self.dropped:
+            holder, _, index = layer.rpartition(".")
+            gone[holder].add(int(index))
+        parts: list[str] = []
+        for part in name.split("."):
+            missing = gone.get(".".join(parts), ())
+            parts.append(
+                str(next(islice((i for i in count() if i not in missing), int(part), None))) if missing else part
+            )
+        return ".".join(parts)
 
     def to_json(self) -> str:
         """The plan as JSON text."""

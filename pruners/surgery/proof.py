@@ -18,6 +18,7 @@ from torch.utils import _pytree as pytree
 from pruners.errors import fitting
 from pruners.groups import AxisGraph, Group, dependency_groups, tie_axes
 from pruners.operators import NothingChosen, is_random, operator, routing, seeded, tensors_in
+from pruners.surgery.blocks import Bypassed, bypassed_outputs, named_blocks
 from pruners.surgery.masked import Comparison, Masked, compare, difference, needs_copies, run_example, run_traced
 from pruners.surgery.module import computed_tensors
 from pruners.surgery.plan import PruningPlan, fingerprint, kept_by
@@ -125,8 +126,11 @@ def prove_in(
     if needs_copies(removal):
         again.trace = again.trace.enlarged()
     comparison = verify(removal, rewrite(removal), found, wide, tolerance)
+    blocks = named_blocks(again, plan.blocks)
+    if blocks:
+        comparison = replace(comparison, reference=tuple(bypassed_outputs(removal, blocks)))
     try:
-        return prove(_copy_in(dtype, smaller), Masked(removal), comparison, tolerance), comparison.inside
+        return prove(_copy_in(dtype, smaller), Bypassed(removal, blocks), comparison, tolerance), comparison.inside
     except RuntimeError as error:
         raise ValueError(
             f"the check in {dtype} needs a result that runs in it, got: {first_line(error)}; leave `check_dtype` out (a graph keeps "

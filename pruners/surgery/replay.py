@@ -9,8 +9,9 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from pruners.groups import dependency_groups, tie_axes, uncompiled
-from pruners.surgery.blocks import Block, bypass, removable_blocks
+from pruners.surgery.blocks import Block, bypass, named_blocks
 from pruners.surgery.huggingface import configure
+from pruners.surgery.layers import leave_out
 from pruners.surgery.module import attribute_changes, cut_module
 from pruners.surgery.plan import OtherModel, PruningPlan, example_inputs, kept_by
 from pruners.surgery.rewrite import GraphModel, Removal, rewrite
@@ -84,13 +85,7 @@ def left_out(plan: PruningPlan, removal: Removal) -> list[Block]:
     Raises:
         ValueError: if the plan names a block that the model does not have.
     """
-    if not plan.blocks:
-        return []
-    blocks = {block.name: block for block in removable_blocks(removal.graph)}
-    missing = [name for name in plan.blocks if name not in blocks]
-    if missing:
-        raise ValueError(f"a plan must leave out blocks that the model has, got {missing}; it has {list(blocks)}.")
-    return [blocks[name] for name in plan.blocks]
+    return named_blocks(removal.graph, plan.blocks)
 
 
 def rebuild(plan: PruningPlan, removal: Removal, model: nn.Module) -> nn.Module:
@@ -104,4 +99,7 @@ def rebuild(plan: PruningPlan, removal: Removal, model: nn.Module) -> nn.Module:
         return graph_model
     changes = attribute_changes(removal, model)
     mended = {name: new for name, new in changes.items() if plan.mended is None or name in plan.mended}
-    return cut_module(removal, model, graph_model, mended)
+    module = cut_module(removal, model, graph_model, mended)
+    if plan.blocks:
+        module, _ = leave_out(module, removal, left_out(plan, removal), plan.dropped)
+    return module
