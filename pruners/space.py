@@ -157,7 +157,7 @@ class PrunableSpace:
             configuration=configure(proved.model, self.model, cut.removal),
             reason=cut.built.reason,
             serves=serves(proved.model),
-            blocks=proved.plan.blocks,
+            blocks=tuple(proved.plan.blocks),
             fixed=proved.fixed,
             form_before=form_of(self.model),
         )

@@ -46,8 +46,8 @@ def _without_each(
     """Blocks with what the graph returns without them."""
     passing: defaultdict[str, list[tuple[Block, str]]] = defaultdict(list)
     for block in blocks:
-        ((node, source),) = passed_on([block]).items()
-        passing[node.name].append((block, source.name))
+        ((add, source),) = passed_on([block]).items()
+        passing[add.name].append((block, source.name))
     wanted = {source for found in passing.values() for _, source in found}
     held: dict[str, Any] = {}
     whole = Runner(model)
@@ -55,8 +55,8 @@ def _without_each(
     for position, (node, value) in enumerate(whole.steps(list(values)), 1):
         if node.name in wanted:
             held[node.name] = value
-        for block, source in passing.get(node.name, ()):
+        for block, name in passing.get(node.name, ()):
             again = Runner(model)
-            again.env = whole.env | {node: held[source]}
+            again.env = whole.env | {node: held[name]}
             *_, (_, returned) = again.onward(nodes[position:])
             yield block, returned

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import NamedTuple
 
@@ -104,7 +104,8 @@ def solve(task: Task, ridges: Sequence[float], iterations: int) -> Solution | No
     """Minimise |aim - other - W x - b|² + r |(W - W_old) D|², D being the deviation of the columns, b free.
 
     The ridge r is the one with the lowest error on what is held out; the shift alone is tried, too. Aims behind limits are
-    then moved to the nearest values allowed, and solved for again, as long as that lowers the error.
+    then moved to the nearest values allowed, and solved for again, as long as that lowers the error. What is judged to be worth it
+    is solved once more in the same way, on all positions.
 
     Args:
         task: the layer.
@@ -124,6 +125,7 @@ def solve(task: Task, ridges: Sequence[float], iterations: int) -> Solution | No
     before, *errors = _errors(task, task.held, [old, *candidates.values()])
     best, after = min(zip(candidates, errors, strict=True), key=lambda pair: pair[1])
     new = now = candidates[best]
+    again = 0
     for _ in range(iterations if task.limits is not None else 0):
         cross = system.cross(partial(_moved_residual, task=task, now=now))
         change = system.change(cross, best)
@@ -133,10 +135,27 @@ def solve(task: Task, ridges: Sequence[float], iterations: int) -> Solution | No
         (error,) = _errors(task, task.held, [now])
         if not error < after:
             break
-        new, after = now, error
+        new, after, again = now, error, again + 1
     (fitted,) = _errors(task, task.fit, [new])
     gains = [(_squares(part, task, old) - _squares(part, task, new)).sum((0, 1)) for part in task.held()]
-    return Solution(*new, before, after, fitted, is_sure(gains))
+    sure = is_sure(gains)
+    return Solution(*((sure and _on_all(task, best, again)) or new), before, after, fitted, sure)
+
+
+def _on_all(task: Task, ridge: float, iterations: int) -> tuple[Tensor, Tensor] | None:
+    """Weights and shift solved on all positions, those held out too; None if there are none."""
+    every = replace(task, fit=lambda: (*task.fit(), *task.held()))
+    system = (_Dual if task.dual else _Primal)(every)
+    now = (task.old, task.shift)
+    for moved in range(iterations + 1):
+        aims = (
+            partial(_moved_residual, task=every, now=now) if moved else (lambda part: _residual(part, every, part.aim))
+        )
+        change = system.change(system.cross(aims), ridge)
+        if change is None:
+            return None
+        now = _applied(every, change)
+    return now
 
 
 def is_sure(gains: Sequence[Tensor]) -> bool:

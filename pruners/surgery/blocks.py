@@ -76,8 +76,8 @@ def removable_blocks(graph: AxisGraph) -> list[Block]:
         norm = _norm(add, side)
         if norm is not None:
             nodes |= {add, *(x for x in norm.all_input_nodes if x.op == "placeholder" and len(x.users) == 1)}
-        names = {trace.tensors[node.name] for node in nodes if node.name in trace.tensors}
-        tensors = frozenset(name for name in names if live[name] <= nodes)
+        held = {trace.tensors[node.name] for node in nodes if node.name in trace.tensors}
+        tensors = frozenset(name for name in held if live[name] <= nodes)
         if any(isinstance(trace.tensor(name), torch.nn.Parameter) for name in tensors):
             found.append((add, side, nodes, tensors, norm))
     names = _names(trace, [(add, tensors) for add, _, _, tensors, _ in found])

@@ -223,7 +223,8 @@ def _seen(name: str, may_pass: bool, calls: dict[str, Any]) -> Callable[..., Non
     """A hook that notes what stands for a module's result."""
 
     def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        given: dict[Place, Any] = {**dict(enumerate(args)), **kwargs}
+        given: dict[Place, Any] = dict(enumerate(args))
+        given.update(kwargs)
         several = isinstance(output, (tuple, list))
         results = list(output) if several else [output]
         main = next((i for i, x in enumerate(results) if isinstance(x, Tensor)), None)
