@@ -70,7 +70,7 @@ def score_groups(
     Raises:
         ValueError: if data are missing, or a score is not finite.
     """
-    importance = importance or Importance()
+    importance = (importance or Importance()).by_name(batches is not None)
     importance.check_data(batches is not None)
     entry = criterion_entry(importance.criterion)
     base = Removal(graph, keep or {})
