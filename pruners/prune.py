@@ -153,6 +153,8 @@ def prune(
     aims = measured_targets(targets, estimators or {}, model, args, kwargs, graph.trace.written)
     config, data, chosen = choose(config, model, args, kwargs, data, progress)
     deep = {Axis(1): block for block in blocks} if _may_leave_out(config, asked, cost, aims, model) else {}
+    if not deep:
+        refuse_nothing(found, free)
     cost = cost.with_blocks(deep)
     check_reachable(free, cost, asked, limits, deep)
     if predicts_latency(targets, estimators or {}, config.allocation, graph.trace):

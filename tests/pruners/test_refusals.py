@@ -24,12 +24,12 @@ class Idle(nn.Module):
     [
         ({"importance": "taylor"}, r"`importance='taylor'` needs `batches`, .*; without data take one of l1, l2, lamp"),
         ({"importance": "obs", "allocation": "optimal"}, "`importance='obs'` needs `batches`"),
-        ({"importance": "magic"}, "`importance` must be one of l1, .* got 'magic'"),
-        ({"importance": None}, "`importance` must be one of l1, .* got None"),
+        ({"importance": "magic"}, "`importance` must be one of auto, l1, .* got 'magic'"),
+        ({"importance": None}, "`importance` must be one of auto, l1, .* got None"),
         ({"aggregate": "median"}, "`aggregate` must be one of sum, mean, max, got 'median'"),
         ({"aggregate": sum}, "`aggregate` must be one of sum, mean, max, got <built-in"),
         ({"normalise": "std"}, "`normalise` must be one of mean, max, sum, none, None, got 'std'"),
-        ({"allocation": "best"}, "`allocation` must be one of uniform, .*, got 'best'"),
+        ({"allocation": "best"}, "`allocation` must be one of auto, uniform, .*, got 'best'"),
         ({"allocation": "distortion"}, r"needs `batches`, .*; without data take one of uniform, global, isomorphic, optimal"),
         ({"targets": 0.5}, r"`targets` must be a mapping from macs, .* got 0.5; write {'macs': 0.5}"),
         ({"targets": {"macs": None}}, r"`targets\['macs'\]` must be positive, got None"),
@@ -122,7 +122,7 @@ def test_dropout_left_on_is_cut_and_not_fitted(importance: str) -> None:
     result = prune(model, torch.randn(2, 3), {"macs": 0.5}, importance=importance, batches=batches)
     assert result.summary.difference < 1e-5
     with pytest.raises(
-        ValueError, match="must return the same for the same inputs, got random .* aten.dropout.default of module ''"
+        ValueError, match="must compute the same from the same batch, got aten.dropout.default of module ''"
     ):
         least_squares_(result.model, model, result.plan, batches)
 
@@ -142,5 +142,4 @@ def test_batches_whose_sizes_vary() -> None:
             prune(model, x, {"macs": 0.5}, importance=importance, batches=[batch(4, 9), batch(4, 12)])
     result = prune(model, x, {"macs": 0.5}, importance="taylor", batches=[batch(4, 9), batch(4, 12)])
     least_squares_(result.model, model, result.plan, [batch(16, 9), batch(3, 9)])
-    with pytest.raises(ValueError, match="got 4x1x12"):
-        least_squares_(result.model, model, result.plan, [batch(4, 9), batch(4, 12)])
+    least_squares_(result.model, model, result.plan, [batch(4, 9), batch(4, 12)])  # a graph that serves every length runs on them
