@@ -54,6 +54,7 @@ def measure(
         "importance": "obs",
         "allocation": "optimal",
         "batches": sample,
+        "recover": "none",
         "round_to": round_to,
         "seed": seed,
     }

@@ -78,7 +78,16 @@ def measure(model: str, runtime: str, round_to: int, target: float) -> dict[str,
     full, x = make_model(model), torch.randn(1, 3, 224, 224)
     own: dict[str, Callable[..., float]] = {"latency_ms": onnxruntime_ms} if runtime == "onnxruntime" else {}
     started = time.perf_counter()
-    result = prune(full, x, {"latency_ms": target}, estimators=own, allocation="uniform", round_to=round_to)
+    result = prune(
+        full,
+        x,
+        {"latency_ms": target},
+        estimators=own,
+        importance="l2",
+        allocation="uniform",
+        recover="none",
+        round_to=round_to,
+    )
     seconds = time.perf_counter() - started
     report = result.summary.targets["latency_ms"]
     both = {"before": full, "after": result.model}

@@ -65,13 +65,12 @@ ONNX = "onnxruntime_ms"
 def defaults(
     model: nn.Module, example: Any, target: dict[str, float], batches: Sequence[Any], seed: int
 ) -> PruneResult:
-    """What a user gets who gives a target and unlabelled examples: the one place to change when the defaults do."""
-    result = prune(model, example, target, estimators=own(target), batches=batches, seed=seed)
-    return repaired(result, model, batches)
+    """What a user gets who gives a target and unlabelled examples."""
+    return prune(model, example, target, estimators=own(target), batches=batches, seed=seed)
 
 
 def repaired(result: PruneResult, model: nn.Module, batches: Sequence[Any]) -> PruneResult:
-    """The repair that defaults and controls have alike."""
+    """The repair of controls: batch statistics, then least squares as the defaults have them."""
     recalibrate_(result.model, batches)
     least_squares_(result.model, model, result.plan, batches)
     return result
@@ -90,6 +89,7 @@ def by_importance(importance: str) -> Callable[..., PruneResult]:
             estimators=own(target),
             importance=importance,
             allocation="uniform",
+            recover="none",
             batches=batches,
             seed=seed,
         )

@@ -170,7 +170,7 @@ def measure(
         importance, allocation = OURS[method]
         result = prune(
             model, sample[0][:2], {"macs": 1 / speedup}, importance=importance, allocation=allocation, batches=seen, seed=seed,
-            steps=STEPS.get(method, 1), ignore=shared_channels(model, sample[0][:2]) if channels == "inner" else [], max_ratio=0.95,
+            recover="none", depth=False, steps=STEPS.get(method, 1), ignore=shared_channels(model, sample[0][:2]) if channels == "inner" else [], max_ratio=0.95,
         )  # fmt: skip
         smaller, row["form"] = result.model, result.summary.form
     else:

@@ -63,9 +63,8 @@ def choose(
                 why["batches"] = (
                     f"{number} synthetic inputs, made from the statistics of batch norms, as no data were given"
                 )
-        criterion = "l2" if batches is None else "curvature"
         why["importance"] = f"l2: {COST}" if batches is None else "curvature: from unlabelled examples"
-        importance = importance.model_copy(update={"criterion": criterion})
+        importance = importance.by_name(batches is not None)
     if allocation == AUTO:
         of_outputs = criterion_entry(importance.criterion).of_outputs
         allocation = "optimal" if of_outputs else "global"

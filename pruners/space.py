@@ -21,7 +21,7 @@ from pruners.groups import (
     split_inputs,
     uncompiled,
 )
-from pruners.importance import AUTO, Importance, Loss
+from pruners.importance import Importance, Loss
 from pruners.operators import Axis
 from pruners.progress import Progress, silent
 from pruners.result import PruneResult, Summary, count
@@ -98,8 +98,7 @@ class PrunableSpace:
         self.blocks = {block.name: block for block in blocks if config.depth and not ignored(block, ignore)}
         self.cost = CostModel(self.graph, model)
         data: Any = batches if batches is None or isinstance(batches, Sized) else list(batches)
-        given = config.importance.criterion
-        criterion = ("l2" if data is None else "curvature") if given == AUTO else given
+        criterion = config.importance.by_name(data is not None).criterion
         importance = Importance(criterion=criterion, normalise="none")
         evidence = Evidence(data, loss, config.seed)
         selection = Selection(self.graph, free, model, self.cost, importance, "global", Limits(), evidence, progress)

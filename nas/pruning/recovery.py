@@ -37,11 +37,11 @@ CALIBRATION_IMAGES = 1000
 BATCH = 100
 MATCHED_BYTES = 2**30
 """Of images that a training towards the unpruned model takes, at most."""
-RATES = (5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2)
+RATES = (1e-3, 3e-3, 1e-2, 2e-2, 5e-2)
 """Learning rates of SGD that `auto` tries."""
 TRIALS = 0.1
 """Share of a training on labels that its range test takes, at most, but for the fewest steps."""
-TRIAL_STEPS = (3, 20)
+TRIAL_STEPS = (8, 20)
 """Fewest and most steps at a rate in the range test."""
 HELD_OUT = 500
 """Images that judge the rates at most; a tenth of the split at most."""

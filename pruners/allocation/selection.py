@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 from torch.fx import Node
+from torch.utils._pytree import tree_leaves
 
 from pruners.allocation.allocate import ALLOCATIONS, Allocation, Limits, Priced, allocate
 from pruners.allocation.costs import CostModel
@@ -36,8 +37,9 @@ from pruners.progress import Batches, Progress, silent, watched
 from pruners.surgery import Block, GraphModel, Removal, inside, rewrite
 from pruners.tracing import like_example
 
-WORK = 2 * 10**12  # multiply-accumulates that blocks are measured with, about
-MOST_SAMPLES = 128
+WORK = 2 * 10**12  # multiply-accumulates that a measurement takes, about
+FEWEST = 4  # samples that it takes at least
+MOST_SAMPLES = 64
 UNSURE = 4.0  # times the usual factor between what was measured and what was estimated
 
 
@@ -146,7 +148,7 @@ class Selection:
         scores = score_groups(
             self.graph, self.groups, self.importance,
             model=model, keep=keep, batches=watched_batches, loss=self.evidence.loss, seed=self.evidence.seed, moments=moments,
-            bounds=self.evidence.bounds, progress=self.progress,
+            bounds=self.evidence.bounds, progress=self.progress, samples=self._samples(3, math.inf),
         )  # fmt: skip
         gone = {group.name: int((~group.kept(keep)).sum(-1).max()) for group in self.groups if group.axis in keep}
         if not measured:
@@ -168,14 +170,20 @@ class Selection:
         assert self.evidence.batches is not None
         trace = self.graph.trace
         runs = model if keep and isinstance(model, GraphModel) else rewrite(Removal(self.graph, keep))
-        work = self.cost.macs({}) * len(self.blocks) / 2
-        samples = min(max(1, WORK // max(int(work), 1)), MOST_SAMPLES)
+        samples = self._samples(len(self.blocks) / 2, MOST_SAMPLES)
         data = like_example(self.evidence.batches, trace)
         parts = pieces(data, trace, self.evidence.bounds, "examples for blocks", silent, samples)
         damages = left_out_damages(
             runs, list(self.blocks.values()), (part.inputs for part in parts), Measure(trace), self.progress
         )
         return [Priced(block, axis, damages[block.name]) for axis, block in self.blocks.items()]
+
+    def _samples(self, passes: float, most: float) -> float:
+        """How many samples there is work for, if each takes so many passes."""
+        trace = self.graph.trace
+        leaves = tree_leaves((trace.args, dict(trace.kwargs)))
+        size = next((len(leaves[place]) for place in sorted(trace.free)), 1)
+        return min(max(FEWEST, WORK * size // max(int(passes * self.cost.macs({})), 1)), most)
 
     def descend(
         self,

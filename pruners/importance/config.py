@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 from pydantic import BeforeValidator, PlainSerializer
 
@@ -46,6 +46,10 @@ class Scoring(Part):
         help="The criterion: see `nas list criteria`; some pass over data, some over labels.",
         otherwise="auto: curvature with examples or batch norms to make some from, else l2",
     )
+
+    def by_name(self, given: bool) -> Self:
+        """The same with what `auto` stands for: curvature where there are examples, else l2."""
+        return self.model_copy(update={"criterion": "curvature" if given else "l2"}) if self.criterion == AUTO else self
 
     def check_data(self, given: bool) -> None:
         """Refuse a criterion over data where there are none."""

@@ -30,12 +30,12 @@ from pruners.importance.damped import damped_inverse, damped_solve
 from pruners.importance.outputs import Measure
 from pruners.operators import arguments, leaves, operator
 from pruners.surgery import GraphModel, Removal
-from pruners.tracing import Runner
+from pruners.tracing import Runner, real_positions
 
 WIDEST = 2_048  # columns that are solved for together
 MOST_PER_INDEX = 256  # columns of one index that are looked at
 ENOUGH = 32  # positions per column that second moments are taken from in a batch, at most
-ROUNDS = 64  # in which the indices of a group are ordered; one index each in groups up to this size
+ROUNDS = 40  # in which the indices of a group are ordered; one index each in groups up to this size
 RECURRENT = ("lstm", "gru", "rnn_tanh", "rnn_relu")
 PRODUCTS = ("mm", "bmm", "matmul", "addmm", "baddbmm")
 
@@ -130,14 +130,15 @@ def curvatures(
         with torch.enable_grad():
             run = _Reacting(model, found)
             *_, (_, returned) = run.steps(list(values))
-            projected = measure.projected(returned, generator)
+            real = real_positions(values, measure.trace)
+            projected = measure.projected(returned, generator, real)
             read = list(run.read.items())
             gradients: Sequence[Tensor | None] = [None] * len(read)
             if projected.requires_grad:
                 gradients = torch.autograd.grad(projected, [x for _, x in read], allow_unused=True)
         samples += measure.samples(returned)
         for (reading, x), g in zip(read, gradients, strict=True):
-            x, g = _features(x.detach(), reading.dims), None if g is None else _features(g, reading.dims)
+            x, g = _features(x.detach(), reading.dims, real), None if g is None else _features(g, reading.dims, real)
             positions[reading] = positions.get(reading, 0) + len(x)
             for at, columns in enumerate(reading.blocks):
                 new = _moments(x, g, columns)
@@ -164,8 +165,8 @@ def lost_with(base: Removal, group: Group, found: Sequence[Curvature]) -> Tensor
         found: second moments of what is read.
 
     Returns:
-        Of the group's shape, on the CPU, rising in the order in which the indices go, minus infinity for what does not stay; None if
-        nothing reads the group.
+        Of the group's shape, on the CPU, rising in the order in which the indices go, zero for what does not stay; None if nothing
+        reads the group.
     """
     layers = [layer for curvature in found if (layer := _Losing.of(curvature, base, group)) is not None]
     if not layers:
@@ -185,7 +186,7 @@ def lost_with(base: Removal, group: Group, found: Sequence[Curvature]) -> Tensor
         for layer in layers:
             layer.remove(left[order])
         left = left[torch.isin(torch.arange(len(left)), order, invert=True)]
-    every = torch.full(stays.shape, -torch.inf, dtype=torch.float64)
+    every = torch.zeros(stays.shape, dtype=torch.float64)
     every[stays] = scores
     return every.float().view(group.shape)
 
@@ -276,13 +277,17 @@ class _Losing:
         columns = self.columns[rows[rows >= 0]].flatten()
         if not len(columns):
             return
-        step = damped_solve(self.inverse[columns][:, columns], self.inverse[columns])
-        met = self.sensitivity[:, columns] @ step
-        inner = step.t() @ (self.sensitivity[columns][:, columns] @ step)
-        self.sensitivity = self.sensitivity - met - met.t() + inner
-        self.inverse = self.inverse - self.inverse[:, columns] @ step
-        self.sensitivity[columns] = 0
-        self.sensitivity[:, columns] = 0
+        stays = torch.ones(len(self.inverse), dtype=torch.bool)
+        stays[columns] = False
+        rest = stays.nonzero().flatten()
+        step = damped_solve(self.inverse[columns][:, columns], self.inverse[columns][:, rest])
+        half = self.sensitivity[rest][:, columns] - step.t() @ self.sensitivity[columns][:, columns] / 2
+        moved = half @ step
+        self.sensitivity = self.sensitivity[rest][:, rest].sub_(moved).sub_(moved.t())
+        self.inverse = self.inverse[rest][:, rest].sub_(self.inverse[rest][:, columns] @ step)
+        place = torch.full((len(stays),), -1)
+        place[rest] = torch.arange(len(rest))
+        self.columns = place[self.columns]  # of what is gone nothing is asked again
 
 
 def _added_up(node: Node) -> Iterator[tuple[Node, int]]:
@@ -361,8 +366,11 @@ def _blocks(base: Removal, source: Node, places: tuple[int, ...], groups: Sequen
         yield from ordered.split(max(1, WIDEST // per_index) * per_index)
 
 
-def _features(value: Tensor, dims: tuple[int, ...]) -> Tensor:
+def _features(value: Tensor, dims: tuple[int, ...], real: Tensor | None) -> Tensor:
+    """Values with some dimensions as columns, (P, Q), at real positions where the first two dimensions are those of texts."""
     size = math.prod(value.shape[dim] for dim in dims)
+    if real is not None and value.shape[:2] == real.shape and value.dim() + min(dims) >= 2:
+        value = value[real]
     return value.movedim(dims, tuple(range(-len(dims), 0))).reshape(-1, size)
 
 

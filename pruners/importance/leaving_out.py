@@ -11,7 +11,7 @@ import torch
 from pruners.importance.outputs import Measure
 from pruners.progress import Progress
 from pruners.surgery import Block, GraphModel, passed_on
-from pruners.tracing import Runner
+from pruners.tracing import Runner, real_positions
 
 
 def left_out_damages(
@@ -34,8 +34,9 @@ def left_out_damages(
     with torch.no_grad():
         for batches, values in enumerate(inputs, 1):
             *_, (_, reference) = Runner(model).steps(list(values))
+            real = real_positions(values, measure.trace)
             for done, (block, returned) in enumerate(_without_each(model, blocks, values), 1):
-                totals[block.name] += measure.change(reference, returned)
+                totals[block.name] += measure.change(reference, returned, real)
                 progress("blocks left out", len(totals) * (batches - 1) + done, len(totals) * batches)
     return {name: total / max(batches, 1) for name, total in totals.items()}
 

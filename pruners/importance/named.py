@@ -49,6 +49,7 @@ class Subject:
         moments: what the inputs of layers are like.
         bounds: what a pass over data may take.
         progress: told about passes that report themselves.
+        samples: how many of them a pass forward and backward takes at most.
     """
 
     base: Removal
@@ -60,6 +61,7 @@ class Subject:
     moments: Mapping[Node, Moments]
     bounds: Bounds = USUAL
     progress: Progress = silent
+    samples: float = math.inf
 
     @cached_property
     def tensors(self) -> dict[str, torch.Tensor]:
@@ -205,7 +207,7 @@ def _lost(look: Subject) -> Vectors:
 def _curvature(look: Subject) -> Vectors:
     found = readings(look.base, look.groups)
     trace = look.base.graph.trace
-    parts = pieces(look.data(), trace, look.bounds, "curvature", look.progress, math.inf)
+    parts = pieces(look.data(), trace, look.bounds, "curvature", look.progress, look.samples)
     measured = curvatures(look.runs, found, (part.inputs for part in parts), Measure(trace), look.seed)
     lost = {}
     for done, group in enumerate(look.groups, 1):

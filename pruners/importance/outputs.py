@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from pruners.tracing import Trace
+from pruners.tracing import Trace, only_real
 
 LOGITS = "logits"
 
@@ -46,24 +46,26 @@ class Measure:
         """How many samples there are in what the graph returned."""
         return max((len(x) for x in self.of(returned).values() if x.dim()), default=1)
 
-    def change(self, reference: Sequence[Any], returned: Sequence[Any]) -> float:
-        """How far outputs are from those of reference, per sample."""
+    def change(self, reference: Sequence[Any], returned: Sequence[Any], real: Tensor | None = None) -> float:
+        """How far outputs are from those of reference, per sample, at positions that are `real`, see `pruners.tracing`."""
         total = 0.0
         before, after = self.of(reference), self.of(returned)
         for at, old in before.items():
-            new = after[at].float()
+            spread = 1.0 if at in self.tokens else self._spread(at, old, real)
+            was, new = only_real(old.float(), real), only_real(after[at].float(), real)
             if at in self.tokens:
-                logs = old.float().log_softmax(-1)
+                logs = was.log_softmax(-1)
                 total += float((logs.exp() * (logs - new.log_softmax(-1))).sum(-1).mean())
             else:
-                total += float((old.float() - new).square().sum()) / _samples(old) / self._spread(at, old)
+                total += float((was - new).square().sum()) / _samples(old) / spread
         return total
 
-    def projected(self, returned: Sequence[Any], generator: torch.Generator) -> Tensor:
+    def projected(self, returned: Sequence[Any], generator: torch.Generator, real: Tensor | None = None) -> Tensor:
         """A random projection of the outputs, a scalar whose gradient squares to the change, per sample."""
         total = torch.zeros(())
         for at, value in self.of(returned).items():
-            flat = value.float()
+            spread = 1.0 if at in self.tokens else self._spread(at, value, real)
+            flat = only_real(value.float(), real)
             if at in self.tokens:
                 logs = flat.flatten(0, -2).log_softmax(-1)
                 drawn = torch.multinomial(logs.detach().exp().cpu(), 1, generator=generator).to(logs.device)
@@ -71,15 +73,17 @@ class Measure:
                 total = total + logs.gather(1, drawn).sum() / math.sqrt(2 * positions)
             else:
                 signs = torch.randint(0, 2, flat.shape, generator=generator).mul_(2).sub_(1).to(flat)
-                total = total + (flat * signs).sum() / math.sqrt(self._spread(at, value))
+                total = total + (flat * signs).sum() / math.sqrt(spread)
         return total
 
-    def _spread(self, at: int, value: Tensor) -> float:
+    def _spread(self, at: int, value: Tensor, real: Tensor | None) -> float:
         """The variance of an output over samples, summed over its entries; that of the first batch for all."""
         if at not in self.spread:
             held = value.detach().float()
-            centre = held.mean(0) if held.dim() and len(held) > 1 else 0.0
-            self.spread[at] = max(float((held - centre).square().sum()) / max(_samples(held) - 1, 1), 1e-30)
+            centre = held.mean(0) if held.dim() and len(held) > 1 else torch.zeros(())
+            self.spread[at] = max(
+                float(only_real(held - centre, real).square().sum()) / max(_samples(held) - 1, 1), 1e-30
+            )
         return self.spread[at]
 
 

@@ -7,6 +7,7 @@ per index of its host, (rows, n), wherever (n,) is said.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -45,6 +46,7 @@ def score_groups(
     moments: Mapping[Node, Moments] | None = None,
     bounds: Bounds | None = None,
     progress: Progress = silent,
+    samples: float = math.inf,
 ) -> dict[str, torch.Tensor]:
     """Score every index of every group; larger = keep.
 
@@ -60,6 +62,7 @@ def score_groups(
         moments: what the inputs of layers are like, for "obs".
         bounds: what a pass over data may take, for "curvature".
         progress: told about passes that report themselves.
+        samples: how many a pass forward and backward takes at most, for "curvature".
 
     Returns:
         Group name to scores of shape (n,), float32, on the CPU; minus infinity for what does not stay.
@@ -67,12 +70,12 @@ def score_groups(
     Raises:
         ValueError: if data are missing, or a score is not finite.
     """
-    importance = importance or Importance()
+    importance = (importance or Importance()).by_name(batches is not None)
     importance.check_data(batches is not None)
     entry = criterion_entry(importance.criterion)
     base = Removal(graph, keep or {})
     loss = cross_entropy if loss is None else loss
-    subject = Subject(base, groups, model, batches, loss, seed, moments or {}, bounds or USUAL, progress)
+    subject = Subject(base, groups, model, batches, loss, seed, moments or {}, bounds or USUAL, progress, samples)
     vectors = _vectors(subject, entry)
     result = {}
     for group in groups:

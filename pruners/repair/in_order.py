@@ -24,6 +24,7 @@ from pruners.repair.recurrent import RECURRENT, Recurrent, repair_recurrent_
 from pruners.repair.scores import Aims, aims_by_scores, scored_layers
 from pruners.repair.solve import Solution, Task, is_exact, solve
 from pruners.surgery import GraphModel, Removal
+from pruners.tracing import only_real
 
 aten = torch.ops.aten
 FAR = 2.0  # held-out error, relative to that of the fit, which says that there are too few examples
@@ -159,8 +160,8 @@ class Repair(InStep):
         errors = [0.0, 0.0]
         for lane, aims, found in zip(self.lanes, self.full.outputs, self.results, strict=True):
             earlier = outputs(self.rewritten, dict(zip(names, lane.inputs, strict=True)))
-            errors[0] += _apart(earlier, aims)
-            errors[1] += _apart(found, aims)
+            errors[0] += _apart(earlier, aims, lane.real)
+            errors[1] += _apart(found, aims, lane.real)
         self.rewritten.load_state_dict(after)
         return errors[1] <= errors[0]
 
@@ -326,10 +327,10 @@ def _broadcasts(other: object, own: Tensor, aim: Tensor) -> bool:
     return all(have in (1, want) for have, want in zip(other.shape[::-1], aim.shape[::-1], strict=False))
 
 
-def _apart(found: Sequence[Tensor], aims: Sequence[Tensor]) -> float:
+def _apart(found: Sequence[Tensor], aims: Sequence[Tensor], real: Tensor | None) -> float:
     """Squared differences, relative to the squares of each output, summed over outputs; infinite where one is no number."""
     pairs = [
-        (x.double(), y.double())
+        (only_real(x.double(), real), only_real(y.double(), real))
         for x, y in zip(found, aims, strict=True)
         if y.is_floating_point() and x.shape == y.shape
     ]

@@ -12,7 +12,7 @@ from torch.fx import GraphModule, Node
 from torch.utils import _pytree as pytree
 
 from pruners.operators import of_size, tensors_in
-from pruners.tracing import Batch, Runner, Trace
+from pruners.tracing import Batch, Runner, Trace, real_positions
 
 CHUNK = 64  # samples that run at a time
 APART = 5  # every so-manieth sample is held out
@@ -27,11 +27,13 @@ class Lane:
         inputs: what the graph takes.
         held: held out from solving; None where there is one sample in all, of which some positions are.
         twice: whether one sample stands there twice, as a batch of one looks like a dimension that broadcasts.
+        real: which positions of padded texts are real, (N, L); None if all are.
     """
 
     inputs: list[Any]
     held: bool | None
     twice: bool = False
+    real: Tensor | None = None
 
     def once(self, values: Tensor) -> Tensor:
         """What a lane computes, samples first, without the copies."""
@@ -74,7 +76,10 @@ def lanes(batches: Iterable[Batch], trace: Trace, every: int = 1) -> list[Lane]:
     """
     if not trace.batched:
         whole = [batch.inputs for batch in batches][::every]
-        return [Lane(inputs, _is_held(place, len(whole))) for place, inputs in enumerate(whole)]
+        return [
+            Lane(inputs, _is_held(place, len(whole)), real=real_positions(inputs, trace))
+            for place, inputs in enumerate(whole)
+        ]
     alike: list[list[list[Any]]] = []
     for batch in batches:
         family = next((found for found in alike if _joins(found[0], batch.inputs, trace.free)), None)
@@ -94,7 +99,8 @@ def lanes(batches: Iterable[Batch], trace: Trace, every: int = 1) -> list[Lane]:
             for first in range(0, len(places), CHUNK):
                 chosen = torch.tensor(places[first : first + CHUNK])
                 held_out = None if taken == 1 else flag
-                result.append(Lane(_taken(inputs, chosen, trace.free), held_out, len(chosen) == 1))
+                part = _taken(inputs, chosen, trace.free)
+                result.append(Lane(part, held_out, len(chosen) == 1, real_positions(part, trace)))
         start += size
     return result
 

@@ -65,12 +65,16 @@ class Layer:
                 continue
             others = [] if self.others is None else [self.others[place]]
             values = [lane.once(value) for value in (self.inputs[place], self.aims[place], *others)]
+            real = None if lane.real is None else lane.once(lane.real)
             if len({len(value) for value in values}) == 1 and len(values[0]) >= thin:
                 values = [value[::thin] for value in values]
+                real = None if real is None else real[::thin]
             x, *rows = (value.to(self.dtype) for value in values)
             columns = self.reader.columns(x, self.weight)
             matrices = [columns, *(self.reader.rows(row, self.weight) for row in rows)]
-            x, aim, *other = _some(matrices, lane, held, min(1.0, enough * thin / max(total, 1)), place)
+            if real is not None and real.numel() != matrices[0].shape[-1]:
+                real = None  # these are other positions than those of texts
+            x, aim, *other = _some(matrices, lane, held, min(1.0, enough * thin / max(total, 1)), place, real)
             yield Part(x, aim, other[0] if other else None, self._counts(aim))
 
     def _counts(self, aim: Tensor) -> Tensor | None:
@@ -120,14 +124,19 @@ def _share(lane: Lane, held: bool) -> float:
     return whole * (lane.held == held)
 
 
-def _some(matrices: Sequence[Tensor], lane: Lane, held: bool, ratio: float, seed: int) -> list[Tensor]:
-    """The same positions of all matrices (G, ?, P): those held out or not where lanes are not, and a ratio of these."""
+def _some(
+    matrices: Sequence[Tensor], lane: Lane, held: bool, ratio: float, seed: int, real: Tensor | None
+) -> list[Tensor]:
+    """The same positions of all matrices (G, ?, P): those held out or not where lanes are not, and a ratio of these; real ones."""
     count = matrices[0].shape[-1]
     places = torch.arange(count)
     if lane.held is None:
         cut = count - count // APART  # the last ones, as neighbours are alike
         places = places[cut:] if held else places[:cut]
-    if ratio < 1:
+    if real is not None:
+        kept = real.flatten().cpu()[places]
+        places, ratio = places[kept], min(1.0, ratio / max(float(kept.float().mean()), 1e-9))
+    if ratio < 1 and len(places):
         order = torch.randperm(len(places), generator=torch.Generator().manual_seed(seed))
         places = places[order[: max(1, round(ratio * len(places)))].sort().values]
     if len(places) == count:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -138,3 +138,23 @@ def _check_tensors(batch: Batch, trace: Trace) -> None:
                 f"got {'x'.join(map(str, x.shape))} of {x.dtype} on {x.device}; crop, pad or convert them, or prune with example "
                 "inputs like them."
             )
+
+
+def real_positions(inputs: Sequence[Any], trace: Trace) -> Tensor | None:
+    """Which positions of padded texts are real, (N, L): an input with `mask` in its name, of zeros and ones, says so; None if all are.
+
+    Args:
+        inputs: of the traced graph, in order.
+        trace: of the model.
+    """
+    names = [node.name for node in trace.nodes if node.op == "placeholder" and node.name not in trace.tensors]
+    for name, x in zip(names, inputs, strict=True):
+        if "mask" in name and isinstance(x, Tensor) and x.dim() == 2 and bool(((x == 0) | (x == 1)).all()):
+            real = x.bool()
+            return None if bool(real.all()) else real
+    return None
+
+
+def only_real(values: Tensor, real: Tensor | None) -> Tensor:
+    """The values at real positions, (P, ...), of a tensor (N, L, ...); one of another shape as it is."""
+    return values if real is None or values.shape[:2] != real.shape else values[real]

@@ -155,7 +155,7 @@ def test_repair_and_the_search_for_measured_targets_tell_where_they_are(capfd: p
         ({"schedule": "cosine"}, "`schedule` must be one of linear, geometric, got 'cosine'"),
         ({"allocation": "distortion"}, "needs `batches`"),
         ({"allocation": "distortion", "batches": []}, "at least one batch"),
-        ({"allocation": "best"}, "`allocation` must be one of uniform, global, isomorphic, optimal, distortion"),
+        ({"allocation": "best"}, "`allocation` must be one of auto, uniform, global, isomorphic, optimal, distortion"),
         ({"importance": "lrp"}, "needs `batches`"),
         (
             {"importance": "lrp", "batches": [(torch.zeros(2, 3, 8, 8), torch.zeros(2))]},
