@@ -140,8 +140,9 @@ def prune(
     describe_inputs(args, kwargs)  # a plan must hold them in the end
     graph = analyse(model, args, kwargs)
     found = dependency_groups(graph)
-    blocks = [block for block in removable_blocks(graph) if not ignored(block, config.ignore)]
-    free = prunable(found, [name for name in config.ignore if name not in {block.name for block in blocks}], model)
+    every = removable_blocks(graph)
+    blocks = [block for block in every if not ignored(block, config.ignore)]
+    free = prunable(found, config.ignore, model, [block.name for block in every])
     if not blocks:
         refuse_nothing(found, free)
     cost = CostModel(graph, model)

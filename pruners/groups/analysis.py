@@ -96,7 +96,9 @@ def uncompiled(model: nn.Module) -> nn.Module:
     return copy.deepcopy(model, {**shared, **{id(part): uncompiled(part) for part in wrapped}})
 
 
-def prunable(found: Sequence[Group], ignore: Sequence[str], model: nn.Module) -> list[Group]:
+def prunable(
+    found: Sequence[Group], ignore: Sequence[str], model: nn.Module, others: Sequence[str] = ()
+) -> list[Group]:
     """The groups that are neither protected nor ignored.
 
     A name of a module stands for all tensors in it, and one of a tensor for all its names. What has nothing to lose, such as an
@@ -106,13 +108,14 @@ def prunable(found: Sequence[Group], ignore: Sequence[str], model: nn.Module) ->
         found: all groups.
         ignore: names of groups, and of modules, parameters and buffers of the model.
         model: that they are of.
+        others: names that may be ignored, too, but hold no group: of blocks.
 
     Raises:
         ValueError: if `ignore` names nothing in the model.
     """
     names = {group.name: {group.name, *_names(group)} for group in found}
     held = _held(model)
-    known = set(held).union(*names.values())
+    known = set(held).union(others, *names.values())
     given = {_uncompiled_name(name) for name in ignore}
     for name in given - known:
         close = ", ".join(difflib.get_close_matches(name, sorted(known), 3, 0.4)) or "none is close"

@@ -26,12 +26,12 @@ from torch import Tensor
 from torch.fx import Node
 
 from pruners.groups import AxisGraph, Group
+from pruners.importance.damped import damped_inverse, damped_solve
 from pruners.importance.outputs import Measure
 from pruners.operators import arguments, leaves, operator
 from pruners.surgery import GraphModel, Removal
 from pruners.tracing import Runner, real_positions
 
-RIDGE = 1e-4  # relative to a column's own mean square
 WIDEST = 2_048  # columns that are solved for together
 MOST_PER_INDEX = 256  # columns of one index that are looked at
 ENOUGH = 32  # positions per column that second moments are taken from in a batch, at most
@@ -165,8 +165,8 @@ def lost_with(base: Removal, group: Group, found: Sequence[Curvature]) -> Tensor
         found: second moments of what is read.
 
     Returns:
-        Of the group's shape, on the CPU, rising in the order in which the indices go, minus infinity for what does not stay; None if
-        nothing reads the group.
+        Of the group's shape, on the CPU, rising in the order in which the indices go, zero for what does not stay; None if nothing
+        reads the group.
     """
     layers = [layer for curvature in found if (layer := _Losing.of(curvature, base, group)) is not None]
     if not layers:
@@ -186,7 +186,7 @@ def lost_with(base: Removal, group: Group, found: Sequence[Curvature]) -> Tensor
         for layer in layers:
             layer.remove(left[order])
         left = left[torch.isin(torch.arange(len(left)), order, invert=True)]
-    every = torch.full(stays.shape, -torch.inf, dtype=torch.float64)
+    every = torch.zeros(stays.shape, dtype=torch.float64)
     every[stays] = scores
     return every.float().view(group.shape)
 
@@ -260,7 +260,7 @@ class _Losing:
             used = torch.cat([columns.flatten(), others, torch.tensor([len(found.columns)])])
             columns = torch.arange(columns.numel()).view(columns.shape)
         gram, sensitivity = found.gram[used][:, used].clone(), found.sensitivity[used][:, used].clone()
-        return cls(gram, sensitivity, _inverse(gram), columns, row[stays], columns.shape[1] and scale)
+        return cls(gram, sensitivity, damped_inverse(gram), columns, row[stays], columns.shape[1] and scale)
 
     def costs(self, left: Tensor) -> Tensor:
         """What the outputs lose more if each of some indices goes next."""
@@ -268,7 +268,7 @@ class _Losing:
         columns = self.columns[rows[rows >= 0]]
         inverse = self.inverse[columns[:, :, None], columns[:, None, :]]
         sensitivity = self.sensitivity[columns[:, :, None], columns[:, None, :]]
-        lost = _solve(inverse, sensitivity).diagonal(dim1=1, dim2=2).sum(-1).clamp_min(0)
+        lost = damped_solve(inverse, sensitivity).diagonal(dim1=1, dim2=2).sum(-1).clamp_min(0)
         return torch.zeros(len(left), dtype=torch.float64).masked_scatter(rows >= 0, self.scale * lost.cpu())
 
     def remove(self, gone: Tensor) -> None:
@@ -280,7 +280,7 @@ class _Losing:
         stays = torch.ones(len(self.inverse), dtype=torch.bool)
         stays[columns] = False
         rest = stays.nonzero().flatten()
-        step = _solve(self.inverse[columns][:, columns], self.inverse[columns][:, rest])
+        step = damped_solve(self.inverse[columns][:, columns], self.inverse[columns][:, rest])
         half = self.sensitivity[rest][:, columns] - step.t() @ self.sensitivity[columns][:, columns] / 2
         moved = half @ step
         self.sensitivity = self.sensitivity[rest][:, rest].sub_(moved).sub_(moved.t())
@@ -288,35 +288,6 @@ class _Losing:
         place = torch.full((len(stays),), -1)
         place[rest] = torch.arange(len(rest))
         self.columns = place[self.columns]  # of what is gone nothing is asked again
-
-
-def _inverse(gram: Tensor) -> Tensor:
-    """The inverse of second moments, whose columns may span many orders of magnitude; damped until it is one."""
-    size = gram.diagonal().clamp_min(0).sqrt()
-    size = torch.where(size > 1e-8 * size.max(), size, 1e-8 * size.max() + 1e-30)
-    scaled = gram / size[:, None] / size[None, :]
-    eye = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
-    damping = RIDGE
-    while True:
-        factor, failed = torch.linalg.cholesky_ex(scaled + damping * eye)
-        if not failed:
-            return torch.cholesky_inverse(factor) / size[:, None] / size[None, :]
-        damping *= 10
-
-
-def _solve(matrices: Tensor, right: Tensor) -> Tensor:
-    """Solutions for positive definite matrices, as far as rounding has left them so."""
-    if matrices.shape[-1] == 1:
-        return right / matrices.clamp_min(1e-300)
-    size = matrices.diagonal(dim1=-2, dim2=-1).clamp_min(1e-300).sqrt()
-    scaled = matrices / size[..., :, None] / size[..., None, :]
-    eye = torch.eye(matrices.shape[-1], dtype=matrices.dtype, device=matrices.device)
-    damping = 1e-10
-    while True:
-        factor, failed = torch.linalg.cholesky_ex(scaled + damping * eye)
-        if not failed.any():
-            return torch.cholesky_solve(right / size[..., :, None], factor) / size[..., :, None]
-        damping *= 100
 
 
 def _added_up(node: Node) -> Iterator[tuple[Node, int]]:

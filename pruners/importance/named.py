@@ -6,6 +6,7 @@ Shapes below: n indices of a group; scores of a ragged group have a row of n per
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,7 +21,7 @@ from pruners.importance.bounds import USUAL, Bounds, pieces
 from pruners.importance.criteria import Loss, Tensors, activation, fisher, l1, l2, lamp, taylor
 from pruners.importance.curvature import curvatures, lost_with, readings
 from pruners.importance.outputs import Measure
-from pruners.importance.reconstruction import Moments, lost_by_group
+from pruners.importance.reconstruction import WIDEST, Moments, lost_by_group, read_too_wide
 from pruners.importance.relevance import relevance
 from pruners.operators import arguments, operator
 from pruners.progress import Progress, silent
@@ -193,6 +194,12 @@ def _relevance(positive: bool) -> Callable[[Subject], Vectors]:
 
 
 def _lost(look: Subject) -> Vectors:
+    if unseen := read_too_wide(look.base.graph, look.groups):
+        warnings.warn(
+            f"`importance='obs'` does not look at layers of more than {WIDEST:,} columns, here those that read {', '.join(unseen)}, "
+            "which are scored by their other layers, or by squared weights; 'curvature' looks at them in blocks.",
+            stacklevel=2,
+        )
     lost = {group.name: lost_by_group(look.base.graph, group, look.moments) for group in look.groups}
     return {name: [scores] for name, scores in lost.items() if scores is not None}
 

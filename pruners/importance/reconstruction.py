@@ -22,11 +22,12 @@ from torch import Tensor
 from torch.fx import Node
 
 from pruners.groups import AxisGraph, Group
+from pruners.importance.damped import damped_inverse, damped_solve
 from pruners.importance.matrix_form import is_product, sampled
 from pruners.operators import Axis, arguments, leaves, operator, owner
 from pruners.surgery import Masked, Removal
 
-RIDGE = 1e-4  # relative to the mean of the diagonal
+RIDGE = 1e-4  # of a solution, relative to the mean of the diagonal
 WIDEST = 5_000  # columns: beyond, no second moments are kept and nothing is made up for
 POSITIONS = 20_000  # per batch
 ROUNDS = 64  # in which the indices of a group are ordered; one index each in groups up to this size
@@ -76,7 +77,7 @@ class Moments:
 
 
 def readers(graph: AxisGraph) -> list[Reader]:
-    """Layers that second moments are kept for, in order of execution."""
+    """Layers that second moments can be kept for, in order of execution."""
     found = []
     for node in graph.trace.nodes:
         if node.op != "call_function" or not is_product(node):
@@ -87,10 +88,19 @@ def readers(graph: AxisGraph) -> list[Reader]:
             continue
         norm = _norm(node)
         shift = a["bias"] if a["bias"] is not None else arguments(norm)["running_mean"] if norm else None
-        shape = graph.trace.tensor(graph.trace.tensors[weight.name]).shape
-        if shape[1:].numel() <= WIDEST:
-            found.append(Reader(node, weight, shift if _is_tensor(graph, shift) else None, norm))
+        found.append(Reader(node, weight, shift if _is_tensor(graph, shift) else None, norm))
     return found
+
+
+def too_wide(graph: AxisGraph, reader: Reader) -> bool:
+    """Whether a layer reads so many columns that no second moments are kept."""
+    return _tensor(graph, reader.weight).shape[1:].numel() > WIDEST
+
+
+def read_too_wide(graph: AxisGraph, groups: Sequence[Group]) -> list[str]:
+    """Names of groups that layers read which are too wide to be looked at."""
+    wide = [reader for reader in readers(graph) if too_wide(graph, reader)]
+    return [group.name for group in groups if any(_reads(graph, reader, group.axis) for reader in wide)]
 
 
 def second_moments(base: Removal, inputs: Iterable[Sequence[Any]]) -> dict[Node, Moments]:
@@ -106,7 +116,7 @@ def second_moments(base: Removal, inputs: Iterable[Sequence[Any]]) -> dict[Node,
     Raises:
         ValueError: if the inputs of a layer are not finite.
     """
-    found = readers(base.graph)
+    found = [reader for reader in readers(base.graph) if not too_wide(base.graph, reader)]
     totals = _Totals(base, found)
     with torch.no_grad():
         for values in inputs:
@@ -173,7 +183,7 @@ def made_up_for(removal: Removal, axis: Axis, moments: Mapping[Node, Moments]) -
         gram = found.gram[: found.solvable, : found.solvable]
         stays = stays[: found.solvable]
         held = _held(gram)[stays]
-        change = torch.linalg.solve(gram[stays][:, stays] + torch.diag(held), gram[stays][:, ~stays])
+        change = damped_solve(gram[stays][:, stays] + torch.diag(held), gram[stays][:, ~stays])
         raw = weight.double().flatten(1)
         lost = raw[:, ~stays[: raw.shape[1]]]
         new = torch.zeros(len(raw), found.solvable, dtype=raw.dtype, device=raw.device)
@@ -223,19 +233,19 @@ class _Layer:
         index = _index_of_columns(graph, found.reader, group)
         places = (index >= 0).nonzero().flatten()
         columns = places[index[places].argsort(stable=True)].view(math.prod(group.shape), -1)
-        inverse = torch.linalg.inv(gram + torch.diag(_held(gram)))
-        return cls(found.weights[:, : found.solvable].clone(), inverse, columns, 1 / max(found.variance, 1e-30))
+        weights = found.weights[:, : found.solvable].clone()
+        return cls(weights, damped_inverse(gram), columns, 1 / max(found.variance, 1e-30))
 
     def costs(self, left: Tensor) -> Tensor:
         """Error that each of some indices adds if it goes next."""
         columns = self.columns[left]
         blocks = self.inverse[columns[:, :, None], columns[:, None, :]]  # (n, c, c)
         weights = self.weights[:, columns].transpose(0, 1)  # (n, O, c)
-        return self.scale * (weights.transpose(1, 2) * torch.linalg.solve(blocks, weights.transpose(1, 2))).sum((1, 2))
+        return self.scale * (weights.transpose(1, 2) * damped_solve(blocks, weights.transpose(1, 2))).sum((1, 2))
 
     def remove(self, gone: Tensor) -> None:
         columns = self.columns[gone].flatten()
-        step = torch.linalg.solve(self.inverse[columns][:, columns], self.inverse[columns])
+        step = damped_solve(self.inverse[columns][:, columns], self.inverse[columns])
         self.weights -= self.weights[:, columns] @ step
         self.inverse -= self.inverse[:, columns] @ step
         self.weights[:, columns] = 0

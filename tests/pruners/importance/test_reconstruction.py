@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from pruners.groups.dependency import dependency_groups, tie_axes
 from pruners.groups.graph import AxisGraph, Group
+from pruners.importance import reconstruction
 from pruners.importance.reconstruction import RIDGE, Moments, lost_by_group, made_up_for, second_moments
 from pruners.surgery.rewrite import Removal
 from pruners.tracing.trace import trace
@@ -141,3 +142,48 @@ def test_by_reconstruction_loses_less_than_by_magnitude() -> None:
 def test_without_batches_there_is_nothing_to_look_at() -> None:
     with pytest.raises(ValueError, match="needs `batches`"):
         prune(TwoLayers("bias"), torch.randn(2, 3, 7, 7), {"macs": 0.5}, importance="obs")
+
+
+def spread_out(tokens: int) -> tuple[nn.Module, Tensor]:
+    """A hidden layer over twelve orders of magnitude, and fewer examples than it has channels."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 64), nn.ReLU(), nn.Linear(64, 16, bias=False)).eval()
+    with torch.no_grad():
+        model[0].weight.mul_(10.0 ** torch.linspace(-6, 6, 64)[:, None])
+        model[0].bias.zero_()
+    return model, torch.randn(tokens, 8)
+
+
+@pytest.mark.parametrize("tokens", [1, 5, 40])
+def test_few_examples_of_columns_over_many_orders_of_magnitude_are_no_error(tokens: int) -> None:
+    model, x = spread_out(tokens)
+    for allocation in ("optimal", "distortion"):
+        result = prune(
+            model, x[:1], {"params": 0.5}, importance="obs", allocation=allocation, normalise="none", batches=[x]
+        )
+        assert result.summary.difference < 1e-4
+
+
+def test_units_of_columns_do_not_matter() -> None:
+    model, x = spread_out(400)
+    orders = []
+    for _ in range(2):
+        graph = tie_axes(trace(model, (x[:2],)))
+        (group,) = [found for found in dependency_groups(graph) if not found.protected]
+        data = [v if n in graph.trace.tensors else x for n, v in graph.trace.values().items()]
+        orders.append(lost_by_group(graph, group, second_moments(Removal(graph, {}), [data])))
+        with torch.no_grad():
+            units = 10.0 ** torch.randint(-3, 4, (64,))
+            model[0].weight.mul_(units[:, None])
+            model[2].weight.div_(units)
+    torch.testing.assert_close(orders[0], orders[1], rtol=1e-2, atol=1e-6)
+
+
+def test_groups_whose_readers_are_too_wide_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reconstruction, "WIDEST", 39)
+    model = nn.Sequential(nn.Linear(8, 40), nn.ReLU(), nn.Linear(40, 12), nn.ReLU(), nn.Linear(12, 3)).eval()
+    x = torch.randn(60, 8)
+    with pytest.warns(
+        UserWarning, match=r"'obs' does not look at layers of more than .* here those that read 0\.weight:0, "
+    ):
+        prune(model, x[:2], {"params": 0.6}, importance="obs", batches=[x])
