@@ -142,8 +142,6 @@ def run(
     if config.synthetic:
         sample = synthetic_inputs(model, example, config.synthetic, seed=config.seed, progress=progress)
     steps = parse_recovery(config.recovery.steps)
-    first = steps[0].kind if steps and steps[0].kind == AUTO else NONE  # it may make the examples that it needs
-    later = steps[first == AUTO :]
 
     def carry_out(cut: CutConfig, batches: list[Any] | None) -> PruneResult:
         return pruners.prune(
@@ -152,7 +150,7 @@ def run(
             config.targets,
             estimators=estimates(config.targets, config.hardware),
             batches=batches,
-            recover=first,
+            recover=AUTO if batches is None and steps else NONE,  # it may make the examples that it needs
             progress=progress,
             config=cut,
         )
@@ -160,14 +158,13 @@ def run(
     cut, why = config.cut.model_copy(update={"milliseconds": config.shows_milliseconds}), dict[str, str]()
     if data is not None:
         cut, why = better_path(
-            cut, later, carry_out, model, example, data, config.recovery, device=place, progress=progress
+            cut, steps, carry_out, model, example, data, config.recovery, device=place, progress=progress
         )
     result = carry_out(cut, sample)
-    result = replace(result, summary=replace(result.summary, chosen={**why, **result.summary.chosen}))
     measure("before", model)
     measure("pruned", result.model)
     notes = []
-    for step in later:
+    for step in steps if sample is not None else ():
         if repair:
             note = repair(step, result)
         else:
@@ -175,6 +172,8 @@ def run(
             note = repair_unlabelled(step, result, model, sample, config.seed, place, progress)
         notes.append({"step": str(step), **note})
         measure(str(step), result.model)
+    why |= result.summary.chosen | {"recover": note["did"] for note in notes if "did" in note}
+    result = replace(result, summary=replace(result.summary, chosen=why))
     summary = {
         **result.summary.to_dict(),
         "test_accuracy": accuracies,

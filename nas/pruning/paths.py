@@ -64,7 +64,7 @@ def better_path(
 
     Args:
         cut: as it was asked for.
-        steps: of the recovery, behind what `carry_out` repairs. Those that train without labels are left out of the comparison.
+        steps: of the recovery. Those that train without labels are left out of the comparison.
         carry_out: cuts the model by settings, with batches of examples.
         model: the unpruned model.
         example: its inputs.
