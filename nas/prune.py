@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from nas.objectives import estimates
 from nas.pruning import (
     PruneConfig,
     Repair,
+    better_path,
     check_input,
     example_inputs,
     fewer_words,
@@ -27,7 +29,7 @@ from nas.pruning import (
 from nas.report import prune_page
 from nas.runtime import as_yaml, command_line, environment, replacing, resolve_device, write_json, write_text
 from nas.training import check_classifies, module_accuracy
-from pruners import PruneResult
+from pruners import CutConfig, PruneResult
 from pruners.importance import AUTO
 from pruners.progress import Progress, silent
 from pruners.repair import NONE
@@ -140,21 +142,29 @@ def run(
     if config.synthetic:
         sample = synthetic_inputs(model, example, config.synthetic, seed=config.seed, progress=progress)
     steps = parse_recovery(config.recovery.steps)
-    first = steps[0].kind if steps and steps[0].kind == AUTO else NONE  # it may make the examples that it needs
-    result = pruners.prune(
-        model,
-        example,
-        config.targets,
-        estimators=estimates(config.targets, config.hardware),
-        batches=sample,
-        recover=first,
-        progress=progress,
-        config=config.cut.model_copy(update={"milliseconds": config.shows_milliseconds}),
-    )
+
+    def carry_out(cut: CutConfig, batches: list[Any] | None) -> PruneResult:
+        return pruners.prune(
+            model,
+            example,
+            config.targets,
+            estimators=estimates(config.targets, config.hardware),
+            batches=batches,
+            recover=AUTO if batches is None and steps else NONE,  # it may make the examples that it needs
+            progress=progress,
+            config=cut,
+        )
+
+    cut, why = config.cut.model_copy(update={"milliseconds": config.shows_milliseconds}), dict[str, str]()
+    if data is not None:
+        cut, why = better_path(
+            cut, steps, carry_out, model, example, data, config.recovery, device=place, progress=progress
+        )
+    result = carry_out(cut, sample)
     measure("before", model)
     measure("pruned", result.model)
     notes = []
-    for step in steps[first == AUTO :]:
+    for step in steps if sample is not None else ():
         if repair:
             note = repair(step, result)
         else:
@@ -162,6 +172,8 @@ def run(
             note = repair_unlabelled(step, result, model, sample, config.seed, place, progress)
         notes.append({"step": str(step), **note})
         measure(str(step), result.model)
+    why |= result.summary.chosen | {"recover": note["did"] for note in notes if "did" in note}
+    result = replace(result, summary=replace(result.summary, chosen=why))
     summary = {
         **result.summary.to_dict(),
         "test_accuracy": accuracies,

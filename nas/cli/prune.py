@@ -12,7 +12,7 @@ from nas.cli import terminal
 from nas.cli.options import Json, Trust, refuse_beside, with_settings
 from nas.prune import run
 from nas.pruning import PruneConfig, check_input, example_inputs, load_model, read_prune_config
-from nas.report import milliseconds, percent, si
+from nas.report import milliseconds, percent, repaired, si
 from pruners.groups import analyse, dependency_groups, split_inputs
 from pruners.result import RUNTIMES
 from search_spaces.core import keywords, nested, parse
@@ -72,10 +72,8 @@ def prune(
         cells = [[when, percent(value)] for when, value in summary["test_accuracy"].items()]
         terminal.show_table(["test images", "accuracy"], cells)
     for note in summary["recovery"]:
-        if "learning_rate" in note:
-            found = f", the best of {', '.join(f'{float(r):g}' for r in note['tried'])}" if note.get("tried") else ""
-            lost = "; it came no nearer to the unpruned model and was taken back" if note.get("restored") else ""
-            print(f"{note['step']} at a learning rate of {note['learning_rate']:g}{found}{lost}")
+        if "did" not in note and (words := repaired(note)):  # else it stands among what `auto` came to
+            print(f"{note['step']}: {words}")
     if result.summary.difference is not None:
         print(f"differs from the masked model by {result.summary.difference:.1e}, relative")
     if result.summary.reason:

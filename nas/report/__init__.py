@@ -1,8 +1,10 @@
 """Tables, plots and the pages of a run and of a pruning."""
 
-from nas.report.format import front_table, milliseconds, percent, si
+from nas.report.format import front_table, milliseconds, percent, repaired, si
 from nas.report.page import searched
 from nas.report.prune_page import prune_page
 from nas.report.write import write_report, write_tables
 
-__all__ = ["front_table", "milliseconds", "percent", "prune_page", "searched", "si", "write_report", "write_tables"]
+__all__ = [
+    "front_table", "milliseconds", "percent", "prune_page", "repaired", "searched", "si", "write_report", "write_tables",
+]  # fmt: skip

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -54,6 +54,29 @@ def milliseconds(median: float | None, p25: float | None = None, p75: float | No
     known = p25 is not None and p75 is not None and not _unknown(p25) and not _unknown(p75)
     around = f" ({p25:.{decimals}f}–{p75:.{decimals}f})" if known else ""
     return f"{median:.{decimals}f} ms{around}"
+
+
+def repaired(note: Mapping[str, Any]) -> str:
+    """What a summary's `recovery` tells of one step of repair, in words; empty if it tells nothing."""
+    return "; ".join(_repaired(note))
+
+
+def _repaired(note: Mapping[str, Any]) -> Iterator[str]:
+    if "did" in note:
+        yield note["did"]
+    if "solved" in note:
+        yield f"{note['solved']} layers solved"
+    if note.get("left_out"):
+        yield f"left as they were: {', '.join(note['left_out'])}"
+    if note.get("more_examples"):
+        yield "more examples would help"
+    if "learning_rate" in note:
+        among = f", the best of {', '.join(f'{float(rate):g}' for rate in note['tried'])}" if note.get("tried") else ""
+        yield f"at a learning rate of {note['learning_rate']:g}{among}"
+    if note.get("restored"):
+        yield "it came no nearer to the unpruned model and was taken back"
+    elif "after" in note:
+        yield f"its distance from the unpruned model's outputs fell from {note['before']:.3g} to {note['after']:.3g}"
 
 
 def front_table(front: pd.DataFrame, searched: str = "supernet", objectives: Sequence[str] = ()) -> Table:

@@ -7,7 +7,7 @@ from html import escape
 from typing import Any
 
 from nas.report import plots
-from nas.report.format import milliseconds, percent, si
+from nas.report.format import milliseconds, percent, repaired, si
 from nas.report.html import document, facts, figure, listed, pairs, table
 from pruners.result import RUNTIMES
 
@@ -37,7 +37,7 @@ def prune_page(summary: Mapping[str, Any]) -> str:
         _cuts(summary),
         _section("Blocks left out", summary.get("blocks")),
         _section("What auto came to", summary.get("chosen")),
-        _section("Repair", summary.get("repair")),
+        _section("Repair", {note["step"]: repaired(note) or "done" for note in summary.get("recovery", ())}),
         _form(summary),
         _section("Settings", dict(_flat(summary.get("settings", {})))),
         _made(summary),

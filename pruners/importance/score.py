@@ -82,7 +82,7 @@ def score_groups(
         stays = group.kept(base.keep)
         scores = _aggregated(vectors[group.name], group.shape, importance.aggregate).cpu()
         scores = _normalised(entry.within(scores), stays, importance.divided_by)
-        if not scores.isfinite().all():
+        if not scores[stays].isfinite().all():
             raise ValueError(
                 f"scores of `importance` must be finite, got NaN or infinity from {importance.criterion!r} for group {group.name!r}; "
                 "look for them in `batches` and in the loss, and for weights so large that their squares overflow."

@@ -143,7 +143,7 @@ def test_inputs_come_from_a_function_where_they_are_no_tensor_of_random_numbers(
     inputs = ["--input", "tests.nas.test_prune:tokens"]
     listed = run("groups", "tests.nas.test_prune:Tokens", *inputs, "--json")
     assert {json.loads(line)["name"] for line in listed.stdout.splitlines()} >= {"embed.weight:1", "inner.weight:0"}
-    exact = ["--check-dtype", "float64", "--tolerance", "1e-12", *QUICK]
+    exact = ["--importance", "l2", "--check-dtype", "float64", "--tolerance", "1e-12", *QUICK]
     pruned = run("prune", "tests.nas.test_prune:Tokens", *inputs, "--target", "params=0.6", *exact, "--json")
     summary = json.loads(pruned.stdout)
     assert summary["after"]["params"] <= 0.6 * summary["before"]["params"] and summary["difference"] < 1e-12
@@ -152,9 +152,10 @@ def test_inputs_come_from_a_function_where_they_are_no_tensor_of_random_numbers(
 def test_the_check_is_as_asked_for() -> None:
     torch.manual_seed(0)
     example, targets = torch.randn(1, 1, 8, 8), {"macs": 0.5}
-    assert prune(small(), example, targets, check=False, milliseconds=False)[1]["difference"] is None
+    plain = {"importance": "l2", "milliseconds": False}
+    assert prune(small(), example, targets, check=False, **plain)[1]["difference"] is None
     with pytest.raises(ValueError, match="removing must equal masking to 1e-30"):
-        prune(small(), example, targets, tolerance=1e-30)
+        prune(small(), example, targets, tolerance=1e-30, **plain)
     with pytest.raises(ValueError, match="`check_dtype` must be a floating-point type, got 'int8'"):
         prune(small(), example, targets, check_dtype="int8")
 
@@ -209,11 +210,12 @@ def test_the_command_prunes_and_says_what_it_did(weights: Path, tmp_path: Path) 
     written = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert written["command"].startswith("nas prune tests.nas.test_prune:small") and written["versions"]["torch"]
     assert (tmp_path / "out" / "report.html").read_text() == prune_page(written)
-    assert set(written["milliseconds"]) == {"eager", "onnxruntime"} and set(written["chosen"]) == {"round_to"}
+    assert set(written["milliseconds"]) == {"eager", "onnxruntime"}
+    assert set(written["chosen"]) == {"importance", "allocation", "round_to"}
     quiet = run("prune", TARGET, *common, "--target", "params=0.5", "--importance", "l1", *QUICK, "--json")
     summary = json.loads(quiet.stdout)
     assert summary["after"]["params"] <= 0.5 * summary["before"]["params"] and summary["test_accuracy"] == {}
-    assert summary["milliseconds"] == summary["chosen"] == {}
+    assert summary["milliseconds"] == {} and set(summary["chosen"]) == {"allocation", "recover"}
 
 
 def test_the_command_says_why_the_result_is_a_graph() -> None:
@@ -253,6 +255,7 @@ def test_the_command_repairs_without_data_on_synthetic_inputs(weights: Path) -> 
 def test_the_command_measures_latency() -> None:
     """To all of the model's latency and more: what this machine measures is not for a test to say."""
     given = ["--target", "latency_ms=1000ms", "--target", "onnxruntime_ms=1000ms", "--target", "macs=0.9"]
+    given += ["--importance", "l2"]
     done = run("prune", TARGET, "--input", "1x1x8x8", *given, *QUICK, "--json")
     assert done.returncode == 0, done.stderr
     summary = json.loads(done.stdout)

@@ -86,7 +86,25 @@ def test_the_page_takes_nothing_from_outside_and_names_from_models_as_text() -> 
     [
         ({"blocks": ["layer1.0", "layer1.1"]}, ["Blocks left out", "layer1.0, layer1.1"]),
         ({"blocks": {"layer1.0": 0.25}}, ["Blocks left out", "layer1.0", "0.25"]),
-        ({"repair": {"left_out": ["fc <1>"], "examples": 400}}, ["Repair", "left_out", "fc <1>", "400"]),
+        (
+            {
+                "recovery": [
+                    {"step": "calibrate"},
+                    {"step": "least-squares", "solved": 3, "left_out": ["fc <1>"], "more_examples": True},
+                    {"step": "match:1", "learning_rate": 0.01, "tried": {"0.01": 0.2}, "before": 0.5, "after": 0.25},
+                    {"step": "match:2", "learning_rate": 0.02, "before": 0.5, "after": 0.6, "restored": True},
+                ]
+            },
+            [
+                "Repair",
+                "calibrate",
+                "done",
+                "3 layers solved; left as they were: fc <1>; more examples would help",
+                "at a learning rate of 0.01, the best of 0.01",
+                "fell from 0.5 to 0.25",
+                "and was taken back",
+            ],  # fmt: skip
+        ),
         ({"difference": None}, ["were not compared"]),
         ({"form": "module", "reason": None, "serves": None, "unknown": {}}, ["copy of the given module"]),
         ({"configuration": False}, ["Hugging Face configuration", "cannot express it"]),
