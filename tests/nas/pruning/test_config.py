@@ -38,6 +38,7 @@ OTHERS: dict[str, Any] = {
     "aggregate": "max", "normalise": "sum", "allocation": "uniform", "steps": 2, "schedule": "linear", "round_to": 2, "min_kept": 2,
     "max_ratio": 0.8, "check": False, "milliseconds": False, "recover": ("calibrate", "finetune:1"), "learning_rate": 0.02,
     "batch_size": 64, "distill_weight": 0.5, "distill_temperature": 2.0, "device": "cpu",
+    "depth": False, "max_seconds": 30.0, "max_bytes": 2**20,
 }  # fmt: skip
 ELSEWHERE = (
     "model", "input", "device_file", "synthetic", "check_dtype", "vocabulary", "tokenizer",  # not beside the others

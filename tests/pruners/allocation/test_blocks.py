@@ -45,7 +45,7 @@ def test_a_block_that_is_left_out_saves_what_it_costs(seed: int) -> None:
                 assert with_blocks.of(target)({**kept, axis: 0}) == less.of(target)(kept)
             about = with_blocks.about(target, axis)
             saved = with_blocks.of(target)(kept) - with_blocks.of(target)({**kept, axis: 0})
-            assert about(kept) - about({**kept, axis: 0}) == saved > 0
+            assert about(kept) - about({**kept, axis: 0}) == saved >= 0
 
 
 def test_costs_of_blocks_are_none_of_the_model_that_was_given() -> None:

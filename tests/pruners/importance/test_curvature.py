@@ -237,7 +237,7 @@ def test_a_channel_that_is_never_active_goes_first_for_nothing() -> None:
     with torch.no_grad():
         model[0].bias.fill_(-1e4)
         model[2].weight[:, 3] = 1.0
-    assert bool((only(scores_of(model, x)) == 0).all()), "nor is it an error where all are"
+    assert float(only(scores_of(model, x)).max()) < 1e-20, "nor is it an error where all are"
 
 
 def test_fewer_examples_than_columns_are_no_error() -> None:
