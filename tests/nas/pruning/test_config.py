@@ -36,6 +36,7 @@ OTHERS: dict[str, Any] = {
     "arguments": {"width": 12}, "targets": {"macs": 0.6, "params": 0.9}, "data": "digits", "limit": 300, "test_limit": 100,
     "image_size": 8, "mean": (0.4,), "std": (0.3,), "ignore": ("4",), "tolerance": 1e-3, "seed": 3, "importance": "l1",
     "aggregate": "max", "normalise": "sum", "allocation": "uniform", "steps": 2, "schedule": "linear", "round_to": 2, "min_kept": 2,
+    "depth": False, "max_seconds": 100.0, "max_bytes": 10**9,
     "max_ratio": 0.8, "check": False, "milliseconds": False, "recover": ("calibrate", "finetune:1"), "learning_rate": 0.02,
     "batch_size": 64, "distill_weight": 0.5, "distill_temperature": 2.0, "device": "cpu",
 }  # fmt: skip
@@ -221,7 +222,7 @@ def test_the_search_refuses_a_file_of_pruning(written: Path) -> None:
         ({"targets": {}}, "`targets` must name at least one of macs, .* got none"),
         ({"cut": {"importance": {"criterion": "taylor"}}}, "`importance` taylor needs images; give `data`"),
         ({"cut": {"limits": {"round_to": 0}}}, "`round_to` must be a whole number of at least 1, got 0"),
-        ({"recovery": {"steps": ["magic"]}}, "`recover` must be among calibrate, .* got 'magic'"),
+        ({"recovery": {"steps": ["magic"]}}, "`recover` must be among auto, .* got 'magic'"),
         ({"data": {"source": "digits", "std": [0.5]}}, "`mean` and `std` go together; give both, or neither"),
         ({"synthetic": 5, "data": {"source": "digits"}}, "`synthetic` is for those without data; leave it out, or `data`"),
     ],
