@@ -410,7 +410,7 @@ def test_bad_recovery_steps_are_refused(step: str) -> None:
         ([*HALVED, "--synthetic", "-1"], "--synthetic"),
         (
             [TARGET, "--input", "1x1x8x8", "--target", "flops=0.5"],
-            "must be among macs, params, weight_bytes, latency_ms, peak_memory_bytes, energy_mj, bound_ms, got 'flops'",
+            "must be among macs, params, weight_bytes, latency_ms, onnxruntime_ms, peak_memory_bytes, energy_mj, bound_ms, got 'flops'",
         ),
         (
             ["tests.nas.test_prune:Tokens", "--input", "2x5", "--target", "macs=0.5"],

@@ -103,7 +103,7 @@ def test_the_page_takes_nothing_from_outside_and_names_from_models_as_text() -> 
                 "at a learning rate of 0.01, the best of 0.01",
                 "fell from 0.5 to 0.25",
                 "and was taken back",
-            ],  # fmt: skip
+            ],
         ),
         ({"difference": None}, ["were not compared"]),
         ({"form": "module", "reason": None, "serves": None, "unknown": {}}, ["copy of the given module"]),
