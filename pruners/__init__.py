@@ -6,9 +6,9 @@ from pruners.prune import groups, load, prune
 from pruners.repair import least_squares_, noise, recalibrate_, remap_optimizer, synthetic
 from pruners.result import PruneResult, Summary
 from pruners.space import PrunableSpace
-from pruners.surgery import PruningPlan
+from pruners.surgery import PruningPlan, load_pretrained
 
 __all__ = [
     "CutConfig", "Group", "PrunableSpace", "PruneResult", "PruningPlan", "Summary", "groups", "least_squares_", "load",
-    "noise", "prune", "recalibrate_", "remap_optimizer", "synthetic",
+    "load_pretrained", "noise", "prune", "recalibrate_", "remap_optimizer", "synthetic",
 ]  # fmt: skip

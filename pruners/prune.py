@@ -19,6 +19,7 @@ from pruners.allocation import (
     CostModel,
     Estimator,
     Evidence,
+    ModuleForm,
     OperatorLatency,
     Reading,
     Selection,
@@ -45,6 +46,7 @@ from pruners.surgery import (
     build,
     configure,
     describe_inputs,
+    lacks,
     rebuild,
     replay,
     rewrite,
@@ -120,8 +122,11 @@ def prune(
     ranking = selection.descend(last, least, config.steps, config.schedule, between)
 
     surgery = Surgery(model, graph, found, config.tolerance, config.check, config.checked_in)
+    as_module = ModuleForm(surgery, selection, ranking) if config.form == "module" else None
 
     def built_within(budgets: Mapping[str, float]) -> nn.Module:
+        if as_module is not None:
+            return as_module.cut(budgets).built.model
         removal = Removal(graph, selection.choose(ranking, budgets))
         return build(removal, model, rewrite(removal), config.tolerance).model
 
@@ -132,7 +137,7 @@ def prune(
         find = approach if lever == LATENCY else search
         budgets[lever], predicted = find(lambda b: built_within({**asked, lever: b}), aims, least[lever], top, progress)
     for _ in range(ATTEMPTS):
-        cut = surgery.cut(selection.choose(ranking, budgets))
+        cut = surgery.cut(selection.choose(ranking, budgets)) if as_module is None else as_module.cut(budgets)
         readings = {aim.name: aim.read(cut.built.model) for aim in aims}
         after = count(cut.built.model, args, kwargs)
         routed_otherwise = graph.trace.choosing and after["macs"] > asked.get("macs", math.inf)
@@ -149,6 +154,7 @@ def prune(
     }
     refuse_missed(report)
     proved = surgery.prove(cut)
+    alike = None if as_module is None else as_module.report(cut, budgets)
     summary = Summary(
         before={**count(model, args, kwargs), **{name: reading.full for name, reading in readings.items()}},
         after={**after, **{name: reading.value for name, reading in readings.items()}},
@@ -161,6 +167,8 @@ def prune(
         configuration=configure(proved.model, model, cut.removal),
         reason=cut.built.reason,
         serves=serves(proved.model),
+        lacks=lacks(model, cut.built, found),
+        alike=None if alike is None else alike._asdict(),
     )
     return PruneResult(proved.model, proved.plan, summary)
 

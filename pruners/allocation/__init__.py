@@ -1,5 +1,6 @@
 """How much of each group goes, under budgets."""
 
+from pruners.allocation.alike import Alike, ModuleForm
 from pruners.allocation.allocate import ALLOCATIONS, Limits, check_data, check_reachable, fewest_kept, predicts_latency
 from pruners.allocation.costs import CostModel
 from pruners.allocation.latency import OperatorLatency
@@ -20,7 +21,7 @@ from pruners.allocation.targets import (
 from pruners.allocation.timing import measured_ms
 
 __all__ = [
-    "ALLOCATIONS", "ATTEMPTS", "COUNTED", "LATENCY", "SCHEDULES", "TIGHTER", "CostModel", "Estimator", "Evidence",
-    "Limits", "OperatorLatency", "Reading", "Selection", "approach", "check_data", "check_reachable", "check_targets",
+    "ALLOCATIONS", "ATTEMPTS", "COUNTED", "LATENCY", "SCHEDULES", "TIGHTER", "Alike", "CostModel", "Estimator", "Evidence",
+    "Limits", "ModuleForm", "OperatorLatency", "Reading", "Selection", "approach", "check_data", "check_reachable", "check_targets",
     "counted_budgets", "fewest_kept", "measured_ms", "measured_targets", "predicts_latency", "search",
 ]  # fmt: skip

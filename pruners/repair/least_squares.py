@@ -16,7 +16,7 @@ from torch.fx import Node
 from pruners.importance import bounds, is_product, sampled
 from pruners.operators import arguments, chooses
 from pruners.progress import Progress, silent
-from pruners.surgery import GraphModel, PruningPlan, Removal, replay, smaller_graph
+from pruners.surgery import GraphModel, PruningPlan, Removal, multiplied, replay, smaller_graph
 from pruners.tracing import Runner, like_example
 
 aten = torch.ops.aten
@@ -70,7 +70,7 @@ def least_squares_(
             "`model` must take batches of any size, got one traced for a fixed size; recalibrate it instead."
         )
     rewritten = smaller_graph(plan, removal)
-    rewritten.load_state_dict(smaller.state_dict(), strict=False)
+    rewritten.load_state_dict(multiplied(smaller.state_dict(), plan.folded, inverse=True), strict=False)
     given = zip(*(batch.inputs for batch in like_example(batches, removal.graph.trace)), strict=True)
     inputs = [_joined(values, place in removal.graph.trace.free) for place, values in enumerate(given)]
     if not all(values.isfinite().all() for values in inputs if isinstance(values, Tensor)):
@@ -79,7 +79,7 @@ def least_squares_(
     with torch.no_grad():
         for _ in repair.steps(inputs):
             pass
-    smaller.load_state_dict(rewritten.state_dict(), strict=False)
+    smaller.load_state_dict(multiplied(rewritten.state_dict(), plan.folded), strict=False)
     return repair.solved
 
 

@@ -15,6 +15,7 @@ from torch import nn
 
 from pruners.groups import AxisGraph, Group
 from pruners.operators import Axis, operator
+from pruners.surgery.folding import Factors
 
 VERSION = 4  # 2 knew no inputs in lists, tuples and dicts, 3 no free sizes but the batch
 READABLE = (2, 3, VERSION)
@@ -72,6 +73,8 @@ class PruningPlan:
         mended: names of the attributes that change with the sizes, in a module; None for all that could.
         every_size: whether the model was traced with every size of its inputs free, not the batch only.
         least: smallest that a free size of a graph may be, by name; 1 where it is not there.
+        attributes: in a module, new values of mended attributes whose names do not tell them.
+        folded: in a module, what parameters were multiplied by, since the forward computes another constant from a smaller size.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", strict=True)
@@ -85,6 +88,8 @@ class PruningPlan:
     mended: Sequence[str] | None = None
     every_size: bool = False
     least: Mapping[str, Index] = field(default_factory=dict)
+    attributes: Mapping[str, int | float | Sequence[int]] = field(default_factory=dict)
+    folded: Mapping[str, Factors] = field(default_factory=dict)
     version: int = VERSION
 
     def to_json(self) -> str:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
 from pruners.groups import dependency_groups, tie_axes
+from pruners.surgery.attributes import alike, attribute, attribute_changes
 from pruners.surgery.blocks import Block, bypass, removable_blocks
-from pruners.surgery.module import attribute_changes, cut_module
+from pruners.surgery.folding import multiply_
+from pruners.surgery.module import cut_module
 from pruners.surgery.plan import PruningPlan, example_inputs, kept_by
 from pruners.surgery.rewrite import GraphModel, Removal, rewrite
 from pruners.tracing import trace
@@ -66,6 +70,10 @@ def rebuild(plan: PruningPlan, removal: Removal, model: nn.Module) -> nn.Module:
     graph_model = smaller_graph(plan, removal)
     if plan.form == "graph":
         return graph_model
+    multiply_(graph_model, plan.folded)
     changes = attribute_changes(removal, model)
     mended = {name: new for name, new in changes.items() if plan.mended is None or name in plan.mended}
+    for name, new in plan.attributes.items():
+        kept = attribute(model, name)
+        mended[name] = alike(kept, new) if isinstance(kept, (list, tuple)) and isinstance(new, Sequence) else new
     return cut_module(removal, model, graph_model, mended)
