@@ -103,7 +103,7 @@ class Surgery:
         removal, built = cut.removal, cut.built
         plan = make_plan(self.graph, self.groups, removal.keep, built.form, built.mended)
         blocks = tuple(block.name for block in cut.left_out)
-        plan = replace(plan, blocks=blocks, attributes=built.attributes, folded=built.folded)
+        plan = replace(plan, blocks=blocks, attributes=dict(built.attributes), folded=dict(built.folded))
         smaller = built.model
         if built.form == "graph" and isinstance(smaller, GraphModel):
             served = serve_sizes(removal, smaller, plan, self.model, self.tolerance, self.check, every_size)
