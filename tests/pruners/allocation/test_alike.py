@@ -11,7 +11,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pruners import load, prune
+import pruners
+from pruners import load
+from tests.pruners.plain import prune
 
 
 class Halves(nn.Module):
@@ -109,6 +111,19 @@ def test_what_one_number_governs_loses_alike(name: str, tmp_path: Path) -> None:
     result.save(tmp_path)
     longer = torch.randn(3, 8, 5)
     torch.testing.assert_close(load(tmp_path, make())(longer), result.model(longer))
+
+
+def test_blocks_go_from_a_module(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model, x = Stack().eval(), torch.randn(64, 6, 5)
+    for layer in (model.parts[1].up, model.parts[1].down):
+        nn.init.uniform_(layer.weight, -1e-2, 1e-2)
+    deep = {"importance": "curvature", "allocation": "optimal", "depth": True, "batches": [x], "recover": "none"}
+    result = pruners.prune(model, x[:2], {"params": 0.3}, form="module", **deep)
+    assert result.summary.form == "module" and result.summary.blocks == ("parts.0", "parts.1")
+    assert result.summary.after["params"] <= 0.3 * result.summary.before["params"]
+    result.save(tmp_path)
+    torch.testing.assert_close(load(tmp_path, Stack())(x), result.model(x))
 
 
 def test_what_is_written_out_stays_whole() -> None:

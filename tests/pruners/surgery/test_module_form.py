@@ -12,7 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pruners import least_squares_, load, prune
+from pruners import PruningPlan, least_squares_, load
+from pruners.groups import dependency_groups
+from pruners.surgery import Surgery, follow, removable_blocks, replay
+from tests.pruners.plain import prune
 
 WIDTH = 16
 
@@ -147,6 +150,23 @@ def test_least_squares_keep_what_was_folded() -> None:
     assert result.plan.folded
     least_squares_(result.model, model, result.plan, [x])
     assert F.mse_loss(result.model(x), model(x)) < before
+
+
+def test_scales_are_folded_where_a_block_is_left_out() -> None:
+    torch.manual_seed(0)
+    layers = (Attention(2, 8, "fused"), nn.Linear(3, 5), Attention(2, 8, "fused"))
+    model, x = nn.Sequential(*layers).eval(), torch.randn(64, 6, 5)
+    removal = replay(prune(model, x[:2], {"params": 0.6}, allocation="uniform").plan, model)
+    surgery = Surgery(model, removal.graph, dependency_groups(removal.graph), 1e-4)
+    cut = surgery.cut(removal.keep, removable_blocks(removal.graph)[:1])
+    proved = surgery.prove(cut)
+    plan = PruningPlan.from_json(proved.plan.to_json())
+    assert proved.plan.form == "module" and any(name.startswith("2.") for name in plan.folded)
+    smaller = follow(plan, model)[0]
+    torch.testing.assert_close(smaller(x), proved.model(x))
+    before = F.mse_loss(smaller(x), model(x))
+    least_squares_(smaller, model, plan, [x])
+    assert F.mse_loss(smaller(x), model(x)) < before
 
 
 @pytest.mark.parametrize("seed", range(4))
