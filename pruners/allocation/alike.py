@@ -63,13 +63,23 @@ class ModuleForm:
         for _ in range(ROUNDS):
             if cut.built.form == "module":
                 return cut
-            if new := self._next(cut):
-                self.steps += new
-            elif cut.left_out:  # the forward cannot do without a block
-                self.blocks = False
-            else:
+            new = self._next(cut)
+            if not new and not cut.left_out:
                 break
-            cut = self.surgery.cut(*self._chosen(budgets, cut.built.reason))
+            self.steps += new
+            try:
+                if not new:
+                    raise ValueError(cut.built.reason)
+                chosen = self._chosen(budgets, cut.built.reason)
+            except ValueError:
+                if not cut.left_out:
+                    raise
+                self.blocks, self.steps = (
+                    False,
+                    [],
+                )  # the forward cannot do without a block, or not beside what loses alike
+                chosen = self._chosen(budgets, cut.built.reason)
+            cut = self.surgery.cut(*chosen)
         where = f" in module {cut.built.at[0]!r}" if cut.built.at and cut.built.at[0] else ""
         raise ValueError(
             f"`form='module'` must be possible, got a forward that cannot express the smaller sizes{where}: {cut.built.reason}; take "

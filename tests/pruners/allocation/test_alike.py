@@ -126,6 +126,14 @@ def test_blocks_go_from_a_module(tmp_path: Path) -> None:
     torch.testing.assert_close(load(tmp_path, Stack())(x), result.model(x))
 
 
+def test_all_blocks_stay_where_a_width_is_of_all_layers() -> None:
+    torch.manual_seed(0)
+    model, x = Stack().eval(), torch.randn(64, 6, 5)
+    deep = {"importance": "curvature", "allocation": "optimal", "depth": True, "batches": [x], "recover": "none"}
+    result = pruners.prune(model, x[:2], {"params": 0.45}, form="module", **deep)
+    assert result.summary.form == "module" and result.summary.after["params"] <= 0.45 * result.summary.before["params"]
+
+
 def test_what_is_written_out_stays_whole() -> None:
     torch.manual_seed(0)
     model, x = WrittenOut().eval(), torch.randn(4, 5)
