@@ -6,10 +6,11 @@ from pruners.prune import groups, load, prune
 from pruners.repair import Repaired, least_squares_, noise, recalibrate_, remap_optimizer, synthetic
 from pruners.result import PruneResult, Summary
 from pruners.space import PrunableSpace
-from pruners.surgery import PruningPlan
+from pruners.surgery import PruningPlan, load_pretrained
 from pruners.vocabulary import Vocabulary, smaller_vocabulary
 
 __all__ = [
     "CutConfig", "Group", "PrunableSpace", "PruneResult", "PruningPlan", "Repaired", "Summary", "Vocabulary", "groups",
-    "least_squares_", "load", "noise", "prune", "recalibrate_", "remap_optimizer", "smaller_vocabulary", "synthetic",
+    "least_squares_", "load", "load_pretrained", "noise", "prune", "recalibrate_", "remap_optimizer",
+    "smaller_vocabulary", "synthetic",
 ]  # fmt: skip

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import BeforeValidator
@@ -68,6 +68,11 @@ class CutConfig(_AnyCut):
         "geometric", help="How what remains shrinks over the steps: see `nas list schedules`."
     )
     limits: Limits = Limits()
+    form: Literal["auto", "module"] = setting(
+        "auto",
+        help="What the result may be: `auto` is a module where the forward can express the smaller sizes, else a graph; `module` "
+        "is always one: what one number of the forward governs loses alike.",
+    )
     bounds: Bounds = Bounds()
     check: bool = setting(True, help="Compare the result with the masked model on the example inputs.")
     milliseconds: bool | None = setting(

@@ -24,6 +24,7 @@ from pruners.allocation import (
     Estimator,
     Evidence,
     Measured,
+    ModuleForm,
     OperatorLatency,
     Reading,
     Selection,
@@ -57,6 +58,7 @@ from pruners.surgery import (
     follow,
     form_of,
     ignored,
+    lacks,
     remember,
     removable_blocks,
     serves,
@@ -173,8 +175,11 @@ def prune(
     ranking = selection.descend(last, least, config.steps, config.schedule, between)
 
     surgery = Surgery(model, graph, found, config.tolerance, config.check, config.checked_in)
+    as_module = ModuleForm(surgery, selection, ranking) if config.form == "module" else None
 
     def built_within(budgets: Mapping[str, float]) -> nn.Module:
+        if as_module is not None:
+            return as_module.cut(budgets).built.model
         return surgery.build(*selection.choose(ranking, budgets)).model
 
     budgets = dict(asked)
@@ -184,7 +189,7 @@ def prune(
         find = approach if lever == LATENCY or ONNX_RUNTIME in targets else search
         budgets[lever], predicted = find(lambda b: built_within({**asked, lever: b}), aims, least[lever], top, progress)
     for _ in range(ATTEMPTS):
-        cut = surgery.cut(*selection.choose(ranking, budgets))
+        cut = surgery.cut(*selection.choose(ranking, budgets)) if as_module is None else as_module.cut(budgets)
         readings = {aim.name: aim.read(cut.built.model) for aim in aims}
         after = count(cut.built.model, args, kwargs)
         routed_otherwise = graph.trace.choosing and after["macs"] > asked.get("macs", math.inf)
@@ -202,6 +207,7 @@ def prune(
     }
     refuse_missed(report)
     proved = surgery.prove(cut)
+    alike = None if as_module is None else as_module.report(cut, budgets)
     repaired = _repaired(recover, proved, model, data, progress)
     milliseconds, notes = (
         timed(model, proved.model, args, kwargs, graph.trace.written) if config.milliseconds else ({}, [])
@@ -224,6 +230,8 @@ def prune(
         notes=(*([note] if note else []), *notes),
         fixed=proved.fixed,
         form_before=form_of(model),
+        lacks=lacks(model, cut.built, found),
+        alike=None if alike is None else alike._asdict(),
     )
     return PruneResult(proved.model, proved.plan, summary)
 

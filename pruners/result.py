@@ -37,7 +37,8 @@ class Summary:
         groups: group name to (indices before, indices after), for groups that lost any.
         unknown: operators without a rule; what they touch was left alone.
         configuration: None if the model has no Hugging Face configuration; True if the smaller model's describes it, so that
-            `save_pretrained` and `from_pretrained` give it back; False if none can, so that only `PruneResult.save` saves it.
+            `save_pretrained` and `from_pretrained` give it back; False if none can: a module then comes back by
+            `pruners.load_pretrained`, and a graph by `pruners.load` only.
         reason: why the result is a graph: what the cut copy of the module raised, or that its outputs differ; None for a module.
         serves: of a graph, the shapes that it takes by the name of the input, as "NxL", in numbers and free sizes; None for a module.
         blocks: names of the residual blocks that are left out; groups inside them are gone, too, and not in `groups`.
@@ -47,6 +48,10 @@ class Summary:
         notes: what a reader should know, a sentence each: a runtime in which the smaller model is no faster, or which does not run it.
         fixed: why a graph serves no other sizes than the example's, but for the batch; None if it does, or for a module.
         form_before: of a model that itself is the result of a prune, what form that had; else None.
+        lacks: of a graph, what it lacks of the module, and the setting that may give a module; empty for a module.
+        alike: what the module form took: "governed" (names of what lost alike), "groups" (how many), "whole" (names of groups that
+            stayed whole), and the share of all importance that was "lost", beside the share "lost_freely" where every group loses
+            by itself; None where nothing had to lose alike.
     """
 
     before: Mapping[str, float]
@@ -66,6 +71,8 @@ class Summary:
     notes: tuple[str, ...] = ()
     fixed: str | None = None
     form_before: str | None = None
+    lacks: tuple[str, ...] = ()
+    alike: Mapping[str, Any] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""

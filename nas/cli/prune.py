@@ -80,6 +80,10 @@ def prune(
         print(f"a graph, as the model's own forward cannot express the smaller shapes: {result.summary.reason}")
     if result.summary.form_before == "module" and result.summary.form == "graph":
         print("before, as an earlier prune returned it, it was a module")
+    for line in result.summary.lacks:
+        print(line)
+    if result.summary.alike:
+        print(_alike(result.summary.alike))
     if result.summary.serves:
         print(f"serves {', '.join(f'{name} of {shape}' for name, shape in result.summary.serves.items())}")
     if result.summary.fixed:
@@ -120,6 +124,15 @@ def groups(
     rows = [[g.name, str(g.size), str(len(g.members)), g.per or "", g.protected or ""] for g in found]
     terminal.show_table(["group", "size", "tensors", "chosen anew per index of", "protected because"], rows)
     _show_unknown(graph.unknown)
+
+
+def _alike(alike: Mapping[str, Any]) -> str:
+    """What the module form took, in one line."""
+    whole = f", {len(alike['whole'])} stay whole" if alike["whole"] else ""
+    return (
+        f"as a module, {alike['groups']} groups lose alike{whole} ({', '.join(alike['governed'])}): {percent(alike['lost'])} of all "
+        f"importance went, {percent(alike['lost_freely'])} in a graph"
+    )
 
 
 def _show_unknown(operators: Mapping[str, int]) -> None:

@@ -1,6 +1,7 @@
 """How much of each group goes, under budgets."""
 
 from pruners.allocation.alignment import Aligned, aligned
+from pruners.allocation.alike import Alike, ModuleForm
 from pruners.allocation.allocate import ALLOCATIONS, Limits, check_data, check_reachable, fewest_kept, predicts_latency
 from pruners.allocation.costs import CostModel
 from pruners.allocation.latency import OperatorLatency
@@ -25,7 +26,7 @@ from pruners.allocation.timing import measured_ms
 
 __all__ = [
     "ALLOCATIONS", "ATTEMPTS", "COUNTED", "LATENCY", "MILLISECONDS", "ONNX_RUNTIME", "SCHEDULES", "TIGHTER", "Aligned",
-    "CostModel", "Estimator", "Evidence", "Limits", "Measured", "OperatorLatency", "Reading", "Selection", "aligned",
-    "approach", "check_data", "check_reachable", "check_targets", "counted_budgets", "fewest_kept", "measured_ms",
-    "measured_targets", "predicts_latency", "search",
+    "Alike", "CostModel", "Estimator", "Evidence", "Limits", "Measured", "ModuleForm", "OperatorLatency", "Reading",
+    "Selection", "aligned", "approach", "check_data", "check_reachable", "check_targets", "counted_budgets",
+    "fewest_kept", "measured_ms", "measured_targets", "predicts_latency", "search",
 ]  # fmt: skip

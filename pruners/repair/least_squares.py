@@ -20,7 +20,7 @@ from pruners.progress import Progress, silent
 from pruners.repair.in_order import NO_BETTER, Repair, Repaired, last_solved
 from pruners.repair.lanes import Lane, fits, lanes, most_bytes
 from pruners.repair.positions import few
-from pruners.surgery import PruningPlan, Removal, find_again, replay, smaller_graph
+from pruners.surgery import PruningPlan, Removal, find_again, multiplied, replay, smaller_graph
 from pruners.tracing import Batch, like_example, trace
 
 RIDGES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
@@ -89,7 +89,7 @@ def least_squares_(
     _refuse_random(removal)
     rewritten = smaller_graph(plan, removal)
     own = {plan.full_name(name): tensor for name, tensor in smaller.state_dict().items()}
-    rewritten.load_state_dict(own, strict=False)
+    rewritten.load_state_dict(multiplied(own, plan.folded, inverse=True), strict=False)
     before = {name: tensor.clone() for name, tensor in rewritten.state_dict().items()}
     with torch.no_grad():
         found = _lanes(removal, ready, max_bytes, last_solved(rewritten))
@@ -102,7 +102,7 @@ def least_squares_(
             return replace(
                 repaired, solved=0, left_out=(*repaired.left_out, f"all other layers ({why})"), more_examples=True
             )
-        now = rewritten.state_dict()
+        now = multiplied(rewritten.state_dict(), plan.folded)
         for name in own.keys() & now.keys():
             own[name].copy_(now[name])
     return repaired

@@ -1,10 +1,13 @@
 """The cut: a smaller graph or module, and its proof."""
 
 from pruners.groups import Keep
+from pruners.surgery.alike import Governed, governed
 from pruners.surgery.blocks import Block, Bypassed, around, ignored, inside, passed_on, removable_blocks, unneeded
-from pruners.surgery.cut import Proved, Surgery
+from pruners.surgery.cut import Cut, Proved, Surgery
 from pruners.surgery.every_size import find_again
-from pruners.surgery.huggingface import configure
+from pruners.surgery.folding import Factors, multiplied
+from pruners.surgery.huggingface import configure, load_pretrained
+from pruners.surgery.lacking import lacks
 from pruners.surgery.layers import LeftOut
 from pruners.surgery.masked import Masked, difference, run_example
 from pruners.surgery.module import Built, build, computed_tensors
@@ -14,8 +17,9 @@ from pruners.surgery.rewrite import GraphModel, Removal, Scaled, rewrite
 from pruners.surgery.served import serves
 
 __all__ = [
-    "Block", "Built", "Bypassed", "GraphModel", "Keep", "LeftOut", "Masked", "Proved", "PruningPlan", "Removal",
-    "Scaled", "Surgery", "around", "build", "computed_tensors", "configure", "describe_inputs", "difference",
-    "find_again", "fingerprint", "follow", "form_of", "ignored", "inside", "passed_on", "rebuild", "remember",
-    "removable_blocks", "replay", "rewrite", "run_example", "serves", "smaller_graph", "unique_state", "unneeded",
+    "Block", "Built", "Bypassed", "Cut", "Factors", "Governed", "GraphModel", "Keep", "LeftOut", "Masked", "Proved",
+    "PruningPlan", "Removal", "Scaled", "Surgery", "around", "build", "computed_tensors", "configure",
+    "describe_inputs", "difference", "find_again", "fingerprint", "follow", "form_of", "governed", "ignored", "inside",
+    "lacks", "load_pretrained", "multiplied", "passed_on", "rebuild", "remember", "removable_blocks", "replay",
+    "rewrite", "run_example", "serves", "smaller_graph", "unique_state", "unneeded",
 ]  # fmt: skip

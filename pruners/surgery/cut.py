@@ -130,7 +130,14 @@ class Surgery:
         earlier = remembered(self.model)
         before = () if earlier is None else earlier.chain
         left_out = tuple(block.name for block in cut.left_out)
-        plan = replace(plan, blocks=left_out, dropped=built.dropped, before=before)
+        plan = replace(
+            plan,
+            blocks=left_out,
+            dropped=built.dropped,
+            attributes=dict(built.attributes),
+            folded=dict(built.folded),
+            before=before,
+        )
         smaller, fixed = built.model, None
         if built.form == "graph" and isinstance(smaller, GraphModel):
             served = serve_sizes(removal, smaller, plan, self.model, self.tolerance, self.check, every_size)

@@ -16,7 +16,7 @@ from estimators import count
 from pruners.operators import owner
 from pruners.surgery.blocks import Block, bypass, is_copy, needed_nodes, passed_on, unneeded
 from pruners.surgery.masked import run_example
-from pruners.surgery.module import Built, agrees, build
+from pruners.surgery.module import Built, agrees, build_beside
 from pruners.surgery.rewrite import GraphModel, Removal
 from search_spaces.core import first_line
 
@@ -78,8 +78,9 @@ def build_without(
         blocks: what is left out.
         tolerance: largest relative difference allowed between the two forms.
     """
-    whole = build(removal, model, graph_model, tolerance)
-    bypass(graph_model, blocks)
+    whole, beside = build_beside(removal, model, graph_model, tolerance)
+    for each in {id(graph): graph for graph in (graph_model, beside)}.values():
+        bypass(each, blocks)
     if whole.form == "graph":
         return whole
     inputs = removal.graph.trace.kwargs or removal.graph.trace.args
@@ -89,9 +90,9 @@ def build_without(
             module, dropped = leave_out(_copied(whole.model), removal, blocks, drop)
             if drop and not dropped:
                 continue
-            if not agrees(module, graph_model, removal, tolerance):
+            if not agrees(module, beside, removal, tolerance):
                 reason = "without the blocks its outputs differ"
-            elif count(module, inputs).total.macs != count(graph_model, inputs).total.macs:
+            elif count(module, inputs).total.macs != count(beside, inputs).total.macs:
                 reason = "its forward computes part of what is left out by itself"
             else:
                 return whole._replace(model=module, dropped=dropped)

@@ -18,6 +18,7 @@ from torch.fx import GraphModule
 
 from pruners.groups import AxisGraph, Group
 from pruners.operators import Axis, operator
+from pruners.surgery.folding import Factors
 
 VERSION = 5  # 2 knew no inputs in lists, tuples and dicts, 3 no free sizes but the batch, 4 no plans before it and no dropped layers
 READABLE = (2, 3, 4, VERSION)
@@ -78,6 +79,8 @@ class PruningPlan:
         least: smallest that a free size of a graph may be, by name; 1 where it is not there.
         before: plans that made the model of the original, the first one first, each without any before it.
         dropped: names of the layers that went from their list in a module; those behind them have other names there.
+        attributes: in a module, new values of mended attributes whose names do not tell them.
+        folded: in a module, what parameters were multiplied by, since the forward computes another constant from a smaller size.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", strict=True)
@@ -92,6 +95,8 @@ class PruningPlan:
     every_size: bool = False
     least: Mapping[str, Index] = field(default_factory=dict)
     dropped: Sequence[str] = ()
+    attributes: Mapping[str, int | float | Sequence[int]] = field(default_factory=dict)
+    folded: Mapping[str, Factors] = field(default_factory=dict)
     version: int = VERSION
     before: Sequence[PruningPlan] = ()
 

@@ -9,10 +9,12 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from pruners.groups import dependency_groups, tie_axes, uncompiled
+from pruners.surgery.attributes import alike, attribute, attribute_changes
 from pruners.surgery.blocks import Block, bypass, named_blocks
+from pruners.surgery.folding import multiply_
 from pruners.surgery.huggingface import configure
 from pruners.surgery.layers import leave_out
-from pruners.surgery.module import attribute_changes, cut_module
+from pruners.surgery.module import cut_module
 from pruners.surgery.plan import OtherModel, PruningPlan, example_inputs, kept_by
 from pruners.surgery.rewrite import GraphModel, Removal, rewrite
 from pruners.tracing import trace
@@ -97,8 +99,12 @@ def rebuild(plan: PruningPlan, removal: Removal, model: nn.Module) -> nn.Module:
     graph_model = smaller_graph(plan, removal)
     if plan.form == "graph":
         return graph_model
+    multiply_(graph_model, plan.folded)
     changes = attribute_changes(removal, model)
     mended = {name: new for name, new in changes.items() if plan.mended is None or name in plan.mended}
+    for name, new in plan.attributes.items():
+        kept = attribute(model, name)
+        mended[name] = alike(kept, new) if isinstance(kept, (list, tuple)) and isinstance(new, Sequence) else new
     module = cut_module(removal, model, graph_model, mended)
     if plan.blocks:
         module, _ = leave_out(module, removal, left_out(plan, removal), plan.dropped)

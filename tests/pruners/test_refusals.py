@@ -142,4 +142,6 @@ def test_batches_whose_sizes_vary() -> None:
             prune(model, x, {"macs": 0.5}, importance=importance, batches=[batch(4, 9), batch(4, 12)])
     result = prune(model, x, {"macs": 0.5}, importance="taylor", batches=[batch(4, 9), batch(4, 12)])
     least_squares_(result.model, model, result.plan, [batch(16, 9), batch(3, 9)])
-    least_squares_(result.model, model, result.plan, [batch(4, 9), batch(4, 12)])  # a graph that serves every length runs on them
+    least_squares_(
+        result.model, model, result.plan, [batch(4, 9), batch(4, 12)]
+    )  # a graph that serves every length runs on them

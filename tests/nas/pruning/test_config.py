@@ -37,9 +37,8 @@ OTHERS: dict[str, Any] = {
     "image_size": 8, "mean": (0.4,), "std": (0.3,), "ignore": ("4",), "tolerance": 1e-3, "seed": 3, "importance": "l1",
     "aggregate": "max", "normalise": "sum", "allocation": "uniform", "steps": 2, "schedule": "linear", "round_to": 2, "min_kept": 2,
     "depth": False, "max_seconds": 100.0, "max_bytes": 10**9,
-    "max_ratio": 0.8, "check": False, "milliseconds": False, "recover": ("calibrate", "finetune:1"), "learning_rate": 0.02,
-    "batch_size": 64, "distill_weight": 0.5, "distill_temperature": 2.0, "device": "cpu",
-    "depth": False, "max_seconds": 30.0, "max_bytes": 2**20,
+    "max_ratio": 0.8, "form": "module", "check": False, "milliseconds": False, "recover": ("calibrate", "finetune:1"),
+    "learning_rate": 0.02, "batch_size": 64, "distill_weight": 0.5, "distill_temperature": 2.0, "device": "cpu",
 }  # fmt: skip
 ELSEWHERE = (
     "model", "input", "device_file", "synthetic", "check_dtype", "vocabulary", "tokenizer",  # not beside the others

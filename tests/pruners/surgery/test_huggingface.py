@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pruners import PrunableSpace, groups, load
+from pruners import PrunableSpace, groups, load, load_pretrained
 from tests.pruners.hugging_face import VOCABULARY, tiny, tokens
 from tests.pruners.plain import prune
 from tests.zoo import tensors
@@ -229,13 +229,14 @@ def test_whole_heads_of_transformers(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["BertModel", "GPT2LMHeadModel"])
-def test_heads_that_the_configuration_ties_to_the_hidden_size(name: str) -> None:
+def test_heads_that_the_configuration_ties_to_the_hidden_size(name: str, tmp_path: Path) -> None:
     model, example = hugging_face(name)
     ignore = only(model, example, *heads(model, example))
     result = prune(model, example, {"params": 0.97}, allocation="uniform", ignore=ignore)
     assert result.summary.configuration is False
     if result.summary.form == "module":
-        assert result.model.config.to_dict() == model.config.to_dict()
+        result.model.save_pretrained(tmp_path)
+        assert_same(result.model, load_pretrained(tmp_path), example)
 
 
 def test_a_number_of_heads_that_the_configuration_refuses() -> None:
@@ -246,12 +247,31 @@ def test_a_number_of_heads_that_the_configuration_refuses() -> None:
     assert result.summary.form == "module" and result.summary.configuration is False
 
 
-def test_a_smaller_head_has_another_scale() -> None:
+def test_a_smaller_head_has_another_scale(tmp_path: Path) -> None:
     model, example = hugging_face("LlamaForCausalLM", intermediate_size=40)
     ignore = only(model, example, "q_proj.weight:0[1]", "v_proj.weight:0[1]")
     result = prune(model, example, {"params": 0.95}, allocation="uniform", ignore=ignore)
     assert result.summary.form == "module" and result.summary.configuration is False
-    assert result.model.config.to_dict() == model.config.to_dict()
+    result.model.save_pretrained(tmp_path)  # whose configuration knows no frequencies of positions
+    assert_same(result.model, load_pretrained(tmp_path), example)
+
+
+def test_all_of_a_model_at_once(tmp_path: Path) -> None:
+    model, example = hugging_face("GPT2LMHeadModel")
+    result = prune(model, example, {"params": 0.6}, allocation="uniform")
+    assert result.summary.configuration is True and result.model.config.n_embd < 32 and result.plan.folded
+    assert_same(result.model, reloaded(result.model, tmp_path), example)
+
+
+def test_layers_that_differ_are_told_apart_by_the_configuration(tmp_path: Path) -> None:
+    model, example = hugging_face("LlamaForCausalLM", intermediate_size=40)
+    ignore = only(model, example, "layers.1.mlp")
+    result = prune(model, example, {"params": 0.95}, ignore=ignore)
+    assert result.summary.form == "module" and result.summary.configuration is False
+    result.model.save_pretrained(tmp_path)
+    width = result.model.model.layers[1].mlp.gate_proj.out_features
+    assert json.loads((tmp_path / "config.json").read_text())["per_layer_config"] == {"1": {"intermediate_size": width}}
+    assert_same(result.model, load_pretrained(tmp_path), example)
 
 
 def test_grouped_queries_of_transformers(tmp_path: Path) -> None:
