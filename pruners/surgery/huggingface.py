@@ -101,9 +101,9 @@ def _resized(kind: Any, entries: Mapping[str, Any], state: Mapping[str, torch.Te
     Raises:
         ValueError: if weights are missing or of no use.
     """
-    entries = copy.deepcopy(dict(entries))
-    layers, pruned = entries.pop(LAYERS, None), entries.pop(PRUNED, {})
-    config = kind.config_class.from_dict(entries)
+    rest = copy.deepcopy(dict(entries))
+    layers, pruned = rest.pop(LAYERS, None), rest.pop(PRUNED, {})
+    config = kind.config_class.from_dict(rest)
     with torch.random.fork_rng(devices=[]):
         model: Any = kind(config)
     missing = set(model.state_dict())
@@ -125,7 +125,9 @@ def _resized(kind: Any, entries: Mapping[str, Any], state: Mapping[str, torch.Te
         old = attribute(model, name)
         set_attribute(model, name, alike(old, value) if isinstance(old, (list, tuple)) else value)
     _write(model.config, layers, pruned)
-    return model.eval()  # type: ignore[no-any-return]
+    model.eval()
+    whole: nn.Module = model
+    return whole
 
 
 def _put(model: nn.Module, name: str, tensor: torch.Tensor) -> None:
@@ -138,7 +140,7 @@ def _put(model: nn.Module, name: str, tensor: torch.Tensor) -> None:
         part._buffers[key] = tensor
 
 
-def _write(config: Any, layers: Mapping[int | str, Mapping[str, Any]] | None, pruned: Mapping[str, Any]) -> None:
+def _write(config: Any, layers: Mapping[Any, Mapping[str, Any]] | None, pruned: Mapping[str, Any]) -> None:
     """Give a configuration entries of its own."""
     if layers:
         config.allow_global_per_layer_attribute_access = True  # the model was built with the global ones
@@ -209,7 +211,7 @@ def _layers(part: Any, removal: Removal) -> dict[int, dict[str, int]]:
     stem, shapes, moves, models = lists[0], _shapes(part), _moves(config, _changed(removal)), _Models(part)
     known: dict[tuple[Any, ...], dict[str, int]] = {}
     found = {}
-    for index in range(n):
+    for index in range(int(n or 0)):
         prefix = f"{stem}.{index}."
         own = {name.removeprefix(prefix): shape for name, shape in shapes.items() if name.startswith(prefix)}
         key = tuple(own.items())

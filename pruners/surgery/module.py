@@ -84,20 +84,21 @@ def build_beside(
     )
     if every is not None and (built := every.built(float_attributes(model, known))) is not None:
         return built, every.graph_model
-    variant, folding = _Variant(removal, model, graph_model, tolerance), list[Scale]()
+    variant = _Variant(removal, model, graph_model, tolerance)
+    folding: list[Scale] = []
     while True:
         if (built := variant.built()) is not None or (built := variant.searched()) is not None:
             return built, variant.graph_model
-        parts = dict(model.named_modules())
+        parts: dict[str, nn.Module] = dict(model.named_modules())
         kinds = {type(parts[name]) for name in variant.at}
         more = [s for s in known if s not in folding and type(parts.get(owner(s.node))) in kinds]
         if not more:
             return Built(graph_model, "graph", reason=variant.reason, at=variant.at), graph_model
         folding += more
-        first = variant
-        variant = variant.folding(folding)
-        if variant is None:
-            return Built(graph_model, "graph", reason=first.reason, at=first.at), graph_model
+        following = variant.folding(folding)
+        if following is None:
+            return Built(graph_model, "graph", reason=variant.reason, at=variant.at), graph_model
+        variant = following
 
 
 class _Variant:
@@ -119,7 +120,8 @@ class _Variant:
         self.removal, self.model, self.graph_model, self.tolerance = removal, model, graph_model, tolerance
         self.folded = folded or {}
         self.changes = attribute_changes(removal, model)
-        self.reason, self.at = "", ()
+        self.reason = ""
+        self.at: tuple[str, ...] = ()
 
     def folding(self, some: Collection[Scale]) -> _Variant | None:
         """The same with some constants folded into layers; None where that changes what the graph returns."""
@@ -281,9 +283,10 @@ def mend_layer(layer: nn.Module) -> None:
         tensor = layer.weight if layer.weight is not None else layer.running_mean
         layer.num_features = layer.num_features if tensor is None else len(tensor)
     elif isinstance(layer, nn.RNNBase):
-        rows, layer.input_size = layer.weight_ih_l0.shape
+        weight: Any = layer.weight_ih_l0
+        rows, layer.input_size = weight.shape
         layer.hidden_size = rows // GATES.get(layer.mode, 1)
-        layer.proj_size = len(layer.weight_hr_l0) if layer.proj_size else 0
+        layer.proj_size = layer.get_parameter("weight_hr_l0").shape[0] if layer.proj_size else 0
     elif isinstance(layer, nn.RNNCellBase):
         layer.input_size, layer.hidden_size = layer.weight_ih.shape[1], layer.weight_hh.shape[1]
     elif isinstance(layer, nn.MultiheadAttention):
