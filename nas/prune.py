@@ -172,7 +172,8 @@ def run(
             note = repair_unlabelled(step, result, model, sample, config.seed, place, progress)
         notes.append({"step": str(step), **note})
         measure(str(step), result.model)
-    why = {**why, **result.summary.chosen, **{"recover": note["did"] for note in notes if "did" in note}}
+    did = [note["did"] for note in notes if "did" in note]
+    why = {**why, **result.summary.chosen, **({"recover": did[-1]} if did else {})}
     result = replace(result, summary=replace(result.summary, chosen=why))
     summary = {
         **result.summary.to_dict(),
