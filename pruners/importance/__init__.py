@@ -1,6 +1,6 @@
 """What an index is worth."""
 
-from pruners.importance.bounds import USUAL, Bounds, pieces
+from pruners.importance.passes import USUAL, Bounds, pieces
 from pruners.importance.config import AUTO, Importance, Scoring, check_one_of
 from pruners.importance.criteria import Loss
 from pruners.importance.distortion import distortion_curves, placeholder_values

@@ -17,7 +17,7 @@ from torch import nn
 from torch.fx import Node
 
 from pruners.groups import AxisGraph, Group, Member
-from pruners.importance.bounds import USUAL, Bounds, pieces
+from pruners.importance.passes import USUAL, Bounds, pieces
 from pruners.importance.criteria import Loss, Tensors, activation, fisher, l1, l2, lamp, taylor
 from pruners.importance.curvature import curvatures, lost_with, readings
 from pruners.importance.outputs import Measure

@@ -17,7 +17,7 @@ from torch import nn
 from torch.fx import Node
 
 from pruners.groups import AxisGraph, Group, curve
-from pruners.importance.bounds import USUAL, Bounds
+from pruners.importance.passes import USUAL, Bounds
 from pruners.importance.config import Importance
 from pruners.importance.criteria import Loss, cross_entropy
 from pruners.importance.named import (

@@ -50,7 +50,7 @@ def test_a_ridge_in_closed_form(dual: bool, shifted: bool, columns: int, positio
     weight = torch.rand(positions, dtype=torch.float64)
     aim = torch.randn(1, 3, columns, dtype=torch.float64) @ x
     found = solved(task(x, aim, shifted=shifted, weight=weight, dual=dual), 0.1)
-    cut = positions - positions // 5
+    cut = positions if found.sure else positions - positions // 5  # what is worth it is solved again on all
     w, z, y = weight[:cut], x[0, :, :cut], aim[0, :, :cut]
     mean, middle = (((v * w).sum(1, keepdim=True) / w.sum()) * shifted for v in (z, y))
     scale = (((z - mean).square() * w).sum(1) / w.sum()).sqrt()

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from pruners.importance import bounds
-from pruners.importance.bounds import Bounds, bytes_per_sample, pieces
+from pruners.importance import passes
+from pruners.importance.passes import Bounds, bytes_per_sample, pieces
 from pruners.importance.config import Importance
 from pruners.importance.score import score_groups
 from pruners.progress import silent
@@ -63,7 +63,7 @@ def clock(seconds: float) -> Iterator[float]:
 
 def test_the_pass_ends_when_its_time_is_over_and_says_how_far_it_came(monkeypatch: pytest.MonkeyPatch) -> None:
     ticks = clock(1.0)  # two looks at the clock a piece, one before it and one behind it
-    monkeypatch.setattr(bounds, "time", SimpleNamespace(monotonic=lambda: next(ticks)))
+    monkeypatch.setattr(passes, "time", SimpleNamespace(monotonic=lambda: next(ticks)))
     held, told = traced(), []
     batches = like_example([torch.randn(10, 4)] * 20, held)
     seen = list(pieces(batches, held, Bounds(max_seconds=6.5), "step", lambda *given: told.append(given), 1e9))
@@ -76,7 +76,7 @@ def test_the_pass_ends_when_its_time_is_over_and_says_how_far_it_came(monkeypatc
 
 def test_one_piece_is_taken_however_little_time_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
     ticks = clock(100.0)
-    monkeypatch.setattr(bounds, "time", SimpleNamespace(monotonic=lambda: next(ticks)))
+    monkeypatch.setattr(passes, "time", SimpleNamespace(monotonic=lambda: next(ticks)))
     assert lengths([4, 4, 4], Bounds(max_seconds=1e-3)) == [4]
 
 
