@@ -196,8 +196,8 @@ class Program:
         curves = {item.name: self._changes(around, mix, item, options.get(item.name, [1])) for item in self.every}
 
         def least(item: Item) -> float:
-            inside = sum(map(least, item.inside))
-            return float(inside if item.inside else curves[item.name].min())
+            own = float(curves[item.name].min())
+            return min(own, sum(map(least, item.inside))) if item.inside else own
 
         room = len(mix) - sum(self._total(around, name) / self.budgets[name] for name in mix)
         room -= sum(map(least, self.items))
@@ -205,11 +205,16 @@ class Program:
         scale = self.budgets[mix[0]] if exact else CAPACITY / max(room, 1e-9)
         unit = max(1.0, room * scale / CAPACITY)
 
+        def units(above: Any) -> NDArray[np.int64]:
+            return np.ceil((np.maximum(above, 0) * scale / unit).round(6)).astype(np.int64)
+
         def choice(item: Item) -> Choice:
-            above = np.maximum(curves[item.name] - least(item), 0)
-            costs = np.ceil((above * scale / unit).round(6)).astype(np.int64)
+            costs = units(curves[item.name] - least(item))
             damages = self.damages[item.name][options.get(item.name, [1])]
-            return Choice(costs, damages, tuple(map(choice, item.inside)) if item.inside else None)
+            if not item.inside:
+                return Choice(costs, damages)
+            stays = Choice(units(np.array([sum(map(least, item.inside)) - least(item)])), np.zeros(1))
+            return Choice(costs, damages, (*map(choice, item.inside), stays))
 
         picked = multiple_choice(list(map(choice, self.items)), int(np.floor(np.round(room * scale / unit, 6))))
         if picked is None:
@@ -223,7 +228,7 @@ class Program:
                 elif pick is None:
                     found[item.name] = 1
                 else:
-                    note(item.inside, pick)
+                    note(item.inside, pick[:-1])  # without that it stays
 
         note(self.items, picked)
         return found

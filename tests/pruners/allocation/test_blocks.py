@@ -131,7 +131,7 @@ def test_the_damage_is_the_least_that_there_is(seed: int) -> None:
 
 def test_only_blocks_may_reach_a_target_and_the_refusal_says_so() -> None:
     _, free, deep, cost = net()
-    limits = Limits(max_ratio=0.5)
+    limits = Limits(max_ratio=0.3)
     budget = {"macs": 0.3 * cost.macs({})}
     with pytest.raises(
         ValueError, match=r"must be reachable.*protect fewer groups, or let blocks be left out with `depth`\."
@@ -168,7 +168,7 @@ def test_blocks_are_divided_by_what_estimates_are_usually_off_by() -> None:
     blocks = [Priced(block, axis, damage) for (axis, block), damage in zip(deep.items(), [2.0, 4.0, 4.0], strict=True)]
     scores = {group.name: torch.full((group.size,), 1 / group.size) for group in free}
     scaled, priced = _commensurate(scores, free, blocks)
-    assert [found.damage for found in priced] == [0.5, 1.0, 1.0], "the median factor is 4"
+    assert [found.damage for found in priced] == pytest.approx([0.5, 1.0, 1.0]), "the median factor is 4"
     assert all(torch.equal(scaled[name], scores[name]) for name in scores)
     far = [blocks[0]._replace(damage=4.0), blocks[1], blocks[2]._replace(damage=4.0 * 2 * UNSURE)]
     scaled, priced = _commensurate(scores, free, far)
