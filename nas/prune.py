@@ -172,7 +172,7 @@ def run(
             note = repair_unlabelled(step, result, model, sample, config.seed, place, progress)
         notes.append({"step": str(step), **note})
         measure(str(step), result.model)
-    why |= result.summary.chosen | dict(("recover", note["did"]) for note in notes if "did" in note)
+    why = {**why, **result.summary.chosen, **dict(("recover", note["did"]) for note in notes if "did" in note)}
     result = replace(result, summary=replace(result.summary, chosen=why))
     summary = {
         **result.summary.to_dict(),
