@@ -1,6 +1,5 @@
 """What an index is worth."""
 
-from pruners.importance.passes import USUAL, Bounds, pieces
 from pruners.importance.config import AUTO, Importance, Scoring, check_one_of
 from pruners.importance.criteria import Loss
 from pruners.importance.distortion import distortion_curves, placeholder_values
@@ -8,6 +7,7 @@ from pruners.importance.leaving_out import left_out_damages
 from pruners.importance.matrix_form import bounds, is_product, sampled
 from pruners.importance.named import CRITERIA, Criterion, criterion_entry
 from pruners.importance.outputs import Measure
+from pruners.importance.passes import USUAL, Bounds, pieces
 from pruners.importance.reconstruction import Moments, second_moments
 from pruners.importance.score import score_groups
 

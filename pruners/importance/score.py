@@ -17,7 +17,6 @@ from torch import nn
 from torch.fx import Node
 
 from pruners.groups import AxisGraph, Group, curve
-from pruners.importance.passes import USUAL, Bounds
 from pruners.importance.config import Importance
 from pruners.importance.criteria import Loss, cross_entropy
 from pruners.importance.named import (
@@ -28,6 +27,7 @@ from pruners.importance.named import (
     criterion_entry,
     squares,
 )
+from pruners.importance.passes import USUAL, Bounds
 from pruners.importance.reconstruction import Moments
 from pruners.progress import Progress, silent
 from pruners.surgery import Keep, Removal

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from pruners.importance import passes
-from pruners.importance.passes import Bounds, bytes_per_sample, pieces
 from pruners.importance.config import Importance
+from pruners.importance.passes import Bounds, bytes_per_sample, pieces
 from pruners.importance.score import score_groups
 from pruners.progress import silent
 from pruners.tracing.batches import like_example

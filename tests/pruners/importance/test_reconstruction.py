@@ -184,6 +184,6 @@ def test_groups_whose_readers_are_too_wide_are_named(monkeypatch: pytest.MonkeyP
     model = nn.Sequential(nn.Linear(8, 40), nn.ReLU(), nn.Linear(40, 12), nn.ReLU(), nn.Linear(12, 3)).eval()
     x = torch.randn(60, 8)
     with pytest.warns(
-        UserWarning, match=r"'obs' does not look at layers of more than .* here those that read 0\.weight:0, "
+        UserWarning, match=r"'obs'` does not look at layers of more than .* here those that read 0\.weight:0, "
     ):
         prune(model, x[:2], {"params": 0.6}, importance="obs", batches=[x])
