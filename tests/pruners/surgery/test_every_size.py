@@ -25,7 +25,7 @@ every_size = importlib.import_module("pruners.surgery.every_size")
 
 
 class Rooted(nn.Module):
-    """Features divided by the root of how many there are, which the module itself cannot express for fewer."""
+    """Features divided by one more than the root of how many there are, which the module itself cannot express for fewer."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -33,7 +33,7 @@ class Rooted(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.first(x).relu()
-        return self.last(y / y.shape[-1] ** 0.5)
+        return self.last(y / (1 + y.shape[-1] ** 0.5))
 
 
 class LongOrShort(Rooted):
