@@ -29,7 +29,7 @@ from pruners.groups import AxisGraph, Group
 from pruners.importance.damped import damped_inverse, damped_solve
 from pruners.importance.outputs import Measure
 from pruners.operators import arguments, leaves, operator
-from pruners.surgery import GraphModel, Removal
+from pruners.surgery import GraphModel, Removal, traced_name
 from pruners.tracing import Runner, real_positions
 
 WIDEST = 2_048  # columns that are solved for together
@@ -196,7 +196,7 @@ class _Reacting(Runner):
 
     def __init__(self, model: GraphModel, found: Sequence[Reading]) -> None:
         super().__init__(model)
-        self.named = {node.name: node for node in model.graph.nodes}
+        self.named = {traced_name(node): node for node in model.graph.nodes}
         self.of: dict[str, list[Reading]] = {}
         for reading in found:
             for node in reading.readers:

@@ -10,7 +10,7 @@ import torch
 
 from pruners.importance.outputs import Measure
 from pruners.progress import Progress
-from pruners.surgery import Block, GraphModel, passed_on
+from pruners.surgery import Block, GraphModel, passed_on, traced_name
 from pruners.tracing import Runner, real_positions
 
 
@@ -54,8 +54,8 @@ def _without_each(
     whole = Runner(model)
     nodes = list(model.graph.nodes)
     for position, (node, value) in enumerate(whole.steps(list(values)), 1):
-        if node.name in wanted:
-            held[node.name] = value
+        if traced_name(node) in wanted:
+            held[traced_name(node)] = value
         for block, name in passing.get(node.name, ()):
             again = Runner(model)
             again.env = whole.env | {node: held[name]}

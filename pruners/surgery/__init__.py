@@ -13,7 +13,7 @@ from pruners.surgery.masked import Masked, difference, run_example
 from pruners.surgery.module import Built, build, computed_tensors
 from pruners.surgery.plan import PruningPlan, describe_inputs, fingerprint, form_of, remember, unique_state
 from pruners.surgery.replay import follow, rebuild, replay, smaller_graph
-from pruners.surgery.rewrite import GraphModel, Removal, Scaled, rewrite
+from pruners.surgery.rewrite import GraphModel, Removal, Scaled, rewrite, traced_name
 from pruners.surgery.served import serves
 
 __all__ = [
@@ -21,5 +21,5 @@ __all__ = [
     "PruningPlan", "Removal", "Scaled", "Surgery", "around", "build", "computed_tensors", "configure",
     "describe_inputs", "difference", "find_again", "fingerprint", "follow", "form_of", "governed", "ignored", "inside",
     "lacks", "load_pretrained", "multiplied", "passed_on", "rebuild", "remember", "removable_blocks", "replay",
-    "rewrite", "run_example", "serves", "smaller_graph", "unique_state", "unneeded",
+    "rewrite", "run_example", "serves", "smaller_graph", "traced_name", "unique_state", "unneeded",
 ]  # fmt: skip

@@ -15,7 +15,7 @@ from torch.fx import Node
 from pruners.groups import AxisGraph, Group
 from pruners.operators import operator, tensors_in
 from pruners.surgery.masked import Masked
-from pruners.surgery.rewrite import GraphModel, Removal
+from pruners.surgery.rewrite import GraphModel, Removal, traced_name
 from pruners.tracing import Trace
 
 aten = torch.ops.aten
@@ -156,7 +156,7 @@ def unneeded(trace: Trace, blocks: Iterable[Block]) -> tuple[frozenset[Node], fr
 
 def bypass(model: GraphModel, blocks: Iterable[Block]) -> None:
     """Take blocks out of a rewritten graph, with their tensors."""
-    by_name = {node.name: node for node in model.graph.nodes}
+    by_name = {traced_name(node): node for node in model.graph.nodes}
     sources = {add.name: source.name for add, source in passed_on(blocks).items()}
     for name in reversed(by_name):  # what a sum passes on may itself be one that is passed by
         if name in sources:

@@ -188,6 +188,11 @@ def rewrite(removal: Removal, least: Mapping[str, int] | None = None) -> GraphMo
     return GraphModel(root, graph).eval()
 
 
+def traced_name(node: Node) -> str:
+    """What a node of a rewritten graph is called in the trace: an input keeps that as its target, as `input` is renamed."""
+    return str(node.target) if node.op == "placeholder" else node.name
+
+
 def _emit(removal: Removal, graph: fx.Graph, node: Any, env: dict[Node, Node]) -> Node:
     target, named = removal.call(node)
     if not named:

@@ -221,3 +221,24 @@ def test_a_forward_that_looks_inside_what_is_left_out_leaves_a_graph() -> None:
     opened = Opened(*build("torch encoder"))
     result = opened.without([block for block in opened.blocks if block.name == "layer.linear1"])
     assert result.summary.form == "graph" and "LeftOut" in str(result.summary.reason)
+
+
+class OnInput(nn.Module):
+    """A residual part on the input itself, which fx renames where a model calls it `input`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.part, self.last = nn.Linear(5, 5), nn.Linear(5, 3)
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return self.last(input + self.part(input))
+
+
+def test_a_block_on_the_input_itself_goes() -> None:
+    torch.manual_seed(0)
+    model, x = OnInput().eval(), torch.randn(2, 5)
+    graph = analyse(model, (x,), {})
+    (block,) = removable_blocks(graph)
+    surgery = Surgery(model, graph, dependency_groups(graph), 1e-4)
+    smaller = surgery.prove(surgery.cut({}, [block])).model
+    torch.testing.assert_close(smaller(x), model.last(x))
