@@ -19,7 +19,7 @@ from tests.pruners.plain import prune
 
 
 class Mean(nn.Module):
-    """The mean over a length of features divided by the root of how many there are, which the module cannot express for fewer."""
+    """The mean over a length of features over one more than the root of their number, which the module cannot express for fewer."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -27,7 +27,7 @@ class Mean(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.first(x).relu()
-        return self.last(y / y.shape[-1] ** 0.5).sum(1) / x.shape[1]
+        return self.last(y / (1 + y.shape[-1] ** 0.5)).sum(1) / x.shape[1]
 
 
 class Both(Mean):
