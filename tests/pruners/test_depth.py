@@ -36,7 +36,7 @@ def test_the_tightest_target_decides() -> None:
     assert "steps.1" in prune(model, x[:2], {"macs": 0.95, "params": 0.6}, batches=[x]).summary.blocks
 
 
-@pytest.mark.parametrize(("left", "depth"), [(0.9, True), (0.5, False)])
+@pytest.mark.parametrize(("left", "depth"), [(0.72, True), (0.5, False)])
 def test_what_is_asked_for_overrides_the_default(left: float, depth: bool) -> None:
     model, x = net()
     blocks = prune(model, x[:2], {"macs": left}, batches=[x], depth=depth).summary.blocks
@@ -45,7 +45,7 @@ def test_what_is_asked_for_overrides_the_default(left: float, depth: bool) -> No
 
 def test_the_model_without_a_block_that_adds_nothing_is_the_same() -> None:
     model, x = net()
-    result = prune(model, x[:2], {"macs": 0.78}, batches=[x], depth=True, recover="none")
+    result = prune(model, x[:2], {"macs": 0.72}, batches=[x], depth=True, recover="none")
     assert result.summary.blocks == ("steps.1",) and not result.plan.removed
     with torch.no_grad():
         torch.testing.assert_close(result.model(x), model(x))
@@ -96,11 +96,12 @@ def test_a_block_is_ignored_by_whatever_it_is_called() -> None:
     torch.manual_seed(0)
     model, x = Summed().eval(), torch.randn(64, 5)
     nn.init.zeros_(model.down.weight)
-    (name,) = prune(model, x[:2], {"macs": 0.6}, batches=[x]).summary.blocks
+    nn.init.zeros_(model.down.bias)
+    (name,) = prune(model, x[:2], {"macs": 0.3}, batches=[x]).summary.blocks
     assert name not in dict(model.named_modules())
-    assert not prune(model, x[:2], {"macs": 0.6}, batches=[x], ignore=[name]).summary.blocks
+    assert not prune(model, x[:2], {"macs": 0.3}, batches=[x], ignore=[name]).summary.blocks
     with pytest.raises(ValueError, match=r"`ignore` must name groups, tensors or modules, got 'add_7'"):
-        prune(model, x[:2], {"macs": 0.6}, batches=[x], ignore=["add_7"])
+        prune(model, x[:2], {"macs": 0.3}, batches=[x], ignore=["add_7"])
 
 
 def test_batches_of_several_sizes_are_samples_like_any() -> None:
