@@ -118,6 +118,7 @@ def prune(
     check_targets(targets, estimators or {})
     config.importance.check_data(batches is not None)
     check_data(config.allocation, batches is not None)
+    _check_recover(recover, config, batches is not None)
     model = uncompiled(model)
     data: Any = batches if batches is None or isinstance(batches, Sized) else list(batches)
     if is_half(model):
@@ -261,15 +262,25 @@ def _repaired(
     recover: str, proved: Proved | PruneResult, model: nn.Module, data: Batches | None, progress: Progress
 ) -> dict[str, str]:
     """Repair the proved model in place, and say how."""
-    check_one_of("recover", recover, (AUTO, NONE, *REPAIRS))
-    if recover == NONE or (recover == AUTO and data is None):
-        return {"recover": "none: no examples were given"} if recover == AUTO else {}
-    if data is None:
-        raise ValueError(f"`recover={recover!r}` needs `batches`, an iterable of inputs; give some, or take none.")
-    if recover != AUTO:
-        REPAIRS[recover].repair(proved.model, model, proved.plan, data, progress)
+    if recover == NONE:
         return {}
-    return {"recover": best_repair(proved.model, model, proved.plan, data, progress)}
+    if data is None and recover != AUTO:
+        raise _needs_batches(recover)
+    if data is None:
+        return {"recover": "none: no examples were given"}
+    repair = best_repair if recover == AUTO else REPAIRS[recover].repair
+    return {"recover": repair(proved.model, model, proved.plan, data, progress)}
+
+
+def _check_recover(recover: str, config: CutConfig, has_batches: bool) -> None:
+    """Refuse a repair that is none, or one on examples that there will not be."""
+    check_one_of("recover", recover, (AUTO, NONE, *REPAIRS))
+    if recover in REPAIRS and not has_batches and config.importance.criterion != AUTO:
+        raise _needs_batches(recover)
+
+
+def _needs_batches(recover: str) -> ValueError:
+    return ValueError(f"`recover={recover!r}` needs `batches`, an iterable of inputs; give some, or take none.")
 
 
 def cut_config(config: CutConfig | None, settings: Mapping[str, Any]) -> CutConfig:

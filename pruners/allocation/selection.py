@@ -144,7 +144,10 @@ class Selection:
         if batches is not None and (measured or criterion_entry(self.importance.criterion).moments):
             seen = watched(batches, f"inputs of layers{step}", self.progress)
             moments = second_moments(Removal(self.graph, keep), placeholder_values(self.graph.trace, seen, math.inf))
-        watched_batches = None if batches is None else watched(batches, f"importance{step}", self.progress)
+        reports = criterion_entry(self.importance.criterion).of_outputs  # how far it is, by samples
+        watched_batches = (
+            batches if batches is None or reports else watched(batches, f"importance{step}", self.progress)
+        )
         scores = score_groups(
             self.graph, self.groups, self.importance,
             model=model, keep=keep, batches=watched_batches, loss=self.evidence.loss, seed=self.evidence.seed, moments=moments,

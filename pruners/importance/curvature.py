@@ -27,6 +27,7 @@ from torch.fx import Node
 
 from pruners.groups import AxisGraph, Group
 from pruners.importance.damped import damped_inverse, damped_solve
+from pruners.importance.order import rising_costs
 from pruners.importance.outputs import Measure
 from pruners.operators import arguments, leaves, operator
 from pruners.surgery import GraphModel, Removal, traced_name
@@ -172,22 +173,8 @@ def lost_with(base: Removal, group: Group, found: Sequence[Curvature]) -> Tensor
     if not layers:
         return None
     stays = group.kept(base.keep).flatten()
-    number = int(stays.sum())
-    scores = torch.zeros(number, dtype=torch.float64)
-    left = torch.arange(number)
-    at_once = -(-number // ROUNDS)
-    score = 0.0
-    while len(left):
-        costs = torch.stack([layer.costs(left) for layer in layers]).sum(0)
-        order = costs.sort(stable=True).indices[:at_once]
-        for place in order.tolist():  # strictly rising, so that the order can be told from the scores
-            score = max(float(costs[place]), score * (1 + 1e-5))
-            scores[left[place]] = score
-        for layer in layers:
-            layer.remove(left[order])
-        left = left[torch.isin(torch.arange(len(left)), order, invert=True)]
     every = torch.zeros(stays.shape, dtype=torch.float64)
-    every[stays] = scores
+    every[stays] = rising_costs(layers, int(stays.sum()), ROUNDS)
     return every.float().view(group.shape)
 
 

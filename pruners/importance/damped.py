@@ -19,7 +19,10 @@ def damped_inverse(moments: Tensor) -> Tensor:
     """The inverse of second moments with a ridge on each column, shape (Q, Q).
 
     Args:
-        moments: finite, (Q, Q), float64.
+        moments: (Q, Q), float64.
+
+    Raises:
+        ValueError: they are not finite.
     """
     scaled, size = _scaled(moments)
     return torch.cholesky_inverse(_factor(scaled, RIDGE)) / size[:, None] / size[None, :]
@@ -29,8 +32,11 @@ def damped_solve(matrices: Tensor, right: Tensor) -> Tensor:
     """Solutions X of A X = B.
 
     Args:
-        matrices: A, finite, (..., Q, Q), float64.
+        matrices: A, (..., Q, Q), float64.
         right: B, (..., Q, R).
+
+    Raises:
+        ValueError: A is not finite.
     """
     if matrices.shape[-1] == 1:
         return right / matrices.abs().clamp_min(SMALLEST**2)
@@ -45,6 +51,10 @@ def _scaled(matrices: Tensor) -> tuple[Tensor, Tensor]:
 
 def _factor(scaled: Tensor, least: float) -> Tensor:
     """Cholesky factors, each with as much of a ridge as it needs."""
+    if not scaled.isfinite().all():  # no ridge would be enough
+        raise ValueError(
+            "second moments must be finite, got NaN or infinity; look for them in the data and the weights."
+        )
     eye = torch.eye(scaled.shape[-1], dtype=scaled.dtype, device=scaled.device)
     ridge = torch.full(scaled.shape[:-2], least, dtype=scaled.dtype, device=scaled.device)
     while True:

@@ -20,7 +20,7 @@ class Bounds(Part):
     max_seconds: float = setting(
         90.0,
         gt=0,
-        help="Seconds that a pass over data may take, told from its first piece; it leaves out examples beyond, and says so.",
+        help="Seconds that a pass over data may take, about: examples beyond are left out.",
     )
     max_bytes: int = setting(
         2**31,

@@ -24,13 +24,13 @@ from torch.fx import Node
 from pruners.groups import AxisGraph, Group
 from pruners.importance.damped import damped_inverse, damped_solve
 from pruners.importance.matrix_form import is_product, sampled
+from pruners.importance.order import rising_costs
 from pruners.operators import Axis, arguments, leaves, operator, owner
 from pruners.surgery import Masked, Removal
 
 RIDGE = 1e-4  # of a solution, relative to the mean of the diagonal
 WIDEST = 5_000  # columns: beyond, no second moments are kept and nothing is made up for
 POSITIONS = 20_000  # per batch
-ROUNDS = 64  # in which the indices of a group are ordered; one index each in groups up to this size
 
 
 @dataclass(frozen=True)
@@ -150,20 +150,7 @@ def lost_by_group(graph: AxisGraph, group: Group, moments: Mapping[Node, Moments
     layers = [_Layer.of(found, graph, group) for found in moments.values() if _reads(graph, found.reader, group.axis)]
     if not layers:
         return None
-    scores = torch.zeros(math.prod(group.shape), dtype=torch.float64)
-    left = torch.arange(len(scores))
-    at_once = -(-len(scores) // ROUNDS)
-    score = 0.0
-    while len(left):
-        costs = torch.stack([layer.costs(left) for layer in layers]).sum(0).cpu()
-        order = costs.sort(stable=True).indices[:at_once]
-        for place in order.tolist():  # strictly rising, so that the order can be told from the scores
-            score = max(float(costs[place]), score * (1 + 1e-5))
-            scores[left[place]] = score
-        for layer in layers:
-            layer.remove(left[order])
-        left = left[torch.isin(torch.arange(len(left)), order, invert=True)]
-    return scores.float().view(group.shape)
+    return rising_costs(layers, math.prod(group.shape)).float().view(group.shape)
 
 
 def made_up_for(removal: Removal, axis: Axis, moments: Mapping[Node, Moments]) -> dict[Node, Tensor]:

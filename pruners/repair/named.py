@@ -17,26 +17,33 @@ from search_spaces.core import first_line
 
 NONE = "none"
 """No repair."""
-Repairing = Callable[[nn.Module, nn.Module, PruningPlan, Iterable[Any], Progress], object]
+Repairing = Callable[[nn.Module, nn.Module, PruningPlan, Iterable[Any], Progress], str]
 
 
 class RepairEntry(NamedTuple):
-    """One way of repair without training: what it does, and how, from the smaller model, the full one, the plan and batches."""
+    """One way of repair without training: what it does, and how, from the smaller model, the full one, the plan and batches; it says
+    what it did.
+    """
 
     help: str
     repair: Repairing
 
 
+def _calibrated(
+    smaller: nn.Module, model: nn.Module, plan: PruningPlan, batches: Iterable[Any], progress: Progress
+) -> str:
+    recalibrate_(smaller, batches, progress)
+    return "calibrate"
+
+
+def _solved(smaller: nn.Module, model: nn.Module, plan: PruningPlan, batches: Iterable[Any], progress: Progress) -> str:
+    return _words(least_squares_(smaller, model, plan, batches, progress=progress))
+
+
 REPAIRS: dict[str, RepairEntry] = {
-    "calibrate": RepairEntry(
-        "gathers the statistics of batch norms anew",
-        lambda smaller, model, plan, batches, progress: recalibrate_(smaller, batches, progress),
-    ),
+    "calibrate": RepairEntry("gathers the statistics of batch norms anew", _calibrated),
     "least-squares": RepairEntry(
-        "fits each layer to the outputs that the unpruned one had, by linear least squares",
-        lambda smaller, model, plan, batches, progress: least_squares_(
-            smaller, model, plan, batches, progress=progress
-        ),
+        "fits each layer to the outputs that the unpruned one had, by linear least squares", _solved
     ),
 }
 
@@ -54,15 +61,12 @@ def best_repair(
         progress: told how far it is.
     """
     try:
-        repaired = least_squares_(smaller, model, plan, batches, progress=progress)
+        return _solved(smaller, model, plan, batches, progress)
     except ValueError as error:
         reason = first_line(error)
-    else:
-        return _words(repaired)
     if not any(isinstance(part, _BatchNorm) and part.track_running_stats for part in smaller.modules()):
         return f"none: {reason}"
-    recalibrate_(smaller, batches, progress)
-    return f"calibrate: {reason}"
+    return f"{_calibrated(smaller, model, plan, batches, progress)}: {reason}"
 
 
 def _words(repaired: Repaired) -> str:
