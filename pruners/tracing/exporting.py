@@ -128,6 +128,7 @@ def _export(
         if strict:
             with _nothing_to_do():
                 program = torch.export.export(model, args, kwargs, dynamic_shapes=dynamic, strict=True)
+            _refuse_stand_ins(program)
             return functional(program)
         with SomethingChosen() as choices, _nothing_to_do(), _known_buffers(seen) as names:
             program = torch.export.export(model, args, kwargs, dynamic_shapes=dynamic, strict=False)
@@ -138,6 +139,13 @@ def _export(
         drop_assertions(program)
         program.graph_module.meta[CHOOSING] = True
     return program
+
+
+def _refuse_stand_ins(program: ExportedProgram) -> None:
+    """Refuse a program whose constants hold no values, which crashes whoever runs it."""
+    for name, value in program.constants.items():
+        if isinstance(value, FakeTensor):
+            raise ValueError(f"The exporter lost the values of {name!r}, which the model's code makes.")
 
 
 @contextmanager
