@@ -12,7 +12,8 @@ import torch
 from pydantic import BeforeValidator
 
 from pruners.allocation.costs import CostModel
-from pruners.allocation.knapsack import Damage, Item, Program
+from pruners.allocation.knapsack import solve
+from pruners.allocation.program import Damage, Item, Program
 from pruners.allocation.targets import LATENCY, Estimator
 from pruners.errors import whole_number
 from pruners.groups import Group, curve, keep_highest
@@ -239,7 +240,7 @@ def allocate(
         prices = {priced.block.name: np.array([0.0, priced.damage]) for priced in blocks}
         choices: dict[str, Sequence[int]] = {**levels, **{name: [0, 1] for name in prices}}
         program = Program(_items(groups, blocks), {**damages, **prices}, choices, cost, budgets)
-        removed = program.solve(removed)
+        removed = solve(program, removed)
     return Allocation(
         {group.axis: keep_highest(scores[group.name], removed[group.name]) for group in groups if removed[group.name]},
         tuple(priced.block for priced in blocks if removed[priced.block.name]),

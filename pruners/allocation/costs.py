@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -12,12 +14,29 @@ from torch.fx import Node
 from torch.utils import _pytree as pytree
 
 from pruners.groups import AxisGraph
-from pruners.operators import ELEMENTARY, Axis, arguments, chooses, count, find, leaves, seeded, several
+from pruners.operators import ELEMENTARY, PRODUCT, Axis, arguments, chooses, count, find, leaves, seeded, several
 from pruners.surgery import Block
 from pruners.tracing import Runner
 
 Counts = Mapping[Axis, int]
 Product = tuple[int, tuple[Axis, ...]]  # a constant times the sizes of some axes
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some terms of a cost.
+
+    Attributes:
+        cost: what they add up to when each axis keeps `counts[axis]` indices, which may be arrays.
+        axes: the elementary axes in them.
+    """
+
+    cost: Callable[[Counts], Any]
+    axes: frozenset[Axis]
+
+    def __call__(self, counts: Counts) -> Any:
+        """What they add up to."""
+        return self.cost(counts)
 
 
 class Predicted(Protocol):
@@ -26,7 +45,7 @@ class Predicted(Protocol):
     def __call__(self, counts: Counts) -> Any:
         """The cost when each axis keeps `counts[axis]` indices, which may be arrays."""
 
-    def about(self, axis: Axis) -> Callable[[Counts], Any]:
+    def about(self, axis: Axis) -> Part:
         """The terms of the cost that an elementary axis is in."""
 
 
@@ -51,10 +70,10 @@ class CostModel:
         self.predicted: dict[str, Predicted] = {}
 
     def _count(self) -> None:
-        self.macs_terms = self._terms(self.graph.trace.nodes)
+        self.macs_terms = _merged(self._terms(self.graph.trace.nodes))
         parameters = _distinct(self.graph)
-        self.params_terms: list[Product] = [(1, self._dims(name)) for name in parameters]
-        self.bytes_terms = [(p.element_size(), self._dims(name)) for name, p in parameters.items()]
+        self.params_terms = _merged((1, self._dims(name)) for name in parameters)
+        self.bytes_terms = _merged((p.element_size(), self._dims(name)) for name, p in parameters.items())
 
     def _dims(self, tensor: str) -> tuple[Axis, ...]:
         there = (axis for axis, block in self.present.items() if tensor in block.tensors)
@@ -118,15 +137,16 @@ class CostModel:
             return self.predicted[target]
         return {"macs": self.macs, "params": self.params, "weight_bytes": self.weight_bytes}[target]
 
-    def about(self, target: str, axis: Axis) -> Callable[[Counts], Any]:
+    def about(self, target: str, axis: Axis) -> Part:
         """The terms of a cost that an elementary axis is in: they differ as the cost does where only this axis changes."""
         if target in self.predicted:
             return self.predicted[target].about(axis)
         every = {"macs": self.macs_terms, "params": self.params_terms, "weight_bytes": self.bytes_terms}[target]
         terms = [term for term in every if any(axis in leaves(dim) for dim in term[1])]
+        axes = frozenset(leaf for _, dims in terms for dim in dims for leaf in leaves(dim))
         if target != "macs":
-            return lambda counts: _total(terms, counts)
-        return lambda counts: _total(terms, {**self.chosen, **counts}) // self.copies
+            return Part(lambda counts: _total(terms, counts), axes)
+        return Part(lambda counts: _total(terms, {**self.chosen, **counts}) // self.copies, axes)
 
 
 def _total(terms: list[Product], counts: Counts) -> int:
@@ -136,6 +156,22 @@ def _total(terms: list[Product], counts: Counts) -> int:
             constant *= count(axis, counts)
         total += constant
     return total
+
+
+def _merged(terms: Iterable[Product]) -> list[Product]:
+    """The same sum with one term for each product of elementary axes: layers that are alike cost alike."""
+    found: dict[frozenset[tuple[Axis, int]], int] = {}
+    for constant, dims in terms:
+        flat = Counter(axis for dim in dims for axis in _factors(dim))
+        key = frozenset(flat.items())
+        found[key] = found.get(key, 0) + constant
+    return [(constant, tuple(axis for axis, n in key for _ in range(n))) for key, constant in found.items() if constant]
+
+
+def _factors(axis: Axis) -> list[Axis]:
+    """The elementary axes whose sizes make that of an axis; what joins several is one of these factors itself."""
+    axis = find(axis)
+    return [leaf for part in axis.parts for leaf in _factors(part)] if axis.kind == PRODUCT else [axis]
 
 
 def _chosen(graph: AxisGraph) -> dict[Axis, int]:

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch.fx import Node
 
-from pruners.allocation.costs import Counts, operator_macs
+from pruners.allocation.costs import Counts, Part, operator_macs
 from pruners.allocation.timing import Call, call_at
 from pruners.groups import AxisGraph
 from pruners.operators import Axis, count, find, leaves, several
@@ -149,14 +149,16 @@ class OperatorLatency:
         """Milliseconds when each axis keeps `counts[axis]` indices, which may be arrays."""
         return sum(table(counts) for table in self.tables)
 
-    def about(self, axis: Axis) -> Callable[[Counts], Any]:
+    def about(self, axis: Axis) -> Part:
         """The milliseconds of the operators whose sizes an elementary axis is in."""
         tables = [
             table
             for table in self.tables
             if axis in table.present or any(axis in leaves(dim) for axes in table.sizes for dim in axes)
         ]
-        return lambda counts: sum(table(counts) for table in tables)
+        sizes = (leaf for table in tables for axes in table.sizes for dim in axes for leaf in leaves(dim))
+        present = (axis for table in tables for axis in table.present)
+        return Part(lambda counts: sum(table(counts) for table in tables), frozenset([*sizes, *present]))
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 
 from pruners.allocation.allocate import ALLOCATIONS, Allocation, Limits, Priced, allocate
 from pruners.allocation.costs import CostModel
-from pruners.allocation.knapsack import Damage
+from pruners.allocation.program import Damage
 from pruners.groups import AxisGraph, Group
 from pruners.importance import (
     USUAL,

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.fx import Node
 from torch.fx.node import map_arg
 
-from pruners.operators import arguments, tensors_in
+from pruners.operators import arguments
 from pruners.repair.lanes import InStep, Lane
 from pruners.surgery import Removal
 
@@ -31,7 +31,6 @@ class Full(InStep):
         self.aims: dict[str, list[Tensor]] = {}
         self.reads: Counter[str] = Counter()
         self.read: dict[str, list[dict[str, Any]]] = {}
-        self.outputs: list[list[Tensor]] = []
 
     def before(self, node: Node) -> None:
         """Keep what an operator reads where that is wanted."""
@@ -45,9 +44,6 @@ class Full(InStep):
             dims = self.removal.graph.results(node)[0]
             values = [value[0] if isinstance(value, (tuple, list)) else value for value in self.values(node)]
             self.aims[node.name] = [self.removal.slice(value, dims) for value in values]
-        if node.op == "output":
-            returned = [self.removal.graph.trace.returned(value) for value in self.values(node)]
-            self.outputs = [tensors_in(value) for value in returned]
 
     def aim(self, name: str) -> list[Tensor]:
         """The full model's values at a node, on the channels that stay, for each lane."""

@@ -5,18 +5,18 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.fx import Node
 
-from pruners.operators import arguments, chooses, operator, owner, tensors_in
+from pruners.operators import arguments, chooses, operator, owner
 from pruners.progress import Progress
 from pruners.repair.followers import Followers, alone, followers
 from pruners.repair.full import Full, read
-from pruners.repair.lanes import InStep, Lane, outputs
+from pruners.repair.lanes import InStep, Lane
 from pruners.repair.norms import affine, keep_statistics_, scales_channels
 from pruners.repair.positions import Layer, parts_of
 from pruners.repair.readers import ELEMENTWISE, Reader, is_tensor, reader
@@ -24,7 +24,6 @@ from pruners.repair.recurrent import RECURRENT, Recurrent, repair_recurrent_
 from pruners.repair.scores import Aims, aims_by_scores, scored_layers
 from pruners.repair.solve import Solution, Task, is_exact, solve
 from pruners.surgery import GraphModel, Removal
-from pruners.tracing import only_real
 
 aten = torch.ops.aten
 FAR = 2.0  # held-out error, relative to that of the fit, which says that there are too few examples
@@ -84,7 +83,6 @@ class Repair(InStep):
         self.scored = {node: found for node, found in scored.items() if node in self.layers}
         self.full.reads.update(found.attention.name for found in self.scored.values())
         self.whole = {node.name: node for node in removal.graph.trace.nodes}
-        self.results: list[list[Tensor]] = []
 
     def _find(self, apart: set[str]) -> None:
         """Layers that can be solved, and names of those that cannot."""
@@ -132,38 +130,14 @@ class Repair(InStep):
         """Repair layer by layer."""
         total, last = len(self.layers) + len(self.recurrent), last_solved(self.rewritten)
         for node in self.advance():
-            if node.name == last:
-                self._keep_held()
-            if node.op == "output":
-                self.results = [tensors_in(value) for value in self.values(node)]
             if node in self.layers or node in self.recurrent:
                 self.seen += 1
                 self.progress("least squares", self.seen, total)
+            if node.name == last:
+                break
         held, fitted = (sum(errors) for errors in zip(*self.gaps, strict=True)) if self.gaps else (0.0, 0.0)
         named = tuple(f"{name or 'the model'} ({why})" for name, why in self.left_out.items())
         return Repaired(self.solved, named, self.few or held > FAR * fitted)
-
-    def _keep_held(self) -> None:
-        """Go on with the examples held out, by which the outputs are judged."""
-        places = [place for place, lane in enumerate(self.lanes) if lane.held is not False]
-        self.lanes = [self.lanes[place] for place in places]
-        self.keep(places)
-        self.full.keep(places)
-
-    def is_closer(self, before: Mapping[str, Tensor]) -> bool:
-        """Whether outputs on held-out examples are nearer to the full model's than with the state before; run last."""
-        for _ in self.full.steps_left:
-            pass
-        after = {name: tensor.clone() for name, tensor in self.rewritten.state_dict().items()}
-        names = [node.name for node in self.graph.nodes if node.op == "placeholder"]
-        self.rewritten.load_state_dict(dict(before))
-        errors = [0.0, 0.0]
-        for lane, aims, found in zip(self.lanes, self.full.outputs, self.results, strict=True):
-            earlier = outputs(self.rewritten, dict(zip(names, lane.inputs, strict=True)))
-            errors[0] += _apart(earlier, aims, lane.real)
-            errors[1] += _apart(found, aims, lane.real)
-        self.rewritten.load_state_dict(after)
-        return errors[1] <= errors[0]
 
     def before(self, node: Node) -> None:
         """Solve the layer at this node, if there is one, and give a batch norm its statistics."""
@@ -325,14 +299,3 @@ def _broadcasts(other: object, own: Tensor, aim: Tensor) -> bool:
     if not isinstance(other, Tensor) or own.shape != aim.shape or other.dim() > aim.dim():
         return False
     return all(have in (1, want) for have, want in zip(other.shape[::-1], aim.shape[::-1], strict=False))
-
-
-def _apart(found: Sequence[Tensor], aims: Sequence[Tensor], real: Tensor | None) -> float:
-    """Squared differences, relative to the squares of each output, summed over outputs; infinite where one is no number."""
-    pairs = [
-        (only_real(x.double(), real), only_real(y.double(), real))
-        for x, y in zip(found, aims, strict=True)
-        if y.is_floating_point() and x.shape == y.shape
-    ]
-    total = sum(float((x - y).square().sum() / y.square().sum().clamp(min=1e-30)) for x, y in pairs)
-    return total if math.isfinite(total) else math.inf

@@ -17,6 +17,7 @@ from torch.utils import _pytree as pytree
 from pruners.groups import uncompiled
 from pruners.operators import is_random, operator, owner, tensors_in
 from pruners.progress import Progress, silent
+from pruners.repair.closer import is_closer
 from pruners.repair.in_order import NO_BETTER, Repair, Repaired, last_solved
 from pruners.repair.lanes import Lane, fits, lanes, most_bytes
 from pruners.repair.positions import few
@@ -90,14 +91,14 @@ def least_squares_(
     rewritten = smaller_graph(plan, removal)
     own = {plan.full_name(name): tensor for name, tensor in smaller.state_dict().items()}
     rewritten.load_state_dict(multiplied(own, plan.folded, inverse=True), strict=False)
-    before = {name: tensor.clone() for name, tensor in rewritten.state_dict().items()}
+    before = copy.deepcopy(rewritten)
     with torch.no_grad():
         found = _lanes(removal, ready, max_bytes, last_solved(rewritten))
         deadline = math.inf if max_seconds is None else begun + max_seconds
         repair = Repair(removal, rewritten, found, ridges, iterations, max_bytes, deadline, progress)
         repaired = repair.repair()
-        if repaired.solved and not repair.is_closer(before):
-            rewritten.load_state_dict(before)
+        if repaired.solved and not is_closer(removal, rewritten, before, found):
+            rewritten.load_state_dict(before.state_dict())
             why = f"the model's outputs are {NO_BETTER}"
             return replace(
                 repaired, solved=0, left_out=(*repaired.left_out, f"all other layers ({why})"), more_examples=True

@@ -18,6 +18,7 @@ WIDEST = 5_000  # rows of a matrix that is factored: columns, or positions where
 DAMPING = 10.0  # what a ridge that leaves a matrix indefinite is multiplied by
 ATTEMPTS = 4  # to damp
 EXACT = 1e-10  # squared error, relative to the aim, that is rounding
+SLACK = 1.02  # times the held-out error of the aims as they are, which aims moved within limits may have
 CONSTANT = 1e-6  # deviation of a column, relative to its mean, that is rounding
 
 
@@ -104,8 +105,8 @@ def solve(task: Task, ridges: Sequence[float], iterations: int) -> Solution | No
     """Minimise |aim - other - W x - b|² + r |(W - W_old) D|², D being the deviation of the columns, b free.
 
     The ridge r is the one with the lowest error on what is held out; the shift alone is tried, too. Aims behind limits are
-    then moved to the nearest values allowed, and solved for again, as long as that lowers the error. What is judged to be worth it
-    is solved once more in the same way, on all positions.
+    then moved to the nearest values allowed, and solved for again, unless that clearly raises the error: the layers that follow gain
+    more than this one. What is judged to be worth it is solved once more in the same way, on all positions.
 
     Args:
         task: the layer.
@@ -133,9 +134,10 @@ def solve(task: Task, ridges: Sequence[float], iterations: int) -> Solution | No
             break
         now = _applied(task, change)
         (error,) = _errors(task, task.held, [now])
-        if not error < after:
+        if not error < SLACK * after:
             break
-        new, after, again = now, error, again + 1
+        new, again = now, again + 1
+    (after,) = _errors(task, task.held, [new])
     (fitted,) = _errors(task, task.fit, [new])
     gains = [(_squares(part, task, old) - _squares(part, task, new)).sum((0, 1)) for part in task.held()]
     sure = is_sure(gains)

@@ -14,9 +14,10 @@ from torch.utils import _pytree as pytree
 
 from estimators import count
 from pruners.allocation.allocate import ALLOCATIONS, Limits, fewest_kept
-from pruners.allocation.costs import CostModel
-from pruners.allocation.knapsack import Item, Program
+from pruners.allocation.costs import CostModel, Part
+from pruners.allocation.greedy import within
 from pruners.allocation.latency import OperatorLatency
+from pruners.allocation.program import Item, Program
 from pruners.allocation.targets import Measured, approach
 from pruners.allocation.timing import Alone, Call, measured_ms
 from pruners.groups.dependency import dependency_groups, tie_axes
@@ -220,8 +221,8 @@ def test_a_repair_finds_the_next_step_down() -> None:
         def __call__(self, counts: Any) -> Any:
             return sum(-(-counts.get(group.axis, 64) // 16) for group in free)
 
-        def about(self, axis: Axis) -> Callable[[Any], Any]:
-            return self
+        def about(self, axis: Axis) -> Part:
+            return Part(self, frozenset(group.axis for group in free))
 
     cost = CostModel(graph, model).predicting("latency_ms", Blocks())
     levels = {group.name: list(range(64)) for group in free}
@@ -230,7 +231,7 @@ def test_a_repair_finds_the_next_step_down() -> None:
     }
     items = [Item(group.name, group.axis, group.size) for group in free]
     program = Program(items, damages, levels, cost, {"latency_ms": 6.0})
-    assert program._repaired({group.name: 8 for group in free}) == {free[0].name: 0, free[1].name: 32}
+    assert within(program, {group.name: 8 for group in free}) == {free[0].name: 0, free[1].name: 32}
 
 
 def test_the_clock_measures_calls_of_one_operator() -> None:
