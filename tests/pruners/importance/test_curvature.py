@@ -295,17 +295,13 @@ def test_gradients_that_are_not_finite_are_refused_where_values_are() -> None:
         scores_of(model, torch.randn(40, 8))
 
 
-@pytest.mark.parametrize("size", [1.0, 0.0])
-def test_outputs_that_never_vary_cost_finitely(size: float) -> None:
-    """The last layer sees a constant, and adds a bias of some size."""
+def test_outputs_that_never_vary_cost_finitely() -> None:
+    """The inputs do not matter, and gradients are large."""
     model, x = two_layers(outputs=3)
-    model.append(nn.ReLU()).append(nn.Linear(3, 2))
     with torch.no_grad():
-        model[2].bias.fill_(-1e3)
-        model[4].weight.mul_(1e3)
-        model[4].bias.fill_(size)
-    scores = scores_of(model, x)
-    assert all(bool(found.isfinite().all()) and float(found.max()) < 1 for found in scores.values())
+        model[0].weight.zero_()
+        model[2].weight.mul_(1e5)
+    assert float(only(scores_of(model, x)).max()) < 1
 
 
 def test_outputs_almost_constant_are_judged_by_their_size() -> None:
