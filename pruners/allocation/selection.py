@@ -183,7 +183,8 @@ class Selection:
         samples = self._samples(len(self.blocks) / 2, MOST_SAMPLES)
         data = like_example(self.evidence.batches, trace)
         held = held_samples(self.evidence.batches)
-        parts = pieces(data, trace, self.evidence.bounds, BLOCKS, silent, samples, held, self.evidence.tell)
+        why = {"why": "as many as the price of a block takes"} if samples == MOST_SAMPLES else {}
+        parts = pieces(data, trace, self.evidence.bounds, BLOCKS, silent, samples, held, self.evidence.tell, **why)
         damages = left_out_damages(
             runs, list(self.blocks.values()), (part.inputs for part in parts), Measure(trace), self.progress
         )

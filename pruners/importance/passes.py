@@ -34,6 +34,7 @@ class Bounds(Part):
 USUAL = Bounds()
 """Where none is given."""
 LONG = 10.0  # seconds of a pass that are said before
+WORK_ENDS = "as many as are computed with in a model of this size"
 Tell = Callable[[str], None]
 """Told a sentence that a reader should know."""
 
@@ -51,6 +52,7 @@ def pieces(
     samples: float,
     held: int | None = None,
     tell: Tell = unheard,
+    why: str = WORK_ENDS,
 ) -> Iterator[Batch]:
     """Batches in pieces that fit the memory, as long as there is time, up to a number of samples.
 
@@ -64,6 +66,7 @@ def pieces(
         samples: how many at most.
         held: how many there are, see `held_samples`.
         tell: told in words if some are left out, and why.
+        why: what bounds `samples`, in words.
 
     Raises:
         ValueError: `max_bytes` does not hold one sample.
@@ -75,7 +78,7 @@ def pieces(
             f"`max_bytes` must hold what the model computes for one {unit} at least, got {bounds.max_bytes:,} where that takes about "
             f"{each:,}; give more."
         )
-    return _pieces(batches, trace, bounds, step, progress, samples, math.inf if held is None else held, tell)
+    return _pieces(batches, trace, bounds, step, progress, samples, math.inf if held is None else held, tell, why)
 
 
 def _pieces(
@@ -87,20 +90,21 @@ def _pieces(
     samples: float,
     held: float,
     tell: Tell,
+    why: str,
 ) -> Iterator[Batch]:
     each = bytes_per_sample(trace)
     size = max(1, bounds.max_bytes // max(each, 1))
     name, started, seen = step, time.monotonic(), 0
     for batch in batches:
         length = next((len(x) for x in batch.inputs if isinstance(x, Tensor) and x.dim()), 1)
-        if not trace.batched:
-            size = length
         start = 0
         while start < length:
             late = bool(seen) and time.monotonic() - started > bounds.max_seconds
             if seen >= samples or late:
                 progress(name, seen, seen)
-                tell(_left_out(step, seen, held, bounds.max_seconds if late and seen < samples else None))
+                if seen < samples:
+                    why = f"as many as `max_seconds` of {bounds.max_seconds:g} allows; more time or faster hardware uses more"
+                tell(_left_out(step, seen, held, why))
                 return
             end = int(min(start + size, length, start + samples - seen)) if trace.batched else length
             yield batch.part(start, end) if trace.batched else batch
@@ -116,16 +120,11 @@ def _pieces(
     progress(name, seen, seen)
 
 
-def _left_out(step: str, seen: int, held: float, max_seconds: float | None) -> str:
+def _left_out(step: str, seen: int, held: float, why: str) -> str:
     """How many samples a pass used of how many, and why not all."""
-    used = (
-        f"{step}: {seen:,} samples were used, and others left out"
-        if held == math.inf
-        else (f"{step}: {seen:,} of {held:,} samples were used")
-    )
-    if max_seconds is None:
-        return f"{used}, as many as are computed with in a model of this size"
-    return f"{used}, as many as `max_seconds` of {max_seconds:g} allows; more time or faster hardware uses more"
+    if held == math.inf:
+        return f"{step}: {seen:,} samples were used and others left out, {why}"
+    return f"{step}: {seen:,} of {held:,} samples were used, {why}"
 
 
 def held_samples(batches: Iterable[Any]) -> int | None:

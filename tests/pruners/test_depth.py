@@ -166,6 +166,13 @@ def test_a_bound_on_work_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     ]
 
 
+def test_blocks_are_priced_on_some_samples_which_is_said() -> None:
+    model, _ = net()
+    x = torch.randn(65, 5)
+    (note,) = prune(model, x[:2], {"macs": 0.6}, batches=[x]).summary.notes
+    assert note == "blocks left out: 64 of 65 samples were used, as many as the price of a block takes"
+
+
 def test_memory_too_small_for_a_sample_is_refused() -> None:
     model, x = net()
     with pytest.raises(
