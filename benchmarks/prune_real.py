@@ -48,7 +48,9 @@ from torch import Tensor, nn
 
 from benchmarks.prune_resnet56 import USUAL_RATE
 from benchmarks.real_controls import drop_by_damage, drop_evenly, run, torch_pruning
-from benchmarks.real_models import MODELS, PACKAGES, RealModel, cifar, missing
+from benchmarks.real_images import cifar
+from benchmarks.real_models import MODELS, RealModel
+from benchmarks.real_packages import PACKAGES, missing
 from benchmarks.resumable import note
 from estimators import count
 from pruners import PruneResult, least_squares_, prune, recalibrate_

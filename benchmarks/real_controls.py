@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from benchmarks.prune_resnet56 import inner, with_convolutions
-from benchmarks.real_models import folder_of
+from benchmarks.real_packages import folder_of
 from examples.cifar_resnet import BasicBlock, CifarResNet
 from pruners import recalibrate_
 

@@ -156,18 +156,20 @@ def prune(
     limits, rounded, note = aligned(config.limits, graph, free, cost, asked, timing)
     aims = measured_targets(targets, estimators or {}, model, args, kwargs, graph.trace.written)
     config, data, chosen = choose(config, model, args, kwargs, data, progress)
-    deep = {Axis(1): block for block in blocks} if _may_leave_out(config, asked, cost, aims, model) else {}
+    every_block = {Axis(1): block for block in blocks}
+    deep = every_block if _may_leave_out(config, asked, cost, aims, model) else {}
     if not deep:
         refuse_nothing(found, free)
+    check_reachable(free, cost.with_blocks(every_block), asked, limits, deep, () if deep else every_block)
     cost = cost.with_blocks(deep)
-    check_reachable(free, cost, asked, limits, deep)
     if predicts_latency(targets, estimators or {}, config.allocation, graph.trace):
         latency = OperatorLatency(graph, fewest_kept(free, limits), measured_ms, progress, deep)
         cost = cost.predicting(LATENCY, latency) if latency.tables else cost
     least = check_reachable(free, cost, asked, limits, deep)
     lever = next(name for name in (*cost.predicted, "macs", "params") if cost.of(name)({}))
     whole = cost.of(lever)({})
-    evidence = Evidence(data, loss, config.seed, config.bounds)
+    said: list[str] = []
+    evidence = Evidence(data, loss, config.seed, config.bounds, said.append)
     selection = Selection(
         graph, free, model, cost, config.importance, config.allocation, limits, evidence, progress, deep
     )
@@ -228,7 +230,7 @@ def prune(
         blocks=tuple(proved.plan.blocks),
         milliseconds=milliseconds,
         chosen={**chosen, **({"round_to": rounded} if rounded else {}), **repaired},
-        notes=(*([note] if note else []), *notes),
+        notes=(*([note] if note else []), *dict.fromkeys(said), *notes),
         fixed=proved.fixed,
         form_before=form_of(model),
         lacks=lacks(model, cut.built, found),

@@ -45,7 +45,8 @@ class Summary:
         milliseconds: runtime, "eager" or "onnxruntime", to the milliseconds of the given and of the smaller model for the example
             inputs on this machine, lower quartiles of runs in turns; empty where they were not asked for.
         chosen: what `auto` stood for, by setting, with the reason.
-        notes: what a reader should know, a sentence each: a runtime in which the smaller model is no faster, or which does not run it.
+        notes: what a reader should know, a sentence each: of how many examples a pass used how many, where time or size bounded it;
+            a runtime in which the smaller model is no faster, or which does not run it.
         fixed: why a graph serves no other sizes than the example's, but for the batch; None if it does, or for a module.
         form_before: of a model that itself is the result of a prune, what form that had; else None.
         lacks: of a graph, what it lacks of the module, and the setting that may give a module; empty for a module.

@@ -91,7 +91,7 @@ def prune(
     for setting, chosen in result.summary.chosen.items():
         print(f"{setting} auto: {chosen}")
     for note in result.summary.notes:
-        terminal.err.print(note, highlight=False)
+        terminal.err.print(note, highlight=False, soft_wrap=True)
     _show_unknown(result.summary.unknown)
     if out is not None:
         print(out)

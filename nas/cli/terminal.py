@@ -18,11 +18,14 @@ from pruners.progress import Progress as Listener
 
 out = Console(soft_wrap=False)
 err = Console(stderr=True)
+LONG = 10.0  # seconds after which a step says how far it is
 
 
 @contextmanager
 def bars() -> Iterator[Listener]:
-    """A listener that draws a bar with the time left for each step; away from a terminal, a line as each step ends."""
+    """A listener that draws a bar with the time left for each step; away from a terminal, a line as each step ends, and one before
+    where a step says that it starts, or takes long.
+    """
     if not err.is_terminal:
         yield _lines()
         return
@@ -47,12 +50,20 @@ def bars() -> Iterator[Listener]:
 
 def _lines() -> Listener:
     started: dict[str, float] = {}
+    announced: set[str] = set()
 
     def listen(step: str, done: float, total: float) -> None:
         start = started.setdefault(step, time.monotonic())
-        if done >= total and start >= 0:
-            err.print(f"{step}: {total:g} done in {time.monotonic() - start:.0f} s", highlight=False)
+        took = time.monotonic() - start
+        if start < 0:
+            return
+        if done >= total:
+            err.print(f"{step}: {total:,.10g} done in {took:.0f} s", highlight=False)
             started[step] = -1
+        elif step not in announced and (not done or took > LONG):
+            left = f", about {took * (total / done - 1):.0f} s left" if done else ""
+            err.print(f"{step}: {done:,.10g} of {total:,.10g} done{left}", highlight=False)
+            announced.add(step)
 
     return listen
 

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import Any, Literal
 
@@ -14,14 +14,14 @@ import torch
 from torch import Tensor, nn
 
 from estimators.counting import device_of, standing_in
-from nas.pruning.examples import Examples, Kept, moved
-from nas.pruning.states import OUTPUT, Pairs, States, Watched, shared_states
+from nas.pruning.aims import Aims
+from nas.pruning.served import cut_examples
+from nas.pruning.states import OUTPUT, Pairs, States, Watched, mean_square, shared_states, variance
 from nas.runtime import stream
 from nas.training import NotFinite, RangeTest, check_weights, divergence, safe_rate, set_rate_, trial_rate
 from pruners import PruneResult
-from pruners.errors import fitting, whole_number
+from pruners.errors import whole_number
 from pruners.progress import Progress, silent
-from pruners.tracing import Batch, as_batch
 from pruners.untouched import untouched
 
 RATES = (3e-5, 1e-4, 3e-4, 1e-3, 3e-3)
@@ -36,10 +36,6 @@ MEASURED = 32
 """Samples on which outputs and states are measured once, at most."""
 WARM_UP = 0.05
 """Share of the training in which the rate rises."""
-CACHED = 2**30
-"""Bytes of the unpruned model's outputs and states that are remembered."""
-SAFE_HALF = 6e4  # half precision ends a little above
-SAME = 1e-3  # relative difference of what a model computes on a text with and without padding
 LOGITS = "logits"
 
 
@@ -143,39 +139,6 @@ def match_(
         student.to(home)
 
 
-class _Aims:
-    """What the unpruned model computes on samples; each once, as far as memory goes."""
-
-    def __init__(self, leader: Watched, examples: Examples, device: torch.device) -> None:
-        self.leader, self.examples, self.device = leader, examples, device
-        self.names: list[str] = []
-        self.positional = _positional(leader, examples, device)
-        self.left = CACHED
-        self.known: dict[int, States] = {}
-
-    def __call__(self, indices: Sequence[int], batch: Batch) -> States:
-        if all(index in self.known for index in indices):
-            rows = [self.known[index] for index in indices]
-            return {n: self.examples.joined([row[n] for row in rows]).to(self.device).float() for n in self.names}
-        with torch.no_grad():
-            found = self.leader(batch)
-        aims = {name: found[name].detach() for name in self.names}
-        for at, index in enumerate(indices):
-            sample = {name: self._row(name, x, at, index) for name, x in aims.items()}
-            size = sum(row.numel() * row.element_size() for row in sample.values())
-            if index not in self.known and size <= self.left:
-                self.left -= size
-                self.known[index] = sample
-        return aims
-
-    def _row(self, name: str, x: Tensor, at: int, index: int) -> Tensor:
-        """One sample of a state, without padding, on the CPU in half precision where that is enough."""
-        if self.examples.kept != "whole":
-            x = x[at, : self.examples.length(index)] if name in self.positional else x[at]
-        fits = x.numel() == 0 or x.abs().max() < SAFE_HALF
-        return (x.half() if fits else x.clone()).cpu()
-
-
 class _Training:
     """A training towards the unpruned model."""
 
@@ -194,11 +157,11 @@ class _Training:
     ) -> None:
         self.student, self.follower, self.device = student, follower, device
         self.layers, self.temperature, self.batch_size, self.seed = layers, temperature, batch_size, seed
-        self.examples = _examples(list(batches), follower, leader, device)
+        self.examples = cut_examples(list(batches), follower, leader, device)
         order = [int(n) for n in stream(seed, "held out").permutation(len(self.examples))]
         held = min(HELD_OUT, len(order) // 10)
         self.held, self.samples = order[:held] or order, order[held:]
-        self.aims = _Aims(leader, self.examples, device)
+        self.aims = Aims(leader, self.examples, device)
         self.optimizer = torch.optim.AdamW(weights, lr=RATES[0], betas=(0.9, 0.99), weight_decay=0.0)
         self.spread: dict[str, float] = {}
         self.outputs: list[str] = []
@@ -345,95 +308,6 @@ class _Training:
             self.step(indices, 0.0)
         self.optimizer.state.clear()
         return time.perf_counter() - began
-
-
-def mean_square(x: Tensor, counts: Tensor | None) -> Tensor:
-    """The mean square of a state (samples, ...), where given over those (samples, positions, ...) that count; a scalar."""
-    if counts is None:
-        return x.square().mean()
-    return (x.square().reshape(*counts.shape, -1).mean(2) * counts).sum() / counts.sum()
-
-
-def variance(x: Tensor, counts: Tensor | None) -> Tensor:
-    """The mean square of a state around its mean over samples, and over positions that count; a scalar."""
-    x = x.float()
-    if counts is None:
-        return mean_square(x - x.mean(0), None)
-    weights = counts.reshape(*counts.shape, *[1] * (x.dim() - 2))
-    return mean_square(x - (x * weights).sum((0, 1)) / counts.sum(), counts)
-
-
-def _positional(leader: Watched, examples: Examples, device: torch.device) -> frozenset[str]:
-    """Names of outputs and states whose second dimension is that of the mask: it grows with the text."""
-    if examples.mask is None:
-        return frozenset()
-    order = sorted(range(len(examples)), key=examples.length)
-    told, shapes = [], []
-    for index in (order[0], order[-1]):
-        batch = examples.batch([index], device)
-        with torch.no_grad():
-            told.append(leader(batch))
-        shapes.append(batch.inputs[examples.mask].shape)
-    least = (
-        2 if shapes[0] != shapes[1] else 3
-    )  # where all texts are equally long, a number for each class looks like one for each token
-    return frozenset(
-        name
-        for name, x in told[0].items()
-        if x.dim() >= least and x.shape[:2] == shapes[0] and told[1][name].shape[:2] == shapes[1]
-    )
-
-
-def _examples(given: list[Any], follower: Watched, leader: Watched, device: torch.device) -> Examples:
-    """The samples of batches, cut as small as both models allow.
-
-    Raises:
-        ValueError: a model does not take a batch.
-    """
-    ways: tuple[Kept, ...] = ("trimmed", "padded")
-    for kept in ways:
-        examples = Examples(given, kept)
-        if _served(examples, as_batch(given[0]), follower, leader, device):
-            return examples
-    examples = Examples(given, "whole")
-    batch = examples.batch([0], device)
-    with torch.no_grad(), fitting(batch.args, batch.kwargs, "batches"):
-        follower(batch), leader(batch)
-    return examples
-
-
-def _served(examples: Examples, first: Batch, follower: Watched, leader: Watched, device: torch.device) -> bool:
-    """Whether both models take samples by themselves and return something for each: the same as with its padding."""
-    count = min(len(examples), len(first.inputs[min(examples.free)]))
-    shortest = min(range(count), key=examples.length)
-    return all(
-        _same_alone(examples, part, first, follower, leader, device)
-        for part in (range(shortest, shortest + 1), range(min(3, count)))
-    )
-
-
-def _same_alone(
-    examples: Examples, part: range, first: Batch, follower: Watched, leader: Watched, device: torch.device
-) -> bool:
-    batch = examples.batch(part, device)
-    padded = moved(replace(first, free=examples.free).part(part.start, part.stop), device)
-    try:
-        with torch.no_grad():
-            outputs = {name: x for name, x in leader(batch).items() if name.startswith(OUTPUT)}
-            wanted = leader(padded)
-            follower(batch)
-    except Exception:  # sizes that a graph, or the model's own forward, does not take
-        return False
-    counts = examples.counts(batch)
-    for name, x in outputs.items():
-        along = counts is not None and x.shape[:2] == counts.shape
-        want = wanted[name][:, : x.shape[1]] if along else wanted[name]
-        if x.dim() == 0 or len(x) != len(part) or want.shape != x.shape:
-            return False
-        where = counts if along else None
-        if mean_square(x - want, where).sqrt() > SAME * mean_square(want, where).sqrt():
-            return False
-    return True
 
 
 @contextmanager

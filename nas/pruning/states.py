@@ -174,3 +174,19 @@ def _teller(keep: Callable[[str, Any], None], name: str) -> Callable[[Any], None
 
     tell.__name__ = tell.__qualname__ = f"tell_{re.sub(r'[^0-9a-zA-Z]', '_', name)}"
     return tell
+
+
+def mean_square(x: Tensor, counts: Tensor | None) -> Tensor:
+    """The mean square of a state (samples, ...), where given over those (samples, positions, ...) that count; a scalar."""
+    if counts is None:
+        return x.square().mean()
+    return (x.square().reshape(*counts.shape, -1).mean(2) * counts).sum() / counts.sum()
+
+
+def variance(x: Tensor, counts: Tensor | None) -> Tensor:
+    """The mean square of a state around its mean over samples, and over positions that count; a scalar."""
+    x = x.float()
+    if counts is None:
+        return mean_square(x - x.mean(0), None)
+    weights = counts.reshape(*counts.shape, *[1] * (x.dim() - 2))
+    return mean_square(x - (x * weights).sum((0, 1)) / counts.sum(), counts)

@@ -66,6 +66,9 @@ def _repaired(note: Mapping[str, Any]) -> Iterator[str]:
         yield note["did"]
     if "solved" in note:
         yield f"{note['solved']} layers solved"
+    if note.get("used"):
+        used, there = note["used"]
+        yield f"on {used:,} of {there:,} examples, as many as fit into memory"
     if note.get("left_out"):
         yield f"left as they were: {', '.join(note['left_out'])}"
     if note.get("more_examples"):

@@ -319,8 +319,17 @@ def check_reachable(
     budgets: Mapping[str, float],
     limits: Limits,
     blocks: Collection[Axis] = (),
+    spared: Collection[Axis] | None = None,
 ) -> dict[str, float]:
     """The least that each cost can come to, with blocks left out where there are some, if it is within the budgets.
+
+    Args:
+        groups: groups that may lose indices.
+        cost: the cost model; it knows the blocks.
+        budgets: cost to what may remain.
+        limits: how much a group may lose.
+        blocks: axes of blocks that may be left out.
+        spared: axes of blocks that could be left out with `depth`; None if that is not known.
 
     Raises:
         ValueError: if a budget is below the least; the message says what range can be reached.
@@ -330,9 +339,18 @@ def check_reachable(
     if any(least[name] > budget for name, budget in budgets.items()):
         reachable = ", ".join(f"{name} from {least[name]:,} to {cost.of(name)({}):,}" for name in budgets)
         asked = ", ".join(f"{name} {budget:,.0f}" for name, budget in budgets.items())
+        way_out = "Ask for more, raise `max_ratio`, protect fewer groups"
+        if spared:
+            without = {name: cost.of(name)({**fewest, **dict.fromkeys(spared, 0)}) for name in budgets}
+            reached = ", ".join(f"{name} from {value:,}" for name, value in without.items())
+            if all(without[name] <= budget for name, budget in budgets.items()):
+                way_out += f", or set `depth=True`, which lets blocks go and reaches {reached}"
+            else:
+                way_out += f"; `depth=True`, which lets blocks go, reaches {reached}"
+        elif spared is None and not blocks:
+            way_out += ", or let blocks be left out with `depth`"
         raise ValueError(
-            f"`targets` must be reachable, got {asked}; within the limits this model reaches {reachable}. Ask for more, "
-            f"raise `max_ratio`, protect fewer groups{'' if blocks else ', or let blocks be left out with `depth`'}."
+            f"`targets` must be reachable, got {asked}; within the limits this model reaches {reachable}. {way_out}."
         )
     return {name: float(value) for name, value in least.items()}
 

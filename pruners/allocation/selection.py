@@ -24,13 +24,16 @@ from pruners.importance import (
     Loss,
     Measure,
     Moments,
+    Tell,
     criterion_entry,
     distortion_curves,
+    held_samples,
     left_out_damages,
     pieces,
     placeholder_values,
     score_groups,
     second_moments,
+    unheard,
 )
 from pruners.operators import Axis
 from pruners.progress import Batches, Progress, silent, watched
@@ -39,7 +42,8 @@ from pruners.tracing import like_example
 
 WORK = 2 * 10**12  # multiply-accumulates that a measurement takes, about
 FEWEST = 4  # samples that it takes at least
-MOST_SAMPLES = 64
+MOST_SAMPLES = 64  # that a block is left out on
+BLOCKS = "blocks left out"
 UNSURE = 4.0  # times the usual factor between what was measured and what was estimated
 
 
@@ -69,12 +73,14 @@ class Evidence:
         loss: see `pruners.importance.score_groups`.
         seed: of the criterion "random" and of random projections.
         bounds: what a pass over data may take.
+        tell: told if a pass leaves out examples.
     """
 
     batches: Batches | None
     loss: Loss | None
     seed: int
     bounds: Bounds = USUAL
+    tell: Tell = unheard
 
 
 @dataclass(frozen=True)
@@ -152,6 +158,7 @@ class Selection:
             self.graph, self.groups, self.importance,
             model=model, keep=keep, batches=watched_batches, loss=self.evidence.loss, seed=self.evidence.seed, moments=moments,
             bounds=self.evidence.bounds, progress=self.progress, samples=self._samples(3, math.inf),
+            tell=self.evidence.tell,
         )  # fmt: skip
         gone = {group.name: int((~group.kept(keep)).sum(-1).max()) for group in self.groups if group.axis in keep}
         if not measured:
@@ -175,7 +182,9 @@ class Selection:
         runs = model if keep and isinstance(model, GraphModel) else rewrite(Removal(self.graph, keep))
         samples = self._samples(len(self.blocks) / 2, MOST_SAMPLES)
         data = like_example(self.evidence.batches, trace)
-        parts = pieces(data, trace, self.evidence.bounds, "examples for blocks", silent, samples)
+        held = held_samples(self.evidence.batches)
+        why = {"why": "as many as the price of a block takes"} if samples == MOST_SAMPLES else {}
+        parts = pieces(data, trace, self.evidence.bounds, BLOCKS, silent, samples, held, self.evidence.tell, **why)
         damages = left_out_damages(
             runs, list(self.blocks.values()), (part.inputs for part in parts), Measure(trace), self.progress
         )

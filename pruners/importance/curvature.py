@@ -27,6 +27,7 @@ from torch.fx import Node
 
 from pruners.groups import AxisGraph, Group
 from pruners.importance.damped import damped_inverse, damped_solve
+from pruners.importance.not_finite import refuse_not_finite
 from pruners.importance.order import rising_costs
 from pruners.importance.outputs import Measure
 from pruners.operators import arguments, leaves, operator
@@ -121,7 +122,7 @@ def curvatures(
         seed: of the random projections.
 
     Raises:
-        ValueError: what is read, or its gradient, is not finite.
+        ValueError: what is read, or its gradient, is not finite; it names the first layer.
     """
     generator = torch.Generator().manual_seed(seed)
     sums: dict[tuple[Reading, int], tuple[Tensor, Tensor]] = {}
@@ -143,14 +144,10 @@ def curvatures(
             positions[reading] = positions.get(reading, 0) + len(x)
             for at, columns in enumerate(reading.blocks):
                 new = _moments(x, g, columns)
+                if not all(moment.isfinite().all() for moment in new):
+                    refuse_not_finite(model, values, reading.source.name)
                 old = sums.get((reading, at))
                 sums[reading, at] = new if old is None else (old[0] + new[0], old[1] + new[1])
-    for (reading, _), both in sums.items():
-        if not all(moment.isfinite().all() for moment in both):
-            raise ValueError(
-                f"`batches` must give operators finite inputs and gradients, got NaN or infinity at {reading.source.name!r}; look for "
-                "them in the data."
-            )
     return [
         Curvature(reading, reading.blocks[at], gram / max(positions[reading], 1), sensitivity / max(samples, 1))
         for (reading, at), (gram, sensitivity) in sums.items()

@@ -20,7 +20,7 @@ from pruners.groups import AxisGraph, Group, Member
 from pruners.importance.criteria import Loss, Tensors, activation, fisher, l1, l2, lamp, taylor
 from pruners.importance.curvature import curvatures, lost_with, readings
 from pruners.importance.outputs import Measure
-from pruners.importance.passes import USUAL, Bounds, pieces
+from pruners.importance.passes import USUAL, Bounds, Tell, held_samples, pieces, unheard
 from pruners.importance.reconstruction import WIDEST, Moments, lost_by_group, read_too_wide
 from pruners.importance.relevance import relevance
 from pruners.operators import arguments, operator
@@ -50,6 +50,7 @@ class Subject:
         bounds: what a pass over data may take.
         progress: told about passes that report themselves.
         samples: how many of them a pass forward and backward takes at most.
+        tell: told if examples are left out.
     """
 
     base: Removal
@@ -62,6 +63,7 @@ class Subject:
     bounds: Bounds = USUAL
     progress: Progress = silent
     samples: float = math.inf
+    tell: Tell = unheard
 
     @cached_property
     def tensors(self) -> dict[str, torch.Tensor]:
@@ -207,7 +209,10 @@ def _lost(look: Subject) -> Vectors:
 def _curvature(look: Subject) -> Vectors:
     found = readings(look.base, look.groups)
     trace = look.base.graph.trace
-    parts = pieces(look.data(), trace, look.bounds, "curvature", look.progress, look.samples)
+    assert look.batches is not None
+    parts = pieces(
+        look.data(), trace, look.bounds, "curvature", look.progress, look.samples, held_samples(look.batches), look.tell
+    )
     measured = curvatures(look.runs, found, (part.inputs for part in parts), Measure(trace), look.seed)
     lost = {}
     for done, group in enumerate(look.groups, 1):

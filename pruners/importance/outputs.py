@@ -20,13 +20,15 @@ from torch.utils import _pytree as pytree
 from pruners.tracing import Trace, only_real
 
 LOGITS = "logits"
+CONSTANT = 1e-12  # of the squares of an output, up to which its variance is rounding
 
 
 class Measure:
     """Measures changes of what a traced model returns.
 
-    Changes of several outputs add up. That of one is squared, summed and divided by the variance over samples, summed alike; that of
-    "logits" of three dimensions or more is the Kullback-Leibler divergence of the next token, averaged over positions and in nats.
+    Changes of several outputs add up. That of one is squared, summed and divided by the variance over samples, summed alike; of an
+    output that is the same for all samples, but for rounding, by its squares, and of one of zeros by 1. That of "logits" of three
+    dimensions or more is the Kullback-Leibler divergence of the next token, averaged over positions and in nats.
 
     Args:
         trace: of the model.
@@ -79,11 +81,11 @@ class Measure:
     def _spread(self, at: int, value: Tensor, real: Tensor | None) -> float:
         """The variance of an output over samples, summed over its entries; that of the first batch for all."""
         if at not in self.spread:
-            held = value.detach().float()
+            held = value.detach().double()
             centre = held.mean(0) if held.dim() and len(held) > 1 else torch.zeros(())
-            self.spread[at] = max(
-                float(only_real(held - centre, real).square().sum()) / max(_samples(held) - 1, 1), 1e-30
-            )
+            varying = float(only_real(held - centre, real).square().sum()) / max(_samples(held) - 1, 1)
+            size = float(only_real(held, real).square().sum()) / _samples(held)
+            self.spread[at] = (varying if varying > CONSTANT * size else size) or 1.0
         return self.spread[at]
 
 

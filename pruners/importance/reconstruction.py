@@ -31,6 +31,7 @@ from pruners.surgery import Masked, Removal
 RIDGE = 1e-4  # of a solution, relative to the mean of the diagonal
 WIDEST = 5_000  # columns: beyond, no second moments are kept and nothing is made up for
 POSITIONS = 20_000  # per batch
+ROUNDING = 1e-6  # of the squares of what a layer computes, up to which its variance is that of products in float32
 
 
 @dataclass(frozen=True)
@@ -70,10 +71,15 @@ class Moments:
         return len(self.gram) - (self.reader.shift is None)
 
     @property
-    def variance(self) -> float:
-        """Of what the layer computes, summed over outputs."""
+    def scale(self) -> float:
+        """One over the variance of what the layer computes, summed over outputs; over its squares where it is constant but for
+        rounding; 0 where it is 0.
+        """
         mean = self.weights @ self.gram[:, -1]
-        return float(((self.weights @ self.gram) * self.weights).sum() - mean.square().sum())
+        size = float(((self.weights @ self.gram) * self.weights).sum())
+        variance = size - float(mean.square().sum())
+        unit = variance if variance > ROUNDING * size else size
+        return 1 / unit if unit > 0 else 0.0
 
 
 def readers(graph: AxisGraph) -> list[Reader]:
@@ -221,7 +227,7 @@ class _Layer:
         places = (index >= 0).nonzero().flatten()
         columns = places[index[places].argsort(stable=True)].view(math.prod(group.shape), -1)
         weights = found.weights[:, : found.solvable].clone()
-        return cls(weights, damped_inverse(gram), columns, 1 / max(found.variance, 1e-30))
+        return cls(weights, damped_inverse(gram), columns, found.scale)
 
     def costs(self, left: Tensor) -> Tensor:
         """Error that each of some indices adds if it goes next."""

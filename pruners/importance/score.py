@@ -27,7 +27,7 @@ from pruners.importance.named import (
     criterion_entry,
     squares,
 )
-from pruners.importance.passes import USUAL, Bounds
+from pruners.importance.passes import USUAL, Bounds, Tell, unheard
 from pruners.importance.reconstruction import Moments
 from pruners.progress import Progress, silent
 from pruners.surgery import Keep, Removal
@@ -47,6 +47,7 @@ def score_groups(
     bounds: Bounds | None = None,
     progress: Progress = silent,
     samples: float = math.inf,
+    tell: Tell = unheard,
 ) -> dict[str, torch.Tensor]:
     """Score every index of every group; larger = keep.
 
@@ -63,6 +64,7 @@ def score_groups(
         bounds: what a pass over data may take, for "curvature".
         progress: told about passes that report themselves.
         samples: how many a pass forward and backward takes at most, for "curvature".
+        tell: told in words if such a pass leaves out examples.
 
     Returns:
         Group name to scores of shape (n,), float32, on the CPU; minus infinity for what does not stay.
@@ -75,7 +77,7 @@ def score_groups(
     entry = criterion_entry(importance.criterion)
     base = Removal(graph, keep or {})
     loss = cross_entropy if loss is None else loss
-    subject = Subject(base, groups, model, batches, loss, seed, moments or {}, bounds or USUAL, progress, samples)
+    subject = Subject(base, groups, model, batches, loss, seed, moments or {}, bounds or USUAL, progress, samples, tell)
     vectors = _vectors(subject, entry)
     result = {}
     for group in groups:

@@ -39,11 +39,13 @@ class Repaired:
         left_out: layers that stay as they are though they compute something else than before, each with the reason.
         more_examples: whether more examples would help: there are fewer positions than columns, or errors on examples held out are
             far above those on the others.
+        used: how many of how many examples it used, where memory was too little for all; None where it used all.
     """
 
     solved: int
     left_out: tuple[str, ...] = ()
     more_examples: bool = False
+    used: tuple[int, int] | None = None
 
 
 class Repair(InStep):

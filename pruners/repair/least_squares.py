@@ -93,10 +93,10 @@ def least_squares_(
     rewritten.load_state_dict(multiplied(own, plan.folded, inverse=True), strict=False)
     before = copy.deepcopy(rewritten)
     with torch.no_grad():
-        found = _lanes(removal, ready, max_bytes, last_solved(rewritten))
+        found, used = _lanes(removal, ready, max_bytes, last_solved(rewritten))
         deadline = math.inf if max_seconds is None else begun + max_seconds
         repair = Repair(removal, rewritten, found, ridges, iterations, max_bytes, deadline, progress)
-        repaired = repair.repair()
+        repaired = replace(repair.repair(), used=used)
         if repaired.solved and not is_closer(removal, rewritten, before, found):
             rewritten.load_state_dict(before.state_dict())
             why = f"the model's outputs are {NO_BETTER}"
@@ -160,15 +160,17 @@ def _is_empty(node: Node) -> bool:
     return "empty" in operator(node)
 
 
-def _lanes(removal: Removal, batches: Sequence[Batch], max_bytes: int | None, last: str) -> list[Lane]:
-    """As many examples as fit into memory up to an operator of that name, in pieces.
+def _lanes(
+    removal: Removal, batches: Sequence[Batch], max_bytes: int | None, last: str
+) -> tuple[list[Lane], tuple[int, int] | None]:
+    """As many examples as fit into memory up to an operator of that name, in pieces; and how many of how many, if not all.
 
     Raises:
         ValueError: if two do not.
     """
     found = removal.graph.trace
     if max_bytes is None:
-        return lanes(batches, found)
+        return lanes(batches, found), None
     biggest = max(
         batches, key=lambda batch: sum(x.numel() / max(len(x), 1) for x in tensors_in(batch.inputs) if x.dim())
     )
@@ -183,4 +185,5 @@ def _lanes(removal: Removal, batches: Sequence[Batch], max_bytes: int | None, la
         raise ValueError(
             f"`max_bytes` must hold two examples at least, got {max_bytes:,} where one takes about {3 * each // samples:,}; give more."
         )
-    return lanes(batches, found, max(1, math.ceil(total / affordable)))
+    every = max(1, math.ceil(total / affordable))
+    return lanes(batches, found, every), (math.ceil(total / every), total) if every > 1 else None

@@ -72,6 +72,8 @@ def best_repair(
 def _words(repaired: Repaired) -> str:
     """What was repaired, what was left out, and whether more examples would help."""
     words = f"least-squares: {repaired.solved} layers"
+    if repaired.used:
+        words += f", on {repaired.used[0]:,} of {repaired.used[1]:,} examples, as many as fit into memory"
     if repaired.left_out:
         words += f"; left as they were: {', '.join(repaired.left_out)}"
     return words + ("; more examples would help" if repaired.more_examples else "")

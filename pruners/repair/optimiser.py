@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from pruners.groups import uncompiled
 from pruners.result import PruneResult
-from pruners.surgery import Removal, replay
+from pruners.surgery import Factors, GraphModel, Removal, replay
 
+POWERS = {
+    "momentum_buffer": 1, "exp_avg": 1, "grad_avg": 1, "exp_avg_sq": 2, "max_exp_avg_sq": 2, "square_avg": 2, "sum": 2,
+}  # fmt: skip
+"""Entries of an optimiser's state that gradients add up in, and to which power."""
+STEPS = {"momentum_buffer": 0}
+"""The same where it is steps, in which gradients are divided by their own size."""
 Kind = TypeVar("Kind", bound=Optimizer)
 
 
@@ -43,6 +51,7 @@ def remap_optimizer(optimizer: Kind, model: nn.Module, result: PruneResult) -> K
     model = uncompiled(model)
     removal = replay(result.plan, model)
     parameters = result.model.named_parameters(remove_duplicate=False)
+    folded = {} if isinstance(result.model, GraphModel) else result.plan.folded
     smaller = {result.plan.full_name(name): (name, parameter) for name, parameter in parameters}
     names = _names(model)
     pairs: dict[Tensor, tuple[str, nn.Parameter]] = {}  # parameter of the model: its name, and what became of it
@@ -59,12 +68,29 @@ def remap_optimizer(optimizer: Kind, model: nn.Module, result: PruneResult) -> K
     new = _made_alike(optimizer, [_group(group, pairs) for group in optimizer.param_groups])
     for parameter, (_, its_part) in pairs.items():
         dims_of = next((name for name in names[id(parameter)] if name in removal.graph.tensors), None)
+        factors = next((folded[name] for name in names[id(parameter)] if name in folded), None)
         if parameter in optimizer.state:
             new.state[its_part] = {
-                key: _part(removal, dims_of, key, value, parameter, its_part)
+                key: _rescaled(_part(removal, dims_of, key, value, parameter, its_part), factors, key, optimizer)
                 for key, value in optimizer.state[parameter].items()
             }
     return new
+
+
+def _rescaled(value: Any, factors: Factors | None, key: str, optimizer: Optimizer) -> Any:
+    """An entry of the state of a parameter that was multiplied, as the gradients of now would have made it."""
+    if factors is None or not isinstance(value, Tensor) or value.dim() == 0:
+        return value
+    powers = {**POWERS, **(STEPS if isinstance(optimizer, torch.optim.RMSprop) else {})}
+    if key not in powers:
+        warnings.warn(
+            f"the optimiser's state {key!r} of a parameter that was multiplied stays as it was: whether it holds gradients or their "
+            "squares is not known.",
+            stacklevel=3,
+        )
+    for _ in range(powers.get(key, 0)):
+        value = factors.of(value, inverse=True)
+    return value
 
 
 def _names(model: nn.Module) -> Mapping[int, list[str]]:

@@ -6,12 +6,13 @@ from pruners.surgery.blocks import Block, Bypassed, around, ignored, inside, pas
 from pruners.surgery.cut import Cut, Proved, Surgery
 from pruners.surgery.every_size import find_again
 from pruners.surgery.folding import Factors, multiplied
-from pruners.surgery.huggingface import configure, load_pretrained
+from pruners.surgery.huggingface import configure
 from pruners.surgery.lacking import lacks
 from pruners.surgery.layers import LeftOut
 from pruners.surgery.masked import Masked, difference, run_example
 from pruners.surgery.module import Built, build, computed_tensors
 from pruners.surgery.plan import PruningPlan, describe_inputs, fingerprint, form_of, remember, unique_state
+from pruners.surgery.pretrained import load_pretrained
 from pruners.surgery.replay import follow, rebuild, replay, smaller_graph
 from pruners.surgery.rewrite import GraphModel, Removal, Scaled, rewrite, traced_name
 from pruners.surgery.served import serves

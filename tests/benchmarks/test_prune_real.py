@@ -16,7 +16,16 @@ import torch
 from torch import Tensor, nn
 
 import nas.pruning
-from benchmarks import prune_real, real_controls, real_models, result_tables
+from benchmarks import (
+    prune_real,
+    real_controls,
+    real_models,
+    real_packages,
+    real_pictures,
+    real_texts,
+    real_tones,
+    result_tables,
+)
 from benchmarks.real_models import RealModel
 
 
@@ -158,10 +167,10 @@ def test_errors_are_kept_unless_asked_for_again(run: Any) -> None:
 
 def test_packages_that_are_missing_leave_a_model_out(run: Any, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     wanted = dataclasses.replace(real_models.MODELS["crnn"], packages=("no_such_package",))
-    monkeypatch.setitem(real_models.PACKAGES, "no_such_package", "no-such-package==1")
-    assert real_models.missing(wanted.packages) == ["no-such-package==1"]
+    monkeypatch.setitem(real_packages.PACKAGES, "no_such_package", "no-such-package==1")
+    assert real_packages.missing(wanted.packages) == ["no-such-package==1"]
     with pytest.raises(ModuleNotFoundError, match="pip install --no-deps --target FOLDER no-such-package==1"):
-        real_models.folder_of("no_such_package")
+        real_packages.folder_of("no_such_package")
 
 
 def test_a_process_that_takes_too_long_is_an_error() -> None:
@@ -218,10 +227,10 @@ def test_padding_does_no_harm() -> None:
 
 def test_words_and_docstrings_held_out_are_not_examples(monkeypatch: pytest.MonkeyPatch) -> None:
     texts = {True: ["Alpha beta gamma delta"], False: ["Beta epsilon zeta Alpha theta"]}
-    monkeypatch.setattr(real_models, "docstrings", lambda measured: texts[measured])
-    real_models.words.cache_clear()
-    measured, given = real_models.words(True), real_models.words(False)
-    real_models.words.cache_clear()
+    monkeypatch.setattr(real_texts, "docstrings", lambda measured: texts[measured])
+    real_texts.words.cache_clear()
+    measured, given = real_texts.words(True), real_texts.words(False)
+    real_texts.words.cache_clear()
     assert not {word.lower() for word in measured} & {word.lower() for word in given}
     assert len(measured) + len(given) == 8
 
@@ -229,24 +238,24 @@ def test_words_and_docstrings_held_out_are_not_examples(monkeypatch: pytest.Monk
 def test_pictures_and_tones_are_the_same_every_time() -> None:
     import random
 
-    first, second = (real_models.rendered("word", random.Random(1)) for _ in range(2))
+    first, second = (real_pictures.rendered("word", random.Random(1)) for _ in range(2))
     assert torch.equal(first, second) and first.shape == (1, 64, 256) and first.abs().max() <= 1 and first.std() > 0.05
-    x, pitch = real_models.tones(5, 0, measured=True)
-    again = real_models.tones(5, 0, measured=True)
-    assert torch.equal(x, again[0]) and not torch.equal(x, real_models.tones(5, 0, measured=False)[0])
+    x, pitch = real_tones.tones(5, 0, measured=True)
+    again = real_tones.tones(5, 0, measured=True)
+    assert torch.equal(x, again[0]) and not torch.equal(x, real_tones.tones(5, 0, measured=False)[0])
     assert torch.allclose(x.mean(1), torch.zeros(5), atol=1e-5) and torch.allclose(x.std(1), torch.ones(5), atol=1e-2)
     assert ((pitch > 98) & (pitch < 820)).all()
 
 
 def test_letters_are_read_without_repeats_and_blanks() -> None:
     scores = torch.nn.functional.one_hot(torch.tensor([[0, 1, 1, 0, 1, 2, 2, 0]]), 3).float()
-    assert real_models.letters(scores, "ab") == ["aab"]
+    assert real_pictures.letters(scores, "ab") == ["aab"]
 
 
 def test_stand_ins_leave_no_trace() -> None:
     from types import ModuleType
 
-    with real_models.standing_in(a_name_of_no_module=ModuleType("a"), torch=ModuleType("b")):
+    with real_packages.standing_in(a_name_of_no_module=ModuleType("a"), torch=ModuleType("b")):
         assert "a_name_of_no_module" in sys.modules and sys.modules["torch"] is torch
     assert "a_name_of_no_module" not in sys.modules
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pruners import prune
+from pruners.allocation import selection
 from tests.pruners.surgery.test_blocks import Net
 from tests.pruners.test_random import DroppedOut
 
@@ -66,8 +67,12 @@ def test_depth_is_refused_where_nothing_prices_blocks(settings: dict[str, Any]) 
 def test_a_target_that_only_depth_reaches() -> None:
     model, x = net()
     settings: dict[str, Any] = {"batches": [x], "max_ratio": 0.3}
-    with pytest.raises(ValueError, match=r"must be reachable, got macs .*or let blocks be left out with `depth`"):
+    with pytest.raises(
+        ValueError, match=r"reachable, got macs .*, or set `depth=True`, which .* reaches macs from \d+\."
+    ):
         prune(model, x[:2], {"macs": 0.45}, depth=False, **settings)
+    with pytest.raises(ValueError, match=r"protect fewer groups; `depth=True`, which .* reaches macs from \d+\."):
+        prune(model, x[:2], {"macs": 0.05}, depth=False, **settings)
     result = prune(model, x[:2], {"macs": 0.45}, depth=True, **settings)
     assert len(result.summary.blocks) >= 1 and result.summary.after["macs"] <= 0.45 * result.summary.before["macs"]
 
@@ -137,7 +142,53 @@ def test_where_examples_do_not_determine_the_outputs_auto_still_ends_and_says_wh
         prune(DroppedOut().eval(), x[:3], {"params": 0.6}, batches=[x], recover="least-squares")
 
 
-def test_very_little_memory_and_time_are_kept_to() -> None:
+def test_very_little_time_is_kept_to_and_said() -> None:
     model, x = net()
-    result = prune(model, x[:2], {"macs": 0.6}, batches=[x], max_bytes=1, max_seconds=1e-6)
+    result = prune(model, x[:2], {"macs": 0.6}, batches=[x[:7], x[7:40], x[40:]], max_seconds=1e-6)
     assert result.summary.after["macs"] <= 0.6 * result.summary.before["macs"]
+    assert [note for note in result.summary.notes if "`max_seconds`" in note] == [
+        f"{step}: 7 of 64 samples were used, as many as `max_seconds` of 1e-06 allows; more time or faster hardware uses more"
+        for step in ("curvature", "blocks left out")
+    ]
+
+
+def test_no_word_on_samples_where_all_are_used() -> None:
+    model, x = net()
+    assert not prune(model, x[:2], {"macs": 0.6}, batches=[x]).summary.notes
+
+
+def test_a_bound_on_work_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, x = net()
+    monkeypatch.setattr(selection, "WORK", 1)
+    notes = prune(model, x[:2], {"macs": 0.6}, batches=[x]).summary.notes
+    assert [note.partition(", as")[0] for note in notes] == [
+        f"{step}: 4 of 64 samples were used" for step in ("curvature", "blocks left out")
+    ]
+
+
+def test_blocks_are_priced_on_some_samples_which_is_said() -> None:
+    model, _ = net()
+    x = torch.randn(65, 5)
+    (note,) = prune(model, x[:2], {"macs": 0.6}, batches=[x]).summary.notes
+    assert note == "blocks left out: 64 of 65 samples were used, as many as the price of a block takes"
+
+
+def test_memory_too_small_for_a_sample_is_refused() -> None:
+    model, x = net()
+    with pytest.raises(
+        ValueError, match=r"`max_bytes` must hold .* one sample at least, got 100 where .* about \d+; give"
+    ):
+        prune(model, x[:2], {"macs": 0.6}, batches=[x], max_bytes=100)
+
+
+def test_pictures_and_texts_of_several_sizes_are_refused_though_the_model_takes_them() -> None:
+    torch.manual_seed(0)
+    pooled = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 2)).eval()
+    x = torch.randn(4, 3, 9, 9)
+    refused = "`batches` must hold inputs like `example_inputs`, here {} .* got {} .*; crop, pad or convert them"
+    with pytest.raises(ValueError, match=refused.format("Nx3x9x9", "4x3x7x7")):
+        prune(pooled, x[:2], {"macs": 0.6}, batches=[x, x[:, :, :7, :7]])
+    texts = nn.Sequential(nn.Embedding(9, 6), nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 2)).eval()
+    tokens = torch.randint(0, 9, (4, 12))
+    with pytest.raises(ValueError, match=refused.format("Nx12", "4x5")):
+        prune(texts, tokens[:2], {"macs": 0.6}, batches=[tokens, tokens[:, :5]])

@@ -90,7 +90,13 @@ def test_the_page_takes_nothing_from_outside_and_names_from_models_as_text() -> 
             {
                 "recovery": [
                     {"step": "calibrate"},
-                    {"step": "least-squares", "solved": 3, "left_out": ["fc <1>"], "more_examples": True},
+                    {
+                        "step": "least-squares",
+                        "solved": 3,
+                        "left_out": ["fc <1>"],
+                        "more_examples": True,
+                        "used": [300, 1000],
+                    },
                     {"step": "match:1", "learning_rate": 0.01, "tried": {"0.01": 0.2}, "before": 0.5, "after": 0.25},
                     {"step": "match:2", "learning_rate": 0.02, "before": 0.5, "after": 0.6, "restored": True},
                 ]
@@ -99,7 +105,8 @@ def test_the_page_takes_nothing_from_outside_and_names_from_models_as_text() -> 
                 "Repair",
                 "calibrate",
                 "done",
-                "3 layers solved; left as they were: fc <1>; more examples would help",
+                "3 layers solved; on 300 of 1,000 examples, as many as fit into memory",
+                "memory; left as they were: fc <1>; more examples would help",
                 "at a learning rate of 0.01, the best of 0.01",
                 "fell from 0.5 to 0.25",
                 "and was taken back",

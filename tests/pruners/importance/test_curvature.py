@@ -246,13 +246,71 @@ def test_fewer_examples_than_columns_are_no_error() -> None:
     assert bool(scores.isfinite().all()) and float(scores.min()) < 1e-2
 
 
-def test_values_that_are_not_finite_are_refused_where_they_are_read() -> None:
+def test_values_that_are_not_finite_are_refused_where_they_enter() -> None:
     model, x = two_layers()
     x[3, 2] = torch.nan
     with pytest.raises(
-        ValueError, match=r"`batches` must give operators finite .* at 'tanh'; look for them in the data"
+        ValueError, match="`batches` must give every layer finite values, got NaN or infinity in the inputs"
     ):
         scores_of(model, x)
+
+
+class Logarithms(nn.Module):
+    """Takes roots of what is negative for some inputs, in a layer in the middle."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x + 4).sqrt()
+
+
+def test_the_first_layer_without_numbers_is_named_though_gradients_carry_them_back() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Linear(8, 6), nn.Tanh(), nn.Linear(6, 6), Logarithms(), nn.Linear(6, 6), nn.Tanh(), nn.Linear(6, 2)
+    )
+    nn.init.zeros_(model[0].weight)
+    with torch.no_grad():
+        model[0].weight[0, 0] = 1
+        model[2].weight.zero_()
+        model[2].weight[:, 0] = -10
+    x = torch.randn(40, 8).clamp(max=0.1)
+    assert model(x).isfinite().all()
+    x[7, 0] = 3
+    with pytest.raises(
+        ValueError, match=r"finite values, got NaN or infinity first at 'sqrt' of '3'; look for them in the data"
+    ):
+        scores_of(model, x)
+
+
+class Rooted(nn.Module):
+    """Roots whose gradient at zero is infinite."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x * x.gt(0)).sqrt()
+
+
+def test_gradients_that_are_not_finite_are_refused_where_values_are() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 6), nn.Linear(6, 6), Rooted(), nn.Linear(6, 2))
+    with pytest.raises(ValueError, match="must give every layer finite gradients, got NaN or infinity at 'linear'"):
+        scores_of(model, torch.randn(40, 8))
+
+
+def test_outputs_that_never_vary_cost_finitely() -> None:
+    """The inputs do not matter, and gradients are large."""
+    model, x = two_layers(outputs=3)
+    with torch.no_grad():
+        model[0].weight.zero_()
+        model[2].weight.mul_(1e5)
+    assert float(only(scores_of(model, x)).max()) < 1
+
+
+def test_outputs_almost_constant_are_judged_by_their_size() -> None:
+    model, x = two_layers(hidden=6, outputs=2)
+    with torch.no_grad():
+        model[2].weight.mul_(1e-9)
+        model[2].bias.fill_(1e3)
+    scores = only(scores_of(model, x))
+    assert float(scores.max()) < 1e-6
 
 
 class Detached(nn.Sequential):

@@ -48,7 +48,10 @@ def test_outputs_that_never_vary_are_no_division_by_zero() -> None:
     measure = measure_of(nn.Linear(4, 3), torch.randn(2, 4))
     y = torch.ones(5, 3)
     assert measure.change([y], [y]) == 0
-    assert measure.projected([y], torch.Generator()).isfinite()
+    assert measure.change([y], [2 * y]) == pytest.approx(1), "in units of their size"
+    assert abs(float(measure.projected([y], torch.Generator()))) <= 15
+    zeros = measure_of(nn.Linear(4, 3), torch.randn(2, 4))
+    assert zeros.change([0 * y], [y]) == pytest.approx(3)
 
 
 def test_only_named_logits_of_tokens_are_distributions() -> None:

@@ -187,3 +187,18 @@ def test_groups_whose_readers_are_too_wide_are_named(monkeypatch: pytest.MonkeyP
         UserWarning, match=r"'obs'` does not look at layers of more than .* here those that read 0\.weight:0, "
     ):
         prune(model, x[:2], {"params": 0.6}, importance="obs", batches=[x])
+
+
+@pytest.mark.parametrize("constant", [1.0, 1e-3, 0.0])
+def test_a_layer_that_always_computes_the_same_makes_no_scores_overflow(constant: float) -> None:
+    model = TwoLayers("linear").eval()
+    with torch.no_grad():
+        model.first.weight.zero_()
+        model.first.bias.fill_(constant)
+        model.second.weight.mul_(1e6)
+    graph = tie_axes(trace(model, (torch.randn(2, 5),)))
+    (group,) = [found for found in dependency_groups(graph) if not found.protected]
+    values = graph.trace.values()
+    data = [value if name in graph.trace.tensors else torch.randn(60, 5) for name, value in values.items()]
+    scores = lost_by_group(graph, group, second_moments(Removal(graph, {}), [data]))
+    assert scores is not None and bool(scores.isfinite().all()) and float(scores.max()) < 10

@@ -196,7 +196,8 @@ def test_a_model_of_one_batch_size() -> None:
 def test_examples_beyond_the_memory_are_left_out() -> None:
     model, smaller, plan = pruned_sentences()
     repaired = copy.deepcopy(smaller)
-    assert least_squares_(repaired, model, plan, [sentences(6, 200)], max_bytes=2**19).solved
+    did = least_squares_(repaired, model, plan, [sentences(6, 200)], max_bytes=2**19)
+    assert did.solved and did.used is not None and 2 <= did.used[0] < did.used[1] == 200
     assert apart(repaired, model, [sentences(7)]) < apart(smaller, model, [sentences(7)])
     with pytest.raises(ValueError, match="`max_bytes` must hold two examples at least, got 1,000 where one takes"):
         least_squares_(smaller, model, plan, [sentences(6)], max_bytes=1000)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import copy
+import re
+from functools import partial
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 import pruners
+from pruners.repair import least_squares, named
 from pruners.repair.named import REPAIRS, best_repair
 from tests.pruners.plain import prune
 from tests.pruners.test_random import DroppedOut
@@ -68,3 +71,12 @@ def test_where_least_squares_cannot_be_solved_the_next_best_is_done_and_says_why
 
 def test_the_names_are_those_of_the_package() -> None:
     assert pruners.least_squares_ and list(REPAIRS) == ["calibrate", "least-squares"]
+
+
+def test_how_many_examples_fitted_into_memory_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, x = network(False)
+    result = prune(model, x[:2], {"macs": 0.6})
+    solve = partial(least_squares.least_squares_, max_bytes=20_000)
+    monkeypatch.setattr(named, "least_squares_", solve)
+    words = best_repair(result.model, model, result.plan, [x])
+    assert re.search(r"1 layers, on \d+ of 200 examples, as many as fit into memory", words), words

@@ -16,6 +16,7 @@ from pruners.surgery.replay import replay
 from pruners.surgery.rewrite import rewrite
 from tests.pruners.networks import build
 from tests.pruners.plain import prune
+from tests.pruners.surgery.test_module_form import Attention
 
 OPTIMISERS: dict[str, Callable[[Any], Optimizer]] = {
     "SGD": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, weight_decay=0.01, nesterov=True),
@@ -160,4 +161,68 @@ class Wrapped(torch.optim.SGD):
 def test_a_class_that_needs_more_than_groups_is_refused() -> None:
     optimizer, model, result = stepped(lambda model: Wrapped(model.parameters(), model))
     with pytest.raises(ValueError, match="made from groups and their settings, got Wrapped: .*'model'"):
+        remap_optimizer(optimizer, model, result)
+
+
+FOLDED: dict[str, Callable[[Any], Optimizer]] = {
+    "SGD": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9),
+    "Adam": lambda p: torch.optim.Adam(p, lr=0.01, amsgrad=True),
+    "RMSprop": lambda p: torch.optim.RMSprop(p, lr=0.01, momentum=0.5, centered=True),
+    "Adagrad": lambda p: torch.optim.Adagrad(p, lr=0.01),
+}
+
+
+def folded() -> tuple[nn.Module, PruneResult, dict[str, Tensor]]:
+    """A model, its cut whose queries were multiplied, and the factor of each parameter, found by dividing."""
+    torch.manual_seed(0)
+    model, x = Attention(2, 8, "fused").eval(), torch.randn(2, 6, 5)
+    result = prune(model, x, {"params": 0.5}, allocation="uniform")
+    assert result.summary.form == "module" and result.plan.folded
+    cut = dict(rewrite(replay(result.plan, model)).named_parameters())
+    return model, result, {name: (p / cut[name]).detach() for name, p in result.model.named_parameters()}
+
+
+def step_some(optimizer: Optimizer, model: nn.Module, gradients: dict[str, Tensor]) -> None:
+    """A step on those of the parameters that the model runs."""
+    for name, p in model.named_parameters():
+        p.grad = gradients[name].clone() if name in gradients else None
+    optimizer.step()
+
+
+@pytest.mark.parametrize("kind", FOLDED)
+def test_state_of_multiplied_parameters_is_what_their_gradients_would_have_made(kind: str) -> None:
+    model, result, factors = folded()
+    assert {name for name, x in factors.items() if not torch.allclose(x, torch.ones(()))} == set(result.plan.folded)
+    last, momentum = gradients(model, 1), torch.optim.SGD(model.parameters(), lr=0.0, momentum=0.9)
+    step(momentum, model, last)
+    graph = replace(result, model=rewrite(replay(result.plan, model)))
+    sliced = remap_optimizer(momentum, model, graph)
+    optimizer = FOLDED[kind](model.parameters())
+    step(optimizer, model, last)
+    new = remap_optimizer(optimizer, model, result)
+    by_name = {name: sliced.state[p]["momentum_buffer"] for name, p in graph.model.named_parameters()}
+    fresh = FOLDED[kind](result.model.parameters())
+    step_some(fresh, result.model, {name: x / factors[name] for name, x in by_name.items()})
+    for p in fresh.state:
+        assert new.state[p].keys() == fresh.state[p].keys()
+        for key, value in fresh.state[p].items():
+            torch.testing.assert_close(new.state[p][key], value, rtol=1e-4, atol=1e-6)
+
+
+def test_gradients_of_multiplied_parameters_are_divided() -> None:
+    model, result, factors = folded()
+    x, found = torch.randn(4, 6, 5), []
+    for smaller in (result.model, rewrite(replay(result.plan, model))):
+        smaller.zero_grad()
+        smaller(x).square().sum().backward()
+        found.append({name: p.grad for name, p in smaller.named_parameters() if p.grad is not None})
+    for name, there in found[1].items():
+        torch.testing.assert_close(found[0][name] * factors[name], there, rtol=1e-3, atol=1e-4)
+
+
+def test_state_of_multiplied_parameters_that_is_not_known_stays_and_is_named() -> None:
+    model, result, _ = folded()
+    optimizer = torch.optim.Adadelta(model.parameters())
+    step(optimizer, model, gradients(model, 1))
+    with pytest.warns(UserWarning, match="state 'acc_delta' of a parameter that was multiplied stays as it was"):
         remap_optimizer(optimizer, model, result)
