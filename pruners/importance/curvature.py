@@ -28,7 +28,7 @@ from torch.fx import Node
 from pruners.groups import AxisGraph, Group
 from pruners.importance.damped import damped_inverse, damped_solve
 from pruners.importance.not_finite import refuse_not_finite
-from pruners.importance.order import rising_costs
+from pruners.importance.order import ROUNDS, rising_costs
 from pruners.importance.outputs import Measure
 from pruners.operators import arguments, leaves, operator
 from pruners.surgery import GraphModel, Removal, traced_name
@@ -37,7 +37,10 @@ from pruners.tracing import Runner, real_positions
 WIDEST = 2_048  # columns that are solved for together
 MOST_PER_INDEX = 256  # columns of one index that are looked at
 ENOUGH = 32  # positions per column that second moments are taken from in a batch, at most
-ROUNDS = 40  # in which the indices of a group are ordered; one index each in groups up to this size
+WIDE, FEW_ROUNDS = (
+    512,
+    16,
+)  # indices of a group from which on it is ordered in fewer rounds, each of which costs their square
 RECURRENT = ("lstm", "gru", "rnn_tanh", "rnn_relu")
 PRODUCTS = ("mm", "bmm", "matmul", "addmm", "baddbmm")
 
@@ -171,7 +174,8 @@ def lost_with(base: Removal, group: Group, found: Sequence[Curvature]) -> Tensor
         return None
     stays = group.kept(base.keep).flatten()
     every = torch.zeros(stays.shape, dtype=torch.float64)
-    every[stays] = rising_costs(layers, int(stays.sum()), ROUNDS)
+    number = int(stays.sum())
+    every[stays] = rising_costs(layers, number, ROUNDS if number <= WIDE else FEW_ROUNDS)
     return every.float().view(group.shape)
 
 
