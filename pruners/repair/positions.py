@@ -14,7 +14,7 @@ from pruners.repair.readers import Reader
 from pruners.repair.solve import WIDEST, Part, Parts
 from pruners.tracing import Batch
 
-FEWEST, MOST = 50_000, 100_000  # positions per layer that a solution is based on
+FEWEST, MOST = 20_000, 100_000  # positions per layer that a solution is based on
 PER_COLUMN = 30
 JUDGED = 8_000  # positions per layer that it is judged by
 THIN = 4  # where so many positions for one that is used, whole samples are left out first: unfolding takes long

@@ -5,10 +5,12 @@ Shapes: G groups, O outputs and Q columns of a group, P positions, as in `pruner
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain
 from typing import NamedTuple
 
 import torch
@@ -19,6 +21,7 @@ DAMPING = 10.0  # what a ridge that leaves a matrix indefinite is multiplied by
 ATTEMPTS = 4  # to damp
 EXACT = 1e-10  # squared error, relative to the aim, that is rounding
 SLACK = 1.02  # times the held-out error of the aims as they are, which aims moved within limits may have
+TINY = 1e-30
 CONSTANT = 1e-6  # deviation of a column, relative to its mean, that is rounding
 
 
@@ -39,6 +42,7 @@ class Part(NamedTuple):
 
 
 Parts = Callable[[], Iterable[Part]]
+Residual = Callable[[Part], Tensor]
 
 
 @dataclass(frozen=True)
@@ -91,7 +95,7 @@ class Solution:
 
 def is_exact(task: Task) -> bool:
     """Whether a layer computes its aim already, on all positions."""
-    for parts in (task.fit, task.held):
+    for parts in (task.held, task.fit):  # fewer first
         error = energy = 0.0
         for part in parts():
             error += float(_squares(part, task, (task.old, task.shift)).sum(dtype=torch.float64))
@@ -117,47 +121,51 @@ def solve(task: Task, ridges: Sequence[float], iterations: int) -> Solution | No
         The best weights, or None if no ridge gave any.
     """
     system = (_Dual if task.dual else _Primal)(task)
-    cross = system.cross(lambda part: _residual(part, task, part.aim))
-    found = {ridge: system.change(cross, ridge) for ridge in (*ridges, *([math.inf] if task.shifted else []))}
+    found = {ridge: system.change(system.plain, ridge) for ridge in (*ridges, *([math.inf] if task.shifted else []))}
     candidates = {ridge: _applied(task, change) for ridge, change in found.items() if change is not None}
     if not candidates:
         return None
     old = (task.old, task.shift)
-    before, *errors = _errors(task, task.held, [old, *candidates.values()])
+    before, *errors = _errors(task, task.held(), [old, *candidates.values()])
     best, after = min(zip(candidates, errors, strict=True), key=lambda pair: pair[1])
     new = now = candidates[best]
     again = 0
     for _ in range(iterations if task.limits is not None else 0):
-        cross = system.cross(partial(_moved_residual, task=task, now=now))
-        change = system.change(cross, best)
+        change = system.change(system.cross(partial(_moved_residual, task=task, now=now)), best)
         if change is None:
             break
         now = _applied(task, change)
-        (error,) = _errors(task, task.held, [now])
+        (error,) = _errors(task, task.held(), [now])
         if not error < SLACK * after:
             break
         new, again = now, again + 1
-    (after,) = _errors(task, task.held, [new])
-    (fitted,) = _errors(task, task.fit, [new])
+    (after,) = _errors(task, task.held(), [new])
+    (fitted,) = _errors(task, _some(task), [new])
     gains = [(_squares(part, task, old) - _squares(part, task, new)).sum((0, 1)) for part in task.held()]
     sure = is_sure(gains)
-    return Solution(*((sure and _on_all(task, best, again)) or new), before, after, fitted, sure)
+    return Solution(*((sure and _on_all(task, system, best, again)) or new), before, after, fitted, sure)
 
 
-def _on_all(task: Task, ridge: float, iterations: int) -> tuple[Tensor, Tensor] | None:
+def _some(task: Task) -> Iterator[Part]:
+    """Of the positions that are solved on about as many as are judged by."""
+    left = sum(part.aim.shape[-1] for part in task.held())
+    for part in task.fit():
+        if left <= 0:
+            return
+        left -= part.aim.shape[-1]
+        yield part
+
+
+def _on_all(task: Task, system: _Primal | _Dual, ridge: float, iterations: int) -> tuple[Tensor, Tensor] | None:
     """Weights and shift solved on all positions, those held out too; None if there are none."""
-    every = replace(task, fit=lambda: (*task.fit(), *task.held()))
-    system = (_Dual if task.dual else _Primal)(every)
-    now = (task.old, task.shift)
-    for moved in range(iterations + 1):
-        aims = (
-            partial(_moved_residual, task=every, now=now) if moved else (lambda part: _residual(part, every, part.aim))
-        )
-        change = system.change(system.cross(aims), ridge)
+    system = system.with_held()
+    change = system.change(system.plain, ridge)
+    for _ in range(iterations):
         if change is None:
             return None
-        now = _applied(every, change)
-    return now
+        now = _applied(task, change)
+        change = system.change(system.cross(partial(_moved_residual, task=task, now=now)), ridge)
+    return None if change is None else _applied(task, change)
 
 
 def is_sure(gains: Sequence[Tensor]) -> bool:
@@ -182,6 +190,10 @@ def _outputs(part: Part, weights: Tensor, shift: Tensor) -> Tensor:
 
 def _residual(part: Part, task: Task, aim: Tensor) -> Tensor:
     return aim - _outputs(part, task.old, task.shift)
+
+
+def _plain_residual(part: Part, task: Task) -> Tensor:
+    return _residual(part, task, part.aim)
 
 
 def _moved(part: Part, weights: tuple[Tensor, Tensor], limits: tuple[float, float] | None) -> Tensor:
@@ -210,24 +222,24 @@ def _weighed(part: Part, task: Task, values: Tensor) -> Tensor:
     return squares if part.weight is None else squares * part.weight
 
 
-def _errors(task: Task, parts: Parts, candidates: Sequence[tuple[Tensor, Tensor]]) -> list[float]:
+def _errors(task: Task, parts: Iterable[Part], candidates: Sequence[tuple[Tensor, Tensor]]) -> list[float]:
     """Mean squared errors of weights with shifts; infinite where they are no numbers."""
     totals, count = [0.0] * len(candidates), 0
-    for part in parts():
+    for part in parts:
         count += part.aim.numel()
         for place, weights in enumerate(candidates):
             totals[place] += float(_squares(part, task, weights).sum(dtype=torch.float64))
     return [total / max(count, 1) if math.isfinite(total) else math.inf for total in totals]
 
 
-def _means(task: Task) -> tuple[Tensor, float]:
-    """Weighted mean of each column, (G, Q), of zeros where the layer adds nothing; and the weight of all positions."""
+def _sums(task: Task, parts: Parts) -> tuple[Tensor, float]:
+    """Weighted sum of each column, (G, Q), zeros where the layer adds nothing; and the weight of all positions."""
     total, sums = 0.0, torch.zeros(task.old.shape[::2], dtype=torch.float64, device=task.old.device)
-    for part in task.fit():
+    for part in parts():
         total += part.x.shape[-1] if part.weight is None else float(part.weight.sum(dtype=torch.float64))
         if task.shifted:
             sums += (part.x.sum(-1) if part.weight is None else part.x @ part.weight).double()
-    return sums / max(total, 1e-30), total
+    return sums, total
 
 
 def _centred(part: Part, mean: Tensor) -> Tensor:
@@ -257,30 +269,69 @@ def factor(matrix: Tensor, ridge: float) -> Tensor | None:
 
 
 class _Primal:
-    """Normal equations over columns: second moments in float64, from products of some positions at a time."""
+    """Normal equations over columns: second moments in float64, from products of some positions at a time.
+
+    Attributes:
+        plain: what `cross` gives for the aims as they are.
+    """
 
     def __init__(self, task: Task) -> None:
-        self.task = task
-        self.mean, self.total = _means(task)
-        gram = torch.zeros(*self.mean.shape, self.mean.shape[-1], dtype=torch.float64, device=task.old.device)
-        for part in task.fit():
-            z = _centred(part, self.mean)
-            gram += z @ z.transpose(1, 2)
-        gram /= max(self.total, 1e-30)
+        self.task, self.parts = task, task.fit
+        sums, self.total = _sums(task, task.fit)
+        self.mean = sums / max(self.total, TINY)
+        self._set(self._products(task.fit), *self._crossed(task.fit, partial(_plain_residual, task=task)))
+
+    def _set(self, products: Tensor, crossed: Tensor, residuals: Tensor) -> None:
+        self.products, self.crossed, self.residuals = products, crossed, residuals
+        gram = products / max(self.total, TINY)
         self.scale = _scales(gram.diagonal(dim1=-2, dim2=-1), self.mean)
         self.gram = gram * self.scale[:, :, None] * self.scale[:, None]
+        self.plain = self._scaled(crossed, residuals)
 
-    def cross(self, residual: Callable[[Part], Tensor]) -> tuple[Tensor, Tensor]:
+    def with_held(self) -> _Primal:
+        """The same on all positions: those held out are added to the sums, whose centre moves."""
+        task, more = self.task, copy.copy(self)
+        sums, weight = _sums(task, task.held)
+        more.parts = lambda: chain(task.fit(), task.held())
+        more.total = self.total + weight
+        more.mean = (self.mean * self.total + sums) / max(more.total, TINY)
+        moved = more.mean - self.mean
+        products = self.products + self._products(task.held)
+        crossed, residuals = self._crossed(task.held, partial(_plain_residual, task=task))
+        crossed, residuals = self.crossed + crossed, self.residuals + residuals
+        more._set(
+            products - more.total * moved[:, :, None] * moved[:, None],
+            crossed - residuals[:, :, None] * moved[:, None],
+            residuals,
+        )
+        return more
+
+    def cross(self, residual: Residual) -> tuple[Tensor, Tensor]:
         """Mean products of residuals with scaled columns, (G, O, Q), and mean residuals, (G, O)."""
+        return self._scaled(*self._crossed(self.parts, residual))
+
+    def _products(self, parts: Parts) -> Tensor:
+        """Sums of products of columns about the mean, (G, Q, Q)."""
+        found = torch.zeros(*self.mean.shape, self.mean.shape[-1], dtype=torch.float64, device=self.mean.device)
+        for part in parts():
+            z = _centred(part, self.mean)
+            found += z @ z.transpose(1, 2)
+        return found
+
+    def _crossed(self, parts: Parts, residual: Residual) -> tuple[Tensor, Tensor]:
+        """Sums of products of residuals with columns about the mean, (G, O, Q), and of residuals, (G, O)."""
         task = self.task
         cross = torch.zeros(task.old.shape, dtype=torch.float64, device=task.old.device)
-        mean = torch.zeros(task.shift.shape, dtype=torch.float64, device=task.old.device)
-        for part in task.fit():
+        total = torch.zeros(task.shift.shape, dtype=torch.float64, device=task.old.device)
+        for part in parts():
             e = residual(part)
             cross += _rooted(part, e) @ _centred(part, self.mean).transpose(1, 2)
-            mean += (e.sum(-1) if part.weight is None else e @ part.weight).double()
-        total = max(self.total, 1e-30)
-        return cross / total * self.scale[:, None], mean / total
+            total += (e.sum(-1) if part.weight is None else e @ part.weight).double()
+        return cross, total
+
+    def _scaled(self, crossed: Tensor, residuals: Tensor) -> tuple[Tensor, Tensor]:
+        total = max(self.total, TINY)
+        return crossed / total * self.scale[:, None], residuals / total
 
     def change(self, cross: tuple[Tensor, Tensor], ridge: float) -> tuple[Tensor, Tensor] | None:
         """What is added to the weights, (G, O, Q), and to the shift, (G, O)."""
@@ -299,21 +350,28 @@ class _Dual:
 
     def __init__(self, task: Task) -> None:
         self.task = task
-        self.mean, self.total = _means(task)
+        sums, self.total = _sums(task, task.fit)
+        self.mean = sums / max(self.total, TINY)
         z = torch.cat([_centred(part, self.mean)[0] for part in task.fit()], 1)
-        scale = _scales(z.square().sum(1, dtype=torch.float64)[None] / max(self.total, 1e-30), self.mean)
+        scale = _scales(z.square().sum(1, dtype=torch.float64)[None] / max(self.total, TINY), self.mean)
         self.scale = scale
-        self.z = z * scale[0, :, None].to(z.dtype) / math.sqrt(max(self.total, 1e-30))
+        self.z = z * scale[0, :, None].to(z.dtype) / math.sqrt(max(self.total, TINY))
         self.gram = sum((block.t() @ block).double() for block in self.z.split(WIDEST))
+        self.plain = self.cross(partial(_plain_residual, task=task))
 
-    def cross(self, residual: Callable[[Part], Tensor]) -> tuple[Tensor, Tensor]:
+    def with_held(self) -> _Dual:
+        """The same on all positions, those held out too."""
+        task = self.task
+        return _Dual(replace(task, fit=lambda: chain(task.fit(), task.held())))
+
+    def cross(self, residual: Residual) -> tuple[Tensor, Tensor]:
         """Residuals without their means at all positions, (O, P), and these means, (1, O)."""
         found = [(part, residual(part)) for part in self.task.fit()]
         mean = torch.zeros_like(self.task.shift, dtype=torch.float64)
         for part, e in found if self.task.shifted else ():
-            mean += (e.sum(-1) if part.weight is None else e @ part.weight).double() / max(self.total, 1e-30)
+            mean += (e.sum(-1) if part.weight is None else e @ part.weight).double() / max(self.total, TINY)
         rows = [_rooted(part, e - mean[..., None].to(e.dtype))[0].double() for part, e in found]
-        return torch.cat(rows, 1) / math.sqrt(max(self.total, 1e-30)), mean
+        return torch.cat(rows, 1) / math.sqrt(max(self.total, TINY)), mean
 
     def change(self, cross: tuple[Tensor, Tensor], ridge: float) -> tuple[Tensor, Tensor] | None:
         """What is added to the weights, (1, O, Q), and to the shift, (1, O)."""
