@@ -33,7 +33,8 @@ class Predicted(Protocol):
 class CostModel:
     """Costs as sums of products of axis sizes: exact, and cheap enough to be asked thousands of times.
 
-    Where rows are chosen by their values, as many count as the full model chooses on the example inputs.
+    Where rows are chosen by their values, as many count as the full model chooses on the example inputs. The rows of an expert that is
+    left out, and that its router no longer chooses, count as before: other experts see them.
 
     Args:
         graph: the traced model with its axes.
@@ -93,8 +94,9 @@ class CostModel:
     def _terms(self, nodes: Iterable[Node]) -> list[Product]:
         """What operators cost on as many copies of the example as were traced."""
         found: list[Product] = []
+        saving = {axis: block for axis, block in self.present.items() if block.route is None}
         for node in nodes:
-            there = tuple(axis for axis, block in self.present.items() if node in block.nodes)
+            there = tuple(axis for axis, block in saving.items() if node in block.nodes)
             found += [
                 (constant if _per_sample(node) else constant * self.copies, (*axes, *there))
                 for constant, axes in operator_macs(self.graph, node)

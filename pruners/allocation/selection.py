@@ -228,14 +228,15 @@ def _commensurate(
 
     What the indices of a group add up to is an estimate of what its block was measured to be worth. It takes outputs as linear and
     positions as independent, so it is off by some factor: by the median of these factors blocks are divided. Where an estimate is off
-    by far more, as in layers that make the few very large values of a language model, its scores are raised accordingly.
+    by far more, as in layers that make the few very large values of a language model, its scores are raised accordingly. Experts tell
+    nothing of that, as the tokens of one that is left out go to others.
     """
     every = [priced.block for priced in blocks]
     damages = {priced.block: priced.damage for priced in blocks}
     factors: dict[str, float] = {}
     for group in groups:
         block, whole = inside(group, every), float(scores[group.name].clamp_min(0).sum())
-        if block is not None and whole > 0 and damages[block] > 0:
+        if block is not None and block.route is None and whole > 0 and damages[block] > 0:
             factors[group.name] = damages[block] / whole
     if not factors:
         return scores, list(blocks)

@@ -2,9 +2,11 @@
 
 from pruners.groups import Keep
 from pruners.surgery.alike import Governed, governed
-from pruners.surgery.blocks import Block, Bypassed, around, ignored, inside, passed_on, removable_blocks, unneeded
+from pruners.surgery.blocks import Block, around, ignored, inside, removable_blocks
+from pruners.surgery.bypass import Bypassed, passed_on, unneeded
 from pruners.surgery.cut import Cut, Proved, Surgery
 from pruners.surgery.every_size import find_again
+from pruners.surgery.experts import without_entries
 from pruners.surgery.folding import Factors, multiplied
 from pruners.surgery.huggingface import configure, load_pretrained
 from pruners.surgery.lacking import lacks
@@ -21,5 +23,5 @@ __all__ = [
     "PruningPlan", "Removal", "Scaled", "Surgery", "around", "build", "computed_tensors", "configure",
     "describe_inputs", "difference", "find_again", "fingerprint", "follow", "form_of", "governed", "ignored", "inside",
     "lacks", "load_pretrained", "multiplied", "passed_on", "rebuild", "remember", "removable_blocks", "replay",
-    "rewrite", "run_example", "serves", "smaller_graph", "traced_name", "unique_state", "unneeded",
+    "rewrite", "run_example", "serves", "smaller_graph", "traced_name", "unique_state", "unneeded", "without_entries",
 ]  # fmt: skip

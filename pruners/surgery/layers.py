@@ -14,10 +14,13 @@ from torch.fx import Node
 
 from estimators import count
 from pruners.operators import owner
-from pruners.surgery.blocks import Block, bypass, is_copy, needed_nodes, passed_on, unneeded
+from pruners.surgery.blocks import Block
+from pruners.surgery.bypass import bypass, needed_nodes, not_chosen, passed_on, unneeded
 from pruners.surgery.masked import run_example
 from pruners.surgery.module import Built, agrees, build_beside
 from pruners.surgery.rewrite import GraphModel, Removal
+from pruners.surgery.routers import leave_out_entries
+from pruners.surgery.sums import is_copy
 from search_spaces.core import first_line
 
 PLAIN = (bool, int, float, str, type(None))
@@ -135,8 +138,11 @@ def leave_out(
     finally:
         for hook in hooks:
             hook.remove()
+    experts = {name for block in blocks if block.route is not None for name in block.tensors}
     for name in (*whole, *branches):
         old = module.get_submodule(name)
+        if name not in calls and parts.tensors[name] <= experts:
+            calls[name] = Zeros(0)  # none of the example's tokens is routed to it
         if name not in calls:
             raise ValueError(f"module {name!r}, which is left out, is not called by itself")
         attributes = {
@@ -145,6 +151,9 @@ def leave_out(
         module.set_submodule(name, LeftOut(calls[name], attributes).eval())
     for name in tensors:
         _leave_out_tensor(module, name)
+    for logits, entries in not_chosen(blocks).items():
+        if logits not in gone:
+            leave_out_entries(module, owner(logits), entries)
     named = [name for name in whole if (name in drop if isinstance(drop, Collection) else drop)]
     dropped = [gone for name in _configured(module) for gone in _drop_layers(module, name, named)] if named else []
     return module, tuple(dropped)
