@@ -179,6 +179,8 @@ class Selection:
         damages = left_out_damages(
             runs, list(self.blocks.values()), (part.inputs for part in parts), Measure(trace), self.progress
         )
+        for name in _staying(list(self.blocks.values()), damages):
+            damages[name] += sum(damages.values())
         return [Priced(block, axis, damages[block.name]) for axis, block in self.blocks.items()]
 
     def _samples(self, passes: float, most: float) -> float:
@@ -219,6 +221,20 @@ class Selection:
             ranking = self.rank(keep, smaller, f" {step + 1}/{steps}", step + 1 == steps)
             self.progress("pruning steps", step, steps - 1)
         return ranking
+
+
+def _staying(blocks: Sequence[Block], damages: Mapping[str, float]) -> list[str]:
+    """The names of the experts that are worth most, as many of each router as must stay."""
+    routers: dict[Node, list[Block]] = {}
+    for block in blocks:
+        if block.route is not None:
+            routers.setdefault(block.route.logits, []).append(block)
+    ranked = [sorted(some, key=lambda block: -damages[block.name]) for some in routers.values()]
+    return [block.name for some in ranked for block in some if some.index(block) < _fewest(block)]
+
+
+def _fewest(block: Block) -> int:
+    return 0 if block.route is None else block.route.fewest
 
 
 def _commensurate(

@@ -51,9 +51,9 @@ def _without_each(
     """Blocks with what the graph returns without them."""
     passing: defaultdict[str, list[tuple[Block, str, str]]] = defaultdict(list)
     for block in blocks:
-        ((add, source),) = passed_on([block]).items()
+        add, source = next(iter(passed_on([block]).items()), (block.add, block.source))
         first = add if block.route is None else block.route.logits
-        passing[first.name].append((block, add.name, source.name))
+        passing[first.name].append((block, "" if block.rows else add.name, source.name))
     wanted = {source for found in passing.values() for _, _, source in found}
     held: dict[str, Any] = {}
     whole = Runner(model)
@@ -61,10 +61,10 @@ def _without_each(
     for position, (node, value) in enumerate(whole.steps(list(values)), 1):
         if traced_name(node) in wanted:
             held[traced_name(node)] = value
-        for block, add, source in passing.get(node.name, ()):
-            again = _Passing(model, add)
+        for block, passed, kept in passing.get(node.name, ()):
+            again = _Passing(model, passed)
             if block.route is None:
-                again.env = whole.env | {node: held[source]}
+                again.env = whole.env | {node: held[kept]}
             else:
                 again.env = whole.env | {node: without_entries(value, [block.route.index])}
             *_, (_, returned) = again.onward(nodes[position:])
@@ -72,7 +72,7 @@ def _without_each(
 
 
 class _Passing(Runner):
-    """Runs a graph in which what an expert adds to rows is left out."""
+    """Runs a graph in which what an expert adds to rows is left out; nothing where it has no name."""
 
     def __init__(self, model: GraphModel, add: str) -> None:
         super().__init__(model)

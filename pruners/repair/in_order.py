@@ -71,6 +71,7 @@ class Repair(InStep):
         self.recurrent: dict[Node, Recurrent] = {}
         sources = (source for node in self.graph.nodes for source in node.all_input_nodes)
         self.uses = Counter(source.target for source in sources if is_tensor(source))
+        self.whole = {node.name: node for node in removal.graph.trace.nodes}
         self._find({node.name for node in removal.graph.trace.nodes if chooses(node)})
         self.pending: set[Node] = set()  # layers that wait for the other term of their sum
         self.solved = self.seen = 0
@@ -83,7 +84,6 @@ class Repair(InStep):
         scored = scored_layers(list(self.graph.nodes))
         self.scored = {node: found for node, found in scored.items() if node in self.layers}
         self.full.reads.update(found.attention.name for found in self.scored.values())
-        self.whole = {node.name: node for node in removal.graph.trace.nodes}
         self.results: list[list[Tensor]] = []
 
     def _find(self, apart: set[str]) -> None:
@@ -106,6 +106,8 @@ class Repair(InStep):
                 continue
             elif not self._are_own([layer.weight, *([layer.bias] if layer.bias is not None else [])]):
                 self.left_out[owner(node)] = "its weights are shared"
+            elif node.name not in self.whole:
+                self.left_out[layer.name] = "it chooses among fewer experts"
             elif node.name in apart:
                 self.left_out[layer.name] = "it sees what is routed to it"  # the full model chooses other rows
             else:

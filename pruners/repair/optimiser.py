@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from pruners.groups import uncompiled
 from pruners.result import PruneResult
-from pruners.surgery import Removal, replay
+from pruners.surgery import Removal, left_out, replay, rows_left
 
 Kind = TypeVar("Kind", bound=Optimizer)
 
@@ -42,6 +42,7 @@ def remap_optimizer(optimizer: Kind, model: nn.Module, result: PruneResult) -> K
     """
     model = uncompiled(model)
     removal = replay(result.plan, model)
+    rows = rows_left(left_out(result.plan, removal)) if result.plan.blocks else {}
     parameters = result.model.named_parameters(remove_duplicate=False)
     smaller = {result.plan.full_name(name): (name, parameter) for name, parameter in parameters}
     names = _names(model)
@@ -61,7 +62,7 @@ def remap_optimizer(optimizer: Kind, model: nn.Module, result: PruneResult) -> K
         dims_of = next((name for name in names[id(parameter)] if name in removal.graph.tensors), None)
         if parameter in optimizer.state:
             new.state[its_part] = {
-                key: _part(removal, dims_of, key, value, parameter, its_part)
+                key: _part(removal, rows, dims_of, key, value, parameter, its_part)
                 for key, value in optimizer.state[parameter].items()
             }
     return new
@@ -95,10 +96,19 @@ def _made_alike(optimizer: Kind, groups: list[dict[str, Any]]) -> Kind:
         ) from error
 
 
-def _part(removal: Removal, name: str | None, key: str, value: Any, parameter: Tensor, its_part: nn.Parameter) -> Any:
+def _part(
+    removal: Removal,
+    rows: Mapping[str, Tensor],
+    name: str | None,
+    key: str,
+    value: Any,
+    parameter: Tensor,
+    its_part: nn.Parameter,
+) -> Any:
     """What stays of one entry of a parameter's state."""
     if isinstance(value, Tensor) and value.shape == parameter.shape:
         part = value if name is None else removal.slice(value, removal.graph.tensors[name])
+        part = part if name is None or name not in rows else part[rows[name].to(part.device)]
         if part.shape != its_part.shape:
             raise ValueError(
                 f"`result` must hold the model as it was pruned, got {name} of shape {tuple(its_part.shape)} where the plan "

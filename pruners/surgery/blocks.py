@@ -12,7 +12,8 @@ import torch
 from torch.fx import Node
 
 from pruners.groups import AxisGraph, Group
-from pruners.surgery.experts import Route, added_by_experts, routes
+from pruners.surgery.experts import Route, added_by_experts, experts, routes
+from pruners.surgery.packed import Packed, packed_experts
 from pruners.surgery.sums import Edge, argument, is_copy, terms_to_lose
 from pruners.tracing import Trace
 
@@ -33,6 +34,7 @@ class Block:
         tensors: names of those tensors.
         norm: the norm of the sum that is left out with it, where what remains is normalised already.
         route: of an expert, how its router chooses it, which it no longer does then; None where it has none that can do without.
+        rows: names of the tensors that lose the expert's row, of experts in common tensors, which have no nodes of their own.
     """
 
     name: str
@@ -42,6 +44,7 @@ class Block:
     tensors: frozenset[str]
     norm: Node | None = None
     route: Route | None = None
+    rows: tuple[str, ...] = ()
 
     @property
     def source(self) -> Node:
@@ -70,8 +73,8 @@ def removable_blocks(graph: AxisGraph) -> list[Block]:
     Differs: an expert is judged by the change of the outputs without it alone, beside other blocks and widths of all layers.
     """
     trace = graph.trace
-    experts = added_by_experts(graph)
-    edges = [*terms_to_lose(graph), *experts]
+    routed = added_by_experts(graph)
+    edges = [*terms_to_lose(graph), *routed]
     only_for = _needed_only_for(trace.nodes, edges)
     live: defaultdict[str, set[Node]] = defaultdict(set)  # tied weights have several nodes
     for node in trace.nodes:
@@ -87,11 +90,29 @@ def removable_blocks(graph: AxisGraph) -> list[Block]:
         if any(isinstance(trace.tensor(name), torch.nn.Parameter) for name in tensors):
             found.append((add, side, nodes, tensors, norm))
     names = _names(trace, [(add, tensors) for add, _, _, tensors, _ in found])
-    chosen = routes(trace, {add for add, *_ in found} & {add for add, _ in experts})
+    chosen = routes(trace, {add for add, *_ in found} & {add for add, _ in routed})
     blocks = [Block(name, *rest, route=chosen.get(rest[0])) for name, rest in zip(names, found, strict=True)]
+    blocks += [block for packed in packed_experts(trace) for block in _in_rows(packed)]
     sums = {block.add for block in blocks}
     around_it = Counter(node for block in blocks for node in block.nodes & sums)
     return sorted(blocks, key=lambda block: around_it[block.add] - (block.add in block.nodes))
+
+
+def _in_rows(packed: Packed) -> list[Block]:
+    """Experts in common tensors."""
+    name = _common_module(packed.tensors) or packed.last.name
+    return [
+        Block(
+            f"{name}.{i}",
+            packed.last,
+            0,
+            frozenset(),
+            frozenset(),
+            route=Route(packed.logits, i, packed.fewest),
+            rows=packed.rows,
+        )
+        for i in range(experts(packed.logits))
+    ]
 
 
 def named_blocks(graph: AxisGraph, names: Sequence[str]) -> list[Block]:
@@ -105,6 +126,18 @@ def named_blocks(graph: AxisGraph, names: Sequence[str]) -> list[Block]:
     if missing:
         raise ValueError(f"a plan must leave out blocks that the model has, got {missing}; it has {list(blocks)}.")
     return [blocks[name] for name in names]
+
+
+def without_those_that_stay(blocks: Sequence[Block]) -> list[Block]:
+    """Blocks of which any may go: of each router, without as many of the first experts as must stay."""
+    found: list[Block] = []
+    staying: Counter[Node] = Counter()
+    for block in blocks:
+        if block.route is not None and staying[block.route.logits] < block.route.fewest:
+            staying[block.route.logits] += 1
+        else:
+            found.append(block)
+    return found
 
 
 def around(block: Block, blocks: Sequence[Block]) -> Block | None:
@@ -226,4 +259,4 @@ def ignored(block: Block, ignore: Iterable[str]) -> bool:
     """Whether a block, a module around it, or any of its tensors is among the names."""
     parts = block.name.split(".")
     modules = {".".join(parts[: i + 1]) for i in range(len(parts))}
-    return bool({block.name, *modules, *block.tensors} & set(ignore))
+    return bool({block.name, *modules, *block.tensors, *block.rows} & set(ignore))

@@ -11,8 +11,9 @@ from torch.fx import Node
 
 from pruners.operators import tensors_in
 from pruners.surgery.blocks import Block
-from pruners.surgery.experts import unchosen, without_entries
+from pruners.surgery.experts import experts, unchosen, without_entries
 from pruners.surgery.masked import Masked
+from pruners.surgery.packed import cut_rows, kept_rows
 from pruners.surgery.rewrite import GraphModel, Removal, traced_name
 from pruners.surgery.sums import argument
 from pruners.tracing import Trace
@@ -30,7 +31,7 @@ def passed_on(blocks: Iterable[Block]) -> dict[Node, Node]:
     for block in blocks:
         if block.norm is not None:
             norms[block.norm] = block.source
-        else:
+        elif not block.rows:
             sides[block.add].add(block.side)
     empty = [add for add, stay in sides.items() if len(stay) > 1]
     for add in empty:
@@ -69,13 +70,16 @@ def needed_nodes(nodes: Sequence[Node], kept: Mapping[Node, Node]) -> set[Node]:
 
 def bypass(model: GraphModel, blocks: Iterable[Block]) -> None:
     """Take blocks out of a rewritten graph, with their tensors."""
+    blocks = list(blocks)
     by_name = {traced_name(node): node for node in model.graph.nodes}
     sources = {add.name: source.name for add, source in passed_on(blocks).items()}
     for name in reversed(by_name):  # what a sum passes on may itself be one that is passed by
         if name in sources:
             by_name[name].replace_all_uses_with(by_name[sources[name]])
-    for logits, entries in not_chosen(blocks).items():
+    for logits, entries in not_chosen(block for block in blocks if not block.rows).items():
         _silence(model, by_name[logits.name], entries)
+    weights = {str(node.target): node for node in by_name.values() if node.op == "get_attr"}
+    cut_rows(model, rows_left(blocks), weights)
     model.graph.eliminate_dead_code(lambda node: node.op in ("placeholder", "output"))  # attention counts as random
     used = {node.target for node in model.graph.nodes if node.op == "get_attr"}
     for name in [name for name, _ in (*model.named_parameters(), *model.named_buffers()) if name not in used]:
@@ -87,6 +91,22 @@ def bypass(model: GraphModel, blocks: Iterable[Block]) -> None:
 def not_chosen(blocks: Iterable[Block]) -> dict[Node, list[int]]:
     """The logits of routers, and which of their entries are minus infinity without some blocks."""
     return unchosen(block.route for block in blocks if block.route is not None)
+
+
+def rows_left(blocks: Iterable[Block]) -> dict[str, torch.Tensor]:
+    """Name of a tensor of experts to the rows that stay without some blocks.
+
+    Raises:
+        ValueError: if fewer do than a token is routed to.
+    """
+    gone: defaultdict[str, set[int]] = defaultdict(set)
+    sizes: dict[str, tuple[int, int]] = {}
+    for block in blocks:
+        if (route := block.route) is not None:
+            for name in block.rows:
+                gone[name].add(route.index)
+                sizes[name] = experts(route.logits), route.fewest
+    return kept_rows(gone, sizes)
 
 
 def _silence(model: GraphModel, logits: Node, entries: Sequence[int]) -> None:

@@ -28,10 +28,12 @@ class Route:
     Attributes:
         logits: what a linear layer computes, with an entry for each expert in its last dimension.
         index: of the expert in it.
+        fewest: how many experts of the router must stay.
     """
 
     logits: Node
     index: int
+    fewest: int = 0
 
 
 def added_by_experts(graph: AxisGraph) -> list[Edge]:
@@ -47,13 +49,13 @@ def routes(trace: Trace, adds: Iterable[Node]) -> dict[Node, Route]:
 
     The graph itself says which expert is which: it runs with one choice for all, and another for each token.
     """
-    chosen = {add: choice for add in adds if (choice := _choice(add)) is not None}
-    logits = {choice: router for choice in set(chosen.values()) if (router := _router(choice)) is not None}
+    chosen = {add: choice for add in adds if (choice := choice_of(_indices(add))) is not None}
+    logits = {choice: router for choice in set(chosen.values()) if (router := router_of(choice)) is not None}
     chosen = {add: choice for add, choice in chosen.items() if choice in logits}
     seen: defaultdict[Node, set[int]] = defaultdict(set)
-    start, largest = 0, max((_experts(router) for router in logits.values()), default=0)
+    start, largest = 0, max((experts(router) for router in logits.values()), default=0)
     while start < largest:
-        told = _Told(trace, logits, start)
+        told = Told(trace, logits, start)
         with torch.no_grad(), seeded():
             for node, _ in told.steps(list(trace.values().values())):
                 if node in chosen:
@@ -68,7 +70,7 @@ def unchosen(found: Iterable[Route]) -> dict[Node, list[int]]:
     gone: defaultdict[Node, set[int]] = defaultdict(set)
     for route in found:
         gone[route.logits].add(route.index)
-    return {logits: sorted(entries) for logits, entries in gone.items() if len(entries) < _experts(logits)}
+    return {logits: sorted(entries) for logits, entries in gone.items() if len(entries) < experts(logits)}
 
 
 def without_entries(logits: Tensor, entries: Sequence[int]) -> Tensor:
@@ -76,7 +78,7 @@ def without_entries(logits: Tensor, entries: Sequence[int]) -> Tensor:
     return logits.index_fill(-1, torch.tensor(entries, device=logits.device), -torch.inf)
 
 
-class _Told(Runner):
+class Told(Runner):
     """Runs a graph in which the choices of routers are told: row r chooses expert (start + r) modulo their number, and no other.
 
     Attributes:
@@ -88,18 +90,21 @@ class _Told(Runner):
         super().__init__(trace.graph_module)
         self.logits, self.start = logits, start
         self.choices: dict[Node, Tensor] = {}
-        self.rows = max(map(_experts, logits.values()))
+        self.rows = max(map(experts, logits.values()))
 
     def run_node(self, node: Node) -> Any:
         """Run one operator, or tell what it chooses."""
         value = super().run_node(node)
         if node not in self.logits:
             return value
-        experts = _experts(self.logits[node])
         rows = value.numel() if node.target is aten.argmax.default else value[..., 0].numel()
-        told = self.choices[node] = (torch.arange(rows, device=value.device) + self.start) % experts
+        told = self.choices[node] = (torch.arange(rows, device=value.device) + self.start) % experts(self.logits[node])
         self.rows = min(self.rows, rows)
-        return (told if rows == value.numel() else told[:, None].expand(-1, value.shape[-1])).reshape(value.shape)
+        return (
+            (told if rows == value.numel() else told[:, None].expand(-1, value.shape[-1]))
+            .reshape(value.shape)
+            .contiguous()
+        )
 
 
 def _adds(node: Node) -> bool:
@@ -131,20 +136,21 @@ def _rows(indices: Sequence[Tensor]) -> Tensor | None:
     return index.nonzero().flatten() if index.dtype == torch.bool else index
 
 
-def _choice(add: Node) -> Node | None:
-    """The one node of choices that says which rows are added to."""
-    found = {node for node in _back(_indices(add), _is_choice) if _is_choice(node)}
+def choice_of(told: Sequence[Node]) -> Node | None:
+    """The one node of choices that some nodes are computed from."""
+    found = {node for node in _back(told, _is_choice) if _is_choice(node)}
     return found.pop() if len(found) == 1 else None
 
 
 def _is_choice(node: Node) -> bool:
     """Whether a node holds the numbers of what is largest."""
     source = node.args[0] if node.args else None
-    of_largest = isinstance(source, Node) and source.target is aten.topk.default and node.args[1] == 1
-    return node.target is aten.argmax.default or of_largest
+    if isinstance(source, Node) and source.target is aten.topk.default:
+        return bool(node.args[1] == 1)
+    return node.target is aten.argmax.default
 
 
-def _router(choice: Node) -> Node | None:
+def router_of(choice: Node) -> Node | None:
     """The linear layer whose result alone a choice is made from, where that is used for nothing but a ranking."""
     found = [node for node in _back(choice.all_input_nodes, _is_linear) if _is_linear(node)]
     if len(found) != 1 or found[0].args[1].op != "placeholder":  # type: ignore[union-attr]
@@ -170,12 +176,13 @@ def _only_ranked(logits: Node) -> bool:
                 return False
             elif isinstance(user.meta.get("val"), Tensor):
                 left.append(user)
-                if user.meta["val"].shape[-1] != _experts(logits):
+                if user.meta["val"].shape[-1] != experts(logits):
                     return False
     return True
 
 
-def _experts(logits: Node) -> int:
+def experts(logits: Node) -> int:
+    """How many experts a router chooses among."""
     return int(logits.meta["val"].shape[-1])
 
 

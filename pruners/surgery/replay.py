@@ -108,5 +108,5 @@ def rebuild(plan: PruningPlan, removal: Removal, model: nn.Module) -> nn.Module:
         mended[name] = alike(kept, new) if isinstance(kept, (list, tuple)) and isinstance(new, Sequence) else new
     module = cut_module(removal, model, graph_model, mended)
     if plan.blocks:
-        module, _ = leave_out(module, removal, left_out(plan, removal), plan.dropped)
+        module, _ = leave_out(module, removal, left_out(plan, removal), plan.dropped, graph_model)
     return module

@@ -8,17 +8,19 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pruners import PruneResult, load, prune
+from pruners import PrunableSpace, PruneResult, load, prune, remap_optimizer
 from pruners.allocation import CostModel
+from pruners.operators import Axis
 from pruners.result import Summary, count
-from pruners.surgery import Block, unneeded
+from pruners.surgery import Block, configure, unneeded
 from pruners.surgery.masked import difference, run_example
-from tests.pruners.hugging_face import tiny, tokens
+from tests.pruners.hugging_face import language, tiny, tokens
 from tests.pruners.routed import Expert, Routed, build, every, skipping
 from tests.pruners.surgery.test_blocks import Opened
 from tests.pruners.test_routed import others
@@ -39,10 +41,11 @@ def without(model: Opened, blocks: Sequence[Block]) -> PruneResult:
     cut = model.surgery.cut({}, blocks)
     proved = model.surgery.prove(cut)
     after = count(proved.model, model.args, {})
-    assert after["params"] == CostModel(model.graph, model.model).without(*unneeded(model.graph.trace, blocks)).params(
-        {}
-    )
-    summary = Summary({}, after, {}, proved.difference, proved.inside, cut.built.form, {}, {}, reason=cut.built.reason)
+    axes = {Axis(1): block for block in blocks}
+    assert after["params"] == CostModel(model.graph, model.model).with_blocks(axes).params(dict.fromkeys(axes, 0))
+    fits = configure(proved.model, model.model, cut.removal)
+    form, reason = cut.built.form, cut.built.reason
+    summary = Summary({}, after, {}, proved.difference, proved.inside, form, {}, {}, configuration=fits, reason=reason)
     return PruneResult(proved.model, proved.plan, summary)
 
 
@@ -175,3 +178,93 @@ def test_experts_of_switch_transformers(tmp_path: Path) -> None:
     result.save(tmp_path)
     again = load(tmp_path, model)
     assert difference(run_example(again, found.graph.trace), run_example(result.model, found.graph.trace)) == 0
+
+
+SIZES = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 2}
+ROUTED = {**SIZES, "intermediate_size": 24, "num_experts_per_tok": 2, "pad_token_id": 0}
+PACKED = {
+    "Mixtral": ("num_local_experts", lambda n: language("MixtralForCausalLM", num_local_experts=n, **ROUTED)),
+    "Qwen2-MoE": ("num_experts", lambda n: language("Qwen2MoeForCausalLM", num_experts=n, moe_intermediate_size=12, **ROUTED)),
+    "GPT-OSS": ("num_local_experts", lambda n: language("GptOssForCausalLM", num_local_experts=n, head_dim=8, **ROUTED)),
+}  # fmt: skip
+
+
+@cache
+def packed(name: str) -> Opened:
+    return Opened(PACKED[name][1](5), tokens(2, 9))
+
+
+@pytest.mark.parametrize("name", PACKED)
+def test_experts_in_common_tensors_leave_the_model_of_fewer(name: str, tmp_path: Path) -> None:
+    model = packed(name)
+    experts = experts_of(model)
+    assert [block.name for block in experts] == [
+        f"model.layers.{layer}.mlp.experts.{i}" for layer in range(2) for i in range(5)
+    ]
+    result = without(model, [experts[i] for i in (1, 3, 5, 8)])
+    assert result.summary.form == "module", result.summary.reason
+    assert result.summary.configuration and getattr(result.model.config, PACKED[name][0]) == 3
+    expected = PACKED[name][1](3)
+    state = dict(model.model.state_dict())
+    for key, tensor in state.items():
+        if tensor.shape[0] == 5:
+            state[key] = tensor[[0, 2, 4] if ".layers.0." in key else [1, 2, 4]]
+    expected.load_state_dict(state)
+    result.save(tmp_path)
+    again = load(tmp_path, model.model)
+    for x in (model.args[0], tokens(3, 7)):
+        with torch.no_grad():
+            assert difference([result.model(x).logits], [expected(x).logits]) < 1e-5
+            assert torch.equal(again(x).logits, result.model(x).logits)
+    result.model.save_pretrained(tmp_path / "hf")
+    with torch.no_grad():
+        assert difference([type(expected).from_pretrained(tmp_path / "hf")(x).logits], [expected(x).logits]) < 1e-5
+
+
+def test_unequal_numbers_of_experts_load_again(tmp_path: Path) -> None:
+    model = packed("Mixtral")
+    result = without(model, experts_of(model)[:2])
+    assert result.summary.form == "module" and not result.summary.configuration
+    result.save(tmp_path)
+    trace = model.graph.trace
+    again = load(tmp_path, model.model)
+    assert difference(run_example(again, trace), run_example(result.model, trace)) == 0
+    assert [layer.mlp.experts.num_experts for layer in again.model.layers] == [3, 5]
+
+
+def test_as_many_experts_stay_as_a_token_is_routed_to() -> None:
+    model = packed("Mixtral")
+    with pytest.raises(
+        ValueError, match="as many experts must stay as a token is routed to, 2 of .* got 1; ask for less"
+    ):
+        model.surgery.cut({}, experts_of(model)[:4])
+
+
+def test_idle_experts_of_mixtral_go_first(tmp_path: Path) -> None:
+    model = PACKED["Mixtral"][1](6)
+    for layer in model.model.layers:
+        gate = layer.mlp.gate.weight.data
+        gate[1], gate[3], gate[4:] = -gate[0], -gate[2], 0  # of two opposite logits one is larger than zero
+    whole = sum(p.numel() for p in model.parameters())
+    parts = (model.model.layers[0].mlp.experts.gate_up_proj, model.model.layers[0].mlp.experts.down_proj)
+    target = whole - 4 * (sum(p[0].numel() for p in parts) + 16)
+    x = tokens(16, 9)
+    result = prune(model, x[:2], {"params": target}, batches=[x], depth=True)
+    assert result.summary.blocks == tuple(f"model.layers.{layer}.mlp.experts.{i}" for layer in range(2) for i in (4, 5))
+    with torch.no_grad():
+        assert result.summary.configuration and difference([result.model(x).logits], [model(x).logits]) < 1e-5
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    model(x).logits.sum().backward()
+    optimizer.step()
+    remapped = remap_optimizer(optimizer, model, result).state
+    momentum = optimizer.state[parts[1]]["momentum_buffer"][:4]
+    assert torch.equal(remapped[result.model.model.layers[0].mlp.experts.down_proj]["momentum_buffer"], momentum)
+
+
+def test_every_point_of_a_space_with_experts_is_a_model() -> None:
+    model = packed("Mixtral").model
+    space = PrunableSpace(model, tokens(2, 9), steps=2)
+    rng = np.random.default_rng(0)
+    for _ in range(2):
+        arch = space.space.sample(rng)
+        assert space.build(arch).summary.after["params"] == space.costs(arch)["params"]
