@@ -53,7 +53,7 @@ def _without_each(
     for block in blocks:
         add, source = next(iter(passed_on([block]).items()), (block.add, block.source))
         first = add if block.route is None else block.route.logits
-        passing[first.name].append((block, "" if block.rows else add.name, source.name))
+        passing[first.name].append((block, add.name if block.nodes else "", source.name))
     wanted = {source for found in passing.values() for _, _, source in found}
     held: dict[str, Any] = {}
     whole = Runner(model)

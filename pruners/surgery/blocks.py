@@ -7,14 +7,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from itertools import takewhile
+from typing import Any
 
 import torch
 from torch.fx import Node
 
 from pruners.groups import AxisGraph, Group
 from pruners.surgery.experts import Route, added_by_experts, experts, routes
-from pruners.surgery.packed import Packed, packed_experts
-from pruners.surgery.sums import Edge, argument, is_copy, terms_to_lose
+from pruners.surgery.packed import Packed, packed_experts, router_rows, taken_rows
+from pruners.surgery.sums import ADDED, Edge, argument, is_copy, terms_to_lose
 from pruners.tracing import Trace
 
 aten = torch.ops.aten
@@ -82,7 +83,7 @@ def removable_blocks(graph: AxisGraph) -> list[Block]:
             live[trace.tensors[node.name]].add(node)
     found = []
     for (add, side), nodes in zip(edges, only_for, strict=True):
-        norm = _norm(add, side)
+        norm = None if add.target in ADDED else _norm(add, side)
         if norm is not None:
             nodes |= {add, *(x for x in norm.all_input_nodes if x.op == "placeholder" and len(x.users) == 1)}
         held = {trace.tensors[node.name] for node in nodes if node.name in trace.tensors}
@@ -90,8 +91,12 @@ def removable_blocks(graph: AxisGraph) -> list[Block]:
         if any(isinstance(trace.tensor(name), torch.nn.Parameter) for name in tensors):
             found.append((add, side, nodes, tensors, norm))
     names = _names(trace, [(add, tensors) for add, _, _, tensors, _ in found])
-    chosen = routes(trace, {add for add, *_ in found} & {add for add, _ in routed})
+    chosen = routes(trace, [add for add, _ in routed])
     blocks = [Block(name, *rest, route=chosen.get(rest[0])) for name, rest in zip(names, found, strict=True)]
+    for (add, _), nodes in zip(edges, only_for, strict=True):
+        if (route := chosen.get(add)) is not None and (names := taken_rows(trace, nodes, route)):
+            rows = (*names, *router_rows(trace, route.logits))
+            blocks.append(Block(_row_name(names, add, route.index), add, 0, nodes, frozenset(), route=route, rows=rows))
     blocks += [block for packed in packed_experts(trace) for block in _in_rows(packed)]
     sums = {block.add for block in blocks}
     around_it = Counter(node for block in blocks for node in block.nodes & sums)
@@ -99,20 +104,25 @@ def removable_blocks(graph: AxisGraph) -> list[Block]:
 
 
 def _in_rows(packed: Packed) -> list[Block]:
-    """Experts in common tensors."""
-    name = _common_module(packed.tensors) or packed.last.name
+    """Experts in common tensors, which all have the same operators."""
+    last, nothing = packed.last, frozenset[Any]()
     return [
         Block(
-            f"{name}.{i}",
-            packed.last,
+            _row_name(packed.tensors, last, i),
+            last,
             0,
-            frozenset(),
-            frozenset(),
+            nothing,
+            nothing,
             route=Route(packed.logits, i, packed.fewest),
             rows=packed.rows,
         )
         for i in range(experts(packed.logits))
     ]
+
+
+def _row_name(tensors: Iterable[str], node: Node, index: int) -> str:
+    """A name for an expert in common tensors: the innermost module that holds them, or an operator that reads them, and its place."""
+    return f"{_common_module(tensors) or node.name}.{index}"
 
 
 def named_blocks(graph: AxisGraph, names: Sequence[str]) -> list[Block]:

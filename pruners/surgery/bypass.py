@@ -31,7 +31,7 @@ def passed_on(blocks: Iterable[Block]) -> dict[Node, Node]:
     for block in blocks:
         if block.norm is not None:
             norms[block.norm] = block.source
-        elif not block.rows:
+        elif block.nodes:
             sides[block.add].add(block.side)
     empty = [add for add, stay in sides.items() if len(stay) > 1]
     for add in empty:

@@ -28,12 +28,12 @@ class Route:
     Attributes:
         logits: what a linear layer computes, with an entry for each expert in its last dimension.
         index: of the expert in it.
-        fewest: how many experts of the router must stay.
+        fewest: how many experts a token is routed to, so that as many should stay.
     """
 
     logits: Node
     index: int
-    fewest: int = 0
+    fewest: int
 
 
 def added_by_experts(graph: AxisGraph) -> list[Edge]:
@@ -62,7 +62,8 @@ def routes(trace: Trace, adds: Iterable[Node]) -> dict[Node, Route]:
                     rows = _rows([told.env[index] for index in _indices(node)])
                     seen[node] |= set(told.choices[chosen[node]][rows].tolist()) if rows is not None else {-1, 0}
         start += told.rows
-    return {add: Route(logits[chosen[add]], index) for add, (index, *more) in seen.items() if not more}
+    single = {add: index for add, (index, *more) in seen.items() if not more}
+    return {add: Route(logits[chosen[add]], index, per_row(chosen[add])) for add, index in single.items()}
 
 
 def unchosen(found: Iterable[Route]) -> dict[Node, list[int]]:
@@ -184,6 +185,11 @@ def _only_ranked(logits: Node) -> bool:
 def experts(logits: Node) -> int:
     """How many experts a router chooses among."""
     return int(logits.meta["val"].shape[-1])
+
+
+def per_row(choice: Node) -> int:
+    """How many experts a token is routed to."""
+    return 1 if choice.target is aten.argmax.default else int(choice.meta["val"].shape[-1])
 
 
 def _back(starts: Sequence[Node], stop: Any) -> set[Node]:

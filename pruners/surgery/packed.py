@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.fx import Node
 
 from pruners.operators import operator, seeded
-from pruners.surgery.experts import RANKING, UNCHANGED, Told, choice_of, experts, router_of
+from pruners.surgery.experts import RANKING, UNCHANGED, Route, Told, choice_of, experts, per_row, router_of
 from pruners.surgery.rewrite import GraphModel
 from pruners.surgery.sums import COPIES
 from pruners.tracing import Trace
@@ -45,23 +45,46 @@ def packed_experts(trace: Trace) -> list[Packed]:
     Weights are read by grouped matrix products, of which each expert has a range of rows, or row by row by the number of the expert.
     """
     read: defaultdict[Node, dict[str, list[Node]]] = defaultdict(dict)  # by choice: name of a tensor to who reads it
+    often = Counter(trace.tensors[node.name] for node in trace.nodes if node.name in trace.tensors)  # tied weights
     for node in trace.nodes:
-        if node.name in trace.tensors and isinstance(trace.tensor(trace.tensors[node.name]), nn.Parameter):
-            users = readers(node, trace.tensor(trace.tensors[node.name]).dim()) or []
+        name = trace.tensors.get(node.name, "")
+        if often[name] == 1 and isinstance(trace.tensor(name), nn.Parameter):
+            users = readers(node, trace.tensor(name).dim()) or []
             choices = {choice_of([told_by(user)]) for user in users}
             if len(choices) == 1 and (choice := choices.pop()) is not None:
-                read[choice][trace.tensors[node.name]] = users
+                read[choice][name] = users
     routers = {c: logits for c in read if (logits := router_of(c)) is not None and _ranks_alone(c, logits)}
     agreed = _agreed(trace, routers, {choice: read[choice] for choice in routers})
     place = {node: i for i, node in enumerate(trace.nodes)}
     found = []
     for choice, logits in routers.items():
         names = [name for name in read[choice] if all(told_by(user) in agreed for user in read[choice][name])]
-        if names:
-            own = [trace.tensors[x.name] for x in logits.all_input_nodes[1:] if x.name in trace.tensors]
+        own = [
+            trace.tensors[x.name] for x in logits.all_input_nodes[1:] if x.name in trace.tensors and len(x.users) == 1
+        ]
+        if names and len(own) == len(logits.all_input_nodes) - 1:
             last = max((user for name in names for user in read[choice][name]), key=place.__getitem__)
-            found.append(Packed(logits, tuple(names), (*names, *own), last, _per_row(choice)))
+            found.append(Packed(logits, tuple(names), (*names, *own), last, per_row(choice)))
     return found
+
+
+def router_rows(trace: Trace, logits: Node) -> tuple[str, ...]:
+    """Names of the parameters of a router; none where they are not its own."""
+    own = [trace.tensors[x.name] for x in logits.all_input_nodes[1:] if x.name in trace.tensors and len(x.users) == 1]
+    return tuple(own) if len(own) == len(logits.all_input_nodes) - 1 else ()
+
+
+def taken_rows(trace: Trace, nodes: Iterable[Node], route: Route) -> tuple[str, ...]:
+    """Names of tensors of which some operators take the row of an expert, where other rows are taken one by one, too."""
+    found = set()
+    for node in nodes:
+        weight = node.args[0] if node.target is aten.select.int and node.args[1:] == (0, route.index) else None
+        if isinstance(weight, Node) and isinstance(trace.tensor(trace.tensors.get(weight.name, "")), nn.Parameter):
+            users = [user for user in weight.users if not operator(user).startswith("aten._assert_tensor_metadata")]
+            rows = {user.args[2] for user in users if user.target is aten.select.int and user.args[1] == 0}
+            if len(rows) == len(users) == experts(route.logits):
+                found.add(trace.tensors[weight.name])
+    return tuple(sorted(found))
 
 
 def readers(weight: Node, rank: int) -> list[Node] | None:
@@ -129,6 +152,8 @@ def cut_rows(model: GraphModel, kept: Mapping[str, Tensor], weights: Mapping[str
         for user in list(node.users) if _of_router(node) else []:
             if user.args[1] is node:
                 _widen(model, user, _constant(model, f"{name}_place", new, user))
+        for taken in [user for user in node.users if user.target is aten.select.int and new[user.args[2]] < len(rows)]:
+            taken.args = (*taken.args[:2], int(new[taken.args[2]]))
         for reader in [] if _of_router(node) else readers(node, whole.dim()) or []:
             told = told_by(reader)
             grouped = operator(reader) in GROUPED
@@ -204,7 +229,7 @@ def _agreed(trace: Trace, routers: Mapping[Node, Node], read: Mapping[Node, Mapp
         for node, value in told.steps(list(trace.values().values())):
             if node in sayings:
                 grouped, choice = sayings[node]
-                chosen = told.choices[choice].repeat_interleave(_per_row(choice))
+                chosen = told.choices[choice].repeat_interleave(per_row(choice))
                 if grouped:
                     expected = torch.bincount(chosen, minlength=experts(routers[choice])).cumsum(0)
                 else:
@@ -212,7 +237,3 @@ def _agreed(trace: Trace, routers: Mapping[Node, Node], read: Mapping[Node, Mapp
                 if torch.equal(value.long(), expected):
                     agreed.add(node)
     return agreed
-
-
-def _per_row(choice: Node) -> int:
-    return 1 if choice.target is aten.argmax.default else int(choice.meta["val"].shape[-1])

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from pruners import PrunableSpace, PruneResult, load, prune, remap_optimizer
 from pruners.allocation import CostModel
+from pruners.allocation.selection import _staying
 from pruners.operators import Axis
 from pruners.result import Summary, count
 from pruners.surgery import Block, configure, unneeded
@@ -232,6 +233,53 @@ def test_unequal_numbers_of_experts_load_again(tmp_path: Path) -> None:
     assert [layer.mlp.experts.num_experts for layer in again.model.layers] == [3, 5]
 
 
+class Picked(nn.Module):
+    """Packed experts that are taken for each token by their number, which is returned, too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.router = nn.Linear(5, 4)
+        self.up, self.down = nn.Parameter(torch.randn(4, 5, 6)), nn.Parameter(torch.randn(4, 6, 5))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        weights, chosen = self.router(x).softmax(-1).topk(2, -1)
+        each = chosen.reshape(-1)
+        inner = torch.bmm(x.repeat_interleave(2, 0).unsqueeze(1), self.up[each]).relu()
+        out = torch.bmm(inner, self.down[each]).squeeze(1) * weights.reshape(-1, 1)
+        return x + out.view(-1, 2, 5).sum(1), chosen
+
+
+def test_where_numbers_of_experts_are_returned_they_stay_as_they_are(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = Opened(Picked().double().eval(), torch.randn(6, 5, dtype=torch.float64))
+    result = without(model, experts_of(model)[1:2])
+    assert result.summary.form == "graph"
+    result.save(tmp_path)
+    again, reference = load(tmp_path, model.model), copy.deepcopy(model.model)
+    reference.router.register_forward_hook(partial(silenced, [1]))
+    for rows in (1, 6, 50):
+        x = torch.randn(rows, 5, dtype=torch.float64)
+        with torch.no_grad():
+            expected, found = reference(x), result.model(x)
+            assert difference(list(found), list(expected)) < 1e-12 and torch.equal(again(x)[0], found[0])
+
+
+@pytest.mark.parametrize("index", [0, 2])
+def test_rows_that_a_loop_takes_one_by_one(index: int, tmp_path: Path) -> None:
+    model = opened("sliced")
+    gone = experts_of(model)[index]
+    assert gone.route is not None and gone.route.index == index and {"down", "gate_up"} < set(gone.rows)
+    result = without(model, [gone])
+    assert len(result.model.get_parameter("gate_up")) == 2
+    result.save(tmp_path)
+    again, reference = load(tmp_path, model.model), copy.deepcopy(model.model)
+    reference.router.register_forward_hook(partial(silenced, [index]))
+    for x in (model.args[0], *others()):
+        with torch.no_grad():
+            assert difference([result.model(x)], [reference(x)]) < 1e-12
+            assert torch.equal(again(x), result.model(x))
+
+
 def test_as_many_experts_stay_as_a_token_is_routed_to() -> None:
     model = packed("Mixtral")
     with pytest.raises(
@@ -268,3 +316,10 @@ def test_every_point_of_a_space_with_experts_is_a_model() -> None:
     for _ in range(2):
         arch = space.space.sample(rng)
         assert space.build(arch).summary.after["params"] == space.costs(arch)["params"]
+
+
+def test_what_is_dearest_is_kept_as_far_as_tokens_need_it() -> None:
+    blocks = packed("Mixtral").blocks
+    damages = {block.name: float(len(blocks) - i) for i, block in enumerate(blocks)}
+    dearest = [f"model.layers.{layer}.mlp.experts.{i}" for layer in range(2) for i in range(2)]
+    assert _staying(blocks, damages) == dearest
