@@ -18,7 +18,7 @@ from pruners.tracing import Runner, Trace
 
 aten = torch.ops.aten
 RANKING = (aten.softmax.int, aten._softmax.default, aten.sigmoid.default, aten.topk.default, aten.argmax.default)
-UNCHANGED = (*COPIES, "view", "reshape", "flatten", "_assert_tensor_metadata", "sym_size")
+UNCHANGED = (*COPIES, "masked_fill", "view", "reshape", "flatten", "_assert_tensor_metadata", "sym_size")
 
 
 @dataclass(frozen=True)

@@ -93,6 +93,20 @@ def test_the_router_no_longer_chooses_what_is_left_out(name: str, tmp_path: Path
                 assert torch.equal(again(x), result.model(x))
 
 
+def test_a_second_prune_leaves_out_more(tmp_path: Path) -> None:
+    model = opened("every")
+    first = without(model, experts_of(model)[:1])
+    again = Opened(first.model, model.args[0])
+    result = without(again, experts_of(again)[1:2])
+    assert result.summary.form == "module" and result.plan.blocks == ("experts.0.2",)
+    result.save(tmp_path)
+    reference, loaded = told(model.model, ["experts.0.0", "experts.0.2"]), load(tmp_path, model.model)
+    for x in others():
+        with torch.no_grad():
+            assert difference([result.model(x)], [reference(x)]) < 1e-12
+            assert torch.equal(loaded(x), result.model(x))
+
+
 class Functional(nn.Module):
     """A router that is no layer, beside experts; perhaps one whose logits are used for more than a choice."""
 
@@ -161,10 +175,13 @@ def test_experts_alone_meet_a_target_of_parameters(tmp_path: Path) -> None:
     assert torch.equal(load(tmp_path, model)(x), result.model(x))
 
 
-def test_a_target_of_macs_counts_that_tokens_go_elsewhere() -> None:
-    model, x = idle()
-    summary = prune(model, x[:4], {"macs": 0.5}, batches=[x], depth=True).summary
-    assert summary.after["macs"] <= 0.5 * summary.before["macs"]
+def test_macs_count_that_tokens_go_to_other_experts() -> None:
+    net, x = idle()
+    model = Opened(net, x[:4])
+    some = experts_of(model)[2:4]
+    axes = {Axis(1): block for block in some}
+    cost = CostModel(model.graph, net).with_blocks(axes)
+    assert without(model, some).summary.after["macs"] == cost.macs(dict.fromkeys(axes, 0)) == cost.macs({})
 
 
 def test_experts_of_switch_transformers(tmp_path: Path) -> None:
