@@ -94,9 +94,14 @@ def removable_blocks(graph: AxisGraph) -> list[Block]:
     chosen = routes(trace, [add for add, _ in routed])
     blocks = [Block(name, *rest, route=chosen.get(rest[0])) for name, rest in zip(names, found, strict=True)]
     for (add, _), nodes in zip(edges, only_for, strict=True):
-        if (route := chosen.get(add)) is not None and (names := taken_rows(trace, nodes, route)):
-            rows = (*names, *router_rows(trace, route.logits))
-            blocks.append(Block(_row_name(names, add, route.index), add, 0, nodes, frozenset(), route=route, rows=rows))
+        route = chosen.get(add)
+        if (
+            route is not None
+            and (taken := taken_rows(trace, nodes, route))
+            and (own := router_rows(trace, route.logits))
+        ):
+            name = _row_name(taken, add, route.index)
+            blocks.append(Block(name, add, 0, nodes, frozenset(), route=route, rows=(*taken, *own)))
     blocks += [block for packed in packed_experts(trace) for block in _in_rows(packed)]
     sums = {block.add for block in blocks}
     around_it = Counter(node for block in blocks for node in block.nodes & sums)

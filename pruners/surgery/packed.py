@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Node
 
-from pruners.operators import operator, seeded
+from pruners.operators import number, operator, seeded
 from pruners.surgery.experts import RANKING, UNCHANGED, Route, Told, choice_of, experts, per_row, router_of
 from pruners.surgery.rewrite import GraphModel
 from pruners.surgery.sums import COPIES
@@ -152,8 +152,9 @@ def cut_rows(model: GraphModel, kept: Mapping[str, Tensor], weights: Mapping[str
         for user in list(node.users) if _of_router(node) else []:
             if user.args[1] is node:
                 _widen(model, user, _constant(model, f"{name}_place", new, user))
-        for taken in [user for user in node.users if user.target is aten.select.int and new[user.args[2]] < len(rows)]:
-            taken.args = (*taken.args[:2], int(new[taken.args[2]]))
+        for user in [user for user in node.users if user.target is aten.select.int]:
+            place = int(new[number(user.args[2])])
+            user.args = (*user.args[:2], min(place, len(rows) - 1))  # what nothing needs any more takes any
         for reader in [] if _of_router(node) else readers(node, whole.dim()) or []:
             told = told_by(reader)
             grouped = operator(reader) in GROUPED
