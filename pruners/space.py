@@ -39,6 +39,7 @@ from pruners.surgery import (
     removable_blocks,
     serves,
     unneeded,
+    without_those_that_stay,
 )
 from search_spaces import Architecture, Categorical, Integer, SearchSpace
 from search_spaces.core import Choice, Labels, Value, nested, parse
@@ -92,8 +93,9 @@ class PrunableSpace:
         describe_inputs(self.args, self.kwargs)  # a plan must hold them in the end
         self.graph = analyse(model, self.args, self.kwargs)
         self.found = dependency_groups(self.graph)
-        blocks = removable_blocks(self.graph)
-        named = [given for given in ignore if given not in {block.name for block in blocks}]
+        every = removable_blocks(self.graph)
+        named = [given for given in ignore if given not in {block.name for block in every}]
+        blocks = without_those_that_stay(every)
         free = prunable(self.found, named, model)
         self.blocks = {block.name: block for block in blocks if config.depth and not ignored(block, ignore)}
         self.cost = CostModel(self.graph, model)
@@ -120,9 +122,14 @@ class PrunableSpace:
 
     def costs(self, arch: Architecture) -> dict[str, int]:
         """ "macs" on the example inputs, "params" and "weight_bytes" of an architecture, without building it."""
-        gone = unneeded(self.graph.trace, self._left_out(arch))
-        cost = self.cost.without(*gone)
-        counts = Removal(self.graph, self._keep(arch)).counts
+        left_out = self._left_out(arch)
+        nodes, _ = unneeded(
+            self.graph.trace, [block for block in left_out if block.route is None]
+        )  # tokens go elsewhere
+        _, tensors = unneeded(self.graph.trace, left_out)
+        rows = {Axis(1): block for block in left_out if block.rows}
+        cost = self.cost.with_blocks(rows).without(nodes, tensors)
+        counts = {**Removal(self.graph, self._keep(arch)).counts, **dict.fromkeys(rows, 0)}
         return {"macs": cost.macs(counts), "params": cost.params(counts), "weight_bytes": cost.weight_bytes(counts)}
 
     def build(self, arch: Architecture, check: bool = True, every_size: bool = True) -> PruneResult:

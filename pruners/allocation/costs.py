@@ -52,7 +52,8 @@ class Predicted(Protocol):
 class CostModel:
     """Costs as sums of products of axis sizes: exact, and cheap enough to be asked thousands of times.
 
-    Where rows are chosen by their values, as many count as the full model chooses on the example inputs.
+    Where rows are chosen by their values, as many count as the full model chooses on the example inputs. The rows of an expert that is
+    left out, and that its router no longer chooses, count as before: other experts see them.
 
     Args:
         graph: the traced model with its axes.
@@ -72,12 +73,20 @@ class CostModel:
     def _count(self) -> None:
         self.macs_terms = _merged(self._terms(self.graph.trace.nodes))
         parameters = _distinct(self.graph)
-        self.params_terms = _merged((1, self._dims(name)) for name in parameters)
-        self.bytes_terms = _merged((p.element_size(), self._dims(name)) for name, p in parameters.items())
+        self.params_terms = _merged(term for name in parameters for term in self._entries(name))
+        self.bytes_terms = _merged(
+            (n * p.element_size(), axes) for name, p in parameters.items() for n, axes in self._entries(name)
+        )
 
-    def _dims(self, tensor: str) -> tuple[Axis, ...]:
-        there = (axis for axis, block in self.present.items() if tensor in block.tensors)
-        return (*self.graph.tensors[tensor], *there)
+    def _entries(self, tensor: str) -> list[Product]:
+        """How many a tensor has; one of experts has the same for each that stays."""
+        there = tuple(axis for axis, block in self.present.items() if tensor in block.tensors)
+        every, *dims = self.graph.tensors[tensor] or [Axis(1)]
+        rows = [axis for axis, block in self.present.items() if tensor in block.rows]
+        if not rows:
+            return [(1, (*self.graph.tensors[tensor], *there))]
+        rest = [(every.size - len(rows), (*dims, *there))] if every.size > len(rows) else []
+        return [*((1, (*dims, *there, row)) for row in rows), *rest]
 
     def with_blocks(self, present: Mapping[Axis, Block]) -> CostModel:
         """The same costs, in which blocks are axes of size 1, of which 0 indices stay where the block is left out."""
@@ -103,17 +112,17 @@ class CostModel:
         gone = {name: p for name, p in _distinct(self.graph).items() if name in set(tensors)}
         less = copy.copy(self)
         less.macs_terms = self.macs_terms + [(-constant, axes) for constant, axes in self._terms(nodes)]
-        less.params_terms = self.params_terms + [(-1, tuple(self.graph.tensors[name])) for name in gone]
-        less.bytes_terms = self.bytes_terms + [
-            (-p.element_size(), tuple(self.graph.tensors[name])) for name, p in gone.items()
-        ]
+        entries = [(name, n, axes) for name in gone for n, axes in self._entries(name)]
+        less.params_terms = self.params_terms + [(-n, axes) for _, n, axes in entries]
+        less.bytes_terms = self.bytes_terms + [(-n * gone[name].element_size(), axes) for name, n, axes in entries]
         return less
 
     def _terms(self, nodes: Iterable[Node]) -> list[Product]:
         """What operators cost on as many copies of the example as were traced."""
         found: list[Product] = []
+        saving = {axis: block for axis, block in self.present.items() if block.route is None}
         for node in nodes:
-            there = tuple(axis for axis, block in self.present.items() if node in block.nodes)
+            there = tuple(axis for axis, block in saving.items() if node in block.nodes)
             found += [
                 (constant if _per_sample(node) else constant * self.copies, (*axes, *there))
                 for constant, axes in operator_macs(self.graph, node)

@@ -188,6 +188,8 @@ class Selection:
         damages = left_out_damages(
             runs, list(self.blocks.values()), (part.inputs for part in parts), Measure(trace), self.progress
         )
+        for name in _staying(list(self.blocks.values()), damages):
+            damages[name] += sum(damages.values())
         return [Priced(block, axis, damages[block.name]) for axis, block in self.blocks.items()]
 
     def _samples(self, passes: float, most: float) -> float:
@@ -230,6 +232,20 @@ class Selection:
         return ranking
 
 
+def _staying(blocks: Sequence[Block], damages: Mapping[str, float]) -> list[str]:
+    """The names of the experts that are worth most, as many of each router as must stay."""
+    routers: dict[Node, list[Block]] = {}
+    for block in blocks:
+        if block.route is not None:
+            routers.setdefault(block.route.logits, []).append(block)
+    ranked = [sorted(some, key=lambda block: -damages[block.name]) for some in routers.values()]
+    return [block.name for some in ranked for block in some if some.index(block) < _fewest(block)]
+
+
+def _fewest(block: Block) -> int:
+    return 0 if block.route is None else block.route.fewest
+
+
 def _commensurate(
     scores: dict[str, torch.Tensor], groups: Sequence[Group], blocks: Sequence[Priced]
 ) -> tuple[dict[str, torch.Tensor], list[Priced]]:
@@ -237,14 +253,15 @@ def _commensurate(
 
     What the indices of a group add up to is an estimate of what its block was measured to be worth. It takes outputs as linear and
     positions as independent, so it is off by some factor: by the median of these factors blocks are divided. Where an estimate is off
-    by far more, as in layers that make the few very large values of a language model, its scores are raised accordingly.
+    by far more, as in layers that make the few very large values of a language model, its scores are raised accordingly. Experts tell
+    nothing of that, as the tokens of one that is left out go to others.
     """
     every = [priced.block for priced in blocks]
     damages = {priced.block: priced.damage for priced in blocks}
     factors: dict[str, float] = {}
     for group in groups:
         block, whole = inside(group, every), float(scores[group.name].clamp_min(0).sum())
-        if block is not None and whole > 0 and damages[block] > 0:
+        if block is not None and block.route is None and whole > 0 and damages[block] > 0:
             factors[group.name] = damages[block] / whole
     if not factors:
         return scores, list(blocks)

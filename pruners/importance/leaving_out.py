@@ -1,4 +1,7 @@
-"""What the outputs lose with a block: the model runs again from its sum on, with what enters the block in place of the sum."""
+"""What the outputs lose with a block: the model runs again from its sum on, with what enters the block in place of the sum.
+
+Without an expert it runs again from the router on, that no longer chooses it.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +10,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
+from torch.fx import Node
 
 from pruners.importance.outputs import Measure
 from pruners.progress import Progress
-from pruners.surgery import Block, GraphModel, passed_on, traced_name
+from pruners.surgery import Block, GraphModel, passed_on, traced_name, without_entries
 from pruners.tracing import Runner, real_positions
 
 
@@ -45,19 +49,35 @@ def _without_each(
     model: GraphModel, blocks: Sequence[Block], values: Sequence[Any]
 ) -> Iterator[tuple[Block, Sequence[Any]]]:
     """Blocks with what the graph returns without them."""
-    passing: defaultdict[str, list[tuple[Block, str]]] = defaultdict(list)
+    passing: defaultdict[str, list[tuple[Block, str, str]]] = defaultdict(list)
     for block in blocks:
-        ((add, source),) = passed_on([block]).items()
-        passing[add.name].append((block, source.name))
-    wanted = {source for found in passing.values() for _, source in found}
+        add, source = next(iter(passed_on([block]).items()), (block.add, block.source))
+        first = add if block.route is None else block.route.logits
+        passing[first.name].append((block, add.name if block.nodes else "", source.name))
+    wanted = {source for found in passing.values() for _, _, source in found}
     held: dict[str, Any] = {}
     whole = Runner(model)
     nodes = list(model.graph.nodes)
     for position, (node, value) in enumerate(whole.steps(list(values)), 1):
         if traced_name(node) in wanted:
             held[traced_name(node)] = value
-        for block, name in passing.get(node.name, ()):
-            again = Runner(model)
-            again.env = whole.env | {node: held[name]}
+        for block, passed, kept in passing.get(node.name, ()):
+            again = _Passing(model, passed)
+            if block.route is None:
+                again.env = whole.env | {node: held[kept]}
+            else:
+                again.env = whole.env | {node: without_entries(value, [block.route.index])}
             *_, (_, returned) = again.onward(nodes[position:])
             yield block, returned
+
+
+class _Passing(Runner):
+    """Runs a graph in which what an expert adds to rows is left out; nothing where it has no name."""
+
+    def __init__(self, model: GraphModel, add: str) -> None:
+        super().__init__(model)
+        self.add = add
+
+    def run_node(self, node: Node) -> Any:
+        """Run one operator, or hand on what the expert would add to."""
+        return self.env[node.args[0]] if node.name == self.add else super().run_node(node)  # type: ignore[index]

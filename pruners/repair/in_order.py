@@ -72,6 +72,7 @@ class Repair(InStep):
         self.recurrent: dict[Node, Recurrent] = {}
         sources = (source for node in self.graph.nodes for source in node.all_input_nodes)
         self.uses = Counter(source.target for source in sources if is_tensor(source))
+        self.whole = {node.name: node for node in removal.graph.trace.nodes}
         self._find({node.name for node in removal.graph.trace.nodes if chooses(node)})
         self.pending: set[Node] = set()  # layers that wait for the other term of their sum
         self.solved = self.seen = 0
@@ -106,6 +107,8 @@ class Repair(InStep):
                 continue
             elif not self._are_own([layer.weight, *([layer.bias] if layer.bias is not None else [])]):
                 self.left_out[owner(node)] = "its weights are shared"
+            elif node.name not in self.whole:
+                self.left_out[layer.name] = "it chooses among fewer experts"
             elif node.name in apart:
                 self.left_out[layer.name] = "it sees what is routed to it"  # the full model chooses other rows
             else:

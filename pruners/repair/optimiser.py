@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 
 from pruners.groups import uncompiled
 from pruners.result import PruneResult
-from pruners.surgery import Factors, GraphModel, Removal, replay
+from pruners.surgery import Factors, GraphModel, Removal, left_out, replay, rows_left
 
 POWERS = {
     "momentum_buffer": 1, "exp_avg": 1, "grad_avg": 1, "exp_avg_sq": 2, "max_exp_avg_sq": 2, "square_avg": 2, "sum": 2,
@@ -50,6 +50,7 @@ def remap_optimizer(optimizer: Kind, model: nn.Module, result: PruneResult) -> K
     """
     model = uncompiled(model)
     removal = replay(result.plan, model)
+    rows = rows_left(left_out(result.plan, removal)) if result.plan.blocks else {}
     parameters = result.model.named_parameters(remove_duplicate=False)
     folded = {} if isinstance(result.model, GraphModel) else result.plan.folded
     smaller = {result.plan.full_name(name): (name, parameter) for name, parameter in parameters}
@@ -71,7 +72,7 @@ def remap_optimizer(optimizer: Kind, model: nn.Module, result: PruneResult) -> K
         factors = next((folded[name] for name in names[id(parameter)] if name in folded), None)
         if parameter in optimizer.state:
             new.state[its_part] = {
-                key: _rescaled(_part(removal, dims_of, key, value, parameter, its_part), factors, key, optimizer)
+                key: _rescaled(_part(removal, rows, dims_of, key, value, parameter, its_part), factors, key, optimizer)
                 for key, value in optimizer.state[parameter].items()
             }
     return new
@@ -121,10 +122,19 @@ def _made_alike(optimizer: Kind, groups: list[dict[str, Any]]) -> Kind:
         ) from error
 
 
-def _part(removal: Removal, name: str | None, key: str, value: Any, parameter: Tensor, its_part: nn.Parameter) -> Any:
+def _part(
+    removal: Removal,
+    rows: Mapping[str, Tensor],
+    name: str | None,
+    key: str,
+    value: Any,
+    parameter: Tensor,
+    its_part: nn.Parameter,
+) -> Any:
     """What stays of one entry of a parameter's state."""
     if isinstance(value, Tensor) and value.shape == parameter.shape:
         part = value if name is None else removal.slice(value, removal.graph.tensors[name])
+        part = part if name is None or name not in rows else part[rows[name].to(part.device)]
         if part.shape != its_part.shape:
             raise ValueError(
                 f"`result` must hold the model as it was pruned, got {name} of shape {tuple(its_part.shape)} where the plan "

@@ -11,7 +11,8 @@ from torch import nn
 
 from pruners.groups import AxisGraph, Group
 from pruners.operators import Axis
-from pruners.surgery.blocks import Block, Bypassed, bypassed_outputs, unneeded
+from pruners.surgery.blocks import Block
+from pruners.surgery.bypass import Bypassed, bypassed_outputs, unneeded
 from pruners.surgery.every_size import serve_sizes
 from pruners.surgery.layers import build_without
 from pruners.surgery.masked import Comparison, needs_copies

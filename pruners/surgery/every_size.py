@@ -13,7 +13,7 @@ from torch.utils import _pytree as pytree
 
 from pruners.groups import dependency_groups, tie_axes
 from pruners.operators import BATCH, LEAST, Sizes, of_size, sizes
-from pruners.surgery.blocks import bypassed_outputs
+from pruners.surgery.bypass import bypassed_outputs
 from pruners.surgery.masked import difference, run_example
 from pruners.surgery.plan import PruningPlan, fingerprint, kept_by
 from pruners.surgery.proof import verify

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,53 +13,17 @@ from torch.fx import Node
 
 from estimators import count
 from pruners.operators import owner
-from pruners.surgery.blocks import Block, bypass, is_copy, needed_nodes, passed_on, unneeded
+from pruners.surgery.blocks import Block
+from pruners.surgery.bypass import bypass, needed_nodes, not_chosen, passed_on, unneeded
 from pruners.surgery.masked import run_example
 from pruners.surgery.module import Built, agrees, build_beside
 from pruners.surgery.rewrite import GraphModel, Removal
+from pruners.surgery.routers import leave_out_entries, leave_out_rows
+from pruners.surgery.stand_in import Given, LeftOut, Place, Zeros
+from pruners.surgery.sums import is_copy
 from search_spaces.core import first_line
 
 PLAIN = (bool, int, float, str, type(None))
-Place = int | str  # of an argument: its position or its name
-
-
-@dataclass(frozen=True)
-class Given:
-    """What a module was given: the argument at a place."""
-
-    place: Place
-
-
-@dataclass(frozen=True)
-class Zeros:
-    """Zeros like an argument, where `size` is given with that many along one dimension."""
-
-    place: Place
-    dim: int = 0
-    size: int | None = None
-
-
-class LeftOut(nn.Module):
-    """Stands in for a module that is left out: returns what it is given, or zeros, without computing anything.
-
-    Args:
-        returns: what the module returned, with `Given` and `Zeros` for tensors.
-        attributes: its plain attributes, which code around it may read.
-    """
-
-    def __init__(self, returns: Any, attributes: Mapping[str, Any]) -> None:
-        super().__init__()
-        for name, value in attributes.items():
-            setattr(self, name, value)
-        self.returns = returns
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """What stands for the module's result."""
-        return _filled(self.returns, args, kwargs)
-
-    def extra_repr(self) -> str:
-        """What is returned."""
-        return repr(self.returns)
 
 
 def build_without(
@@ -87,7 +50,7 @@ def build_without(
     reason = ""
     for drop in (True, False):
         try:
-            module, dropped = leave_out(_copied(whole.model), removal, blocks, drop)
+            module, dropped = leave_out(_copied(whole.model), removal, blocks, drop, beside)
             if drop and not dropped:
                 continue
             if not agrees(module, beside, removal, tolerance):
@@ -102,7 +65,11 @@ def build_without(
 
 
 def leave_out(
-    module: nn.Module, removal: Removal, blocks: Sequence[Block], drop: bool | Collection[str]
+    module: nn.Module,
+    removal: Removal,
+    blocks: Sequence[Block],
+    drop: bool | Collection[str],
+    graph_model: GraphModel,
 ) -> tuple[nn.Module, tuple[str, ...]]:
     """Take blocks out of a module in place.
 
@@ -111,6 +78,7 @@ def leave_out(
         removal: what stays.
         blocks: what goes.
         drop: whether whole layers go from lists that a configuration counts, or which.
+        graph_model: the rewritten graph without the blocks, whose tensors experts in common tensors get.
 
     Returns:
         The module, and the names that the layers that went from their list had.
@@ -119,6 +87,7 @@ def leave_out(
         ValueError: if nothing can stand in for a part that is left out.
     """
     trace = removal.graph.trace
+    leave_out_rows(module, blocks, graph_model)
     passing, (gone, tensors) = passed_on(blocks), unneeded(trace, blocks)
     live = needed_nodes(trace.nodes, {})
     nodes = [node for node in trace.nodes if node in live and node.op == "call_function"]
@@ -135,8 +104,11 @@ def leave_out(
     finally:
         for hook in hooks:
             hook.remove()
+    of_experts = {name for block in blocks if block.route is not None for name in block.tensors}
     for name in (*whole, *branches):
         old = module.get_submodule(name)
+        if name not in calls and parts.tensors[name] <= of_experts:
+            calls[name] = Zeros(0)  # none of the example's tokens is routed to it
         if name not in calls:
             raise ValueError(f"module {name!r}, which is left out, is not called by itself")
         attributes = {
@@ -145,6 +117,9 @@ def leave_out(
         module.set_submodule(name, LeftOut(calls[name], attributes).eval())
     for name in tensors:
         _leave_out_tensor(module, name)
+    for logits, entries in not_chosen(block for block in blocks if not block.rows).items():
+        if logits not in gone:
+            leave_out_entries(module, owner(logits), entries)
     named = [name for name in whole if (name in drop if isinstance(drop, Collection) else drop)]
     dropped = [gone for name in _configured(module) for gone in _drop_layers(module, name, named)] if named else []
     return module, tuple(dropped)
@@ -259,19 +234,6 @@ def _same_or_none(value: Any, given: Mapping[Place, Any]) -> Any:
     if type(value) in PLAIN:
         return value
     return next((Given(place) for place, x in given.items() if x is value), None)
-
-
-def _filled(returns: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-    if isinstance(returns, (tuple, list)):
-        return type(returns)(_filled(item, args, kwargs) for item in returns)
-    if not isinstance(returns, (Given, Zeros)):
-        return returns
-    x = args[returns.place] if isinstance(returns.place, int) else kwargs[returns.place]
-    if isinstance(returns, Given):
-        return x
-    if returns.size is None:
-        return torch.zeros_like(x)
-    return x.new_zeros([returns.size if dim == returns.dim else n for dim, n in enumerate(x.shape)])
 
 
 def _leave_out_tensor(module: nn.Module, name: str) -> None:

@@ -18,7 +18,8 @@ from torch.utils import _pytree as pytree
 from pruners.errors import fitting
 from pruners.groups import AxisGraph, Group, dependency_groups, tie_axes
 from pruners.operators import NothingChosen, is_random, operator, routing, seeded, tensors_in
-from pruners.surgery.blocks import Bypassed, bypassed_outputs, named_blocks
+from pruners.surgery.blocks import named_blocks
+from pruners.surgery.bypass import Bypassed, bypassed_outputs
 from pruners.surgery.masked import Comparison, Masked, compare, difference, needs_copies, run_example, run_traced
 from pruners.surgery.module import computed_tensors
 from pruners.surgery.plan import PruningPlan, fingerprint, kept_by

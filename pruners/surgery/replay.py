@@ -10,7 +10,8 @@ from torch.utils import _pytree as pytree
 
 from pruners.groups import dependency_groups, tie_axes, uncompiled
 from pruners.surgery.attributes import alike, attribute, attribute_changes
-from pruners.surgery.blocks import Block, bypass, named_blocks
+from pruners.surgery.blocks import Block, named_blocks
+from pruners.surgery.bypass import bypass
 from pruners.surgery.folding import multiply_
 from pruners.surgery.huggingface import configure
 from pruners.surgery.layers import leave_out
@@ -107,5 +108,5 @@ def rebuild(plan: PruningPlan, removal: Removal, model: nn.Module) -> nn.Module:
         mended[name] = alike(kept, new) if isinstance(kept, (list, tuple)) and isinstance(new, Sequence) else new
     module = cut_module(removal, model, graph_model, mended)
     if plan.blocks:
-        module, _ = leave_out(module, removal, left_out(plan, removal), plan.dropped)
+        module, _ = leave_out(module, removal, left_out(plan, removal), plan.dropped, graph_model)
     return module

@@ -16,7 +16,7 @@ from pruners.allocation.latency import OperatorLatency
 from pruners.allocation.selection import UNSURE, _commensurate
 from pruners.groups.graph import Group
 from pruners.operators.axes import Axis
-from pruners.surgery.blocks import inside, unneeded
+from pruners.surgery import inside, unneeded
 from tests.pruners.surgery.test_blocks import Net, Opened, random_net
 
 
