@@ -137,7 +137,7 @@ def prune(
         )
         result = in_own_types(result, model, example_inputs)
         refuse_missed(result.summary.targets)
-        repaired = _repaired(recover, result, model, data, progress)
+        repaired = _repaired(recover, result, model, data, progress, config.bounds.max_bytes)
         return replace(result, summary=replace(result.summary, chosen={**result.summary.chosen, **repaired}))
     args, kwargs = split_inputs(example_inputs)
     describe_inputs(args, kwargs)  # a plan must hold them in the end
@@ -211,7 +211,7 @@ def prune(
     refuse_missed(report)
     proved = surgery.prove(cut)
     alike = None if as_module is None else as_module.report(cut, budgets)
-    repaired = _repaired(recover, proved, model, data, progress)
+    repaired = _repaired(recover, proved, model, data, progress, config.bounds.max_bytes)
     milliseconds, notes = (
         timed(model, proved.model, args, kwargs, graph.trace.written) if config.milliseconds else ({}, [])
     )
@@ -261,7 +261,12 @@ def _may_leave_out(
 
 
 def _repaired(
-    recover: str, proved: Proved | PruneResult, model: nn.Module, data: Batches | None, progress: Progress
+    recover: str,
+    proved: Proved | PruneResult,
+    model: nn.Module,
+    data: Batches | None,
+    progress: Progress,
+    max_bytes: int,
 ) -> dict[str, str]:
     """Repair the proved model in place, and say how."""
     if recover == NONE:
@@ -271,7 +276,7 @@ def _repaired(
     if data is None:
         return {"recover": "none: no examples were given"}
     repair = best_repair if recover == AUTO else REPAIRS[recover].repair
-    return {"recover": repair(proved.model, model, proved.plan, data, progress)}
+    return {"recover": repair(proved.model, model, proved.plan, data, progress, max_bytes)}
 
 
 def _check_recover(recover: str, config: CutConfig, has_batches: bool) -> None:

@@ -11,18 +11,18 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from pruners.progress import Progress, silent
 from pruners.repair.batch_norm import recalibrate_
 from pruners.repair.in_order import Repaired
-from pruners.repair.least_squares import least_squares_
+from pruners.repair.least_squares import MAX_BYTES, least_squares_
 from pruners.surgery import PruningPlan
 from search_spaces.core import first_line
 
 NONE = "none"
 """No repair."""
-Repairing = Callable[[nn.Module, nn.Module, PruningPlan, Iterable[Any], Progress], str]
+Repairing = Callable[[nn.Module, nn.Module, PruningPlan, Iterable[Any], Progress, int], str]
 
 
 class RepairEntry(NamedTuple):
-    """One way of repair without training: what it does, and how, from the smaller model, the full one, the plan and batches; it says
-    what it did.
+    """One way of repair without training: what it does, and how, from the smaller model, the full one, the plan, batches, how far it is,
+    and the bytes that it may take, about; it says what it did.
     """
 
     help: str
@@ -30,14 +30,16 @@ class RepairEntry(NamedTuple):
 
 
 def _calibrated(
-    smaller: nn.Module, model: nn.Module, plan: PruningPlan, batches: Iterable[Any], progress: Progress
+    smaller: nn.Module, model: nn.Module, plan: PruningPlan, batches: Iterable[Any], progress: Progress, max_bytes: int
 ) -> str:
     recalibrate_(smaller, batches, progress)
     return "calibrate"
 
 
-def _solved(smaller: nn.Module, model: nn.Module, plan: PruningPlan, batches: Iterable[Any], progress: Progress) -> str:
-    return _words(least_squares_(smaller, model, plan, batches, progress=progress))
+def _solved(
+    smaller: nn.Module, model: nn.Module, plan: PruningPlan, batches: Iterable[Any], progress: Progress, max_bytes: int
+) -> str:
+    return _words(least_squares_(smaller, model, plan, batches, max_bytes=max_bytes, progress=progress))
 
 
 REPAIRS: dict[str, RepairEntry] = {
@@ -49,7 +51,12 @@ REPAIRS: dict[str, RepairEntry] = {
 
 
 def best_repair(
-    smaller: nn.Module, model: nn.Module, plan: PruningPlan, batches: Iterable[Any], progress: Progress = silent
+    smaller: nn.Module,
+    model: nn.Module,
+    plan: PruningPlan,
+    batches: Iterable[Any],
+    progress: Progress = silent,
+    max_bytes: int = MAX_BYTES,
 ) -> str:
     """Repair by least squares, or, where they cannot be solved, by batch statistics; return what was done, in words.
 
@@ -59,14 +66,15 @@ def best_repair(
         plan: what was removed.
         batches: examples.
         progress: told how far it is.
+        max_bytes: about how much memory least squares may take.
     """
     try:
-        return _solved(smaller, model, plan, batches, progress)
+        return _solved(smaller, model, plan, batches, progress, max_bytes)
     except ValueError as error:
         reason = first_line(error)
     if not any(isinstance(part, _BatchNorm) and part.track_running_stats for part in smaller.modules()):
         return f"none: {reason}"
-    return f"{_calibrated(smaller, model, plan, batches, progress)}: {reason}"
+    return f"{_calibrated(smaller, model, plan, batches, progress, max_bytes)}: {reason}"
 
 
 def _words(repaired: Repaired) -> str:

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 import pruners
-from pruners.repair import least_squares, named
 from pruners.repair.named import REPAIRS, best_repair
 from tests.pruners.plain import prune
 from tests.pruners.test_random import DroppedOut
@@ -40,7 +39,7 @@ def test_a_named_repair_needs_examples(recover: str) -> None:
 def test_a_named_repair_is_that_repair(recover: str) -> None:
     model, x = network(True)
     bare = prune(model, x[:2], {"macs": 0.6})
-    REPAIRS[recover].repair(bare.model, model, bare.plan, [x], lambda *given: None)
+    REPAIRS[recover].repair(bare.model, model, bare.plan, [x], lambda *given: None, 2**31)
     result = prune(model, x[:2], {"macs": 0.6}, recover=recover, batches=[x])
     assert result.summary.chosen["recover"].startswith(recover)
     for name, value in bare.model.state_dict().items():
@@ -73,10 +72,9 @@ def test_the_names_are_those_of_the_package() -> None:
     assert pruners.least_squares_ and list(REPAIRS) == ["calibrate", "least-squares"]
 
 
-def test_how_many_examples_fitted_into_memory_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_bounds_the_examples_of_a_repair_which_is_said() -> None:
     model, x = network(False)
-    result = prune(model, x[:2], {"macs": 0.6})
-    solve = partial(least_squares.least_squares_, max_bytes=20_000)
-    monkeypatch.setattr(named, "least_squares_", solve)
-    words = best_repair(result.model, model, result.plan, [x])
+    given = partial(prune, model, x[:2], {"macs": 0.6}, batches=[x], recover="least-squares")
+    assert "examples" not in given().summary.chosen["recover"]
+    words = given(max_bytes=20_000).summary.chosen["recover"]
     assert re.search(r"1 layers, on \d+ of 200 examples, as many as fit into memory", words), words
