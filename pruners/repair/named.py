@@ -21,8 +21,8 @@ Repairing = Callable[[nn.Module, nn.Module, PruningPlan, Iterable[Any], Progress
 
 
 class RepairEntry(NamedTuple):
-    """One way of repair without training: what it does, and how, from the smaller model, the full one, the plan, batches, how far it is,
-    and the bytes that it may take, about; it says what it did.
+    """One way of repair without training: what it does, and how, from the smaller model, the full one, the plan, batches, whom to tell
+    how far it is, and the bytes that it may take, about; it says what it did.
     """
 
     help: str
