@@ -38,9 +38,9 @@ def left_out_damages(
     with torch.no_grad():
         for batches, values in enumerate(inputs, 1):
             *_, (_, reference) = Runner(model).steps(list(values))
-            real = real_positions(values, measure.trace)
+            change = measure.changes(reference, real_positions(values, measure.trace))
             for done, (block, returned) in enumerate(_without_each(model, blocks, values), 1):
-                totals[block.name] += measure.change(reference, returned, real)
+                totals[block.name] += max(change(returned), 0.0)
                 progress("blocks left out", len(totals) * (batches - 1) + done, len(totals) * batches)
     return {name: total / max(batches, 1) for name, total in totals.items()}
 

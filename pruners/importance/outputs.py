@@ -10,7 +10,7 @@ Reference: Hutchinson, A stochastic estimator of the trace of the influence matr
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -50,17 +50,26 @@ class Measure:
 
     def change(self, reference: Sequence[Any], returned: Sequence[Any], real: Tensor | None = None) -> float:
         """How far outputs are from those of reference, per sample, at positions that are `real`, see `pruners.tracing`."""
-        total = 0.0
-        before, after = self.of(reference), self.of(returned)
-        for at, old in before.items():
-            spread = 1.0 if at in self.tokens else self._spread(at, old, real)
-            was, new = only_real(old.float(), real), only_real(after[at].float(), real)
-            if at in self.tokens:
-                logs = was.log_softmax(-1)
-                total += float((logs.exp() * (logs - new.log_softmax(-1))).sum(-1).mean())
-            else:
-                total += float((was - new).square().sum()) / _samples(old) / spread
-        return total
+        return self.changes(reference, real)(returned)
+
+    def changes(self, reference: Sequence[Any], real: Tensor | None = None) -> Callable[[Sequence[Any]], float]:
+        """The same for one output after another; what does not depend on them is computed once."""
+        each = {at: self._changes_at(at, old, real) for at, old in self.of(reference).items()}
+
+        def change(returned: Sequence[Any]) -> float:
+            after = self.of(returned)
+            return sum(found(only_real(after[at].float(), real)) for at, found in each.items())
+
+        return change
+
+    def _changes_at(self, at: int, old: Tensor, real: Tensor | None) -> Callable[[Tensor], float]:
+        was = only_real(old.float(), real)
+        if at not in self.tokens:
+            scale = _samples(old) * self._spread(at, old, real)
+            return lambda new: float((was - new).square().sum()) / scale
+        likely = was.softmax(-1)
+        entropy = float(torch.special.entr(likely).sum(-1).mean())
+        return lambda new: float((new.logsumexp(-1) - torch.linalg.vecdot(likely, new)).mean()) - entropy
 
     def projected(self, returned: Sequence[Any], generator: torch.Generator, real: Tensor | None = None) -> Tensor:
         """A random projection of the outputs, a scalar whose gradient squares to the change, per sample."""
