@@ -10,6 +10,7 @@
 Models, their data and what they need are those of `benchmarks.real_models`, which says what to install. Methods:
     dense                 nothing removed
     defaults              what `prune` and the repair do with a target and unlabelled examples, no other setting
+    distortion            what had to be named before: importance obs, allocation distortion, then least squares
     uniform, random       squared weights or nothing as importance, the same ratio everywhere, then least squares
     layers                whole layers, those that do least harm when left out alone, then statistics of batch norms
     layers-even           the same with layers at equal distances kept
@@ -78,8 +79,8 @@ def repaired(result: PruneResult, model: nn.Module, batches: Sequence[Any]) -> P
     return result
 
 
-def by_importance(importance: str) -> Callable[..., PruneResult]:
-    """The same ratio everywhere by one importance, then the same repair."""
+def by_name(importance: str, allocation: str) -> Callable[..., PruneResult]:
+    """One importance and one allocation, then the same repair."""
 
     def method(
         model: nn.Module, example: Any, target: dict[str, float], batches: Sequence[Any], seed: int
@@ -90,7 +91,7 @@ def by_importance(importance: str) -> Callable[..., PruneResult]:
             target,
             estimators=own(target),
             importance=importance,
-            allocation="uniform",
+            allocation=allocation,
             recover="none",
             batches=batches,
             seed=seed,
@@ -125,8 +126,9 @@ def by_torch_pruning(everywhere: bool) -> Callable[..., nn.Module]:
 METHODS: dict[str, Callable[..., PruneResult | nn.Module]] = {
     "dense": lambda model, *_: copy.deepcopy(model),
     "defaults": defaults,
-    "uniform": by_importance("l2"),
-    "random": by_importance("random"),
+    "distortion": by_name("obs", "distortion"),
+    "uniform": by_name("l2", "uniform"),
+    "random": by_name("random", "uniform"),
     "layers": control(drop_by_damage),
     "layers-even": control(drop_evenly),
     "torch-pruning": by_torch_pruning(True),

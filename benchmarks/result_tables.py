@@ -52,6 +52,7 @@ UNTRAINED = {
 
 REAL = {
     "defaults": "defaults",
+    "distortion": "`obs`, `distortion`",
     "layers": "layers left out",
     "layers-even": "every so many layers",
     "uniform": "uniform",
