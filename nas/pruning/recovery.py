@@ -30,7 +30,7 @@ from nas.training import (
 from pruners import PruneResult, least_squares_, recalibrate_
 from pruners.importance import AUTO
 from pruners.progress import Progress, silent
-from pruners.repair import REPAIRS, best_repair
+from pruners.repair import NONE, REPAIRS, best_repair
 from search_spaces.core import Part, setting
 
 CALIBRATION_IMAGES = 1000
@@ -195,7 +195,7 @@ class RecoveryConfig(Part):
         (AUTO,),
         name="recover",
         help="Repair, in order, joined by commas: see `nas list recoveries`; training ones with epochs, such as finetune:1, or "
-        "seconds, such as match:480s.",
+        "seconds, such as match:480s; none for no repair.",
     )
     learning_rate: Annotated[float | Literal["auto"], BeforeValidator(_rate)] = setting(
         "auto",
@@ -208,6 +208,8 @@ class RecoveryConfig(Part):
     @field_validator("steps")
     @classmethod
     def _known_steps(cls, steps: tuple[str, ...]) -> tuple[str, ...]:
+        if steps == (NONE,):
+            return ()
         parse_recovery(steps)
         return steps
 

@@ -96,3 +96,9 @@ def test_matching_takes_any_batches(trained: nn.Module) -> None:
     note = repair_unlabelled(Recovery("match", 4), result, trained, batches, seed=1)
     assert note["after"] < note["before"]
     assert not all(torch.equal(x, y) for x, y in zip(weights(start), weights(result.model), strict=True))
+
+
+def test_no_repair_is_asked_for_by_its_name_alone() -> None:
+    assert RecoveryConfig(steps=("none",)).steps == ()
+    with pytest.raises(ValueError, match="`recover` must be among"):
+        RecoveryConfig(steps=("calibrate", "none"))
