@@ -133,22 +133,26 @@ def real_models() -> Figure:
     dense = read("prune_real_cpu_202611/prune_real.jsonl").query("method == 'dense'").groupby("model").first()
     known = [(model, metric) for model, metric in REAL_METRICS if model in dense.index]
     figure, (axis,) = panels(1, 4.0, width=10.0)
-    width = 0.85 / len(REAL)
-    for place, ((method, title), colour) in enumerate(
-        zip(REAL.items(), (*COLOURS[:4], DARK, GREY, "#c4b59d"), strict=True)
-    ):
+    shown = {method: title for method, title in REAL.items() if method in set(table["method"])}
+    colours = dict(zip(REAL, (*COLOURS[:4], DARK, GREY, "#c4b59d", "#8a6d9b"), strict=True))
+    width = 0.85 / max(1, len(shown))
+    for place, (method, title) in enumerate(shown.items()):
         own = table[table["method"] == method]
         means = [own.loc[own["model"] == model, metric].mean() / dense[metric][model] for model, metric in known]
         kept = [
             1 / mean if metric == "perplexity_ratio" else mean for mean, (_, metric) in zip(means, known, strict=True)
         ]
         axis.bar(
-            np.arange(len(known)) + width * (place - 3), np.multiply(100, kept), width * 0.92, color=colour, label=title
+            np.arange(len(known)) + width * (place - (len(shown) - 1) / 2),
+            np.multiply(100, kept),
+            width * 0.92,
+            color=colours[method],
+            label=title.replace("`", ""),
         )
     axis.set_xticks(
         range(len(known)), [REAL_METRICS[key][0].removesuffix(", %").replace(", ", ",\n", 1) for key in known]
     )
-    axis.tick_params(axis="x", labelsize=8)
+    axis.tick_params(axis="x", labelsize=6.5)
     axis.set(ylabel="kept of the dense model's (%)", ylim=(0, 104))
     axis.grid(axis="x", visible=False)
     figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=4)
