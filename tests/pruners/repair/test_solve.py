@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from pruners.repair.solve import Part, Solution, Task, is_exact, is_sure, solve
+from pruners.repair.solve import Part, Solution, Task, _Primal, is_exact, is_sure, solve
 
 
 def task(x: Tensor, aim: Tensor, outputs: int = 3, **settings: Any) -> Task:
@@ -128,3 +129,16 @@ def test_a_gain_must_be_more_than_chance() -> None:
     noise = torch.randn(50, generator=generator)
     assert is_sure([noise + 1]) and not is_sure([noise]) and not is_sure([noise - 1])
     assert not is_sure([]) and not is_sure([torch.ones(1)]) and not is_sure([torch.tensor([1.0, 0.1])])
+
+
+@pytest.mark.parametrize("shifted", [True, False])
+@pytest.mark.parametrize("weighted", [True, False])
+def test_a_system_that_grows_is_that_of_all_positions(shifted: bool, weighted: bool) -> None:
+    torch.manual_seed(0)
+    x, aim = torch.randn(2, 5, 60, dtype=torch.float64) + 3, torch.randn(2, 3, 60, dtype=torch.float64)
+    given = task(x, aim, shifted=shifted, weight=torch.rand(60, dtype=torch.float64) if weighted else None)
+    grown = _Primal(given).with_held()
+    whole = _Primal(replace(given, fit=lambda: [*given.fit(), *given.held()]))
+    assert torch.allclose(grown.gram, whole.gram) and torch.allclose(grown.mean, whole.mean)
+    for one, other in zip((*grown.plain, grown.scale), (*whole.plain, whole.scale), strict=True):
+        assert torch.allclose(one, other)
