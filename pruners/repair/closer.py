@@ -17,6 +17,7 @@ from pruners.tracing import only_real
 PIECE = 8  # samples that run at a time: outputs may be by far the largest values, as logits over a vocabulary are
 
 
+@torch.no_grad()
 def is_closer(removal: Removal, repaired: GraphModel, before: GraphModel, lanes: Sequence[Lane]) -> bool:
     """Whether squared differences of all outputs, relative to their squares, are not above those before the repair.
 
