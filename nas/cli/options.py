@@ -17,6 +17,7 @@ from pydantic import BaseModel
 from nas.runtime import floats, names, numbers, pairs, yaml_values
 from search_spaces.core import Keyword, keywords
 
+QUOTES = "\"'"
 Json = Annotated[bool, typer.Option("--json", help="One line of JSON per result on stdout.")]
 Choices = Annotated[
     str | None,
@@ -90,10 +91,18 @@ def in_options(flags: Mapping[str, str]) -> Iterator[None]:
         yield
     except ValueError as error:
         said = re.sub(
-            r"`([\w.]+)`", lambda found: f"`--{flags[found[1]]}`" if found[1] in flags else found[0], str(error)
+            r"`([\w.]+)(?:=([^`]*))?`",
+            lambda found: _as_option(flags[found[1]], found[2]) if found[1] in flags else found[0],
+            str(error),
         )
         error.args = (said,)
         raise
+
+
+def _as_option(flag: str, value: str | None) -> str:
+    """A setting as it is written on the command line, where a switch has no value."""
+    switch = {None: f"--{flag}", "True": f"--{flag}", "False": f"--no-{flag}"}
+    return f"`{switch[value]}`" if value in switch else f"`--{flag} {str(value).strip(QUOTES)}`"
 
 
 def refuse_beside(source: str, given: Mapping[str, Any], known: Mapping[str, Keyword], going_on: bool = False) -> None:

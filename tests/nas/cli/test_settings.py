@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import inspect
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import nas
+from nas.cli.options import in_options
 from nas.runtime import as_yaml
 from nas.study import RunConfig, configure
 from search_spaces.core import keywords, nested
@@ -137,3 +139,16 @@ def test_settings_of_a_search_are_none_of_training() -> None:
         nas.train("resnet20-pooling", "digits", trials=3)
     with pytest.raises(ValueError, match="no setting is named 'epoch'; did you mean epochs"):
         nas.search("resnet20-pooling", "digits", epoch=3)
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        ("`depth` and `a.depth` and `other=1`", "`--depth` and `a.depth` and `other=1`"),
+        ("`depth=True`, `depth=False`", "`--depth`, `--no-depth`"),
+        ("`form=\"module\"` or `form='graph'`", "`--form module` or `--form graph`"),
+    ],
+)
+def test_settings_in_messages_are_written_as_options(said: str, shown: str) -> None:
+    with pytest.raises(ValueError, match=f"^{re.escape(shown)}$"), in_options({"depth": "depth", "form": "form"}):
+        raise ValueError(said)
