@@ -70,6 +70,16 @@ def test_logits_change_by_the_divergence_of_the_next_token() -> None:
     assert measure.change([x, old], [x, old + 7]) == pytest.approx(0, abs=1e-6), "a constant is no change"
 
 
+@pytest.mark.parametrize("size", [0.0, 1e-4, 1e-2, 1.0, 10.0, 100.0])
+def test_small_divergences_are_not_lost_in_rounding_nor_large_ones_in_overflow(size: float) -> None:
+    torch.manual_seed(0)
+    x, old = torch.randn(1, 3, 4), 4 * torch.randn(1, 3, 20_000)
+    new = old + size * torch.randn(1, 3, 20_000)
+    was, now = (logits.double().log_softmax(-1) for logits in (old, new))
+    expected = float((was.exp() * (was - now)).sum()) / 3
+    assert measure_of(Named("logits", True), x).change([x, old], [x, new]) == pytest.approx(expected, rel=0.01)
+
+
 def squared_projection(measure: Measure, outputs: list[Tensor], change: Tensor, draws: int) -> float:
     """The mean square, per sample, of the gradient of random projections along a change of the last output."""
     last = outputs[-1].requires_grad_()
