@@ -42,7 +42,7 @@ from pruners.tracing import like_example
 
 WORK = 2 * 10**12  # multiply-accumulates that a measurement takes, about
 FEWEST = 4  # samples that it takes at least
-MOST_SAMPLES = 64  # that a block is left out on
+MOST_SAMPLES = 32  # that a block is left out on
 BLOCKS = "blocks left out"
 UNSURE = 4.0  # times the usual factor between what was measured and what was estimated
 

@@ -72,8 +72,8 @@ class Curvature:
     Attributes:
         reading: where.
         columns: which, shape (q,).
-        gram: XᵀX / P, with a last row of ones for the mean, (q + 1, q + 1); float64.
-        sensitivity: GᵀG per sample, zero in the last row, (q + 1, q + 1); float64.
+        gram: XᵀX / P, with a last row of ones for the mean, (q + 1, q + 1); float32, as of a large model there are gigabytes.
+        sensitivity: GᵀG per sample, zero in the last row, (q + 1, q + 1); float32.
     """
 
     reading: Reading
@@ -149,10 +149,11 @@ def curvatures(
                 new = _moments(x, g, columns)
                 if not all(moment.isfinite().all() for moment in new):
                     refuse_not_finite(model, values, reading.source.name)
-                old = sums.get((reading, at))
-                sums[reading, at] = new if old is None else (old[0] + new[0], old[1] + new[1])
+                for total, moment in zip(sums.setdefault((reading, at), new), new, strict=True):
+                    if total is not moment:
+                        total += moment
     return [
-        Curvature(reading, reading.blocks[at], gram / max(positions[reading], 1), sensitivity / max(samples, 1))
+        Curvature(reading, reading.blocks[at], gram.div_(max(positions[reading], 1)), sensitivity.div_(max(samples, 1)))
         for (reading, at), (gram, sensitivity) in sums.items()
     ]
 
@@ -247,7 +248,7 @@ class _Losing:
             others = (index < 0).nonzero().flatten()
             used = torch.cat([columns.flatten(), others, torch.tensor([len(found.columns)])])
             columns = torch.arange(columns.numel()).view(columns.shape)
-        gram, sensitivity = found.gram[used][:, used].clone(), found.sensitivity[used][:, used].clone()
+        gram, sensitivity = (moments[used][:, used].double() for moments in (found.gram, found.sensitivity))
         return cls(gram, sensitivity, damped_inverse(gram), columns, row[stays], columns.shape[1] and scale)
 
     def costs(self, left: Tensor) -> Tensor:
@@ -371,8 +372,8 @@ def _moments(x: Tensor, g: Tensor | None, columns: Tensor) -> tuple[Tensor, Tens
     whole = size == x.shape[1]
     x = x[::step] if whole else x[::step, columns.to(x.device)]
     x = torch.cat([x.float(), x.new_ones(len(x), 1, dtype=torch.float32)], 1)
-    gram = (x.t() @ x).double() * step
+    gram = (x.t() @ x).mul_(step)
     if g is None:
         return gram, torch.zeros_like(gram)
     g = (g[::step] if whole else g[::step, columns.to(g.device)]).float()
-    return gram, torch.nn.functional.pad((g.t() @ g).double() * step, (0, 1, 0, 1))
+    return gram, torch.nn.functional.pad((g.t() @ g).mul_(step), (0, 1, 0, 1))
