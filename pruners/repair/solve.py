@@ -9,7 +9,7 @@ import copy
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from itertools import chain
 from typing import NamedTuple
 
@@ -43,6 +43,8 @@ class Part(NamedTuple):
 
 Parts = Callable[[], Iterable[Part]]
 Residual = Callable[[Part], Tensor]
+Change = tuple[Tensor, Tensor]
+"""What is added to the weights, (G, O, Q), and to the shift, (G, O)."""
 
 
 @dataclass(frozen=True)
@@ -122,13 +124,14 @@ def solve(task: Task, ridges: Sequence[float], iterations: int) -> Solution | No
     """
     system = (_Dual if task.dual else _Primal)(task)
     found = {ridge: system.change(system.plain, ridge) for ridge in (*ridges, *([math.inf] if task.shifted else []))}
-    candidates = {ridge: _applied(task, change) for ridge, change in found.items() if change is not None}
-    if not candidates:
+    changes = {ridge: change for ridge, change in found.items() if change is not None}
+    if not changes:
         return None
     old = (task.old, task.shift)
-    before, *errors = _errors(task, task.held(), [old, *candidates.values()])
-    best, after = min(zip(candidates, errors, strict=True), key=lambda pair: pair[1])
-    new = now = candidates[best]
+    before, *errors = system.errors(list(changes.values()))
+    best, least = min(zip(changes, errors, strict=True), key=lambda pair: pair[1])
+    new = now = _applied(task, changes[best])
+    after = least
     again = 0
     for _ in range(iterations if task.limits is not None else 0):
         change = system.change(system.cross(partial(_moved_residual, task=task, now=now)), best)
@@ -136,10 +139,9 @@ def solve(task: Task, ridges: Sequence[float], iterations: int) -> Solution | No
             break
         now = _applied(task, change)
         (error,) = _errors(task, task.held(), [now])
-        if not error < SLACK * after:
+        if not error < SLACK * least:
             break
-        new, again = now, again + 1
-    (after,) = _errors(task, task.held(), [new])
+        new, after, again = now, error, again + 1
     (fitted,) = _errors(task, _some(task), [new])
     gains = [(_squares(part, task, old) - _squares(part, task, new)).sum((0, 1)) for part in task.held()]
     sure = is_sure(gains)
@@ -168,6 +170,11 @@ def _on_all(task: Task, system: _Primal | _Dual, ridge: float, iterations: int) 
     return None if change is None else _applied(task, change)
 
 
+def _errors_of(task: Task, changes: Sequence[Change]) -> list[float]:
+    """Errors held out, of the weights as they are and after each change, from what they compute."""
+    return _errors(task, task.held(), [(task.old, task.shift), *(_applied(task, change) for change in changes)])
+
+
 def is_sure(gains: Sequence[Tensor]) -> bool:
     """Whether gains at some positions, of shapes (P,), have a mean above 0 that chance would not give: about 2.5 % of the time."""
     gain = torch.cat(list(gains)).double() if gains else torch.zeros(0)
@@ -177,7 +184,7 @@ def is_sure(gains: Sequence[Tensor]) -> bool:
     return bool(gain.mean() > doubt)
 
 
-def _applied(task: Task, change: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+def _applied(task: Task, change: Change) -> tuple[Tensor, Tensor]:
     weights, shift = (x.to(task.old.dtype) for x in change)
     moves = ~task.stays
     return task.old + weights * moves[..., None], task.shift + shift * moves
@@ -268,6 +275,16 @@ def factor(matrix: Tensor, ridge: float) -> Tensor | None:
     return None
 
 
+class _Sums(NamedTuple):
+    """Sums over positions about a mean: of columns as they are, (G, Q), of weights, and those of products and residuals."""
+
+    columns: Tensor
+    total: float
+    products: Tensor
+    crossed: Tensor
+    residuals: Tensor
+
+
 class _Primal:
     """Normal equations over columns: second moments in float64, from products of some positions at a time.
 
@@ -288,17 +305,44 @@ class _Primal:
         self.gram = gram * self.scale[:, :, None] * self.scale[:, None]
         self.plain = self._scaled(crossed, residuals)
 
+    @cached_property
+    def held(self) -> _Sums:
+        """What is held out, about the mean of what is not."""
+        crossed, residuals = self._crossed(self.task.held, partial(_plain_residual, task=self.task))
+        return _Sums(*_sums(self.task, self.task.held), self._products(self.task.held), crossed, residuals)
+
+    def errors(self, changes: Sequence[Change]) -> list[float]:
+        """Mean squared errors held out, of the weights as they are and after each change.
+
+        Without limits and a metric they are quadratic in the change, and their moments are needed anyway.
+        """
+        task = self.task
+        if task.limits is not None or task.metric is not None:
+            return _errors_of(task, changes)
+        (before,) = _errors(task, task.held(), [(task.old, task.shift)])
+        count = max(sum(part.aim.numel() for part in task.held()), 1)
+        return [before, *(max(before + self._gained(change) / count, 0.0) for change in changes)]
+
+    def _gained(self, change: Change) -> float:
+        """What a change adds to the sum of squared errors held out; infinite if it is no number."""
+        held, moves = self.held, ~self.task.stays
+        weights, shift = change[0] * moves[..., None], change[1] * moves
+        shift = shift + (weights @ self.mean[..., None])[..., 0]
+        off = held.columns - held.total * self.mean
+        linear = (weights * held.crossed).sum() + (shift * held.residuals).sum()
+        square = (weights @ held.products * weights).sum() + held.total * shift.square().sum()
+        found = float(square + 2 * ((weights @ off[..., None])[..., 0] * shift).sum() - 2 * linear)
+        return found if math.isfinite(found) else math.inf
+
     def with_held(self) -> _Primal:
         """The same on all positions: those held out are added to the sums, whose centre moves."""
-        task, more = self.task, copy.copy(self)
-        sums, weight = _sums(task, task.held)
+        task, more, held = self.task, copy.copy(self), self.held
         more.parts = lambda: chain(task.fit(), task.held())
-        more.total = self.total + weight
-        more.mean = (self.mean * self.total + sums) / max(more.total, TINY)
+        more.total = self.total + held.total
+        more.mean = (self.mean * self.total + held.columns) / max(more.total, TINY)
         moved = more.mean - self.mean
-        products = self.products + self._products(task.held)
-        crossed, residuals = self._crossed(task.held, partial(_plain_residual, task=task))
-        crossed, residuals = self.crossed + crossed, self.residuals + residuals
+        products = self.products + held.products
+        crossed, residuals = self.crossed + held.crossed, self.residuals + held.residuals
         more._set(
             products - more.total * moved[:, :, None] * moved[:, None],
             crossed - residuals[:, :, None] * moved[:, None],
@@ -333,7 +377,7 @@ class _Primal:
         total = max(self.total, TINY)
         return crossed / total * self.scale[:, None], residuals / total
 
-    def change(self, cross: tuple[Tensor, Tensor], ridge: float) -> tuple[Tensor, Tensor] | None:
+    def change(self, cross: tuple[Tensor, Tensor], ridge: float) -> Change | None:
         """What is added to the weights, (G, O, Q), and to the shift, (G, O)."""
         products, mean = cross
         weights = torch.zeros_like(products)
@@ -364,6 +408,10 @@ class _Dual:
         task = self.task
         return _Dual(replace(task, fit=lambda: chain(task.fit(), task.held())))
 
+    def errors(self, changes: Sequence[Change]) -> list[float]:
+        """Mean squared errors held out, of the weights as they are and after each change."""
+        return _errors_of(self.task, changes)
+
     def cross(self, residual: Residual) -> tuple[Tensor, Tensor]:
         """Residuals without their means at all positions, (O, P), and these means, (1, O)."""
         found = [(part, residual(part)) for part in self.task.fit()]
@@ -373,7 +421,7 @@ class _Dual:
         rows = [_rooted(part, e - mean[..., None].to(e.dtype))[0].double() for part, e in found]
         return torch.cat(rows, 1) / math.sqrt(max(self.total, TINY)), mean
 
-    def change(self, cross: tuple[Tensor, Tensor], ridge: float) -> tuple[Tensor, Tensor] | None:
+    def change(self, cross: tuple[Tensor, Tensor], ridge: float) -> Change | None:
         """What is added to the weights, (1, O, Q), and to the shift, (1, O)."""
         rows, mean = cross
         weights = torch.zeros_like(self.task.old, dtype=torch.float64)

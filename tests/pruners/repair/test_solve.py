@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pruners.repair.solve import Part, Solution, Task, _Primal, is_exact, is_sure, solve
+from pruners.repair.solve import Part, Solution, Task, _errors_of, _Primal, is_exact, is_sure, solve
 
 
 def task(x: Tensor, aim: Tensor, outputs: int = 3, **settings: Any) -> Task:
@@ -142,3 +142,18 @@ def test_a_system_that_grows_is_that_of_all_positions(shifted: bool, weighted: b
     assert torch.allclose(grown.gram, whole.gram) and torch.allclose(grown.mean, whole.mean)
     for one, other in zip((*grown.plain, grown.scale), (*whole.plain, whole.scale), strict=True):
         assert torch.allclose(one, other)
+
+
+@pytest.mark.parametrize("shifted", [True, False])
+@pytest.mark.parametrize("weighted", [True, False])
+def test_errors_from_moments_are_those_of_what_is_computed(shifted: bool, weighted: bool) -> None:
+    torch.manual_seed(0)
+    x, aim = torch.randn(2, 5, 60, dtype=torch.float64) + 3, torch.randn(2, 3, 60, dtype=torch.float64)
+    given = task(x, aim, shifted=shifted, weight=torch.rand(60, dtype=torch.float64) if weighted else None)
+    given.stays[1, 2] = True
+    system = _Primal(given)
+    changes = [change for ridge in (1e-3, 1.0, math.inf) if (change := system.change(system.plain, ridge)) is not None]
+    changes.append((torch.randn(2, 3, 5, dtype=torch.float64), torch.randn(2, 3, dtype=torch.float64) * shifted))
+    assert system.errors(changes) == pytest.approx(_errors_of(given, changes))
+    nothing = (torch.full((2, 3, 5), math.nan, dtype=torch.float64), changes[0][1])
+    assert system.errors([nothing])[1] == math.inf
