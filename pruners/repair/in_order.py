@@ -22,7 +22,8 @@ from pruners.repair.positions import Layer, parts_of
 from pruners.repair.readers import ELEMENTWISE, Reader, is_tensor, reader
 from pruners.repair.recurrent import RECURRENT, Recurrent, repair_recurrent_
 from pruners.repair.scores import Aims, aims_by_scores, scored_layers
-from pruners.repair.solve import Solution, Task, is_exact, solve
+from pruners.repair.solve import Solution, is_exact, solve
+from pruners.repair.task import Task
 from pruners.surgery import GraphModel, Removal
 
 aten = torch.ops.aten
@@ -172,7 +173,7 @@ class Repair(InStep):
             return "its system has no solution" if solution is None else "its values are not finite"
         if solution.before > 0:
             self.gaps.append((solution.after / solution.before, solution.fitted / solution.before))
-        return None if solution.sure else NO_BETTER
+        return None if solution.helps else NO_BETTER
 
     def _repaired_recurrent(self, found: Recurrent) -> str | None:
         if time.monotonic() > self.deadline:

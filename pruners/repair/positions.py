@@ -11,13 +11,15 @@ from torch import Tensor
 from pruners.operators import tensors_in
 from pruners.repair.lanes import APART, LEAST, Lane
 from pruners.repair.readers import Reader
-from pruners.repair.solve import WIDEST, Part, Parts
+from pruners.repair.systems import WIDEST
+from pruners.repair.task import Part, Parts
 from pruners.tracing import Batch
 
 FEWEST, MOST = 20_000, 100_000  # positions per layer that a solution is based on
-PER_COLUMN = 30
+PER_COLUMN = 60
 JUDGED = 8_000  # positions per layer that it is judged by
 THIN = 4  # where so many positions for one that is used, whole samples are left out first: unfolding takes long
+UNFOLDED = 2**28  # values of columns that do not take long
 KEPT = 2**28  # bytes of columns that are kept for several passes; more are computed in each
 
 
@@ -59,7 +61,8 @@ class Layer:
         """Columns and rows of about `enough` positions in all: always the same ones."""
         shares = [_share(lane, held) for lane in self.lanes]
         total = sum(self._positions(aim) * share for aim, share in zip(self.aims, shares, strict=True))
-        thin = max(1, int(total) // (THIN * enough))
+        columns = self.reader.matrix(self.weight).shape[-1]
+        thin = max(1, int(total) // max(THIN * enough, UNFOLDED // columns))
         for place, (lane, share) in enumerate(zip(self.lanes, shares, strict=True)):
             if not share or not self.aims[place].numel():
                 continue
@@ -70,8 +73,7 @@ class Layer:
                 values = [value[::thin] for value in values]
                 real = None if real is None else real[::thin]
             x, *rows = (value.to(self.dtype) for value in values)
-            columns = self.reader.columns(x, self.weight)
-            matrices = [columns, *(self.reader.rows(row, self.weight) for row in rows)]
+            matrices = [self.reader.columns(x, self.weight), *(self.reader.rows(row, self.weight) for row in rows)]
             if real is not None and real.numel() != matrices[0].shape[-1]:
                 real = None  # these are other positions than those of texts
             x, aim, *other = _some(matrices, lane, held, min(1.0, enough * thin / max(total, 1)), place, real)

@@ -17,7 +17,8 @@ from torch.fx import Node
 from pruners.operators import arguments
 from pruners.repair.lanes import APART, Lane
 from pruners.repair.positions import MOST
-from pruners.repair.solve import Part, Solution, Task, is_sure, solve
+from pruners.repair.solve import Solution, is_gain, solve
+from pruners.repair.task import Part, Task
 from pruners.surgery import Removal
 
 aten = torch.ops.aten
@@ -140,7 +141,6 @@ def repair_recurrent_(
         runs.append(_Run(a, b, x, whole, lane))
     names = [str(weight.target) for weight in found.weights]
     before = after = 0.0
-    sure = False
     per = len(names) // (len(directions(own[0])) * len(directions(own[0])[0]))
     for ours, theirs in zip(directions(own[0]), directions(full[0]), strict=True):
         for mine, whole in zip(ours, theirs, strict=True):
@@ -148,12 +148,12 @@ def repair_recurrent_(
             _, units = (removal.stays(axis) for axis in removal.graph.tensors[names[mine.state * per + 1]])
             side = _Side(found.node, mine, whole, rows, units, runs)
             errors = side.repair_(ridges)
-            before, after, sure = before + errors[0], after + errors[1], sure or errors[1] < errors[0]
+            before, after = before + errors[0], after + errors[1]
         for run in runs:
             run.x = torch.cat([hidden(found.node, run.own, mine, run.x) for mine in ours], -1)
             run.full_x = torch.cat([hidden(found.node, run.full, whole, run.full_x) for whole in theirs], -1)
     nothing = torch.empty(0)
-    return Solution(nothing, nothing, before, after, after, sure)
+    return Solution(nothing, nothing, before, after, after, after < before)
 
 
 @dataclass
@@ -180,7 +180,7 @@ class _Side:
         for _ in range(ROUNDS):
             self._solve_(states, given, ridges)
             errors = self._errors(aims)
-            if float(errors.sum()) < best and is_sure([start - errors]):
+            if float(errors.sum()) < best and is_gain([start - errors]):
                 best, kept = float(errors.sum()), [tensor.clone() for tensor in self.mine.tensors]
             given = [hidden(self.node, run.own, self.mine, run.x) for run in self.runs]
         for tensor, value in zip(self.mine.tensors, kept, strict=True):
@@ -263,6 +263,6 @@ class _Side:
         stays = torch.zeros(1, len(weights), dtype=torch.bool, device=weights.device)
         task = Task(old, start, shift is not None, limits, stays, partial(parts, False), partial(parts, True))
         solution = solve(task, ridges, ITERATIONS)
-        if solution is None or not solution.sure:
+        if solution is None or not solution.helps:
             return weights, start[0].to(weights.dtype)
         return solution.weights[0].to(weights.dtype), solution.shift[0].to(weights.dtype)

@@ -17,7 +17,7 @@ from torch.fx import Node
 
 from pruners.operators import Dims, arguments
 from pruners.repair.readers import LINEAR, reader
-from pruners.repair.solve import factor
+from pruners.repair.systems import factor
 from pruners.surgery import Removal
 
 aten = torch.ops.aten
