@@ -15,8 +15,8 @@ from pruners.repair.systems import WIDEST
 from pruners.repair.task import Part, Parts
 from pruners.tracing import Batch
 
-FEWEST, MOST = 20_000, 100_000  # positions per layer that a solution is based on
-PER_COLUMN = 60
+FEWEST, MOST = 40_000, 100_000  # positions per layer that a solution is based on
+PER_COLUMN = 30
 JUDGED = 8_000  # positions per layer that it is judged by
 THIN = 4  # where so many positions for one that is used, whole samples are left out first: unfolding takes long
 UNFOLDED = 2**28  # values of columns that do not take long

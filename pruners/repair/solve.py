@@ -6,7 +6,7 @@ Shapes as in `pruners.repair.task`.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -17,6 +17,7 @@ from pruners.repair.systems import Dual, Primal
 from pruners.repair.task import Change, Part, Task, applied, mean_errors, moved_residual, squared_errors, weighed
 
 EXACT = 1e-10  # squared error, relative to the aim, that is rounding
+NEAR = 1.02  # times the lowest held-out error, up to which a ridge is as good
 FEW = 10.0  # over the squared number of positions: standard errors by which a gain must lie above 0
 
 
@@ -56,7 +57,8 @@ def is_exact(task: Task) -> bool:
 def solve(task: Task, ridges: Sequence[float], iterations: int) -> Solution | None:
     """Minimise |aim - other - W x - b|² + r |(W - W_old) D|², D being the deviation of the columns, b free.
 
-    The ridge r is the one with the lowest error on what is held out; the shift alone is tried, too. Aims behind limits are
+    The ridge r is the least of those whose error on what is held out is about the lowest: what it holds back would add up over the
+    layers, where noise does not. The shift alone is tried, too. Aims behind limits are
     then moved to the nearest values allowed, and solved for again; that may cost this layer something, and the layers that follow
     gain more. What is nearer to its aims, held out, is solved once more in the same way, on all positions.
 
@@ -75,7 +77,7 @@ def solve(task: Task, ridges: Sequence[float], iterations: int) -> Solution | No
         return None
     old = (task.old, task.shift)
     before, *errors = system.errors(list(changes.values()))
-    best, least = min(zip(changes, errors, strict=True), key=lambda pair: pair[1])
+    best, least = _least_held(dict(zip(changes, errors, strict=True)), before)
     again = iterations if task.limits is not None else 0
     new = _again(task, system, changes[best], best, again)
     (after,) = mean_errors(task, task.held(), [new]) if again else (least,)
@@ -88,6 +90,13 @@ def solve(task: Task, ridges: Sequence[float], iterations: int) -> Solution | No
         change = system.change(system.plain, best)
         new = new if change is None else _again(task, system, change, best, again)
     return Solution(*new, before, after, fitted, helps)
+
+
+def _least_held(errors: Mapping[float, float], before: float) -> tuple[float, float]:
+    """The least ridge of those that are about as good as the best, with its error; none that is worse than before if any is better."""
+    lowest = min(errors.values())
+    limit = min(NEAR * lowest, max(lowest, before))
+    return next((ridge, errors[ridge]) for ridge in sorted(errors) if errors[ridge] <= limit)
 
 
 def _some(task: Task) -> Iterator[Part]:

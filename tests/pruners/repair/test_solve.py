@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pruners.repair.solve import Solution, is_exact, is_gain, solve
+from pruners.repair.solve import Solution, _least_held, is_exact, is_gain, solve
 from pruners.repair.systems import Primal
 from pruners.repair.task import Part, Task, errors_after
 
@@ -107,6 +107,14 @@ def test_the_ridge_is_what_serves_examples_held_out() -> None:
     given = task(x, aim, shifted=False)
     close, chosen = solved(given, 1e-9), solved(given, 1e-9, 1e-3, 1.0, 1e3)
     assert close.fitted < 1e-6 and chosen.after < close.after
+
+
+def test_of_ridges_that_serve_alike_the_least_is_taken() -> None:
+    assert _least_held({1e-6: 0.509, 1e-3: 0.5, 1.0: 0.501}, 1.0) == (1e-6, 0.509)
+    assert _least_held({1e-6: 0.511, 1e-3: 0.509, 1.0: 0.5}, 1.0) == (1e-3, 0.509)
+    assert _least_held({1e-6: 1.001, 1e-3: 0.999, 1.0: 0.99}, 1.0) == (1e-3, 0.999), "worse than before is not alike"
+    assert _least_held({1e-6: math.inf, math.inf: 2.0}, 1.0) == (math.inf, 2.0)
+    assert _least_held({1e-6: math.inf, math.inf: math.inf}, math.inf) == (1e-6, math.inf)
 
 
 def test_limits_let_values_lie_beyond() -> None:
