@@ -3,7 +3,8 @@
 Where an operator adds up over an axis (a linear layer over its input features), x stands for the values that it reads there, of shape
 (P, Q) with P positions of all samples, and g for the gradient of the outputs with respect to them. Indices M that go are made up for by
 those that stay, as far as a linear map can; what is left has the covariance E = ((XᵀX / P)⁻¹_MM)⁻¹, and changes the outputs by
-tr(S E) with S = GᵀG per sample: Gauss and Newton's quadratic form, its two factors taken as independent.
+tr(S E) with S = GᵀG per sample: Gauss and Newton's quadratic form, its two factors taken as independent. How far the errors of a
+sample's positions push the outputs the same way is measured for each reading, and S is multiplied by it.
 
 Gradients are those of random projections of the outputs, see `pruners.importance.outputs`.
 
@@ -11,7 +12,8 @@ Reference: Hassibi and Stork, Second order derivatives for network pruning: opti
     Optimizing neural networks with Kronecker-factored approximate curvature, ICML 2015; van der Ouderaa et al., The LLM surgeon,
     ICLR 2024.
 Differs: of what operators read rather than of their weights, so that one formula serves every operator that adds up over an axis;
-    without labels or a loss; the errors of all readers of a group add up.
+    without labels or a loss; positions of a sample are not taken as independent of each other; the errors of all readers of a
+    group add up.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ from torch import Tensor
 from torch.fx import Node
 
 from pruners.groups import AxisGraph, Group
+from pruners.importance.coherence import Coherence
 from pruners.importance.damped import damped_inverse, damped_solve
 from pruners.importance.not_finite import refuse_not_finite
 from pruners.importance.order import ROUNDS, rising_costs
@@ -73,7 +76,7 @@ class Curvature:
         reading: where.
         columns: which, shape (q,).
         gram: XᵀX / P, with a last row of ones for the mean, (q + 1, q + 1); float32, as of a large model there are gigabytes.
-        sensitivity: GᵀG per sample, zero in the last row, (q + 1, q + 1); float32.
+        sensitivity: GᵀG per sample, times how positions add up, zero in the last row, (q + 1, q + 1); float32.
     """
 
     reading: Reading
@@ -129,6 +132,7 @@ def curvatures(
     """
     generator = torch.Generator().manual_seed(seed)
     sums: dict[tuple[Reading, int], tuple[Tensor, Tensor]] = {}
+    coherent: dict[Reading, Coherence] = {}
     positions: dict[Reading, int] = {}
     samples = 0
     for values in inputs:
@@ -141,9 +145,13 @@ def curvatures(
             gradients: Sequence[Tensor | None] = [None] * len(read)
             if projected.requires_grad:
                 gradients = torch.autograd.grad(projected, [x for _, x in read], allow_unused=True)
-        samples += measure.samples(returned)
+        here = measure.samples(returned)
+        samples += here
         for (reading, x), g in zip(read, gradients, strict=True):
+            sample = _samples(x, reading.dims, real, here)
             x, g = _features(x.detach(), reading.dims, real), None if g is None else _features(g, reading.dims, real)
+            if g is not None and sample is not None:
+                coherent.setdefault(reading, Coherence()).add(x, g, sample, here)
             positions[reading] = positions.get(reading, 0) + len(x)
             for at, columns in enumerate(reading.blocks):
                 new = _moments(x, g, columns)
@@ -152,8 +160,14 @@ def curvatures(
                 for total, moment in zip(sums.setdefault((reading, at), new), new, strict=True):
                     if total is not moment:
                         total += moment
+    ratios = {reading: found.ratio() for reading, found in coherent.items()}
     return [
-        Curvature(reading, reading.blocks[at], gram.div_(max(positions[reading], 1)), sensitivity.div_(max(samples, 1)))
+        Curvature(
+            reading,
+            reading.blocks[at],
+            gram.div_(max(positions[reading], 1)),
+            sensitivity.mul_(ratios.get(reading, 1.0) / max(samples, 1)),
+        )
         for (reading, at), (gram, sensitivity) in sums.items()
     ]
 
@@ -361,6 +375,18 @@ def _features(value: Tensor, dims: tuple[int, ...], real: Tensor | None) -> Tens
     if real is not None and value.shape[:2] == real.shape and value.dim() + min(dims) >= 2:
         value = value[real]
     return value.movedim(dims, tuple(range(-len(dims), 0))).reshape(-1, size)
+
+
+def _samples(value: Tensor, dims: tuple[int, ...], real: Tensor | None, samples: int) -> Tensor | None:
+    """Which sample each row of `_features` belongs to, (P,); None if no dimension holds the samples."""
+    shape = value.movedim(dims, tuple(range(-len(dims), 0))).shape[: value.dim() - len(dims)]
+    at = next((place for place, size in enumerate(shape[:2]) if size == samples), None)
+    if at is None:
+        return None
+    index = torch.arange(samples, device=value.device).view(-1, *[1] * (len(shape) - at - 1)).expand(shape)
+    if real is not None and value.shape[:2] == real.shape and value.dim() + min(dims) >= 2:
+        index = index[real]
+    return index.reshape(-1)
 
 
 def _moments(x: Tensor, g: Tensor | None, columns: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,44 @@
+"""How what the positions of a sample do to the outputs adds up, beside positions that know nothing of each other.
+
+Before a global average, errors at neighbouring positions push the outputs the same way: their effects add up, not their squares.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+USUAL = 8  # samples that are worth as much as the belief that positions are independent
+
+
+class Coherence:
+    """Of one reading, over batches: values x, gradients g, and which sample each of their P positions belongs to.
+
+    Reference: Grosse and Martens, A Kronecker-factored approximate Fisher matrix for convolution layers, ICML 2016, whose
+        "spatially uncorrelated derivatives" are what this measures.
+    """
+
+    def __init__(self) -> None:
+        self.sums: Tensor | None = None
+        self.positions = self.samples = 0
+
+    def add(self, x: Tensor, g: Tensor, sample: Tensor, samples: int) -> None:
+        """Values and gradients, (P, Q) each, with the sample of each position, (P,), of how many."""
+        x, g = x.float(), g.float()
+        both, alone = (x.new_zeros(samples, x.shape[1]).index_add_(0, sample, value) for value in (x * g, g))
+        products = [both.square().sum(0), (both * alone).sum(0), alone.square().sum(0)]
+        sums = torch.stack([*products, x.sum(0), x.square().sum(0), g.square().sum(0)]).double()
+        self.sums = sums if self.sums is None else self.sums + sums
+        self.positions, self.samples = self.positions + len(x), self.samples + samples
+
+    def ratio(self) -> float:
+        """Mean square of what a sample's positions add up to, relative to the sum of their mean squares; near 1 for few samples."""
+        if self.sums is None:
+            return 1.0
+        squares, crossed, gradients, mean, second, reacting = self.sums
+        mean, second = mean / max(self.positions, 1), second / max(self.positions, 1)
+        together = float((squares - 2 * mean * crossed + mean.square() * gradients).clamp(min=0).sum())
+        apart = float((reacting * (second - mean.square()).clamp(min=0)).sum())
+        if not apart > 0:
+            return 1.0
+        return (self.samples * together / apart + USUAL) / (self.samples + USUAL)
