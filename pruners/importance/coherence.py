@@ -26,19 +26,20 @@ class Coherence:
         """Values and gradients, (P, Q) each, with the sample of each position, (P,), of how many."""
         x, g = x.float(), g.float()
         both, alone = (x.new_zeros(samples, x.shape[1]).index_add_(0, sample, value) for value in (x * g, g))
-        products = [both.square().sum(0), (both * alone).sum(0), alone.square().sum(0)]
-        sums = torch.stack([*products, x.sum(0), x.square().sum(0), g.square().sum(0)]).double()
+        together = [both.square().sum(0), (both * alone).sum(0), alone.square().sum(0)]
+        squares = g.square()
+        apart = [torch.einsum("pq,pq,pq->q", squares, x, x), torch.einsum("pq,pq->q", squares, x), squares.sum(0)]
+        sums = torch.stack([*together, *apart, x.sum(0)]).double()
         self.sums = sums if self.sums is None else self.sums + sums
         self.positions, self.samples = self.positions + len(x), self.samples + samples
 
     def ratio(self) -> float:
-        """Mean square of what a sample's positions add up to, relative to the sum of their mean squares; near 1 for few samples."""
+        """Mean square of what a sample's positions add up to, relative to the sum of their squares; near 1 for few samples."""
         if self.sums is None:
             return 1.0
-        squares, crossed, gradients, mean, second, reacting = self.sums
-        mean, second = mean / max(self.positions, 1), second / max(self.positions, 1)
-        together = float((squares - 2 * mean * crossed + mean.square() * gradients).clamp(min=0).sum())
-        apart = float((reacting * (second - mean.square()).clamp(min=0)).sum())
-        if not apart > 0:
-            return 1.0
-        return (self.samples * together / apart + USUAL) / (self.samples + USUAL)
+        mean = self.sums[-1] / max(self.positions, 1)
+        weights = torch.stack([torch.ones_like(mean), -2 * mean, mean.square()])  # of values about their mean
+        together, apart = (
+            float((part * weights).sum(0).clamp(min=0).sum()) for part in (self.sums[:3], self.sums[3:6])
+        )
+        return (self.samples * together / apart + USUAL) / (self.samples + USUAL) if apart > 0 else 1.0
