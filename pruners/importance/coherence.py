@@ -34,7 +34,10 @@ class Coherence:
         self.positions, self.samples = self.positions + len(x), self.samples + samples
 
     def ratio(self) -> float:
-        """Mean square of what a sample's positions add up to, relative to the sum of their squares; near 1 for few samples."""
+        """Mean square of what a sample's positions add up to, relative to the sum of their squares; near 1 for few samples.
+
+        It is 1 at least: values that undo each other say little of the errors that stay once others make up for them.
+        """
         if self.sums is None:
             return 1.0
         mean = self.sums[-1] / max(self.positions, 1)
@@ -42,4 +45,4 @@ class Coherence:
         together, apart = (
             float((part * weights).sum(0).clamp(min=0).sum()) for part in (self.sums[:3], self.sums[3:6])
         )
-        return (self.samples * together / apart + USUAL) / (self.samples + USUAL) if apart > 0 else 1.0
+        return max(1.0, (self.samples * together / apart + USUAL) / (self.samples + USUAL)) if apart > 0 else 1.0
