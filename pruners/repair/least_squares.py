@@ -63,8 +63,9 @@ def least_squares_(
         model: the full model that `plan` was made for; it is left untouched.
         plan: what was removed.
         batches: iterable of inputs, or of (inputs, targets); a thousand images, or some ten thousand tokens, are plenty.
-        ridge: weight of staying close to the weights as they are, columns scaled to unit variance; of several the best is taken.
-        iterations: how often a layer before a ReLU is solved again.
+        ridge: weight of staying close to the weights as they are, columns scaled to unit variance; of several the least that serves
+            the examples held out about as well as any.
+        iterations: how often a layer before a ReLU is solved again, for values behind the ReLU that may lie anywhere beyond it.
         device: where it runs; the model's own if None.
         max_bytes: about how much memory it may take; examples beyond are left out evenly. None for all examples.
         max_seconds: after so long the layers that remain are left as they are.
