@@ -19,7 +19,7 @@ Differs: of what operators read rather than of their weights, so that one formul
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,45 +27,20 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
-from pruners.groups import AxisGraph, Group
+from pruners.groups import Group
 from pruners.importance.coherence import Coherence
 from pruners.importance.damped import damped_inverse, damped_solve
 from pruners.importance.not_finite import refuse_not_finite
 from pruners.importance.order import ROUNDS, rising_costs
 from pruners.importance.outputs import Measure
-from pruners.operators import arguments, leaves, operator
+from pruners.importance.readings import Reading, index_of
 from pruners.surgery import GraphModel, Removal, traced_name
 from pruners.tracing import Runner, real_positions
 
-WIDEST = 2_048  # columns that are solved for together
 MOST_PER_INDEX = 256  # columns of one index that are looked at
 ENOUGH = 32  # positions per column that second moments are taken from in a batch, at most
-WIDE, FEW_ROUNDS = (
-    512,
-    16,
-)  # indices of a group from which on it is ordered in fewer rounds, each of which costs their square
-RECURRENT = ("lstm", "gru", "rnn_tanh", "rnn_relu")
-PRODUCTS = ("mm", "bmm", "matmul", "addmm", "baddbmm")
-
-
-@dataclass(frozen=True)
-class Reading:
-    """Values that operators add up over an axis.
-
-    Attributes:
-        source: the node whose value they read.
-        dims: the dimension that they add up over, and those that say which of its indices is which, from the end.
-        readers: these operators.
-        blocks: columns that are solved for together, no index of a group in two of them.
-    """
-
-    source: Node
-    dims: tuple[int, ...]
-    readers: frozenset[Node]
-    blocks: tuple[Tensor, ...]
-
-    def __hash__(self) -> int:
-        return hash((self.source, self.dims))
+WIDE = 512  # indices of a group from which on it is ordered in fewer rounds, each of which costs their square
+FEW_ROUNDS = 16
 
 
 @dataclass(frozen=True)
@@ -83,36 +58,6 @@ class Curvature:
     columns: Tensor
     gram: Tensor
     sensitivity: Tensor
-
-
-def readings(base: Removal, groups: Sequence[Group]) -> list[Reading]:
-    """Where the indices of groups are read, in order of execution.
-
-    A group that no operator adds up over is read where it occurs last.
-
-    Args:
-        base: the traced model with its axes, and what stays of it.
-        groups: groups that may lose indices.
-    """
-    graph = base.graph
-    found: dict[tuple[Node, tuple[int, ...]], set[Node]] = {}
-    silent = {group.axis: group for group in groups}
-    for node in graph.trace.nodes:
-        for source, dim in _added_up(node) if node.op == "call_function" else ():
-            dims = graph.dims(source)
-            inside = set(leaves(dims[dim]))
-            read = [group for group in groups if group.axis in inside]
-            if source.name not in graph.trace.tensors and read:
-                found.setdefault((source, _places(base, source, dim, read)), set()).add(node)
-                for group in read:
-                    silent.pop(group.axis, None)
-    last = {axis: (node, dim) for node in graph.trace.nodes for dim, axis in _occurring(graph, node, set(silent))}
-    for axis, (node, dim) in last.items():
-        found.setdefault((node, _places(base, node, dim, [silent[axis]])), set()).update(node.users)
-    return [
-        Reading(source, dims, frozenset(readers), tuple(_blocks(base, source, dims, groups)))
-        for (source, dims), readers in found.items()
-    ]
 
 
 def curvatures(
@@ -242,7 +187,7 @@ class _Losing:
 
     @classmethod
     def of(cls, found: Curvature, base: Removal, group: Group) -> _Losing | None:
-        index = _index(base, found.reading, group)
+        index = index_of(base, found.reading, group)
         if index is None:
             return None
         index = index[found.columns]
@@ -293,82 +238,6 @@ class _Losing:
         self.columns = place[self.columns]  # of what is gone nothing is asked again
 
 
-def _added_up(node: Node) -> Iterator[tuple[Node, int]]:
-    """Sources of an operator with the dimension, from the end, that it adds up over."""
-    a, name = arguments(node), operator(node).removeprefix("aten.").partition(".")[0]
-    pairs: list[tuple[Any, int]] = []
-    if name in ("linear", *RECURRENT):
-        pairs = [(a["input"], -1)]
-    elif name.startswith("conv") and isinstance(a.get("weight"), Node):
-        shape = a["weight"].meta["val"].shape
-        if "transpose" in name or shape[1] > 1 or a.get("groups", 1) == 1:  # not where each channel is by itself
-            pairs = [(a["input"], 1 - len(shape))]
-    elif name in PRODUCTS:
-        first, second = [value for value in a.values() if isinstance(value, Node)][-2:]
-        pairs = [(first, -1), (second, -min(2, second.meta["val"].dim()))]
-    elif name == "scaled_dot_product_attention":
-        pairs = [(a["query"], -1), (a["key"], -1)]
-    for source, dim in pairs:
-        if isinstance(source, Node) and isinstance(source.meta.get("val"), Tensor):
-            yield source, dim
-
-
-def _occurring(graph: AxisGraph, node: Node, axes: set[Any]) -> Iterator[tuple[int, Any]]:
-    """Dimensions, from the end, of a node's value in which some axes occur, with these axes."""
-    value = node.meta.get("val")
-    if node.op != "call_function" or not isinstance(value, Tensor) or not value.is_floating_point():
-        return
-    dims = graph.dims(node)
-    for place, axis in enumerate(dims):
-        for leaf in axes.intersection(leaves(axis)):
-            yield place - len(dims), leaf
-
-
-def _places(base: Removal, source: Node, dim: int, groups: Sequence[Group]) -> tuple[int, ...]:
-    dims = base.graph.dims(source)
-    found = {place for group in groups for place in base.units(dims, len(dims) + dim, group)[0]}
-    return tuple(sorted(place - len(dims) for place in found))
-
-
-def _index(base: Removal, reading: Reading, group: Group) -> Tensor | None:
-    """The index of a group that each column of a reading belongs to, or -1; None if it is not read here."""
-    return _index_at(base, reading.source, reading.dims, group)
-
-
-def _index_at(base: Removal, source: Node, places: tuple[int, ...], group: Group) -> Tensor | None:
-    dims = base.graph.dims(source)
-    at = next((len(dims) + dim for dim in places if group.axis in leaves(dims[dim])), None)
-    if at is None:
-        return None
-    within, index = base.units(dims, at, group)
-    if not set(within) <= {len(dims) + dim for dim in places}:
-        return None
-    sizes = [base.size(dims[dim]) for dim in places]
-    known = [size if len(dims) + dim in within else 1 for size, dim in zip(sizes, places, strict=True)]
-    return index.reshape(known).expand(sizes).flatten()
-
-
-def _blocks(base: Removal, source: Node, places: tuple[int, ...], groups: Sequence[Group]) -> Iterator[Tensor]:
-    """All columns together, or as many as are solved for at once, indices of groups side by side."""
-    dims = base.graph.dims(source)
-    size = math.prod(base.size(dims[dim]) for dim in places)
-    if size <= WIDEST:
-        yield torch.arange(size)
-        return
-    left = torch.arange(size)
-    for group in groups:
-        index = _index_at(base, source, places, group)
-        if index is None:
-            continue
-        here = left[index[left] >= 0]
-        if not len(here):
-            continue
-        left = left[index[left] < 0]
-        ordered = here[index[here].argsort(stable=True)]
-        per_index = max(1, len(ordered) // len(index[ordered].unique()))
-        yield from ordered.split(max(1, WIDEST // per_index) * per_index)
-
-
 def _features(value: Tensor, dims: tuple[int, ...], real: Tensor | None) -> Tensor:
     """Values with some dimensions as columns, (P, Q), at real positions where the first two dimensions are those of texts."""
     size = math.prod(value.shape[dim] for dim in dims)
@@ -378,15 +247,14 @@ def _features(value: Tensor, dims: tuple[int, ...], real: Tensor | None) -> Tens
 
 
 def _samples(value: Tensor, dims: tuple[int, ...], real: Tensor | None, samples: int) -> Tensor | None:
-    """Which sample each row of `_features` belongs to, (P,); None if no dimension holds the samples."""
-    shape = value.movedim(dims, tuple(range(-len(dims), 0))).shape[: value.dim() - len(dims)]
-    at = next((place for place, size in enumerate(shape[:2]) if size == samples), None)
+    """Which sample each row of `_features` belongs to, (P,); None if neither of the first two dimensions holds the samples."""
+    free = [place for place in range(min(2, value.dim())) if place - value.dim() not in dims]
+    at = next((place for place in free if value.shape[place] == samples), None)
     if at is None:
         return None
-    index = torch.arange(samples, device=value.device).view(-1, *[1] * (len(shape) - at - 1)).expand(shape)
-    if real is not None and value.shape[:2] == real.shape and value.dim() + min(dims) >= 2:
-        index = index[real]
-    return index.reshape(-1)
+    shape = [1 if place - value.dim() in dims else size for place, size in enumerate(value.shape)]
+    index = torch.arange(samples, device=value.device).view(-1, *[1] * (value.dim() - at - 1)).expand(shape)
+    return _features(index, dims, real).flatten()
 
 
 def _moments(x: Tensor, g: Tensor | None, columns: Tensor) -> tuple[Tensor, Tensor]:

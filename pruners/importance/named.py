@@ -18,9 +18,10 @@ from torch.fx import Node
 
 from pruners.groups import AxisGraph, Group, Member
 from pruners.importance.criteria import Loss, Tensors, activation, fisher, l1, l2, lamp, taylor
-from pruners.importance.curvature import curvatures, lost_with, readings
+from pruners.importance.curvature import curvatures, lost_with
 from pruners.importance.outputs import Measure
 from pruners.importance.passes import USUAL, Bounds, Tell, held_samples, pieces, unheard
+from pruners.importance.readings import readings
 from pruners.importance.reconstruction import WIDEST, Moments, lost_by_group, read_too_wide
 from pruners.importance.relevance import relevance
 from pruners.operators import arguments, operator

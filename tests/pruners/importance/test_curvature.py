@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from pruners.groups.dependency import dependency_groups, tie_axes
 from pruners.groups.graph import AxisGraph, Group
-from pruners.importance import curvature
+from pruners.importance import curvature, readings
 from pruners.importance.config import Importance
 from pruners.importance.score import score_groups
 from pruners.surgery.rewrite import Removal, rewrite
@@ -134,7 +134,7 @@ def test_blocks_of_columns_that_have_nothing_in_common_are_as_the_whole(
         model[0].weight.copy_(torch.block_diag(*torch.randn(4, 4, 4)))
     x = torch.linalg.qr(torch.cat([torch.ones(100, 1), torch.randn(100, 16)], 1)).Q[:, 1:] * 10
     whole = only(scores_of(model, x))
-    monkeypatch.setattr(curvature, "WIDEST", widest)
+    monkeypatch.setattr(readings, "WIDEST", widest)
     in_blocks = only(scores_of(model, x))
     torch.testing.assert_close(in_blocks, whole, rtol=1e-3, atol=1e-5)
 
