@@ -168,7 +168,8 @@ def parse_recovery(steps: Sequence[str]) -> list[Recovery]:
         fits = entry is not None and (entry.trains and found is not None if colon else not entry.trains)
         if not fits or (found and found[2] and entry is not None and entry.learner):
             raise ValueError(
-                f"`recover` must be among {', '.join(STEPS)}, with a whole number of epochs or seconds above 0, or {NONE} alone; got {step!r}"
+                f"`recover` must be {NONE} alone or among {', '.join(STEPS)}, with a whole number of epochs or seconds above 0; "
+                f"got {step!r}"
             )
         number = int(found[1]) if found else 0
         parsed.append(Recovery(kind, seconds=number) if found and found[2] else Recovery(kind, number))

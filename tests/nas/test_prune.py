@@ -383,7 +383,7 @@ def test_spoilt_weights_are_refused(weights: Path, trained: nn.Module, tmp_path:
     ],
 )
 def test_bad_recovery_steps_are_refused(step: str) -> None:
-    with pytest.raises(ValueError, match=f"`recover` must be among .* got '{step}'"):
+    with pytest.raises(ValueError, match=f"`recover` must be none alone or among .* got '{step}'"):
         parse_recovery(["calibrate", step])
 
 

@@ -222,7 +222,7 @@ def test_the_search_refuses_a_file_of_pruning(written: Path) -> None:
         ({"targets": {}}, "`targets` must name at least one of macs, .* got none"),
         ({"cut": {"importance": {"criterion": "taylor"}}}, "`importance` taylor needs images; give `data`"),
         ({"cut": {"limits": {"round_to": 0}}}, "`round_to` must be a whole number of at least 1, got 0"),
-        ({"recovery": {"steps": ["magic"]}}, "`recover` must be among auto, .* got 'magic'"),
+        ({"recovery": {"steps": ["magic"]}}, "`recover` must be none alone or among auto, .* got 'magic'"),
         ({"data": {"source": "digits", "std": [0.5]}}, "`mean` and `std` go together; give both, or neither"),
         ({"synthetic": 5, "data": {"source": "digits"}}, "`synthetic` is for those without data; leave it out, or `data`"),
     ],

@@ -100,5 +100,5 @@ def test_matching_takes_any_batches(trained: nn.Module) -> None:
 
 def test_no_repair_is_asked_for_by_its_name_alone() -> None:
     assert RecoveryConfig(steps=("none",)).steps == ()
-    with pytest.raises(ValueError, match="`recover` must be among"):
+    with pytest.raises(ValueError, match="`recover` must be none alone or among"):
         RecoveryConfig(steps=("calibrate", "none"))
