@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+CACHED = 2**19  # values that are worked on at a time: they stay near the processor
 USUAL = 8  # samples that are worth as much as the belief that positions are independent
 
 
@@ -24,12 +25,17 @@ class Coherence:
 
     def add(self, x: Tensor, g: Tensor, sample: Tensor, samples: int) -> None:
         """Values and gradients, (P, Q) each, with the sample of each position, (P,), of how many."""
-        x, g = x.float(), g.float()
-        both, alone = (x.new_zeros(samples, x.shape[1]).index_add_(0, sample, value) for value in (x * g, g))
-        together = [both.square().sum(0), (both * alone).sum(0), alone.square().sum(0)]
-        squares = g.square()
-        apart = [torch.einsum("pq,pq,pq->q", squares, x, x), torch.einsum("pq,pq->q", squares, x), squares.sum(0)]
-        sums = torch.stack([*together, *apart, x.sum(0)]).double()
+        sums = x.new_zeros(7, x.shape[1], dtype=torch.float64)
+        both, alone = (x.new_zeros(samples, x.shape[1], dtype=torch.float32) for _ in range(2))
+        rows = max(1, CACHED // max(x.shape[1], 1))
+        for value, gradient, of in zip(x.split(rows), g.split(rows), sample.split(rows), strict=True):
+            value, gradient = value.float(), gradient.float()
+            product = value * gradient
+            both.index_add_(0, of, product)
+            alone.index_add_(0, of, gradient)
+            apart = [(product * product).sum(0), (product * gradient).sum(0), (gradient * gradient).sum(0)]
+            sums[3:] += torch.stack([*apart, value.sum(0)])
+        sums[:3] = torch.stack([both.square().sum(0), (both * alone).sum(0), alone.square().sum(0)])
         self.sums = sums if self.sums is None else self.sums + sums
         self.positions, self.samples = self.positions + len(x), self.samples + samples
 

@@ -76,7 +76,7 @@ def curvatures(
         ValueError: what is read, or its gradient, is not finite; it names the first layer.
     """
     generator = torch.Generator().manual_seed(seed)
-    sums: dict[tuple[Reading, int], tuple[Tensor, Tensor]] = {}
+    sums: dict[tuple[Reading, int], tuple[Tensor, ...]] = {}
     coherent: dict[Reading, Coherence] = {}
     positions: dict[Reading, int] = {}
     samples = 0
@@ -99,12 +99,13 @@ def curvatures(
                 coherent.setdefault(reading, Coherence()).add(x, g, sample, here)
             positions[reading] = positions.get(reading, 0) + len(x)
             for at, columns in enumerate(reading.blocks):
-                new = _moments(x, g, columns)
-                if not all(moment.isfinite().all() for moment in new):
+                if (reading, at) not in sums:
+                    shape = (len(columns) + 1, len(columns) + 1)
+                    sums[reading, at] = tuple(x.new_zeros(shape, dtype=torch.float32) for _ in range(2))
+                totals = sums[reading, at]
+                _add(x, g, columns, *totals)
+                if not all(total.diagonal().isfinite().all() for total in totals):
                     refuse_not_finite(model, values, reading.source.name)
-                for total, moment in zip(sums.setdefault((reading, at), new), new, strict=True):
-                    if total is not moment:
-                        total += moment
     ratios = {reading: found.ratio() for reading, found in coherent.items()}
     return [
         Curvature(
@@ -257,17 +258,14 @@ def _samples(value: Tensor, dims: tuple[int, ...], real: Tensor | None, samples:
     return _features(index, dims, real).flatten()
 
 
-def _moments(x: Tensor, g: Tensor | None, columns: Tensor) -> tuple[Tensor, Tensor]:
-    """XᵀX with a row of ones and GᵀG with one of zeros, of some columns, as if of all positions where some are left out."""
+def _add(x: Tensor, g: Tensor | None, columns: Tensor, gram: Tensor, sensitivity: Tensor) -> None:
+    """Add XᵀX with a row of ones and GᵀG with one of zeros, of some columns, as if of all positions where some are left out."""
     size = len(columns)
     step = max(1, len(x) // (ENOUGH * size + 1024))
     while step > 1 and len(x) % step == 0:  # would see the same places of every sample
         step += 1
-    whole = size == x.shape[1]
-    x = x[::step] if whole else x[::step, columns.to(x.device)]
-    x = torch.cat([x.float(), x.new_ones(len(x), 1, dtype=torch.float32)], 1)
-    gram = (x.t() @ x).mul_(step)
-    if g is None:
-        return gram, torch.zeros_like(gram)
-    g = (g[::step] if whole else g[::step, columns.to(g.device)]).float()
-    return gram, torch.nn.functional.pad((g.t() @ g).mul_(step), (0, 1, 0, 1))
+    for total, values, last in ((gram, x, 1.0), (sensitivity, g, 0.0)):
+        if values is not None:
+            some = values[::step] if size == values.shape[1] else values[::step, columns.to(values.device)]
+            some = torch.nn.functional.pad(some.float(), (0, 1), value=last)
+            total.addmm_(some.t(), some, alpha=step)
