@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves
 
 import pruners
 from estimators.counting import standing_in
-from nas.data import ImageData, load_configured
+from nas.data import ImageData, load_configured, named_data
 from nas.objectives import estimates
 from nas.pruning import (
     PruneConfig,
@@ -47,7 +47,7 @@ def prune(
     example: Any,
     targets: Mapping[str, float | str],
     *,
-    data: str | ImageData | None = None,
+    data: str | Path | ImageData | None = None,
     out: str | Path | None = None,
     progress: Progress = silent,
     **settings: Any,
@@ -72,12 +72,13 @@ def prune(
     Raises:
         ValueError: something does not fit; the message says what.
     """
-    _refuse_unused(settings, model, data)
+    source, images = (None, None) if data is None else named_data(data)
+    _refuse_unused(settings, model, images or source)
     named = {
         "model": model if isinstance(model, str) else f"{type(model).__module__}.{type(model).__qualname__}",
         "input": example if isinstance(example, str) else _described(example),
         "targets": targets,
-        "data": data.name if isinstance(data, ImageData) else data,
+        "data": source,
     }
     given = {name: value for name, value in {**settings, **named}.items() if value is not None}
     return run(
@@ -85,7 +86,7 @@ def prune(
         out,
         model=None if isinstance(model, str) else model,
         example=None if isinstance(example, str) else example,
-        data=data if isinstance(data, ImageData) else None,
+        data=images,
         progress=progress,
     )
 

@@ -13,7 +13,7 @@ import torch
 
 from estimators.latency import CONDITIONS, compare_latency, load_table
 from estimators.zero_cost import ZERO_COST
-from nas.data import ImageData
+from nas.data import ImageData, named_data
 from nas.export import export
 from nas.objectives import estimates, losses
 from nas.report import write_report, write_tables
@@ -46,7 +46,7 @@ WORST = 1e30
 @takes(RunConfig)
 def search(
     space: str | SearchSpace,
-    data: str | ImageData,
+    data: str | Path | ImageData,
     *,
     out: str | Path | None = None,
     progress: Progress = silent,
@@ -73,15 +73,14 @@ def search(
         ValueError: a setting, the data or the folder do not fit; the message says what does.
         NotFinite: a loss is NaN or infinite; the checkpoint of the last good epoch stays.
     """
-    config = configure(
-        space if isinstance(space, str) else space.name, data if isinstance(data, str) else data.name, **settings
-    )
+    source, images = named_data(data)
+    config = configure(space if isinstance(space, str) else space.name, source, **settings)
     config = adopt(config)
     return run(
         config,
         run_folder(config, config.strategy) if out is None else Path(out),
         space=None if isinstance(space, str) else space,
-        data=None if isinstance(data, str) else data,
+        data=images,
         progress=progress,
         trust=trust,
     )

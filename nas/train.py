@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 from torch import nn
 
-from nas.data import ImageData
+from nas.data import ImageData, named_data
 from nas.runtime import check_trust, checkpoint, half, replacing, resolve_device, write_text
 from nas.scoring import contract
 from nas.strategies import STRATEGIES
@@ -49,7 +49,7 @@ OnEpoch = Callable[[list[Row]], None]
 @takes(RunConfig, leaving_out=NOT_TRAINED_BY)
 def train(
     space: str | SearchSpace,
-    data: str | ImageData,
+    data: str | Path | ImageData,
     *,
     out: str | Path | None = None,
     progress: Progress = silent,
@@ -84,9 +84,10 @@ def train(
     supernets = settings.pop("supernets", 1)
     if supernets < 1:
         raise ValueError(f"`supernets` must be at least 1 to be trained, got {supernets}")
+    source, loaded = named_data(data)
     config = configure(
         space if isinstance(space, str) else space.name,
-        data if isinstance(data, str) else data.name,
+        source,
         strategy="mixture" if supernets > 1 else "one-shot",
         supernets=supernets,
         **settings,
@@ -95,7 +96,7 @@ def train(
         config,
         run_folder(config, f"train-{config.supernets.sampler}") if out is None else Path(out),
         space=None if isinstance(space, str) else space,
-        data=None if isinstance(data, str) else data,
+        data=loaded,
         trust=trust,
     )
     with study.locked(), study.session(), half(config.bfloat16):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from typing import Literal
+
 from pydantic import model_validator
 
 from nas.data.dataset import ImageData, load_data, with_normalisation
@@ -22,6 +25,9 @@ class DataConfig(Part):
     image_size: int | None = setting(
         None, gt=0, help="Resize images to this many pixels a side.", otherwise="as they are"
     )
+    damaged: Literal["refuse", "leave-out"] = setting(
+        "refuse", help="Images that cannot be read: refuse, which names them, or leave-out."
+    )
     mean: tuple[float, ...] | None = setting(
         None, help="What images are normalised by, such as 0.5,0.5,0.5.", otherwise="the data's own"
     )
@@ -40,3 +46,19 @@ def load_configured(config: DataConfig, seed: int) -> ImageData:
     mean, std = settings.pop("mean"), settings.pop("std")
     data = load_data(settings.pop("source"), seed=seed, **settings)
     return with_normalisation(data, mean, std) if mean and std else data
+
+
+def named_data(data: object) -> tuple[str, ImageData | None]:
+    """What data are called, and the images themselves where these are given.
+
+    Raises:
+        ValueError: they are neither a name or path nor loaded images.
+    """
+    if isinstance(data, ImageData):
+        return data.name, data
+    if isinstance(data, (str, os.PathLike)):
+        return os.fspath(data), None
+    raise ValueError(
+        f"`data` must be what `nas.load_data` takes (a path, or a name such as digits), or what it returned, got a "
+        f"{type(data).__name__}; save images as a folder per class, or make a `nas.data.ImageData` of them"
+    )

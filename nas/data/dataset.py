@@ -8,10 +8,12 @@ from __future__ import annotations
 import difflib
 import hashlib
 import os
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -21,6 +23,7 @@ from nas.data.folders import find_digits, find_path
 from nas.data.libraries import LIBRARIES
 
 TEST_FRACTION = 0.2  # carved out where a source has no test part of its own
+CONSTANT = 1.0  # deviation that a constant channel is given
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,10 @@ class ImageData:
     crop_padding: int
     flip: bool
 
+    def __post_init__(self) -> None:
+        for name in ("train", "validation", "test"):
+            _check_split(name, getattr(self, name), len(self.class_names))
+
     @property
     def num_classes(self) -> int:
         """Number of classes."""
@@ -94,6 +101,26 @@ class ImageData:
         return digest.hexdigest()[:16]
 
 
+def _check_split(name: str, split: Split, classes: int) -> None:
+    """Refuse what is no split: deep inside it would fail, or mean something else."""
+    images, labels = split.images, split.labels
+    if images.dtype != torch.uint8 or images.dim() != 4:
+        raise ValueError(
+            f"`{name}` must hold images as uint8 of shape (N, channels, height, width), values from 0 to 255, got {images.dtype} of "
+            f"shape {tuple(images.shape)}"
+        )
+    if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
+        raise ValueError(
+            f"`{name}` must hold one int64 label for each of its {len(images)} images, got {labels.dtype} of shape "
+            f"{tuple(labels.shape)}"
+        )
+    if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
+        raise ValueError(
+            f"labels of `{name}` must be in 0..{classes - 1}, one for each of `class_names`, got {int(labels.min())} to "
+            f"{int(labels.max())}; number the classes from 0"
+        )
+
+
 def with_normalisation(data: ImageData, mean: Sequence[float], std: Sequence[float]) -> ImageData:
     """The same images, normalised as the model was trained on, rather than by their own statistics."""
     channels = data.input_shape[0]
@@ -113,6 +140,7 @@ def load_data(
     test_limit: int | None = None,
     validation_fraction: float = 0.5,
     image_size: int | None = None,
+    damaged: Literal["refuse", "leave-out"] = "refuse",
 ) -> ImageData:
     """Load labelled images and split them; the seed alone decides which image goes where.
 
@@ -134,6 +162,7 @@ def load_data(
         test_limit: the same for test images; may be smaller than the number of classes.
         validation_fraction: fraction of the kept images, of each class, that goes to validation.
         image_size: side in pixels that images are resized and centre cropped to; None keeps the size they have.
+        damaged: whether images that cannot be read are refused, all of them named, or left out.
 
     Returns:
         The data set; within a split, images stand in the order of the source.
@@ -147,10 +176,19 @@ def load_data(
     check_labels(found)
     train, validation, test = _choose(found, seed, limit, test_limit, validation_fraction)
     test_images = found.test or found.train
-    arrays = decode([(found.train, train), (found.train, validation), (test_images, test)], image_size)
-    labels = (found.train.labels[train], found.train.labels[validation], test_images.labels[test])
-    splits = [Split(torch.from_numpy(a), torch.from_numpy(b)) for a, b in zip(arrays, labels, strict=True)]
+    chosen = [(found.train, train), (found.train, validation), (test_images, test)]
+    parts = decode(chosen, image_size, leave_out_damaged=damaged == "leave-out")
+    splits = [
+        Split(torch.from_numpy(part.pixels), torch.from_numpy(images.labels[part.positions]))
+        for part, (images, _) in zip(parts, chosen, strict=True)
+    ]
+    _check_splits(found, splits)
     mean, std = _channel_statistics(splits[:2])
+    if all(deviation == CONSTANT for deviation in std):
+        raise ValueError(
+            f"training images must differ, got {len(splits[0]):,} of {found.name!r} that hold one value, "
+            f"{' '.join(map(str, splits[0].images[0, :, 0, 0].tolist()))} of 255; see whether they are read as they were meant"
+        )
     height, width = splits[0].images.shape[2:]
     return ImageData(
         name=found.name,
@@ -217,7 +255,7 @@ def _channel_statistics(splits: Sequence[Split]) -> tuple[tuple[float, ...], tup
             squares += values.square_().sum((0, 2, 3))
     mean = total.double() / count
     variance = (squares.double() / count - mean.square()).clamp(min=0)
-    std = torch.where(variance > 1e-6, variance.sqrt() / 255, 1.0)
+    std = torch.where(variance > 1e-6, variance.sqrt() / 255, CONSTANT)
     return tuple((mean / 255).tolist()), tuple(std.tolist())
 
 
@@ -243,6 +281,19 @@ def _choose(
         kept = _stratified(labels, kept, limit, rngs[2], at_least=2)
     validation = _stratified(labels, kept, round(validation_fraction * len(kept)), rngs[3], at_least=1, leave=1)
     return np.setdiff1d(kept, validation, assume_unique=True), validation, test
+
+
+def _check_splits(found: Found, splits: Sequence[Split]) -> None:
+    """Refuse parts that lost all their images, and warn of classes that no test image has."""
+    for name, split in zip(("training", "validation", "test"), splits, strict=True):
+        if not len(split):
+            raise ValueError(f"the {name} part of {found.name!r} must hold images that can be read, got none")
+    absent = [] if found.test is None else np.setdiff1d(found.train.labels, found.test.labels).tolist()
+    if absent:
+        names = ", ".join(repr(found.class_names[label]) for label in absent)
+        warnings.warn(
+            f"no test image of {found.name!r} is of class {names}: test figures say nothing of it", stacklevel=3
+        )
 
 
 def _check_class_sizes(found: Found) -> None:

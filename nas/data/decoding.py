@@ -9,17 +9,20 @@ from __future__ import annotations
 
 import io
 import os
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from search_spaces.core import first_line
 
 IntArray = NDArray[np.int64]
 ByteArray = NDArray[np.uint8]
@@ -27,7 +30,10 @@ Encoded = bytes | Path | Image.Image
 
 TEST_NAMES = ("test", "val", "validation")
 
+NAMED = 50  # damaged images that a message lists
+
 _GRAY_MODES = frozenset({"1", "L", "LA", "La"})
+_TRANSPARENT_MODES = frozenset({"LA", "La", "PA", "RGBA", "RGBa"})
 
 
 @dataclass(frozen=True)
@@ -96,75 +102,165 @@ def check_labels(found: Found) -> None:
         raise ValueError(f"{found.name!r} needs at least 2 classes to train on, got only {only!r}; add another class")
 
 
-def decode(parts: Sequence[tuple[Images, IntArray]], image_size: int | None) -> list[ByteArray]:
+def decode(
+    parts: Sequence[tuple[Images, IntArray]], image_size: int | None, *, leave_out_damaged: bool = False
+) -> list[Decoded]:
     """Decode chosen images of several parts to one common shape.
 
-    Channels are 1 where every image is gray and 3 otherwise. Transparency is dropped and the EXIF orientation applied.
+    Channels are 1 where every image is gray and 3 otherwise. The EXIF orientation is applied. Transparency is dropped; where all
+    colours of an image are one, its transparency is the image. Gray images of more than 8 bits are read by as many bits as the largest
+    value of all parts but the last needs, and these are warned of: 12-bit values are divided by 16, and those up to 255 stay.
 
     Args:
         parts: images and the rising positions to decode, at least one; a part may share its images with another.
         image_size: side in pixels that images are resized (shortest side) and centre cropped to; None keeps their size.
-
-    Returns:
-        One uint8 array [N, C, H, W] per part.
+        leave_out_damaged: go on without images that cannot be read.
 
     Raises:
-        ValueError: an image is damaged, sizes differ and `image_size` is None, or memory does not suffice.
+        ValueError: images are damaged, sizes differ and `image_size` is None, or memory does not suffice.
     """
-    images, positions = parts[0]
-    first = _pixels(images, image_size, int(positions[0]), images.fetch(int(positions[0])))
+    reference = _first(parts, image_size)
     total = sum(len(positions) for _, positions in parts)
-    check_memory(total, first.shape)
-    reference = (first, images.where(int(positions[0])))
+    check_memory(total, reference[0].shape)
+    damaged: list[Damaged] = []
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        arrays = [_decode_part(images, positions, image_size, reference, pool) for images, positions in parts]
-    channels = max(array.shape[1] for array in arrays)
-    if any(array.shape[1] < channels for array in arrays):
-        check_memory(total, (*first.shape[:2], channels))
-    return [array if array.shape[1] == channels else np.repeat(array, channels, axis=1) for array in arrays]
+        found = [_decode_part(images, positions, image_size, reference, pool, damaged) for images, positions in parts]
+    if damaged and not leave_out_damaged:
+        raise _unreadable(damaged)
+    if damaged:
+        warnings.warn(f"{len(damaged)} images that cannot be read are left out: {_listed(damaged)}", stacklevel=2)
+    _settle_deep(found)
+    channels = max(part.pixels.shape[1] for part in found)
+    if any(part.pixels.shape[1] < channels for part in found):
+        check_memory(total, (*reference[0].shape[:2], channels))
+    return [part.readable(channels) for part in found]
+
+
+@dataclass
+class Decoded:
+    """A part while it is decoded, and after.
+
+    Attributes:
+        pixels: uint8 [N, C, H, W].
+        positions: of its images, int64 [N], rising.
+        read: whether each could be read, bool [N].
+        deep: images of more than 8 bits by their rows in `pixels`, [H, W] each.
+    """
+
+    pixels: ByteArray
+    positions: IntArray
+    read: NDArray[np.bool_]
+    deep: dict[int, NDArray[Any]]
+
+    def readable(self, channels: int) -> Decoded:
+        """The images that could be read, of so many channels."""
+        pixels = self.pixels if self.read.all() else self.pixels[self.read]
+        if pixels.shape[1] < channels:
+            pixels = np.repeat(pixels, channels, axis=1)
+        return Decoded(pixels, self.positions[self.read], self.read[self.read], {})
+
+
+class Damaged(NamedTuple):
+    """An image that cannot be read: which one, in words, and why."""
+
+    where: str
+    error: str
+
+
+def _unreadable(damaged: Sequence[Damaged]) -> ValueError:
+    return ValueError(
+        f"images must be readable, got {len(damaged)} that are not: {_listed(damaged)}; replace or remove them, or leave them out by "
+        "`damaged='leave-out'`"
+    )
+
+
+def _listed(damaged: Sequence[Damaged]) -> str:
+    more = f" and {len(damaged) - NAMED} more" if len(damaged) > NAMED else ""
+    return ", ".join(f"{where} ({error})" for where, error in damaged[:NAMED]) + more
+
+
+def _first(parts: Sequence[tuple[Images, IntArray]], image_size: int | None) -> tuple[NDArray[Any], str]:
+    """The first image that can be read, and where it is."""
+    damaged = []
+    for images, positions in parts:
+        for position in positions.tolist():
+            pixels = _pixels(images, image_size, position, images.fetch(position))
+            if not isinstance(pixels, Damaged):
+                return pixels, images.where(position)
+            damaged.append(pixels)
+    raise _unreadable(damaged)
 
 
 def _decode_part(
     images: Images,
     positions: IntArray,
     image_size: int | None,
-    reference: tuple[ByteArray, str],
+    reference: tuple[NDArray[Any], str],
     pool: ThreadPoolExecutor,
-) -> ByteArray:
+    damaged: list[Damaged],
+) -> Decoded:
     first, first_where = reference
     height, width = first.shape[:2]
-    out = np.empty((len(positions), 1 if first.ndim == 2 else 3, height, width), np.uint8)
+    out = np.zeros((len(positions), 1 if first.ndim == 2 else 3, height, width), np.uint8)
+    read, deep = np.ones(len(positions), np.bool_), {}
     # Blocks bound what is decoded but not yet stored to about 64 MiB.
     block = max(8, min(2048, 2**26 // first.nbytes))
     for start in range(0, len(positions), block):
         for row, pixels in enumerate(_decode_block(images, positions[start : start + block], image_size, pool), start):
+            if isinstance(pixels, Damaged):
+                damaged.append(pixels)
+                read[row] = False
+                continue
             if pixels.shape[:2] != (height, width):
                 raise ValueError(
                     f"images must have one size, got {height} x {width} (height x width) in {first_where} and "
                     f"{pixels.shape[0]} x {pixels.shape[1]} in {images.where(int(positions[row]))}; give "
                     f"`image_size`, such as {min(height, width)}, to resize and crop them"
                 )
+            if pixels.dtype != np.uint8:
+                deep[row] = pixels
+                continue
             if pixels.ndim == 3 and out.shape[1] == 1:
                 out = np.repeat(out, 3, axis=1)
             out[row] = pixels if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
-    return out
+    return Decoded(out, positions, read, deep)
+
+
+def _settle_deep(parts: Sequence[Decoded]) -> None:
+    """Bring images of more than 8 bits to 8, all alike; the last part, which is reported on, has no say in it."""
+    known = [pixels for part in (parts[:-1] or parts) for pixels in part.deep.values()]
+    if not any(part.deep for part in parts):
+        return
+    largest = max((int(pixels.max()) for pixels in known), default=2**16 - 1)
+    bits = max(8, largest.bit_length())
+    for part in parts:
+        for row, pixels in part.deep.items():
+            part.pixels[row] = (pixels >> (bits - 8)).clip(max=255)
+    if bits != 16:
+        divided = f"divided by {2 ** (bits - 8)}" if bits > 8 else "taken as they are"
+        warnings.warn(
+            f"gray images of more than 8 bits have values up to {largest:,}, so that they are read as {bits} bits: {divided}",
+            stacklevel=3,
+        )
 
 
 def _decode_block(
     images: Images, positions: IntArray, image_size: int | None, pool: ThreadPoolExecutor
-) -> Iterator[ByteArray]:
+) -> Iterator[NDArray[Any] | Damaged]:
     fetched = [(int(position), images.fetch(int(position))) for position in positions]
     # Small images cost less than a hand-over between threads: give each thread several at once.
     runs = [fetched[start : start + 32] for start in range(0, len(fetched), 32)]
     return chain.from_iterable(pool.map(partial(_decode_run, images, image_size), runs))
 
 
-def _decode_run(images: Images, image_size: int | None, run: Sequence[tuple[int, Encoded]]) -> list[ByteArray]:
+def _decode_run(
+    images: Images, image_size: int | None, run: Sequence[tuple[int, Encoded]]
+) -> list[NDArray[Any] | Damaged]:
     return [_pixels(images, image_size, position, encoded) for position, encoded in run]
 
 
-def _pixels(images: Images, image_size: int | None, position: int, encoded: Encoded) -> ByteArray:
-    """One image as uint8 [H, W] where gray and [H, W, 3] otherwise."""
+def _pixels(images: Images, image_size: int | None, position: int, encoded: Encoded) -> NDArray[Any] | Damaged:
+    """One image as uint8 [H, W] where gray and [H, W, 3] otherwise; uint32 [H, W] where gray of more than 8 bits."""
     try:
         if isinstance(encoded, Image.Image):
             return _to_array(encoded, image_size)
@@ -172,26 +268,38 @@ def _pixels(images: Images, image_size: int | None, position: int, encoded: Enco
             return _to_array(image, image_size)
     except MemoryError:
         raise
+    except UnidentifiedImageError:
+        return Damaged(images.where(position), "no known format")
     except Exception as error:  # Pillow's readers raise many kinds on damaged input, struct.error and IndexError too
-        raise ValueError(
-            f"{images.where(position)} is not an image that can be read ({error}); replace or remove it"
-        ) from error
+        return Damaged(images.where(position), first_line(error))
 
 
-def _to_array(image: Image.Image, image_size: int | None) -> ByteArray:
+def _to_array(image: Image.Image, image_size: int | None) -> NDArray[Any]:
     if image_size is not None:
         image.draft(image.mode, (image_size, image_size))  # lets JPEG decode at a smaller scale, never below this size
     image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I"):  # 16 bit gray, which Pillow would clip to 255
-        image = Image.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
+    deep = image.mode.startswith("I")
+    if deep:  # Pillow would clip it to 255; resizing needs floating point
+        image = Image.fromarray(np.asarray(image).astype(np.float32))
     elif image.mode == "F":
         raise ValueError("floating-point pixels have no fixed range, save it with 8 bits")
-    mode = "L" if image.mode in _GRAY_MODES else "RGB"
-    if image.mode != mode:
-        image = image.convert(mode)
+    else:
+        image = _shown(image)
+        mode = "L" if image.mode in _GRAY_MODES else "RGB"
+        if image.mode != mode:
+            image = image.convert(mode)
     if image_size is not None and image.size != (image_size, image_size):
         image = ImageOps.fit(image, (image_size, image_size), Image.Resampling.BILINEAR)
-    return np.asarray(image)
+    return np.rint(np.asarray(image).clip(min=0)).astype(np.uint32) if deep else np.asarray(image)
+
+
+def _shown(image: Image.Image) -> Image.Image:
+    """An image, or its transparency where that alone shows anything."""
+    if image.mode not in _TRANSPARENT_MODES and "transparency" not in image.info:
+        return image
+    pixels = np.asarray(image.convert("RGBA"))
+    shows_nothing = (pixels[..., :3] == pixels[0, 0, :3]).all() and (pixels[..., 3] != pixels[0, 0, 3]).any()
+    return Image.fromarray(np.ascontiguousarray(pixels[..., 3])) if shows_nothing else image
 
 
 def check_memory(count: int, shape: tuple[int, ...]) -> None:

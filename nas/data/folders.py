@@ -12,6 +12,8 @@ from PIL import Image
 from nas.data.decoding import TEST_NAMES, Found, Images, default_class_names
 from nas.data.parquet import find_tables, listing, parquet_folder, parquet_parts, subfolders
 
+IMAGE_FOLDERS = frozenset({"image", "img", "input", "photo"})
+MASK_FOLDERS = frozenset({"mask", "label", "annotation", "target", "gt", "segmentation", "output"})
 EXTENSIONS = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".ppm", ".pgm", ".tif", ".tiff"})
 
 
@@ -64,6 +66,7 @@ def _find_class_folders(name: str, root: Path) -> Found:
 def _class_names(root: Path) -> tuple[str, ...]:
     names = tuple(folder.name for folder in subfolders(root))
     if names:
+        _refuse_masks(root, names)
         return names
     if any(_is_image(file.name) for file in root.iterdir()):
         raise ValueError(
@@ -74,6 +77,18 @@ def _class_names(root: Path) -> tuple[str, ...]:
         f"no data found in '{root}': expected a folder of images per class, 'train' and 'test' folders of these, "
         "or train*.parquet"
     )
+
+
+def _refuse_masks(root: Path, names: tuple[str, ...]) -> None:
+    """Refuse two folders that look like inputs and what is wanted of them."""
+    if len(names) != 2:
+        return
+    kinds = {name.lower().rstrip("s") for name in names}
+    if kinds & IMAGE_FOLDERS and kinds & MASK_FOLDERS:
+        raise ValueError(
+            f"an image folder must hold one folder per class, got {listing(names)} in '{root}', which look like images and what is "
+            "wanted of each, not like two classes; rename them if they are classes"
+        )
 
 
 def _class_folders(root: Path, class_names: tuple[str, ...]) -> Images:

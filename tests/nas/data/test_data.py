@@ -15,10 +15,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import ArrayLike
+from PIL import Image
+from torch.utils.data import TensorDataset
 
 import nas.data.dataset as data_module
+from nas import search
+from nas.data import named_data
 from nas.data.batches import batches, normalize
-from nas.data.dataset import Split, load_data
+from nas.data.dataset import ImageData, Split, load_data
 from nas.data.decoding import Found, Images
 from tests.small_data import class_folder, png, same_data
 
@@ -61,10 +65,47 @@ def test_constant_channels_normalise_without_nan(tmp_path: Path) -> None:
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         for number in range(5):
-            (tmp_path / name / f"{number}.png").write_bytes(png(9, "L"))
+            Image.new("RGB", (8, 8), (9, 20 * number, 0)).save(tmp_path / name / f"{number}.png")
     data = load_data(tmp_path)
-    assert data.std == (1.0,)
-    assert torch.equal(normalize(data.test.images, data.mean, data.std), torch.zeros(2, 1, 8, 8))
+    assert data.std[0] == data.std[2] == 1.0 != data.std[1]
+    assert torch.equal(normalize(data.test.images, data.mean, data.std)[:, ::2], torch.zeros(2, 2, 8, 8))
+
+
+def test_training_images_of_one_value_are_refused(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        for number in range(5):
+            (tmp_path / name / f"{number}.png").write_bytes(png(9, "L"))
+    with pytest.raises(ValueError, match=r"training images must differ, got 4 of '.*' that hold one value, 9 of 255"):
+        load_data(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "message"),
+    [
+        (torch.zeros(4, 1, 2, 2), torch.zeros(4, dtype=torch.int64), r"`train` must hold images as uint8 .*float32"),
+        (torch.zeros(4, 2, 2).byte(), torch.zeros(4, dtype=torch.int64), r"uint8 of shape \(N, .*\(4, 2, 2\)"),
+        (torch.zeros(4, 1, 2, 2).byte(), torch.zeros(4, 1, dtype=torch.int64), r"one int64 label for each of its 4"),
+        (torch.zeros(4, 1, 2, 2).byte(), torch.zeros(4), r"one int64 label .* got torch.float32"),
+        (torch.zeros(4, 1, 2, 2).byte(), torch.arange(1, 5), r"in 0..3, .* got 1 to 4; number the classes from 0"),
+    ],
+)
+def test_images_and_labels_of_ones_own_are_checked(images: torch.Tensor, labels: torch.Tensor, message: str) -> None:
+    empty = Split(torch.zeros(1, 1, 2, 2).byte(), torch.zeros(1, dtype=torch.int64))
+    with pytest.raises(ValueError, match=message):
+        ImageData("own", Split(images, labels), empty, empty, tuple("abcd"), (0.5,), (0.5,), 0, False)
+
+
+def test_data_are_taken_by_name_by_path_and_loaded(tmp_path: Path) -> None:
+    assert named_data("digits") == ("digits", None)
+    assert named_data(tmp_path) == (str(tmp_path), None)
+    digits = load_data("digits")
+    assert named_data(digits) == ("digits", digits)
+    dataset = TensorDataset(torch.zeros(3, 1))
+    with pytest.raises(ValueError, match=r"a path, or a name such as digits.* got a TensorDataset; save images as"):
+        named_data(dataset)
+    with pytest.raises(ValueError, match="got a TensorDataset"):
+        search("resnet20-pooling", dataset)  # type: ignore[arg-type]
 
 
 def _labelled(labels: ArrayLike, test: ArrayLike | None = None) -> Found:

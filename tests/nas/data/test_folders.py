@@ -38,7 +38,8 @@ def test_a_relative_text_path_names_the_folder(tmp_path: Path, monkeypatch: pyte
 def test_folder_with_parts(tmp_path: Path, test_name: str) -> None:
     class_folder(tmp_path / "train", {"cat": 6, "dog": 6})
     class_folder(tmp_path / test_name, {"dog": 3}, start=100)
-    data = load_data(tmp_path)
+    with pytest.warns(UserWarning, match="no test image of .* is of class 'cat': test figures say nothing of it"):
+        data = load_data(tmp_path)
     assert colours(data.test) == [100, 101, 102]
     assert data.test.labels.tolist() == [1, 1, 1]
     assert sorted(colours(data.training)) == list(range(12))
@@ -118,3 +119,10 @@ def test_another_kind_of_file(tmp_path: Path) -> None:
     (tmp_path / "x.csv").touch()
     with pytest.raises(ValueError, match=r"a data file must be \.parquet, got '.*x\.csv'"):
         load_data(tmp_path / "x.csv")
+
+
+def test_images_beside_masks_are_no_classes(tmp_path: Path) -> None:
+    root = class_folder(tmp_path, {"images": 5, "masks": 5})
+    with pytest.raises(ValueError, match=r"got 'images', 'masks' in .* not like two classes; rename them"):
+        load_data(root)
+    assert load_data(class_folder(tmp_path / "three", {"images": 5, "masks": 5, "others": 5})).num_classes == 3
