@@ -3,7 +3,8 @@
 Conventions, used everywhere in the toolkit:
     macs          multiply-accumulates of convolutions, linear layers and matrix products (attention: both of its products, masks
                   save nothing), for one sample. `flops` is 2 x macs, always.
-    params        elements of all parameters, each parameter once however often it is used. Buffers are not parameters.
+    params        elements of all parameters, each parameter once however often it is used, and of weights that quantised layers keep
+                  packed. Buffers are not parameters.
     activations   elements that those same operators put out, for one sample.
     weight_bytes  bytes of all parameters at their own dtype.
 Everything else (biases, normalisation, activation functions, pooling, additions, moving data) counts nothing, as in most of the
@@ -24,6 +25,8 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch._ops import HigherOrderOperator
+from torch.nn.attention import flex_attention
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
@@ -107,6 +110,8 @@ def count(module: nn.Module, inputs: Inputs) -> Profile:
 class Tally(TorchDispatchMode):
     """Adds up what every operator costs, in the name of each module that it runs in."""
 
+    supports_higher_order_operators = True
+
     def __init__(self) -> None:
         super().__init__()
         self.running: list[tuple[str, ...]] = [("",)]
@@ -117,8 +122,9 @@ class Tally(TorchDispatchMode):
 
     def watch(self, module: nn.Module) -> None:
         """Put hooks on a module's submodules that tell which of them are running; lists run with what they hold."""
-        lists = {name for name, part in module.named_modules() if name and type(part).forward is nn.Module.forward}
-        for name, part in module.named_modules():
+        parts = {name: part for name, part in module.named_modules() if not isinstance(part, torch.jit.ScriptModule)}
+        lists = {name for name, part in parts.items() if name and type(part).forward is nn.Module.forward}
+        for name, part in parts.items():
             if name:
                 names = [name]
                 while (holder := names[-1].rpartition(".")[0]) in lists:
@@ -134,6 +140,8 @@ class Tally(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if isinstance(func, HigherOrderOperator):
+            return self._whole(func, args, kwargs)
         operator = func._overloadpacket
         if not has_formula(operator):
             with self:
@@ -146,6 +154,16 @@ class Tally(TorchDispatchMode):
             self.add(operator, macs, args, kwargs, out)
         elif not counts_nothing(func):
             self.unsupported[str(operator)] += 1
+        return out
+
+    def _whole(self, operator: HigherOrderOperator, args: Any, kwargs: Any) -> Any:
+        """One call of an operator that takes functions, such as flex_attention: by its formula, or not counted and named."""
+        out = operator(*args, **kwargs)
+        macs = macs_of(operator, args, kwargs, out)
+        if macs is None:
+            self.unsupported[operator.name()] += 1
+        else:
+            self.add(operator, macs, args, kwargs, out)
         return out
 
     def add(self, operator: Any, macs: int, args: Any, kwargs: Any, out: Any) -> None:
@@ -204,14 +222,17 @@ def _run(
 
 @contextmanager
 def _without_fused_layers() -> Iterator[None]:
-    """torch's fast paths for recurrent layers, too, run a whole layer as one operator, in which nothing can be counted."""
+    """Switch off what hides operators: torch's fast paths, for recurrent layers too, and flex_attention's own compiler."""
     before = torch.backends.mkldnn.enabled
+    compiles = flex_attention._FLEX_ATTENTION_DISABLE_COMPILE_DEBUG
     torch.backends.mkldnn.enabled = False  # type: ignore[assignment]
+    flex_attention._FLEX_ATTENTION_DISABLE_COMPILE_DEBUG = True
     try:
         with without_fused_attention():
             yield
     finally:
         torch.backends.mkldnn.enabled = before
+        flex_attention._FLEX_ATTENTION_DISABLE_COMPILE_DEBUG = compiles
 
 
 @contextmanager
@@ -264,9 +285,18 @@ def _explained(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any],
     )
 
 
+def _weights(module: nn.Module) -> Iterator[Tensor]:
+    """All parameters, and weights and biases that quantised layers keep packed."""
+    yield from module.parameters()
+    for part in module.modules():
+        packed = getattr(part, "_packed_params", None)
+        if isinstance(packed, torch.ScriptObject):
+            yield from (tensor for tensor in packed.unpack() if tensor is not None)  # type: ignore[attr-defined]
+
+
 def _params(module: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())
+    return sum(weight.numel() for weight in _weights(module))
 
 
 def _weight_bytes(module: nn.Module) -> int:
-    return sum(parameter.numel() * parameter.element_size() for parameter in module.parameters())
+    return sum(weight.numel() * weight.element_size() for weight in _weights(module))

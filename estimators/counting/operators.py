@@ -43,8 +43,18 @@ FUSED_ATTENTION = frozenset(
         aten._scaled_dot_product_flash_attention,
         aten._scaled_dot_product_flash_attention_for_cpu,
         aten._scaled_dot_product_fused_attention_overrideable,
+        torch.ops.higher_order.flex_attention,
     )
 )
+
+QUANTISED = frozenset(
+    getattr(torch.ops.quantized, name)
+    for name in (
+        "linear", "linear_relu", "linear_dynamic", "linear_relu_dynamic", "conv1d", "conv1d_relu", "conv2d", "conv2d_relu", "conv3d",
+        "conv3d_relu",
+    )
+)  # fmt: skip
+"""Operators over (inputs, packed weights, ...)."""
 
 COUNTS_NOTHING = frozenset(
     """
@@ -53,6 +63,7 @@ COUNTS_NOTHING = frozenset(
     scalar_tensor uniform zero zeros zeros_like
 
     _assert_async _linalg_check_errors _local_scalar_dense
+    _pack_padded_sequence _pad_packed_sequence as_strided detach squeeze swapaxes swapdims t transpose unsqueeze
     _reshape_alias _reshape_copy _resize_output _shape_as_tensor _to_copy _unsafe_index
     _unsafe_masked_index _unsafe_view block_diag cat channel_shuffle clone col2im constant_pad_nd copy embedding _embedding_bag
     _embedding_bag_forward_only flip gather im2col index index_add index_copy index_fill index_put index_select masked_fill
@@ -87,11 +98,14 @@ def macs_of(operator: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], out
         return int(flop_registry[operator](*args, **kwargs, out_val=out)) // 2
     if operator in MORE_FLOPS:
         return MORE_FLOPS[operator](*args, **kwargs) // 2
+    if operator in QUANTISED:
+        weight, _ = args[1].unpack()
+        return int(out.numel() * weight[0].numel())
     return None
 
 
 def has_formula(operator: Any) -> bool:
-    return operator in flop_registry or operator in MORE_FLOPS
+    return operator in flop_registry or operator in MORE_FLOPS or operator in QUANTISED
 
 
 def activations_of(operator: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], out: Any) -> int:
@@ -102,7 +116,7 @@ def activations_of(operator: Any, args: tuple[Any, ...], kwargs: Mapping[str, An
 
 def counts_nothing(overload: Any) -> bool:
     """Whether an operator is known to multiply and accumulate nothing; of any other it is not known."""
-    if overload.namespace == "prim" or overload.is_view or torch.Tag.pointwise in overload.tags:
+    if overload.namespace in ("prim", "profiler") or overload.is_view or torch.Tag.pointwise in overload.tags:
         return True
     name = overload._overloadpacket.__name__
     return overload.namespace == "aten" and (name.removesuffix("_") in COUNTS_NOTHING)

@@ -7,12 +7,11 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import torch
 from torch import nn
 
-from estimators.counting.count import count, device_of, standing_in
+from estimators.counting.count import Inputs, count, device_of, example, standing_in
 from search_spaces.core import first_line, quiet, unknown_name
 
 INSTALL = 'install the extra with: pip install "nas-toolkit[counters]"'
@@ -42,51 +41,61 @@ class Count:
         return sum(macs for name, macs in self.operators.items() if name in CONV_LINEAR)
 
 
-def count_with(counter: str, module: nn.Module, input_shape: Sequence[int]) -> Count:
+def count_with(counter: str, module: nn.Module, inputs: Inputs) -> Count:
     """Count with one of `COUNTERS`.
 
     Args:
         counter: its name.
         module: left as it was.
-        input_shape: of one sample, without the batch.
+        inputs: the shape of one sample, without the batch, or the module's own inputs, see `count`; fvcore and thop take no inputs by
+            name.
 
     Raises:
         ValueError: no such counter, its package is not installed, or the module does not run on such inputs.
     """
     if counter not in COUNTERS:
         raise unknown_name("counter", counter, COUNTERS)
-    return COUNTERS[counter].run(module, tuple(input_shape))
+    return COUNTERS[counter].run(module, inputs)
 
 
-def compare(module: nn.Module, input_shape: Sequence[int], counters: Sequence[str] | None = None) -> dict[str, Count]:
+def compare(module: nn.Module, inputs: Inputs, counters: Sequence[str] | None = None) -> dict[str, Count]:
     """One module through several counters, or all, side by side; see `count_with`."""
-    return {counter: count_with(counter, module, input_shape) for counter in counters or COUNTERS}
+    return {counter: count_with(counter, module, inputs) for counter in counters or COUNTERS}
 
 
-def _torch(module: nn.Module, input_shape: tuple[int, ...]) -> Count:
-    profile = count(module, input_shape)
+def _torch(module: nn.Module, inputs: Inputs) -> Count:
+    profile = count(module, inputs)
     return Count(profile.total.macs, profile.total.params, profile.operators, profile.unsupported)
 
 
-def _fvcore(module: nn.Module, input_shape: tuple[int, ...]) -> Count:
-    with quiet(), _explained("fvcore", module, input_shape):
+def _positional(module: nn.Module, inputs: Inputs) -> tuple[Any, ...]:
+    args, kwargs = example(module, inputs, device_of(module))
+    if kwargs:
+        raise ValueError(f"inputs by name ({', '.join(kwargs)}) are not taken")
+    return args
+
+
+def _fvcore(module: nn.Module, inputs: Inputs) -> Count:
+    with quiet(), _explained("fvcore", module):
         from fvcore.nn import FlopCountAnalysis, parameter_count
 
         own = standing_in(module, device_of(module))
-        analysis = FlopCountAnalysis(own, torch.zeros(1, *input_shape, device=device_of(module)))
+        analysis = FlopCountAnalysis(own, _positional(module, inputs))
         analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
         operators = {name: int(macs) for name, macs in analysis.by_operator().items()}
     return Count(int(analysis.total()), parameter_count(own)[""], operators, dict(analysis.unsupported_ops()))
 
 
-def _thop(module: nn.Module, input_shape: tuple[int, ...]) -> Count:
-    with quiet(), _explained("thop", module, input_shape):
+def _thop(module: nn.Module, inputs: Inputs) -> Count:
+    with quiet(), _explained("thop", module):
         import thop
 
         # in a container, because thop counts no parameters of the outermost module
         own = nn.Sequential(standing_in(module, device_of(module)))
-        sample = torch.zeros(1, *input_shape, device=device_of(module))
-        macs, params, children = thop.profile(own, inputs=(sample,), verbose=False, ret_layer_info=True)
+        given = _positional(module, inputs)
+        if len(given) > 1:
+            raise ValueError("it takes one input")  # of the container
+        macs, params, children = thop.profile(own, inputs=given, verbose=False, ret_layer_info=True)
     rules = sys.modules["thop.profile"].register_hooks  # `thop.profile` itself is the function
     leaves = [type(part) for part in own.modules() if not list(part.children())]
     unsupported = Counter(kind.__name__ for kind in leaves if kind not in rules)
@@ -108,23 +117,23 @@ def _add_up(
 
 
 @contextmanager
-def _explained(counter: str, module: nn.Module, input_shape: tuple[int, ...]) -> Iterator[None]:
+def _explained(counter: str, module: nn.Module) -> Iterator[None]:
     try:
         yield
     except ImportError as error:
         raise ValueError(f"counter {counter} needs a package that is missing ({error}); {INSTALL}") from error
     except Exception as error:
         raise ValueError(
-            f"{counter} must run {type(module).__name__} on one sample of shape {input_shape} to count it, and cannot: "
-            f"{first_line(error)}; give another shape or use the counter torch"
+            f"{counter} must run {type(module).__name__} on the inputs to count it, and cannot: {first_line(error)}; give others or "
+            "use the counter torch"
         ) from error
 
 
 class CounterEntry(NamedTuple):
-    """One counter: what it is, and (module, shape of one sample) -> what it says."""
+    """One counter: what it is, and (module, inputs) -> what it says."""
 
     help: str
-    run: Callable[[nn.Module, tuple[int, ...]], Count]
+    run: Callable[[nn.Module, Inputs], Count]
 
 
 COUNTERS: dict[str, CounterEntry] = {

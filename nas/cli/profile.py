@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any
 
+import torch
 import typer
 from torch import nn
 
 from estimators.counting import Count, Profile, compare, count, count_with
 from nas.cli import terminal
 from nas.cli.options import Choices, Json, Paths, SpaceOptions, in_options, space_options
+from nas.pruning import example_inputs
 from nas.report import si
-from nas.runtime import import_function, names, shape, yaml_values
+from nas.runtime import import_function, names, yaml_values
 from nas.study import build_space
 from search_spaces import SPACES, SearchSpace
 from search_spaces.core import unknown_name
@@ -45,7 +47,11 @@ def profile_command(
     ],
     arch: Annotated[str | None, typer.Option(help="Architecture of a space, such as 4-3-3.")] = None,
     input: Annotated[
-        str | None, typer.Option(help="Input shape of a module, such as 1x3x224x224; the batch is counted as 1.")
+        list[str] | None,
+        typer.Option(
+            help="Shape of a module's input, batch and all, such as 1x3x224x224, or module:function that returns inputs; several are "
+            "given in order.",
+        ),
     ] = None,
     counter: Annotated[
         str, typer.Option(help="See `nas list counters`; several with commas stand side by side.")
@@ -64,7 +70,7 @@ def profile_command(
     """
     with in_options({"input": "input"}):
         options = space_options(yaml_values(option, "--option"), choices, paths)
-        found = profile(target, arch=arch, input_shape=shape(input), counter=counter, by=by, options=options)
+        found = profile(target, arch=arch, inputs=input or (), counter=counter, by=by, options=options)
     if json:
         terminal.show_json(found.totals)
         return
@@ -77,17 +83,18 @@ def profile(
     target: str,
     *,
     arch: str | None = None,
-    input_shape: tuple[int, ...] | None = None,
+    inputs: Sequence[str] = (),
     counter: str = "torch",
     by: str | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> Profiled:
-    """Count one network, for one sample.
+    """Count one network: of a space for one sample, a module for one call on its inputs as they are given.
 
     Args:
         target: a search space, or `module:function` of a function that returns a space or a module.
         arch: which architecture of the space; not for a module.
-        input_shape: batch first; for a module, and not for a space, which knows it. The batch is counted as 1.
+        inputs: of a module, in order: the shape of a tensor of random numbers, such as 1x3x32x32, or `module:function`, which returns
+            a tensor, several in a tuple, or a dict by name. A space knows its own.
         counter: one of `estimators.COUNTERS`, or several with commas between them, which are put side by side.
         by: module, which is the default and for the counter torch alone, or operator.
         options: keyword arguments of the space's factory or of the function.
@@ -106,7 +113,7 @@ def profile(
         else _call(target, options or {})
     )
     if isinstance(made, SearchSpace):
-        if input_shape is not None:
+        if inputs:
             raise ValueError(
                 f"{target!r} is a search space and knows its input, {_sizes(made.net.input_shape)}: leave out --input; "
                 "`nas spaces` lists the options of spaces, such as image_size"
@@ -117,19 +124,21 @@ def profile(
             )
         found = made.parse(arch)
         module: nn.Module = made.build(found)
-        name, sizes = f"{made.name} {made.label(found)}", made.net.input_shape
+        name, given = f"{made.name} {made.label(found)}", made.net.input_shape
+        notes = []
     else:
         if arch is not None:
             raise ValueError(f"{target!r} is a module, which has no architectures: leave out --arch {arch}")
-        if input_shape is None:
+        if not inputs:
             raise ValueError(f"{target!r} is a module: give the shape of its input with --input, such as 1x3x224x224")
-        module, name, sizes = made, target, input_shape[1:]
+        module, name, given = made, target, _given(inputs, made)
+        notes = _several(inputs)
     if len(counters) > 1:
-        return _side_by_side(name, compare(module, sizes, counters))
+        return _side_by_side(name, compare(module, given, counters), notes)
     counter = counters[0]
     if counter == "torch":
-        return _ours(name, count(module, sizes), by)
-    counted = count_with(counter, module, sizes)
+        return _ours(name, count(module, given), by, notes)
+    counted = count_with(counter, module, given)
     totals = {
         "name": name,
         "counter": counter,
@@ -140,10 +149,23 @@ def profile(
     }
     rows = [[operator, si(macs)] for operator, macs in sorted(counted.operators.items(), key=lambda item: -item[1])]
     title = f"{name} by {counter}: {si(counted.macs)} macs, {si(counted.params)} params"
-    return Profiled(title, totals, ["operator", "macs"], rows, _notes(counted.unsupported))
+    return Profiled(title, totals, ["operator", "macs"], rows, notes + _notes(counted.unsupported))
 
 
-def _side_by_side(name: str, found: Mapping[str, Count]) -> Profiled:
+def _given(texts: Sequence[str], module: nn.Module) -> Any:
+    """The inputs behind what was typed, shapes in the module's own kind of floats."""
+    kind = next((p.dtype for p in module.parameters() if p.is_floating_point()), torch.float32)
+    found = [example_inputs(text) if ":" in text else example_inputs(text).to(kind) for text in texts]
+    return found[0] if len(found) == 1 else tuple(found)
+
+
+def _several(texts: Sequence[str]) -> list[str]:
+    """What to say where an input's first axis may be a batch: which axis is the batch is not known of a module."""
+    first = next((text for text in texts if ":" not in text and not text.startswith("1x")), None)
+    return [] if first is None else [f"counted for one call on {', '.join(texts)}, whatever is a batch in it"]
+
+
+def _side_by_side(name: str, found: Mapping[str, Count], notes: list[str]) -> Profiled:
     figures = {
         "macs": lambda each: each.macs,
         "convolutions and linear": lambda each: each.conv_linear_macs,
@@ -160,11 +182,11 @@ def _side_by_side(name: str, found: Mapping[str, Count]) -> Profiled:
         }
         for counter, each in found.items()
     }
-    notes = [f"{counter}: {note}" for counter, each in found.items() for note in _notes(each.unsupported)]
+    notes = notes + [f"{counter}: {note}" for counter, each in found.items() for note in _notes(each.unsupported)]
     return Profiled(name, {"name": name, "counters": totals}, ["", *found], rows, notes)
 
 
-def _ours(name: str, found: Profile, by: str | None) -> Profiled:
+def _ours(name: str, found: Profile, by: str | None, notes: list[str]) -> Profiled:
     total = found.total
     totals = {
         "name": name,
@@ -182,15 +204,14 @@ def _ours(name: str, found: Profile, by: str | None) -> Profiled:
     if by == "operator":
         shares = sorted(found.operators.items(), key=lambda item: -item[1])
         operators = [[operator, si(macs), f"{macs / max(total.macs, 1):.1%}"] for operator, macs in shares]
-        return Profiled(title, totals, ["operator", "macs", "share"], operators, _notes(found.unsupported))
+        return Profiled(title, totals, ["operator", "macs", "share"], operators, notes + _notes(found.unsupported))
     rows = [
         [part or "(all)", si(cost.macs), f"{cost.macs / max(total.macs, 1):.1%}", si(cost.params), si(cost.activations)]
         for part, cost in found.modules.items()
         if cost.macs or cost.params
     ]
-    return Profiled(
-        title, totals, ["module", "macs", "share", "params", "activations"], rows, _notes(found.unsupported)
-    )
+    columns = ["module", "macs", "share", "params", "activations"]
+    return Profiled(title, totals, columns, rows, notes + _notes(found.unsupported))
 
 
 def _notes(unsupported: Mapping[str, int]) -> list[str]:

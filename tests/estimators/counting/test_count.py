@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.nn.attention.flex_attention import flex_attention
 from torch.utils.flop_counter import FlopCounterMode
 
 from estimators import Cost, count, measure_latency, peak_memory
@@ -313,3 +314,55 @@ def test_a_shape_means_floats_of_the_modules_own_kind(dtype: torch.dtype) -> Non
     assert (found.macs, found.activations) == (single[0].macs, single[0].activations)
     assert peak_memory(own, (3, 8, 8)).peak_bytes == single[1] * dtype.itemsize // 4
     assert measure_latency(own, (3, 8, 8), runs=5, warmup_s=1e-3).median_ms > 0
+
+
+class Flexible(nn.Module):
+    """Attention over 4 heads of 8, by flex_attention."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.all = nn.Linear(32, 96)
+
+    def forward(self, x: Tensor) -> Tensor:
+        query, key, value = (part.view(*part.shape[:2], 4, 8).transpose(1, 2) for part in self.all(x).chunk(3, dim=-1))
+        return flex_attention(query, key, value)
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+def test_flex_attention_counts_both_products() -> None:
+    found = count(Flexible(), (16, 32))
+    assert found.operators == {"addmm": 16 * 32 * 96, "flex_attention": 2 * 4 * 16 * 16 * 8}
+    assert not found.unsupported
+    assert found.total.activations == 16 * 96 + 4 * 16 * 16 + 4 * 16 * 8  # the scores too, as of other fused attention
+
+
+def test_operators_that_take_functions_are_named_where_they_cannot_be_counted() -> None:
+    chosen = Calls(lambda x: torch.ops.higher_order.cond(x.sum() > 0, torch.relu, torch.neg, (x,)))
+    assert count(chosen, (4, 4)).unsupported == {"cond": 1}
+
+
+def test_moving_data_and_profiling_cost_nothing() -> None:
+    def moves(x: Tensor) -> Tensor:
+        with torch.profiler.record_function("moving"):
+            y = x.clone().transpose_(1, 2).squeeze_(-1).unsqueeze_(-1)[..., 0]
+        return nn.utils.rnn.pack_padded_sequence(y, torch.tensor([y.shape[1]]), batch_first=True).data
+
+    assert not count(Calls(moves), (4, 5, 1)).unsupported
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("make", [torch.jit.script, lambda module: torch.jit.trace(module, torch.zeros(1, 8))])
+def test_scripted_modules_are_counted_as_a_whole(make: Callable[[nn.Module], nn.Module]) -> None:
+    network = nn.Sequential(nn.Linear(8, 4), nn.ReLU(), nn.Linear(4, 2)).eval()
+    assert count(make(network), (8,)).total == count(network, (8,)).total
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_quantised_layers_have_macs_and_params() -> None:
+    network = nn.Sequential(nn.Linear(8, 4), nn.ReLU(), nn.Linear(4, 2)).eval()
+    small = torch.ao.quantization.quantize_dynamic(network, {nn.Linear}, torch.qint8)
+    whole, found = count(network, (8,)).total, count(small, (8,))
+    assert (found.total.macs, found.total.params) == (whole.macs, whole.params) == (40, 46)
+    assert found.total.weight_bytes == 40 + 4 * 6
+    assert found.modules["2"] == Cost(8, 10, 2, 8 + 4 * 2)
+    assert not found.unsupported

@@ -140,9 +140,7 @@ def test_bad_input_is_explained() -> None:
     with pytest.raises(ValueError, match="no counter is named 'fvcor'; did you mean fvcore"):
         count_with("fvcor", nn.Linear(4, 3), (4,))
     for counter in OTHERS:
-        with pytest.raises(
-            ValueError, match=rf"{counter} must run Linear on one sample of shape \(5,\).*; give another"
-        ):
+        with pytest.raises(ValueError, match=rf"{counter} must run Linear on the inputs .*; give others"):
             count_with(counter, nn.Linear(4, 3), (5,))
 
 
