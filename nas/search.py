@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 import warnings
 from collections.abc import Sequence
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from optuna.trial import FrozenTrial
 
 from estimators.latency import CONDITIONS, compare_latency, load_table
 from estimators.zero_cost import ZERO_COST
@@ -18,8 +20,10 @@ from nas.export import export
 from nas.objectives import estimates, losses
 from nas.report import write_report, write_tables
 from nas.retrain import build, retrain
-from nas.runtime import half, stream, write_json
+from nas.runtime import half, import_function, stream, write_json
 from nas.scoring import (
+    Evaluate,
+    EvaluatedScorer,
     Figures,
     LatencyScorer,
     NetworkScorer,
@@ -29,6 +33,7 @@ from nas.scoring import (
     UntrainedScorer,
     contract,
     latency_figures,
+    taken_by,
     within,
 )
 from nas.strategies import STRATEGIES, make_strategy
@@ -37,7 +42,7 @@ from nas.train import adopt, open_run, train_supernets
 from nas.training import NotFinite
 from pruners.progress import Progress, silent
 from search_spaces import Architecture, SearchSpace
-from search_spaces.core import takes
+from search_spaces.core import first_line, takes
 
 WORST = 1e30
 """What strategies are told of an architecture without a value of an objective: finite, and worse than any."""
@@ -46,21 +51,26 @@ WORST = 1e30
 @takes(RunConfig)
 def search(
     space: str | SearchSpace,
-    data: str | Path | ImageData,
+    data: str | Path | ImageData | None = None,
     *,
+    evaluate: str | Evaluate | None = None,
     out: str | Path | None = None,
     progress: Progress = silent,
     trust: bool = False,
     **settings: Any,
 ) -> Study:
-    """Search `space` on `data` and leave the front trained, exported and drawn in a run folder.
+    """Search `space` on `data` and leave the front trained, exported and drawn in a run folder; or by a function of one's own.
 
-    Calling it again with the same arguments goes on where it was stopped, and does nothing once it is finished. While
-    supernets train, the second call may give another learning rate, say after the loss became infinite.
+    Calling it again with the same arguments goes on where it was stopped, and does nothing once it is finished, unless it is given a
+    larger budget. While supernets train, the second call may give another learning rate, say after the loss became infinite.
 
     Args:
         space: a built-in space's name, `module:function`, or a SearchSpace.
         data: what `nas.data.load_data` takes, or images already loaded.
+        evaluate: in place of data and training, a function or `module:function` that gives a network its figures: called as
+            `evaluate(model, arch)` with an untrained network on the CPU and its architecture (or with `model` or `arch` alone, where it
+            takes only that), it returns numbers by name, or one number. Its figures are objectives by names of their own with a
+            direction, `score:max`, in Python also `objectives={"score": "max", "macs": "min"}`. What it raises is a failed trial.
         out: the run folder. Default: `runs/<space>-<data>-<strategy>-seed<seed>`.
         progress: told about long steps.
         trust: import the function that the teacher's folder names, if it names one; see docs/trust.md.
@@ -73,14 +83,16 @@ def search(
         ValueError: a setting, the data or the folder do not fit; the message says what does.
         NotFinite: a loss is NaN or infinite; the checkpoint of the last good epoch stays.
     """
-    source, images = named_data(data)
-    config = configure(space if isinstance(space, str) else space.name, source, **settings)
+    source, images = (None, None) if data is None else named_data(data)
+    named = space if isinstance(space, str) else space.name
+    config = configure(named, source, evaluate=_name(evaluate), **settings)
     config = adopt(config)
     return run(
         config,
         run_folder(config, config.strategy) if out is None else Path(out),
         space=None if isinstance(space, str) else space,
         data=images,
+        evaluate=None if isinstance(evaluate, str) else evaluate,
         progress=progress,
         trust=trust,
     )
@@ -92,21 +104,23 @@ def run(
     *,
     space: SearchSpace | None = None,
     data: ImageData | None = None,
+    evaluate: Evaluate | None = None,
     progress: Progress = silent,
     trust: bool = False,
 ) -> Study:
     """Carry out a configuration in a run folder, or go on with it; see `search`. The functions that it names are imported."""
+    if config.evaluate is not None:
+        evaluate = evaluate or import_function(config.evaluate)
+        taken_by(evaluate)
     study, data, device = open_run(config, folder, space=space, data=data, trust=trust)
     space = study.space
     with study.locked(), study.session():
-        kept = contract(space)
-        scorers: list[Scorer] = [kept.costs]
-        if config.latency_table is not None:
-            scorers.append(TableScorer(space, load_table(config.latency_table, space)))
-        elif "latency_ms" in config.objectives:
-            scorers.append(LatencyScorer(space, device))
-        if known := estimates(config.objectives, config.hardware):
-            scorers.append(NetworkScorer(space, known))
+        kept, scorers = contract(space), _of_costs(study, device)
+        if evaluate is not None:
+            scorers.append(EvaluatedScorer(space, evaluate, study.objectives, config.seed))
+            propose(study, scorers, progress)
+            return _written(study)
+        assert data is not None
         if untrained := [name for name in config.objectives if name in ZERO_COST]:
             scorers.append(UntrainedScorer(space, untrained, data, device, config.seed))
         with half(config.bfloat16):
@@ -119,9 +133,34 @@ def run(
             _retrain(study, data, device, progress)
         _export_front(study, data, progress)
         _measure_front(study, device)
-        write_tables(study)
-        write_report(study)
+        return _written(study)
+
+
+def _of_costs(study: Study, device: torch.device) -> list[Scorer]:
+    """What gives trials the figures that need neither data nor training."""
+    config, space = study.config, study.space
+    scorers: list[Scorer] = [contract(space).costs]
+    if config.latency_table is not None:
+        scorers.append(TableScorer(space, load_table(config.latency_table, space)))
+    elif "latency_ms" in config.objectives:
+        scorers.append(LatencyScorer(space, device))
+    if known := estimates(config.objectives, config.hardware):
+        scorers.append(NetworkScorer(space, known))
+    return scorers
+
+
+def _written(study: Study) -> Study:
+    write_tables(study)
+    write_report(study)
     return study
+
+
+def _name(evaluate: str | Evaluate | None) -> str | None:
+    """What a function is called in the configuration."""
+    if evaluate is None or isinstance(evaluate, str):
+        return evaluate
+    named = evaluate if hasattr(evaluate, "__qualname__") else type(evaluate)
+    return f"{named.__module__}:{named.__qualname__}"
 
 
 def propose(study: Study, scorers: Sequence[Scorer], progress: Progress) -> None:
@@ -131,20 +170,22 @@ def propose(study: Study, scorers: Sequence[Scorer], progress: Progress) -> None
     know is scored. So the strategy ends in the same state, and no trial is lost or doubled. Of a trained model the strategy is told
     of the uniformly pruned ones first.
 
+    What a trial raises makes it a failed one, which the strategy is told of as worse than any; it is not tried again.
+
     Raises:
-        ValueError: no architecture keeps the limits.
+        ValueError: no architecture keeps the limits, or too many trials failed in a row.
     """
     config, space, kept = study.config, study.space, contract(study.space)
     for scorer in scorers:
         if isinstance(scorer, SupernetScorer):
             space = scorer.sampler.narrowed(space)
     allowed = within(space, config.limits, kept.costs)
-    known = {study.architecture(trial).key: trial for trial in study.journal.trials(SEARCH)}
+    known = _known(study)
     strategy = make_strategy(config.strategy, allowed, stream(config.seed, "strategy"))
     expected = min(config.budget.trials or space.raw_size, space.raw_size)
     together = STRATEGIES[config.strategy].together if config.supernets.count else 1
     start = [arch for arch in kept.start() if allowed.keeps(arch)]
-    told, spent = 0, 0.0
+    told, spent, failures = 0, 0.0, 0
     progress("ranking", 0, expected)
     while told < expected and spent < (config.budget.seconds or float("inf")):
         archs = start[told : told + 1] or strategy.ask(min(together, expected - told))
@@ -155,14 +196,18 @@ def propose(study: Study, scorers: Sequence[Scorer], progress: Progress) -> None
             progress("ranking", told + count * done / total, expected)
 
         new = [arch for arch in archs if arch.key not in known]
-        for arch, figures in zip(new, _score(new, scorers, inner), strict=True):
-            values = [figures[name] for name in config.objectives]
-            notes = {name: value for name, value in figures.items() if name not in config.objectives}
-            study.add(SEARCH, arch, values, notes)
+        for arch, outcome in zip(new, _score(new, scorers, inner), strict=True):
+            failures = failures + 1 if _add(study, arch, outcome) else 0
+            if failures == config.budget.max_failures:
+                raise ValueError(
+                    f"{failures} trials in a row failed, the last of them with {outcome['reason']}; mend what fails, or allow more by "
+                    f"`max_failures`; {study.folder} keeps what was tried"
+                )
         if new:
-            known = {study.architecture(trial).key: trial for trial in study.journal.trials(SEARCH)}
+            known = _known(study)
         batch = [known[arch.key] for arch in archs]
-        values = np.clip([trial.values for trial in batch], -WORST, WORST)
+        worst = [-WORST if objective.higher_is_better else WORST for objective in study.objectives]
+        values = np.clip([trial.values or worst for trial in batch], -WORST, WORST)
         strategy.tell(archs, losses(values, study.objectives))
         told += len(archs)
         spent += sum(trial.user_attrs["seconds"] for trial in batch)
@@ -175,9 +220,38 @@ def propose(study: Study, scorers: Sequence[Scorer], progress: Progress) -> None
     _tell_missing(study)
 
 
+def _known(study: Study) -> dict[str, FrozenTrial]:
+    """Trials by architecture, finished or failed."""
+    trials = [*study.journal.trials(SEARCH), *study.journal.trials(SEARCH, failed=True)]
+    return {study.architecture(trial).key: trial for trial in trials}
+
+
+def _add(study: Study, arch: Architecture, outcome: Figures) -> bool:
+    """Write down a trial; whether it failed."""
+    if "reason" in outcome:
+        study.add_failed(arch, outcome)
+        return True
+    values = []
+    for objective in study.objectives:
+        value = outcome[objective.name]
+        worst = -math.inf if objective.higher_is_better else math.inf
+        values.append(worst if math.isnan(value) else value)
+    names = [objective.name for objective in study.objectives]
+    study.add(SEARCH, arch, values, {name: value for name, value in outcome.items() if name not in names})
+    return False
+
+
 def _tell_missing(study: Study) -> None:
-    """Warn of architectures without a value of an objective, which no front has; an error where that is all of them."""
-    trials = study.trials
+    """Warn of failed trials, and of architectures without a value of an objective, which no front has; an error where all are such."""
+    trials, failed = study.trials, study.failed
+    if len(failed):
+        first = failed.iloc[0]
+        text = (
+            f"{len(failed)} of {len(failed) + len(trials)} trials failed, such as {first['label']}: {first['reason']}"
+        )
+        if trials.empty:
+            raise ValueError(f"{text}; mend what fails, and search in another folder")
+        warnings.warn(f"{text}; failed.csv names them", stacklevel=2)
     for objective in study.objectives:
         missing = int(trials[objective.name].isna().sum())
         text = f"{missing} of {len(trials)} architectures have no {objective.name}"
@@ -188,14 +262,20 @@ def _tell_missing(study: Study) -> None:
 
 
 def _score(archs: Sequence[Architecture], scorers: Sequence[Scorer], progress: Progress) -> list[Figures]:
-    """Figures of each architecture, with the seconds that they took, shared evenly."""
+    """Figures of each architecture, or the `reason` why it has none, with the seconds that they took, shared evenly."""
     if not archs:
         return []
     started = time.perf_counter()
     merged: list[Figures] = [{} for _ in archs]
-    for scorer in scorers:
-        for figures, more in zip(merged, scorer(archs, progress), strict=True):
-            figures |= more
+    try:
+        for scorer in scorers:
+            for figures, more in zip(merged, scorer(archs, progress), strict=True):
+                figures |= more
+    except Exception as error:
+        if len(archs) > 1:  # which of them it was
+            return [outcome for arch in archs for outcome in _score([arch], scorers, progress)]
+        said = f"{type(error).__name__}: {first_line(error)}"
+        merged = [{"reason": "".join(letter if letter.isprintable() else "?" for letter in said)}]
     seconds = round((time.perf_counter() - started) / len(archs), 4)
     return [{**figures, "seconds": seconds} for figures in merged]
 

@@ -36,6 +36,8 @@ from search_spaces.core import keywords, takes
 
 KEYWORDS = keywords(RunConfig)
 ADJUSTABLE = [".".join(path) for keyword in KEYWORDS.values() if keyword.adjustable for path in keyword.paths]
+OF_BUDGET = [path for path in ADJUSTABLE if path.startswith("budget.")]
+"""Settings that may change whenever a run goes on; other adjustable ones only until its supernets are trained."""
 OF_TRAINING = ("space", "data", "supernets", "seed", "device", "bfloat16")
 NOT_TRAINED_BY = [
     name
@@ -99,6 +101,7 @@ def train(
         data=loaded,
         trust=trust,
     )
+    assert images is not None
     with study.locked(), study.session(), half(config.bfloat16):
         train_supernets(study, images, device, progress, on_epoch, trust)
     return study
@@ -111,11 +114,11 @@ def open_run(
     space: SearchSpace | None = None,
     data: ImageData | None = None,
     trust: bool = False,
-) -> tuple[Study, ImageData, torch.device]:
-    """Start a run folder or go on with it: the study, its images and its device.
+) -> tuple[Study, ImageData | None, torch.device]:
+    """Start a run folder or go on with it: the study, its images, if a function does not evaluate in their place, and its device.
 
-    Until its supernets are trained, a run can go on at another learning rate. The functions that the configuration names are imported;
-    one that a teacher's folder names only with `trust`.
+    A run can go on with another budget, and until its supernets are trained at another learning rate. The functions that the
+    configuration names are imported; one that a teacher's folder names only with `trust`.
 
     Raises:
         ValueError: the space, the data or the folder do not fit.
@@ -124,16 +127,18 @@ def open_run(
     data = data or load_run_data(config)
     options = options_for(config.space.name, config.space.options, data) if space is None else dict(space.options)
     space = space or build_space(config.space.name, options)
-    _check_fit(space, data, config)
-    if config.supernets.source is not None:
-        _check_source(Path(config.supernets.source), space, data, config.supernets)
+    contract(space).check(config)
+    if data is not None:
+        _check_fit(space, data)
+        if config.supernets.source is not None:
+            _check_source(Path(config.supernets.source), space, data, config.supernets)
     trains = _in_training(config, folder)
     if not (folder / "run.yaml").exists():
         if config.limits:
             contract(space).check_limits(config.limits)
-        if trains:
+        if trains and data is not None:
             _check_learner(config, space, data, device, trust)
-    adjustable = ADJUSTABLE if trains else ()
+    adjustable = ADJUSTABLE if trains else OF_BUDGET
     return Study.create(folder, config, space, data, options, adjustable), data, device
 
 
@@ -268,8 +273,7 @@ def _check_source(folder: Path, space: SearchSpace, data: ImageData, shared: Sup
         )
 
 
-def _check_fit(space: SearchSpace, data: ImageData, config: RunConfig) -> None:
-    contract(space).check(config)
+def _check_fit(space: SearchSpace, data: ImageData) -> None:
     if space.net.input_shape != data.input_shape or space.net.num_classes != data.num_classes:
         raise ValueError(
             f"space {space.name!r} takes images of {space.net.input_shape} and {space.net.num_classes} classes, but "

@@ -11,7 +11,7 @@ import typer
 from nas.cli import terminal
 from nas.cli.options import Json, Limits, Trust
 from nas.export import export as export_subnet
-from nas.report import front_table, searched, write_report, write_tables
+from nas.report import front_table, searched, title, write_report, write_tables
 from nas.runtime import names, numbers
 from nas.study import Study, choose
 
@@ -80,5 +80,5 @@ def report(folder: Folder, trust: Trust = False, json: Json = False) -> None:
 
 def show_front(study: Study, rows: pd.DataFrame) -> None:
     """A table of trials, with the names of the run's space and data above it."""
-    columns, cells = front_table(rows, searched(study), study.config.objectives)
-    terminal.show_table(columns, cells, title=f"{study.space.name} on {study.record['data']['name']}")
+    columns, cells = front_table(rows, searched(study), [objective.name for objective in study.objectives])
+    terminal.show_table(columns, cells, title=title(study))

@@ -31,7 +31,7 @@ def search(
     trust: Trust = False,
     json: Json = False,
 ) -> None:
-    """Search a space on a data set; train, export and draw its Pareto front.
+    """Search a space on a data set, or by a function of your own; train, export and draw its Pareto front.
 
     Stopped at any moment, the same command goes on where it was.
 
@@ -76,6 +76,7 @@ def _asked(
         refuse_beside(f"--config {config}", settings, known)
         asked = read_config(config, trust=trust)
     else:
-        given = {"space": known["space"].default, "data": known["data"].default, **settings}
+        data = None if "evaluate" in settings else known["data"].default
+        given = {"space": known["space"].default, "data": data, **settings}
         asked = adopt(configure(**given), space="space" not in settings, data="data" not in settings, trust=trust)
     return asked, out or run_folder(asked, asked.strategy)

@@ -8,6 +8,7 @@ Shapes: n trials, k objectives.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -57,20 +58,51 @@ OBJECTIVES: dict[str, Objective] = {
 }  # fmt: skip
 
 
+DIRECTIONS = {"max": True, "min": False}
+"""Whether higher is better, by what stands behind the name of an objective of one's own."""
+OWN_NAME = re.compile(r"(?!accuracy_)[A-Za-z][A-Za-z0-9_]*")
+TAKEN = ("architecture", "label", "on_front", "reason", "seconds", "seed")
+"""Columns of a run's tables that are no objectives."""
+
+
 def parse_objectives(names: Sequence[str]) -> tuple[Objective, ...]:
-    """The objectives of these names, in order.
+    """The objectives of these names, in order: those of `OBJECTIVES`, and ones of one's own with a direction, such as `score:max`.
 
     Raises:
-        ValueError: no name, an unknown name (the nearest are offered) or the same name twice.
+        ValueError: no name, an unknown name (the nearest are offered), a wrong direction, or the same name twice.
     """
     if not names:
         raise ValueError(f"a search needs at least one objective; choose among {', '.join(OBJECTIVES)}")
-    for at, name in enumerate(names):
-        if name not in OBJECTIVES:
-            raise unknown_name("objective", name, OBJECTIVES)
-        if name in names[:at]:
-            raise ValueError(f"each objective may be named once, got {name!r} twice in {', '.join(names)}; drop one")
-    return tuple(OBJECTIVES[name] for name in names)
+    found = tuple(map(_objective, names))
+    for at, objective in enumerate(found):
+        if objective.name in [other.name for other in found[:at]]:
+            raise ValueError(
+                f"each objective may be named once, got {objective.name!r} twice in {', '.join(names)}; drop one"
+            )
+    return found
+
+
+def _objective(text: str) -> Objective:
+    name, colon, direction = text.partition(":")
+    if colon and direction not in DIRECTIONS:
+        raise ValueError(f"the direction of an objective must be max or min, such as {name}:max, got {text!r}")
+    if name in OBJECTIVES:
+        known = OBJECTIVES[name]
+        if colon and known.higher_is_better != DIRECTIONS[direction]:
+            raise ValueError(
+                f"{name} is to be {'max' if known.higher_is_better else 'min'}, got {text!r}; drop the direction"
+            )
+        return known
+    if not colon:
+        raise ValueError(
+            f"{unknown_name('objective', name, OBJECTIVES)}; what `evaluate` gives needs a direction, {name}:max or {name}:min"
+        )
+    if not OWN_NAME.fullmatch(name) or name in TAKEN:
+        raise ValueError(
+            f"the name of an objective must be letters, digits and underscores, and none of {', '.join(TAKEN)} or accuracy_..., got "
+            f"{name!r}"
+        )
+    return Objective(name, "", DIRECTIONS[direction], "what `evaluate` gives", "what that takes")
 
 
 def losses(values: ArrayLike, objectives: Sequence[Objective]) -> NDArray[np.float64]:

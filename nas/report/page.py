@@ -19,6 +19,8 @@ from nas.strategies import STRATEGIES
 from nas.study import Study, choose
 from search_spaces import SPACES
 
+FAILURES = 20
+"""Failed trials that a page names."""
 COUNTED = 50_000
 """Descriptions that a page walks over at most to tell how many architectures they are."""
 WORTHWHILE = 0.1
@@ -36,11 +38,18 @@ CAPTIONS = {
 
 def title(study: Study) -> str:
     """What was searched, on what."""
-    return f"{study.config.space.title} on {study.record['data']['name']}"
+    data = study.record["data"]
+    return (
+        f"{study.config.space.title} on {data['name']}"
+        if data
+        else f"{study.config.space.title} by {study.config.evaluate}"
+    )
 
 
 def searched(study: Study) -> str:
     """Where the accuracy that the search saw comes from."""
+    if study.config.evaluate is not None:
+        return "given"
     return "supernet" if study.config.supernets.count else "validation"
 
 
@@ -60,6 +69,7 @@ def render(study: Study, images: Mapping[str, bytes], epochs: int) -> str:
         *(figure(name, images[name], CAPTIONS[name]) for name in CAPTIONS if name in images),
         _ranking(study, ranked),
         _exports(study),
+        _failed(study),
         _asked(study),
         _made(study.record),
     ]
@@ -71,11 +81,15 @@ def render(study: Study, images: Mapping[str, bytes], epochs: int) -> str:
 
 def _lede(study: Study) -> str:
     config, data = study.config, study.record["data"]
-    sizes = ", ".join(f"{data[part]:,} {part}" for part in ("train", "validation", "test"))
+    if data is None:
+        given = f"figures given by {escape(str(config.evaluate))}"
+    else:
+        sizes = ", ".join(f"{data[part]:,} {part}" for part in ("train", "validation", "test"))
+        given = f"{escape(data['name'])} ({sizes} images)"
     count = config.supernets.count
     how = f" with {count} supernet{'s' if count > 1 else ''}" if count and "accuracy" in config.objectives else ""
     return (
-        f"<p>A search of {_size(study)} for {escape(_and(config.objectives))} on {escape(data['name'])} ({sizes} images), "
+        f"<p>A search of {_size(study)} for {escape(_and([objective.name for objective in study.objectives]))} on {given}, "
         f"by strategy {escape(config.strategy)}{how}, seed {config.seed}.</p>"
     )
 
@@ -100,11 +114,12 @@ def _unfinished(study: Study, ranked: pd.DataFrame, front: pd.DataFrame, epochs:
 
 def _headline(study: Study, ranked: pd.DataFrame, front: pd.DataFrame) -> str:
     tiles = [(str(len(front)), f"on the front, of {len(ranked):,} architectures tried")]
-    for column, where in (("accuracy_alone", "trained alone, test"), ("accuracy", f"{searched(study)}, validation")):
+    of_search = "given" if study.config.evaluate else f"{searched(study)}, validation images"
+    for column, where in (("accuracy_alone", "trained alone, test images"), ("accuracy", of_search)):
         if column in ranked and ranked[column].notna().any():
             best = ranked.dropna(subset=[column]).sort_values(column, kind="stable").iloc[-1]
             name = f'<span class="whole">{escape(str(best["label"]))}</span>'
-            tiles.append((percent(best[column]), f"best accuracy ({where} images), of {name}"))
+            tiles.append((percent(best[column]), f"best accuracy ({where}), of {name}"))
             break
     table = front_table(choose(study, "knee"), searched(study))
     told = ", ".join(f"{cell} {name}" for name, cell in zip(table.columns[1:], table.rows[0][1:], strict=True))
@@ -114,7 +129,7 @@ def _headline(study: Study, ranked: pd.DataFrame, front: pd.DataFrame) -> str:
 
 
 def _front(study: Study, ranked: pd.DataFrame, front: pd.DataFrame) -> str:
-    shown = front_table(front, searched(study), study.config.objectives)
+    shown = front_table(front, searched(study), [objective.name for objective in study.objectives])
     kept = contract(study.space)
     knee = choose(study, "knee")["label"].iloc[0]
     notes = []
@@ -123,8 +138,9 @@ def _front(study: Study, ranked: pd.DataFrame, front: pd.DataFrame) -> str:
             f"Accuracy alone: the network trained {kept.alone} on training and validation images, on test images."
         )
     if f"accuracy {searched(study)}" in shown.columns:
-        source = kept.worth_in_words(study.config)
-        notes.append(f"Accuracy {searched(study)}: {source}, on validation images, as the search saw it.")
+        own = study.config.evaluate is not None
+        source = f"by {study.config.evaluate}" if own else f"{kept.worth_in_words(study.config)}, on validation images"
+        notes.append(f"Accuracy {searched(study)}: {source}, as the search saw it.")
     if "latency" in shown.columns:
         notes.append("Latency: one image at a time, median and quartiles, on the hardware named below.")
     table = _table(shown, knee, numbers=not drawable(ranked["label"]))
@@ -203,6 +219,17 @@ def _exports(study: Study) -> str:
     )
 
 
+def _failed(study: Study) -> str:
+    failed = study.failed
+    if failed.empty:
+        return ""
+    rows = [(str(row.label), str(row.reason)) for row in failed.head(FAILURES).itertuples()]
+    rest = (
+        f'<p class="quiet">{len(failed) - FAILURES:,} more stand in failed.csv.</p>' if len(failed) > FAILURES else ""
+    )
+    return f"<h2>Trials that failed: {len(failed):,}</h2>\n{listed(rows)}\n{rest}"
+
+
 # --- what was asked, and how it was made ---
 
 
@@ -212,13 +239,13 @@ def _asked(study: Study) -> str:
     rows: dict[str, Any] = {
         "space": f"{config.space.title}, {_size(study)}",
         "its options": pairs(study.record["space"]["options"]),
-        "data": f"{study.record['data']['name']}, fingerprint {study.record['data']['fingerprint']}",
+        **_source(study),
         "objectives": ", ".join(config.objectives),
         "strategy": config.strategy,
         "budget": pairs({name: value for name, value in config.budget.model_dump().items() if value is not None}),
     }
     recipe = f"batches of {training.batch_size}, learning rate {training.learning_rate:g}"
-    if "accuracy" in config.objectives and contract(study.space).trains:
+    if "accuracy" in config.objectives and config.evaluate is None and contract(study.space).trains:
         who = config.supernets.count or "each trial alone"
         rows["supernets"] = f"{who}, {training.epochs} epochs, {recipe}"
     if alone.which != "none":
@@ -228,6 +255,14 @@ def _asked(study: Study) -> str:
     rows["seed"] = config.seed
     every = "<p class='quiet'>Every setting is in <code>run.yaml</code>, which <code>nas search --config</code> runs again.</p>"
     return f"<h2>What was asked</h2>\n{listed(rows.items())}\n{every}"
+
+
+def _source(study: Study) -> dict[str, str]:
+    """Where figures come from."""
+    data = study.record["data"]
+    if data is None:
+        return {"figures": f"given by {study.config.evaluate}"}
+    return {"data": f"{data['name']}, fingerprint {data['fingerprint']}"}
 
 
 def _made(record: Mapping[str, Any]) -> str:

@@ -26,15 +26,13 @@ def history(study: Study) -> pd.DataFrame:
 
 
 def write_tables(study: Study) -> list[Path]:
-    """Write trials.csv, front.csv, alone.csv and curves.csv; what a run does not have is a table without rows."""
-    head = pd.DataFrame(columns=["label", "architecture", *study.config.objectives])
+    """Write trials.csv, front.csv, alone.csv and curves.csv, without rows where a run has none, and failed.csv where trials failed."""
+    head = pd.DataFrame(columns=["label", "architecture", *(objective.name for objective in study.objectives)])
     paths = []
-    for name, table in (
-        ("trials", study.ranked),
-        ("front", study.front),
-        ("alone", study.alone),
-        ("curves", history(study)),
-    ):
+    tables = {"trials": study.ranked, "front": study.front, "alone": study.alone, "curves": history(study)}
+    if len(failed := study.failed):
+        tables["failed"] = failed
+    for name, table in tables.items():
         path = study.folder / f"{name}.csv"
         write_text(path, (table if len(table.columns) else head).to_csv(index=False, lineterminator="\n"))
         paths.append(path)

@@ -12,8 +12,10 @@ from nas.scoring.costs import (
     UntrainedScorer,
     latency_figures,
 )
+from nas.scoring.evaluated import Evaluate, EvaluatedScorer, taken_by
 
 __all__ = [
+    "Evaluate", "EvaluatedScorer",
     "Figures", "LatencyScorer", "NetworkScorer", "Scorer", "SupernetScorer", "TableScorer", "UntrainedScorer",
-    "contract", "latency_figures", "within",
+    "contract", "latency_figures", "taken_by", "within",
 ]  # fmt: skip

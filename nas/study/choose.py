@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
 from pandas.api.types import is_numeric_dtype
 
-from nas.objectives import OBJECTIVES, losses, pareto
+from nas.objectives import OBJECTIVES, Objective, losses, pareto
 from nas.study.study import Study
 
 
@@ -18,8 +18,8 @@ def choose(study: Study, pick: str | None = None, limits: Mapping[str, float] | 
         study: a run with at least one trial.
         pick: `knee`, the point furthest below the line between the front's ends; `best`, the best by the first objective; a label
             or JSON object of any architecture that was tried; None for all of the front.
-        limits: bounds by column, such as `{"macs": 60e6}`, in the column's unit: the least for accuracies (fractions), the most for
-            everything else.
+        limits: bounds by column, such as `{"macs": 60e6}`, in the column's unit: the least for accuracies (fractions) and other
+            objectives that rise, the most for everything else.
 
     Accuracy alone is what counts where the whole front has it; else the accuracy that the search saw.
 
@@ -31,29 +31,29 @@ def choose(study: Study, pick: str | None = None, limits: Mapping[str, float] | 
         raise ValueError(f"{study.folder} has no trial yet; run or resume its search first")
     if pick not in (None, "knee", "best"):
         return _named(study, pick)
-    front = under(front, limits or {})
+    front = under(front, limits or {}, study.objectives)
     if pick is None:
         return front
     values = front[[objective.name for objective in study.objectives]].copy()
-    if "accuracy" in values and front["accuracy_alone"].notna().all():
+    if "accuracy" in values and study.config.evaluate is None and front["accuracy_alone"].notna().all():
         values["accuracy"] = front["accuracy_alone"]
     cost = losses(values.to_numpy(float), study.objectives)
     at = pareto.knee(cost) if pick == "knee" else int(cost[:, 0].argmin())
     return front.iloc[[at]]
 
 
-def under(front: pd.DataFrame, limits: Mapping[str, float]) -> pd.DataFrame:
-    """The rows that keep every limit; see `choose`.
+def under(front: pd.DataFrame, limits: Mapping[str, float], objectives: Sequence[Objective] = ()) -> pd.DataFrame:
+    """The rows that keep every limit; see `choose`. The objectives of the run are known beside those of `OBJECTIVES`.
 
     Raises:
         ValueError: no such column, or no row is left; the message says what can be reached.
     """
-    kept = front
+    kept, known_by_name = front, OBJECTIVES | {objective.name: objective for objective in objectives}
     for name, limit in limits.items():
         if name not in front.columns or not is_numeric_dtype(front[name]):
             known = ", ".join(column for column in front.columns if is_numeric_dtype(front[column]))
             raise ValueError(f"no limit can be set on {name!r}; the columns are {known}")
-        rises = name.startswith("accuracy") or (name in OBJECTIVES and OBJECTIVES[name].higher_is_better)
+        rises = name.startswith("accuracy") or (name in known_by_name and known_by_name[name].higher_is_better)
         keeps = front[name] >= limit if rises else front[name] <= limit
         if not keeps.any():
             bound, most, reach = ("least", "most", front[name].max()) if rises else ("most", "least", front[name].min())

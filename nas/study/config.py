@@ -9,8 +9,9 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from estimators import METRICS
+from estimators.zero_cost import ZERO_COST
 from nas.data import DataConfig
-from nas.objectives import Hardware, estimates, parse_objectives
+from nas.objectives import OBJECTIVES, Hardware, Objective, estimates, parse_objectives
 from nas.pruning import PRUNED
 from nas.runtime import check_trust, read_yaml, teaches_by_function
 from nas.strategies import STRATEGIES
@@ -59,8 +60,9 @@ class RankingConfig(Part):
 class BudgetConfig(Part):
     """When the search stops, whichever comes first."""
 
-    trials: int | None = setting(None, gt=0, help="Most trials.")
-    seconds: float | None = setting(None, gt=0, help="Most seconds of evaluating trials.")
+    trials: int | None = setting(None, gt=0, adjustable=True, help="Most trials.")
+    seconds: float | None = setting(None, gt=0, adjustable=True, help="Most seconds of evaluating trials.")
+    max_failures: int = setting(10, gt=0, adjustable=True, help="End a search after so many failed trials in a row.")
 
 
 class AloneTraining(TrainingConfig):
@@ -87,10 +89,16 @@ class RunConfig(Part):
     """Everything that decides what a run computes."""
 
     space: SpaceConfig
-    data: DataConfig
+    data: DataConfig | None
+    evaluate: str | None = setting(
+        None,
+        help="Function, module:function, that gives a network its figures, score(model, arch), in place of data and training.",
+    )
     strategy: str = setting("mixture", help="How architectures are proposed: see `nas list strategies`.")
     objectives: tuple[str, ...] = setting(
-        ("accuracy", "macs"), help="What the front is made of, joined by commas: see `nas list objectives`."
+        ("accuracy", "macs"),
+        help="What the front is made of, joined by commas: see `nas list objectives`; figures of `evaluate` with max or min, "
+        "such as score:max.",
     )
     hardware: Hardware = setting(
         None,
@@ -123,11 +131,18 @@ class RunConfig(Part):
             raise unknown_name("strategy", name, STRATEGIES)
         return name
 
+    @field_validator("objectives", mode="before")
+    @classmethod
+    def _with_directions(cls, given: Any) -> Any:
+        return tuple(f"{name}:{way}" for name, way in given.items()) if isinstance(given, Mapping) else given
+
     @field_validator("objectives")
     @classmethod
     def _known_objectives(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        parse_objectives(names)
-        return names
+        return tuple(
+            known.name if known.name in OBJECTIVES else name
+            for known, name in zip(parse_objectives(names), names, strict=True)
+        )
 
     @field_validator("export")
     @classmethod
@@ -147,6 +162,42 @@ class RunConfig(Part):
                 f"strategy {self.strategy} trains exactly {known.most} supernet, got {count}; use mixture for more"
             )
         return self
+
+    @model_validator(mode="after")
+    def _evaluate_fits(self) -> RunConfig:
+        own = [known.name for known in self.wanted if known.name not in OBJECTIVES]
+        if self.evaluate is None:
+            if self.data is None:
+                raise ValueError(
+                    "a search needs `data`, or `evaluate` that gives networks their figures; give one of them"
+                )
+            if own:
+                raise ValueError(
+                    f"{', '.join(own)} must come from `evaluate`, got none; name it, or choose other objectives"
+                )
+            return self
+        of_images = [name for name in self.objectives if name in ZERO_COST]
+        for given, what in (
+            (self.data is not None, "`data`"),
+            (self.supernets.count, "`supernets`"),
+            (self.alone.which != "none", f"`retrain` {self.alone.which}"),
+            (of_images, f"{', '.join(of_images)}, which need images"),
+        ):
+            if given:
+                raise ValueError(
+                    f"`evaluate` takes the place of data and training, got {what} as well; leave out one or the other"
+                )
+        if not own and "accuracy" not in self.objectives:
+            raise ValueError(
+                f"`evaluate` must give an objective, got only {', '.join(self.objectives)}, which are known without it; name its "
+                "figures with their directions, such as score:max"
+            )
+        return self
+
+    @property
+    def wanted(self) -> tuple[Objective, ...]:
+        """What the front is made of."""
+        return parse_objectives(self.objectives)
 
     @model_validator(mode="after")
     def _estimates_fit(self) -> RunConfig:
@@ -169,26 +220,27 @@ class RunConfig(Part):
 
 
 @takes(RunConfig)
-def configure(space: str, data: str, **settings: Any) -> RunConfig:
+def configure(space: str, data: str | None, **settings: Any) -> RunConfig:
     """The complete configuration behind the settings that are given.
 
     Args:
         space: a built-in space, `module:function`, or `pruned:module:function`.
-        data: see `nas.load_data`.
+        data: see `nas.load_data`; None with `evaluate`.
         settings: the others, by keyword:{settings}
 
     Raises:
         ValueError: a setting is unknown or out of its range; the message names it.
     """
     trained = space.partition(":")[0] == PRUNED
-    strategy = STRATEGIES.get(settings.get("strategy") or "mixture")
-    defaults = {
-        "supernets": strategy.supernets if strategy and (strategy.ranked or not trained) else 0,
-        "learning_rate": 0.01 if trained else 0.1,
-        "alone_epochs": settings.get("epochs", 100),
-    }
     given = {name: value for name, value in settings.items() if value is not None}
-    return parse_config(nested(RunConfig, {**defaults, **given, "space": space, "data": data}))
+    defaults: dict[str, Any] = {"learning_rate": 0.01 if trained else 0.1, "alone_epochs": settings.get("epochs", 100)}
+    if "evaluate" in given:
+        defaults |= {"strategy": "nsga2", "supernets": 0, "retrain": "none"}
+    else:
+        strategy = STRATEGIES.get(given.get("strategy", "mixture"))
+        defaults["supernets"] = strategy.supernets if strategy and (strategy.ranked or not trained) else 0
+    made = nested(RunConfig, {**defaults, **given, "space": space, **({} if data is None else {"data": data})})
+    return parse_config({"data": None, **made})
 
 
 def adjusted(config: RunConfig, settings: Mapping[str, Any]) -> RunConfig:
@@ -211,9 +263,11 @@ def check_functions(config: RunConfig, path: Path) -> None:
     A teacher counts only where there are supernets to train: those of another run are finished.
 
     Raises:
-        Untrusted: a space or teacher is a function.
+        Untrusted: a space, a teacher or what evaluates is a function.
     """
     check_trust(config.space.name, path)
+    if config.evaluate is not None:
+        check_trust(config.evaluate, path)
     teacher = config.supernets.teacher if config.supernets.source is None else None
     if teacher is not None and teaches_by_function(teacher):
         check_trust(teacher, path)
@@ -224,7 +278,7 @@ def read_config(path: Path, *, trust: bool = False) -> RunConfig:
 
     Args:
         path: of the file.
-        trust: take one whose space or teacher is a function, which a run imports; see docs/trust.md.
+        trust: take one whose space, teacher or evaluation is a function, which a run imports; see docs/trust.md.
 
     Raises:
         FileNotFoundError: there is no such file.

@@ -14,7 +14,7 @@ from optuna.distributions import CategoricalDistribution
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.study import StudyDirection
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 from nas.objectives import Objective
 from search_spaces import Architecture, SearchSpace
@@ -43,22 +43,29 @@ class Journal:
             study.set_metric_names([objective.name for objective in objectives])
 
     def add(
-        self, name: str, space: SearchSpace, arch: Architecture, values: Sequence[float], notes: Mapping[str, Any]
+        self,
+        name: str,
+        space: SearchSpace,
+        arch: Architecture,
+        values: Sequence[float] | None,
+        notes: Mapping[str, Any],
     ) -> None:
-        """Append one finished trial; it is on disk when this returns."""
+        """Append one finished trial, or one that failed, without values; it is on disk when this returns."""
         columns = {column.name: column for column in space.columns}
         params = {key: value for key, value in space.column_values(arch).items() if value is not None}
         trial = optuna.trial.create_trial(
             params=params,
             distributions={key: CategoricalDistribution(columns[key].values) for key in params},  # type: ignore[arg-type]
-            values=list(values),
+            values=None if values is None else list(values),
+            state=TrialState.FAIL if values is None else TrialState.COMPLETE,
             user_attrs={"architecture": arch.to_json(), "label": space.label(arch), **notes},
         )
         self._study(name).add_trial(trial)
 
-    def trials(self, name: str) -> list[FrozenTrial]:
-        """Every finished trial of a study, in the order they were added; none if there is no such study."""
-        return self._study(name).get_trials(deepcopy=False) if name in self._names() else []
+    def trials(self, name: str, *, failed: bool = False) -> list[FrozenTrial]:
+        """Every finished or every failed trial of a study, in the order they were added; none if there is no such study."""
+        state = TrialState.FAIL if failed else TrialState.COMPLETE
+        return self._study(name).get_trials(deepcopy=False, states=(state,)) if name in self._names() else []
 
     def _names(self) -> list[str]:
         return optuna.get_all_study_names(self._storage)

@@ -41,8 +41,10 @@ def build_space(name: str, options: dict[str, Any]) -> SearchSpace:
     return space
 
 
-def options_for(name: str, options: dict[str, Any], data: ImageData) -> dict[str, Any]:
-    """`options` with the image shape and classes of `data` added where the space's factory asks for them and none are given."""
+def options_for(name: str, options: dict[str, Any], data: ImageData | None) -> dict[str, Any]:
+    """`options` with the image shape and classes of `data`, if there are any, added where the space's factory asks for them."""
+    if data is None:
+        return options
     if name.startswith(PREFIX):
         return {"input": "x".join(map(str, (1, *data.input_shape))), **options}
     if ":" not in name and name not in SPACES:

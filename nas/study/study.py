@@ -25,7 +25,7 @@ from filelock import FileLock, Timeout
 from optuna.trial import FrozenTrial
 
 from nas.data import ImageData, load_configured
-from nas.objectives import OBJECTIVES, Objective, losses, pareto, parse_objectives
+from nas.objectives import OBJECTIVES, Objective, losses, pareto
 from nas.runtime import as_yaml, check_trust, command_line, environment, sweep, write_json, write_text
 from nas.study.config import RunConfig, differences, peek_config
 from nas.study.journal import Journal, repair
@@ -58,7 +58,7 @@ class Study:
         folder: Path,
         config: RunConfig,
         space: SearchSpace,
-        data: ImageData,
+        data: ImageData | None,
         options: Mapping[str, Any],
         adjustable: Sequence[str] = (),
     ) -> Study:
@@ -68,7 +68,7 @@ class Study:
             folder: made if it is not there.
             config: what is asked.
             space: the search space.
-            data: its images.
+            data: its images; None where a function evaluates.
             options: what the space's factory was called with, so that `open` can build the space without the data.
             adjustable: settings that may differ from those that the run was started with; `run.yaml` keeps the latest.
 
@@ -78,13 +78,7 @@ class Study:
         study = cls(folder, config, space)
         ours = {
             "space": {"name": config.space.name, "options": dict(options), "fingerprint": space.fingerprint},
-            "data": {
-                "name": data.name,
-                "fingerprint": data.fingerprint,
-                "train": len(data.train),
-                "validation": len(data.validation),
-                "test": len(data.test),
-            },
+            "data": None if data is None else _described(data),
         }
         if (folder / "run.yaml").exists():
             study._check_same(config, ours, adjustable)
@@ -175,17 +169,27 @@ class Study:
         self.journal.create(name, self.objectives if name == SEARCH else [OBJECTIVES["accuracy"]])
         self.journal.add(name, self.space, arch, values, notes)
 
+    def add_failed(self, arch: Architecture, notes: Mapping[str, Any]) -> None:
+        """Write down a trial of study `search` that failed; its notes hold the `reason`."""
+        self.journal.create(SEARCH, self.objectives)
+        self.journal.add(SEARCH, self.space, arch, None, notes)
+
     @property
     def objectives(self) -> tuple[Objective, ...]:
-        return parse_objectives(self.config.objectives)
+        return self.config.wanted
 
     def data(self) -> ImageData:
         """Load the run's data again.
 
         Raises:
-            ValueError: the data are not those of the run any more.
+            ValueError: the data are not those of the run any more, or the run has none.
         """
-        data = load_run_data(self.config)
+        if self.config.data is None:
+            raise ValueError(
+                f"{self.folder} was searched by {self.config.evaluate}, without data or weights of its own; build a network by "
+                "`study.space.build(study.find(label))` and train it as you do"
+            )
+        data = load_configured(self.config.data, self.config.seed)
         if data.fingerprint != self.record["data"]["fingerprint"]:
             raise ValueError(f"{self.config.data.source} no longer holds the data that {self.folder} was made from")
         return data
@@ -201,6 +205,15 @@ class Study:
         where several supernets ranked it, `seconds`. Accuracies are fractions in [0, 1].
         """
         return pd.DataFrame([self._row(trial) for trial in self.journal.trials(SEARCH)])
+
+    @property
+    def failed(self) -> pd.DataFrame:
+        """One row per trial that failed: `label`, `architecture` (its key), `reason`, `seconds`."""
+        rows = [
+            {"label": trial.user_attrs["label"], "architecture": self.architecture(trial).key, **_notes(trial)}
+            for trial in self.journal.trials(SEARCH, failed=True)
+        ]
+        return pd.DataFrame(rows, columns=["label", "architecture", "reason", "seconds"])
 
     @property
     def alone(self) -> pd.DataFrame:
@@ -295,15 +308,25 @@ class Study:
         if different:
             raise ValueError(f"{self.folder} holds another run ({'; '.join(different)}); give another folder")
         for part in ("space", "data"):
-            if theirs[part]["fingerprint"] != ours[part]["fingerprint"]:
+            if ours[part] is not None and theirs[part]["fingerprint"] != ours[part]["fingerprint"]:
                 raise ValueError(
                     f"{self.folder} was made with another {part} than {ours[part]['name']!r} is now; give another folder"
                 )
 
 
-def load_run_data(config: RunConfig) -> ImageData:
-    """The data of a configuration."""
-    return load_configured(config.data, config.seed)
+def load_run_data(config: RunConfig) -> ImageData | None:
+    """The data of a configuration; None if it has none."""
+    return None if config.data is None else load_configured(config.data, config.seed)
+
+
+def _described(data: ImageData) -> dict[str, Any]:
+    return {
+        "name": data.name,
+        "fingerprint": data.fingerprint,
+        "train": len(data.train),
+        "validation": len(data.validation),
+        "test": len(data.test),
+    }
 
 
 def read_record(folder: Path) -> dict[str, Any]:

@@ -30,6 +30,7 @@ TYPED: dict[str, tuple[list[str], Any]] = {
     "supernets": (["2"], 2),
     "sampler": (["sandwich"], "sandwich"),
     "teacher": (["runs/teacher"], "runs/teacher"),
+    "damaged": (["leave-out"], "leave-out"),
     "limits": (["macs=60e6", "params=1e6"], {"macs": 60e6, "params": 1e6}),
     "schedule": (["one-cycle"], "one-cycle"),
     "ranking": (["assigned"], "assigned"),
@@ -61,6 +62,8 @@ def test_an_option_is_a_keyword_is_a_field(tmp_path: Path, monkeypatch: pytest.M
     given: dict[str, Any] = {}
     words = ["search"]
     for name, keyword in KNOWN.items():
+        if name == "evaluate":  # takes the place of many others
+            continue
         typed, value = ([str(device)], device) if name == "device_file" else other(name)
         assert value != keyword.default, name
         words += [part for each in typed for part in (f"--{keyword.flag}", each)] or [f"--{keyword.flag}"]
@@ -81,8 +84,9 @@ def test_help_and_signatures_have_every_setting_with_its_default() -> None:
     for name, keyword in KNOWN.items():
         assert f"--{keyword.flag}" in shown and keyword.help.replace("`", "")[:40] in shown.replace("`", ""), name
         assert name in parameters
-        assert name in ("space", "data") or parameters[name].default == keyword.default
-        assert name in ("space", "data") or f"{name}: {keyword.help}" in (nas.search.__doc__ or "")
+        own = ("space", "data", "evaluate")
+        assert name in own or parameters[name].default == keyword.default
+        assert name in own or f"{name}: {keyword.help}" in (nas.search.__doc__ or "")
     assert "trials" not in inspect.signature(nas.train).parameters
 
 
@@ -96,7 +100,10 @@ def folder(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--resume", "{run}", "--trials", "9"], "got --trials as well; only --learning-rate may change"),
+        (
+            ["--resume", "{run}", "--seed", "9"],
+            "got --seed as well; only --learning-rate, --trials, --seconds, --max-failures may change",
+        ),
         (["--resume", "{run}", "--epochs", "3", "--no-compile"], "got --epochs, --compile as well"),
         (["--resume", "{run}", "--out", "other"], "names the run folder and its settings, got --out other as well"),
         (["--resume", "{run}", "--config", "{run}/run.yaml"], "got --config"),
