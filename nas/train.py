@@ -11,6 +11,7 @@ import pandas as pd
 import torch
 from torch import nn
 
+from estimators.latency import load_table
 from nas.data import ImageData, named_data
 from nas.runtime import check_trust, checkpoint, half, replacing, resolve_device, write_text
 from nas.scoring import contract
@@ -136,6 +137,8 @@ def open_run(
     if not (folder / "run.yaml").exists():
         if config.limits:
             contract(space).check_limits(config.limits)
+        if config.latency_table is not None:
+            load_table(config.latency_table, space).check_covers(space)
         if trains and data is not None:
             _check_learner(config, space, data, device, trust)
     adjustable = ADJUSTABLE if trains else OF_BUDGET

@@ -10,6 +10,7 @@ from estimators.counting.count import (
     device_of,
     dtype_of,
     example,
+    is_shape,
     run_with,
     standing_in,
     without_fused_attention,
@@ -18,5 +19,5 @@ from estimators.counting.other_counters import COUNTERS, Count, compare, count_w
 
 __all__ = [
     "COUNTERS", "METRICS", "Cost", "CostModel", "Count", "Inputs", "Profile", "Tally", "block_cost", "compare", "count",
-    "count_with", "device_of", "dtype_of", "example", "run_with", "standing_in", "without_fused_attention",
+    "count_with", "device_of", "dtype_of", "example", "is_shape", "run_with", "standing_in", "without_fused_attention",
 ]  # fmt: skip

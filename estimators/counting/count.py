@@ -258,12 +258,17 @@ def example(module: nn.Module, inputs: Inputs, device: torch.device) -> tuple[tu
     return tree_map(lambda value: _moved(value, device), (args, kwargs))
 
 
+def is_shape(inputs: Inputs) -> bool:
+    """Whether inputs are the shape of one sample, not a module's own."""
+    return not isinstance(inputs, (Tensor, Mapping)) and all(isinstance(size, Integral) for size in inputs)
+
+
 def _arguments(module: nn.Module, inputs: Inputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
     if isinstance(inputs, Tensor):
         return (inputs,), {}
     if isinstance(inputs, Mapping):
         return (), dict(inputs)
-    if not all(isinstance(size, Integral) for size in inputs):
+    if not is_shape(inputs):
         return tuple(inputs), {}
     if not all(size > 0 for size in inputs):
         raise ValueError(f"`inputs` must be a shape of positive sizes, got {tuple(inputs)}; leave the batch out")

@@ -1,7 +1,12 @@
 """Latency: measured, from tables of blocks, and carried over from other devices."""
 
-from estimators.latency.example import OnExample, OnnxExample, compare_on_example, onnxruntime_ms
-from estimators.latency.measure import Latency, compare_latency, measure_latency
+from estimators.latency.measure import (
+    Latency,
+    compare_latency,
+    compare_on_example,
+    measure_latency,
+    onnxruntime_ms,
+)
 from estimators.latency.runtimes import check_onnx
 from estimators.latency.staircase import alignment
 from estimators.latency.table import CONDITIONS, LatencyTable, load_table, measure_table
@@ -15,7 +20,7 @@ from estimators.latency.transfer import (
 )
 
 __all__ = [
-    "CONDITIONS", "KnownDevice", "Latency", "LatencyPredictor", "LatencyTable", "OnExample", "OnnxExample", "alignment",
-    "check_onnx", "choose_samples", "compare_latency", "compare_on_example", "fit_latency", "known_device", "load_table",
-    "measure_latency", "measure_table", "onnxruntime_ms", "operation_counts",
+    "CONDITIONS", "KnownDevice", "Latency", "LatencyPredictor", "LatencyTable", "alignment", "check_onnx", "choose_samples",
+    "compare_latency", "compare_on_example", "fit_latency", "known_device", "load_table", "measure_latency", "measure_table",
+    "onnxruntime_ms", "operation_counts",
 ]  # fmt: skip

@@ -9,22 +9,25 @@ from __future__ import annotations
 import copy
 import statistics
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
-from estimators.counting import dtype_of
-from estimators.latency.runtimes import Run, compiling_each, prepare
+from estimators.counting import Inputs, device_of, dtype_of, example, is_shape
+from estimators.latency.runtimes import Args, Kwargs, Run, compiling_each, prepare
 from search_spaces.core import first_line
 
 Name = TypeVar("Name")
 TURN = 5
 WINDOW = 5
 STEADY = 0.05
+Given = tuple[Args, Kwargs]
+WARMUP_S, RUNS, MAX_SECONDS = 1.0, 25, 5.0  # of a comparison on examples
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,7 @@ class Latency:
 
 def measure_latency(
     module: nn.Module,
-    input_shape: Sequence[int],
+    inputs: Inputs,
     *,
     batch_size: int = 1,
     device: torch.device | str = "cpu",
@@ -85,7 +88,7 @@ def measure_latency(
     """Latency of one network; arguments and errors are those of `compare_latency`."""
     found = compare_latency(
         {type(module).__name__: module},
-        input_shape,
+        inputs,
         batch_size=batch_size,
         device=device,
         threads=threads,
@@ -99,7 +102,7 @@ def measure_latency(
 
 def compare_latency(
     modules: Mapping[Name, nn.Module],
-    input_shape: Sequence[int],
+    inputs: Inputs,
     *,
     batch_size: int = 1,
     device: torch.device | str = "cpu",
@@ -115,8 +118,9 @@ def compare_latency(
 
     Args:
         modules: left as they were; copied where they are not on `device`.
-        input_shape: of one sample, without the batch; floats of each network's own kind.
-        batch_size: samples at a time.
+        inputs: the shape of one sample, without the batch, of random floats of each network's own kind; or the networks' own inputs (a
+            tensor, a tuple of positional or a mapping of keyword arguments, of any structure), which are taken as they are.
+        batch_size: samples at a time, of a shape.
         device: where to run.
         threads: torch's threads for the while; its own setting by default.
         warmup_s: most seconds of warm-up for each network. It ends earlier when the medians of the last two windows of five runs
@@ -133,20 +137,76 @@ def compare_latency(
     _check_positive(batch_size=batch_size, threads=used, warmup_s=warmup_s, runs=runs, max_seconds=max_seconds)
     if not modules:
         raise ValueError("`modules` must hold at least one network, got none")
+    if not is_shape(inputs) and batch_size != 1:
+        raise ValueError(f"`batch_size` is for the shape of a sample, got {batch_size} beside inputs; leave it out")
     try:
         device = torch.device(device)
     except RuntimeError as error:
         raise ValueError(f"`device` must be one that torch knows, got {device!r}; use 'cpu' or 'cuda'") from error
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"`device` must be one that torch can use, got {str(device)!r} without CUDA; use 'cpu'")
-    noise = torch.randn(batch_size, *input_shape, generator=torch.Generator().manual_seed(0)).to(device)
     placed = {name: _placed(module, device) for name, module in modules.items()}
-    images = {name: noise.to(dtype_of(module)) for name, module in placed.items()}
-    with _threads(used), evaluating(placed.values()), compiling_each():
-        runs_of = {name: prepare(module, images[name], runtime, used) for name, module in placed.items()}
+    given = _given(placed, inputs, batch_size, device)
+    return _compared(placed, given, device, runtime, batch_size, used, warmup_s, runs, max_seconds)
+
+
+def compare_on_example(
+    models: Mapping[Name, nn.Module],
+    args: Args,
+    kwargs: Kwargs,
+    runtime: str = "eager",
+    *,
+    runs: int = RUNS,
+    max_seconds: float = MAX_SECONDS,
+) -> dict[Name, Latency]:
+    """Latency of models that take turns on the same example inputs, where the first of these is, in a few seconds.
+
+    Args:
+        models: each takes the inputs; left in the modes that they were in.
+        args: positional inputs.
+        kwargs: keyword inputs.
+        runtime, runs, max_seconds: see `compare_latency`.
+
+    Raises:
+        ValueError: as `compare_latency`.
+    """
+    tensors = [x for x in tree_leaves((args, dict(kwargs))) if isinstance(x, Tensor)]
+    device = tensors[0].device if tensors else torch.device("cpu")
+    given = dict.fromkeys(models, (args, kwargs))
+    return _compared(models, given, device, runtime, 1, torch.get_num_threads(), WARMUP_S, runs, max_seconds)
+
+
+def onnxruntime_ms(model: nn.Module, inputs: Inputs) -> float:
+    """Median milliseconds of a model in ONNX Runtime on this machine's CPU: an estimator for `pruners.prune`.
+
+    Args:
+        model: on the CPU.
+        inputs: a tensor, a tuple of positional or a dict of keyword inputs; or the shape of one sample.
+
+    Raises:
+        ValueError: the extra `onnx` is missing, or the model cannot be exported.
+    """
+    args, kwargs = example(model, inputs, device_of(model))
+    return compare_on_example({"model": model}, args, kwargs, "onnxruntime")["model"].median_ms
+
+
+def _compared(
+    modules: Mapping[Name, nn.Module],
+    given: Mapping[Name, Given],
+    device: torch.device,
+    runtime: str,
+    batch_size: int,
+    threads: int,
+    warmup_s: float,
+    runs: int,
+    max_seconds: float,
+) -> dict[Name, Latency]:
+    """See `compare_latency`; modules and inputs are on the device."""
+    with _threads(threads), evaluating(modules.values()), compiling_each():
+        runs_of = {name: prepare(module, *given[name], runtime, threads) for name, module in modules.items()}
         with torch.inference_mode():
-            warmups = {name: _warm_up(name, run, images[name], warmup_s) for name, run in runs_of.items()}
-            times = _take_turns(runs_of, images, runs, max_seconds * len(placed))
+            warmups = {name: _warm_up(name, run, given[name], device, warmup_s) for name, run in runs_of.items()}
+            times = _take_turns(runs_of, device, runs, max_seconds * len(modules))
     return {
         name: Latency(
             *_quartiles(times[name]),
@@ -154,44 +214,55 @@ def compare_latency(
             warmup_runs=warmups[name][0],
             steady=warmups[name][1],
             batch_size=batch_size,
-            threads=used,
+            threads=threads,
             device=_described(device),
             torch_version=str(torch.__version__),
             runtime=runtime,
         )
-        for name in placed
+        for name in modules
     }
 
 
+def _given(
+    modules: Mapping[Name, nn.Module], inputs: Inputs, batch_size: int, device: torch.device
+) -> dict[Name, Given]:
+    """Positional and keyword inputs of each network on the device."""
+    if not is_shape(inputs):
+        return {name: example(module, inputs, device) for name, module in modules.items()}
+    noise = torch.randn(batch_size, *inputs, generator=torch.Generator().manual_seed(0)).to(device)
+    return {name: ((noise.to(dtype_of(module)),), {}) for name, module in modules.items()}
+
+
 def _take_turns(
-    modules: Mapping[Name, Run], images: Mapping[Name, Tensor], runs: int, seconds: float
+    runs_of: Mapping[Name, Run], device: torch.device, runs: int, seconds: float
 ) -> dict[Name, list[float]]:
     """Milliseconds of each run of each network."""
-    times: dict[Name, list[float]] = {name: [] for name in modules}
-    order = list(modules)
+    times: dict[Name, list[float]] = {name: [] for name in runs_of}
+    order = list(runs_of)
     deadline = time.perf_counter() + seconds
     for done in range(0, runs, TURN):
         if done and time.perf_counter() > deadline:
             break
         for name in order:
-            _once(modules[name], images[name])
-            times[name] += [_once(modules[name], images[name]) for _ in range(TURN)]
+            _once(runs_of[name], device)
+            times[name] += [_once(runs_of[name], device) for _ in range(TURN)]
         order.reverse()
     return times
 
 
-def _warm_up(name: object, module: Run, images: Tensor, seconds: float) -> tuple[int, bool]:
+def _warm_up(name: object, run: Run, given: Given, device: torch.device, seconds: float) -> tuple[int, bool]:
     """Run until the times are steady or `seconds` are over; how often it ran, and whether they are."""
     try:
-        times = [_once(module, images)]
+        times = [_once(run, device)]
     except Exception as error:
+        shapes = ", ".join(str(tuple(x.shape)) for x in tree_leaves(given) if isinstance(x, Tensor))
         raise ValueError(
-            f"network {name!r} must run on a batch of shape {tuple(images.shape)}, and does not: {first_line(error)}; "
-            "give the shape of one sample that it takes, and wrap a network that needs other inputs"
+            f"network {name!r} must run on a batch of shape {shapes or 'none'}, and does not: {first_line(error)}; "
+            "give the shape of one sample that it takes, or its own inputs"
         ) from error
     deadline = time.perf_counter() + seconds
     while True:
-        times += [_once(module, images) for _ in range(WINDOW)]
+        times += [_once(run, device) for _ in range(WINDOW)]
         if len(times) <= 2 * WINDOW:
             continue
         before, last = statistics.median(times[-2 * WINDOW : -WINDOW]), statistics.median(times[-WINDOW:])
@@ -201,12 +272,12 @@ def _warm_up(name: object, module: Run, images: Tensor, seconds: float) -> tuple
             return len(times), False
 
 
-def _once(module: Run, images: Tensor) -> float:
+def _once(run: Run, device: torch.device) -> float:
     """Milliseconds of one forward pass."""
-    _wait(images.device)
+    _wait(device)
     started = time.perf_counter()
-    module(images)
-    _wait(images.device)
+    run()
+    _wait(device)
     return (time.perf_counter() - started) * 1e3
 
 

@@ -1,27 +1,34 @@
-"""One network through different runtimes: eager PyTorch, `torch.compile`, ONNX Runtime."""
+"""One network on its inputs through different runtimes: eager PyTorch, `torch.compile`, ONNX Runtime."""
 
 from __future__ import annotations
 
+import io
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
+from estimators.counting import device_of
 from search_spaces.core import first_line, quiet, unknown_name
 
-Run = Callable[[Tensor], object]
+Args = tuple[Any, ...]
+Kwargs = Mapping[str, Any]
+Run = Callable[[], object]
 
 
-def prepare(module: nn.Module, images: Tensor, runtime: str, threads: int) -> Run:
-    """A function that runs a module, in evaluation mode already, on such images.
+def prepare(module: nn.Module, args: Args, kwargs: Kwargs, runtime: str, threads: int) -> Run:
+    """A function that runs a module, in evaluation mode already, on these inputs.
 
     Args:
-        module: on the images' device.
-        images: one batch; a compiled or exported network is made for its shape.
-        runtime: eager, compile or onnxruntime. The last one runs on the CPU, with copies of nothing but the result.
+        module: on the inputs' device.
+        args: positional inputs.
+        kwargs: keyword inputs; a compiled or exported network is made for the sizes of these and the others.
+        runtime: eager, compile or onnxruntime. The last one runs on the CPU, with copies of nothing but the result, and returns
+            the tensors among the outputs as arrays, in order.
         threads: of ONNX Runtime within operators; torch's own are set by the caller.
 
     Raises:
@@ -29,30 +36,35 @@ def prepare(module: nn.Module, images: Tensor, runtime: str, threads: int) -> Ru
     """
     if runtime not in RUNTIMES:
         raise unknown_name("runtime", runtime, RUNTIMES)
-    return RUNTIMES[runtime](module, images, threads)
+    return RUNTIMES[runtime](module, args, kwargs, threads)
 
 
-def _eager(module: nn.Module, images: Tensor, threads: int) -> Run:
-    return module
+def _eager(module: nn.Module, args: Args, kwargs: Kwargs, threads: int) -> Run:
+    return lambda: module(*args, **kwargs)
 
 
-def _compiled(module: nn.Module, images: Tensor, threads: int) -> Run:
-    compiled: Run = torch.compile(module, dynamic=False)
-    return compiled
+def _compiled(module: nn.Module, args: Args, kwargs: Kwargs, threads: int) -> Run:
+    compiled: Any = torch.compile(module, dynamic=False)
+    return lambda: compiled(*args, **kwargs)
 
 
-def _onnxruntime(module: nn.Module, images: Tensor, threads: int) -> Run:
+def _onnxruntime(module: nn.Module, args: Args, kwargs: Kwargs, threads: int) -> Run:
     check_onnx()
-    on_cpu_only(images.device)
+    flat = _Flat(module, args, kwargs)
+    for tensor in flat.tensors:
+        on_cpu_only(tensor.device)
+    on_cpu_only(device_of(module))
+    names = [f"input_{place}" for place in range(len(flat.tensors))]
     try:
-        with quiet():
-            program: Any = torch.onnx.export(module, (images,), input_names=["images"], dynamo=True)
+        session = onnx_session(_exported(flat, names), threads)
+        known = {given.name for given in session.get_inputs()}
+        given = {name: tensor.detach().numpy() for name, tensor in zip(names, flat.tensors, strict=True)}
     except Exception as error:
         raise ValueError(
             f"{type(module).__name__} cannot be exported to ONNX: {first_line(error)}; measure it eager"
         ) from error
-    session = onnx_session(program.model_proto.SerializeToString(), threads)
-    return lambda given: session.run(None, {"images": given.numpy()})
+    feeds = {name: array for name, array in given.items() if name in known}
+    return lambda: session.run(None, feeds)
 
 
 def check_onnx() -> None:
@@ -102,7 +114,41 @@ def compiling_each() -> Iterator[None]:
         yield
 
 
-RUNTIMES: dict[str, Callable[[nn.Module, Tensor, int], Run]] = {
+class _Flat(nn.Module):
+    """A model as a function of tensors alone, to tensors alone."""
+
+    def __init__(self, model: nn.Module, args: Args, kwargs: Kwargs) -> None:
+        super().__init__()
+        self.model = model
+        self.leaves, self.spec = pytree.tree_flatten((args, dict(kwargs)))
+        self.train(model.training)
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """The tensors among the inputs, in order."""
+        return tuple(leaf for leaf in self.leaves if isinstance(leaf, Tensor))
+
+    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """The tensors of what the model returns, in order."""
+        given = iter(tensors)
+        leaves = [next(given) if isinstance(leaf, Tensor) else leaf for leaf in self.leaves]
+        args, kwargs = pytree.tree_unflatten(leaves, self.spec)
+        return tuple(x for x in pytree.tree_leaves(self.model(*args, **kwargs)) if isinstance(x, Tensor))
+
+
+def _exported(flat: _Flat, names: list[str]) -> bytes:
+    """By the exporter that traces first, as it is many times faster; what it cannot do is left to `torch.export`."""
+    with quiet(), torch.no_grad():
+        try:
+            buffer = io.BytesIO()
+            torch.onnx.export(flat, flat.tensors, buffer, input_names=names, dynamo=False)  # type: ignore[arg-type]
+            return buffer.getvalue()
+        except Exception:
+            program: Any = torch.onnx.export(flat, flat.tensors, input_names=names, dynamo=True)
+            return bytes(program.model_proto.SerializeToString())
+
+
+RUNTIMES: dict[str, Callable[[nn.Module, Args, Kwargs, int], Run]] = {
     "eager": _eager,
     "compile": _compiled,
     "onnxruntime": _onnxruntime,

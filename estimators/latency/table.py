@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from search_spaces.core import Local, Shape, seeded
 
 CONDITIONS = ("batch_size", "threads", "device", "torch_version", "runtime")
 FEWEST = 3
+MOST_LISTED, SETTLED = 5_000, 1_000  # architectures, see `covering`
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +33,7 @@ class LatencyTable:
     Attributes:
         space, fingerprint: the space's name, and digits that change with its choices and options.
         blocks: by block, local choice and input shape, in one text.
+        options: what the space was made with, where that is known.
         overhead_ms, scale: a network takes overhead_ms + scale x the sum of its blocks' medians; 0 and 1 until `fitted`.
     """
 
@@ -40,6 +42,7 @@ class LatencyTable:
     blocks: Mapping[str, Latency]
     overhead_ms: float = 0.0
     scale: float = 1.0
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def conditions(self) -> dict[str, Any]:
@@ -91,11 +94,21 @@ class LatencyTable:
 
     def check(self, space: SearchSpace) -> None:
         """Raise ValueError if the table is of another space than `space`, or of one with other choices or options."""
-        if (self.space, self.fingerprint) != (space.name, space.fingerprint):
-            raise ValueError(
-                f"the latency table must be of space {space.name!r} ({space.fingerprint}), got one of {self.space!r} "
-                f"({self.fingerprint}); measure a table of this space"
-            )
+        if (self.space, self.fingerprint) == (space.name, space.fingerprint):
+            return
+        ours, theirs = json.loads(json.dumps(dict(space.options), default=str)), dict(self.options)
+        names = [name for name in {**ours, **theirs} if ours.get(name) != theirs.get(name)] if theirs else []
+        differs = ", ".join(f"{name} {theirs.get(name)} in place of {ours.get(name)}" for name in names)
+        raise ValueError(
+            f"the latency table must be of space {space.name!r} ({space.fingerprint}), got one of {self.space!r} "
+            f"({self.fingerprint}){f' with {differs}' if differs else ''}; measure a table of this space"
+        )
+
+    def check_covers(self, space: SearchSpace) -> None:
+        """Raise ValueError if the table is of another space, or lacks blocks of it; see `covering`."""
+        self.check(space)
+        for arch in covering(space):
+            self._sum(space, arch)
 
     def _sum(self, space: SearchSpace, arch: Architecture) -> float:
         self.check(space)
@@ -111,19 +124,41 @@ class LatencyTable:
         return total
 
 
-def measure_table(space: SearchSpace, archs: Iterable[Architecture], **settings: Any) -> LatencyTable:
+def covering(space: SearchSpace) -> list[Architecture]:
+    """Architectures that have every block between them that networks of the space are made of.
+
+    Of a space of more than 5,000 descriptions some are drawn, until 1,000 in a row have no block that is new: one that hardly any
+    architecture has may be missing.
+    """
+    listed = space.raw_size <= MOST_LISTED
+    rng = np.random.default_rng(0)
+    seen: set[str] = set()
+    chosen = []
+    since = 0
+    for arch in space.enumerate() if listed else iter(lambda: space.sample(rng), None):
+        new = {_key(*link) for link in _links(space, arch)} - seen
+        since = 0 if new else since + 1
+        if new:
+            seen |= new
+            chosen.append(arch)
+        elif not listed and since >= SETTLED:
+            break
+    return chosen
+
+
+def measure_table(space: SearchSpace, archs: Iterable[Architecture] | None = None, **settings: Any) -> LatencyTable:
     """Measure every block that some architectures are made of; blocks with the same input take turns.
 
     Args:
         space: with a network.
-        archs: what the table should cover; `space.enumerate()` for all of it.
+        archs: what the table should cover; None for the whole space, see `covering`.
         settings: of `compare_latency`: batch_size, device, threads, warmup_s, runs, max_seconds (of each block) and runtime.
 
     Raises:
         ValueError: no architectures, and what `compare_latency` raises.
     """
     groups: dict[Shape, dict[str, tuple[Block, Local]]] = {}
-    for arch in archs:
+    for arch in covering(space) if archs is None else archs:
         for block, local, shape in _links(space, arch):
             groups.setdefault(shape, {})[_key(block, local, shape)] = block, local
     if not groups:
@@ -133,7 +168,7 @@ def measure_table(space: SearchSpace, archs: Iterable[Architecture], **settings:
         with seeded(0):
             modules: dict[str, nn.Module] = {key: block.alone(local, shape) for key, (block, local) in group.items()}
         blocks |= compare_latency(modules, shape, **settings)
-    return LatencyTable(space.name, space.fingerprint, blocks)
+    return LatencyTable(space.name, space.fingerprint, blocks, options=space.options)
 
 
 def load_table(path: str | Path, space: SearchSpace) -> LatencyTable:

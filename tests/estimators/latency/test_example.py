@@ -9,8 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from estimators import onnxruntime_ms
-from estimators.latency import OnExample, OnnxExample, compare_on_example
+from estimators import compare_latency, measure_latency, onnxruntime_ms
+from estimators.latency import compare_on_example
+from estimators.latency.measure import evaluating
+from estimators.latency.runtimes import RUNTIMES, prepare
 
 IDS = torch.arange(8).view(1, 8)
 
@@ -46,12 +48,13 @@ def test_the_same_outputs_and_the_model_left_alone(args: tuple[Any, ...], kwargs
         expected = model.eval()(*args, **kwargs)
     model.train()
     model.norm.eval()
-    ran = OnnxExample(model, args, kwargs)(torch.zeros(1))
+    with evaluating([model]):
+        ran = prepare(model, args, kwargs, "onnxruntime", 1)()
     for found, wanted in zip(ran, (expected["logits"], expected["hidden"][0]), strict=True):
         torch.testing.assert_close(torch.from_numpy(found), wanted)
     assert (model.training, model.outer.training, model.norm.training) == (True, True, False)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-    torch.testing.assert_close(OnExample(model.eval(), args, kwargs)(torch.zeros(1)), expected)
+    torch.testing.assert_close(prepare(model.eval(), args, kwargs, "eager", 1)(), expected)
 
 
 def test_what_cannot_be_traced_is_exported_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -74,11 +77,12 @@ def test_what_cannot_be_traced_is_exported_otherwise(monkeypatch: pytest.MonkeyP
         return Program(*given, **settings)
 
     monkeypatch.setattr(torch.onnx, "export", only_dynamo)
-    assert len(OnnxExample(nn.Linear(3, 2).eval(), (torch.zeros(1, 3),), {})(torch.zeros(1))) == 1
+    given = (torch.zeros(1, 3),)
+    assert len(prepare(nn.Linear(3, 2).eval(), given, {}, "onnxruntime", 1)()) == 1  # type: ignore[arg-type]
     assert asked == [False, True]
     monkeypatch.setattr("torch.onnx.export", lambda *_, **__: exec("raise RuntimeError('no way\\nat all')"))
     with pytest.raises(ValueError, match="^Linear cannot be exported to ONNX: no way; measure it eager$"):
-        OnnxExample(nn.Linear(3, 2), (torch.zeros(1, 3),), {})
+        prepare(nn.Linear(3, 2), given, {}, "onnxruntime", 1)
 
 
 def test_milliseconds_of_a_shape_a_tensor_and_names() -> None:
@@ -90,7 +94,21 @@ def test_milliseconds_of_a_shape_a_tensor_and_names() -> None:
 
 def test_runtimes_are_named_and_on_the_cpu() -> None:
     model = nn.Linear(3, 2)
-    with pytest.raises(ValueError, match="no runtime is named 'compile'"):
-        compare_on_example({"a": model}, (torch.zeros(1, 3),), {}, "compile")
+    with pytest.raises(ValueError, match="no runtime is named 'onnx'; did you mean onnxruntime"):
+        compare_on_example({"a": model}, (torch.zeros(1, 3),), {}, "onnx")
     with pytest.raises(ValueError, match="onnxruntime is measured on the CPU, got device 'meta'"):
-        OnnxExample(model, (torch.zeros(1, 3, device="meta"),), {})
+        prepare(model, (torch.zeros(1, 3, device="meta"),), {}, "onnxruntime", 1)
+
+
+@pytest.mark.parametrize("runtime", [name for name in RUNTIMES if name != "compile"])
+def test_networks_take_turns_on_inputs_of_their_own(runtime: str) -> None:
+    tokens, options = Tokens(), {"runs": 5, "warmup_s": 1e-3}
+    by_name = {"ids": IDS, "mask": torch.ones(1, 8)}
+    for inputs in ((IDS,), by_name, (IDS, None, torch.ones(1, 8))):
+        found = compare_latency({"a": tokens, "b": tokens}, inputs, runtime=runtime, **options)  # type: ignore[arg-type]
+        assert found["a"].median_ms > 0 and found["a"].batch_size == 1 and found["b"].runtime == runtime
+    assert tokens.training
+    with pytest.raises(ValueError, match="`batch_size` is for the shape of a sample, got 4 beside inputs"):
+        measure_latency(tokens, by_name, batch_size=4)
+    with pytest.raises(ValueError, match=r"must run on a batch of shape \(2,\), and does not: .* or its own inputs"):
+        measure_latency(nn.Linear(3, 2), torch.zeros(2), runs=5)

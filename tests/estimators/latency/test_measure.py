@@ -172,7 +172,7 @@ def test_nothing_to_measure_or_nowhere() -> None:
 def test_onnx_runtime_runs_the_same_network() -> None:
     module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU()).eval()
     images = torch.randn(2, 3, 8, 8)
-    (computed,) = runtimes.prepare(module, images, "onnxruntime", 1)(images)
+    (computed,) = runtimes.prepare(module, (images,), {}, "onnxruntime", 1)()
     torch.testing.assert_close(torch.from_numpy(computed), module(images), rtol=1e-5, atol=1e-5)
     found = measure_latency(module, (3, 8, 8), runs=5, warmup_s=0.1, runtime="onnxruntime")
     assert found.median_ms > 0

@@ -10,6 +10,7 @@ import pytest
 
 from estimators import Latency, LatencyTable, load_table, measure_table
 from estimators.latency import table as latency_table
+from estimators.latency.table import covering
 from search_spaces import Architecture, SearchSpace, make_space
 from search_spaces.core.network import Shape
 
@@ -129,3 +130,32 @@ def test_a_fit_that_tells_no_networks_apart_warns(space: SearchSpace) -> None:
     with pytest.warns(UserWarning, match="predicts one latency for all; measure both again"):
         fitted = table.fitted(space, {arch: latency(9 - at, **table.conditions) for at, arch in enumerate(order)})
     assert len({fitted.predict(space, arch) for arch in archs}) == 1
+
+
+def test_a_table_covers_its_space_by_itself(
+    space: SearchSpace, table: LatencyTable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    some = covering(space)
+    assert len(some) < space.size  # a few have every block between them
+    assert set(measure_table(space).blocks) == set(table.blocks)
+    monkeypatch.setattr(latency_table, "MOST_LISTED", 3)
+    drawn = covering(space)
+    assert set(measure_table(space, drawn).blocks) == set(table.blocks)
+    lacking = replace(table, blocks=dict(list(table.blocks.items())[:-1]))
+    table.check_covers(space)
+    with pytest.raises(ValueError, match="has not been measured; measure a table that covers"):
+        lacking.check_covers(space)
+
+
+def test_the_options_in_which_a_space_differs_are_named(
+    space: SearchSpace, table: LatencyTable, tmp_path: Path
+) -> None:
+    table.save(tmp_path / "table.json")
+    with pytest.raises(
+        ValueError, match=r"got one of 'resnet20-pooling' \(\w+\) with num_classes 10 in place of 7; measure"
+    ):
+        load_table(tmp_path / "table.json", make_space("resnet20-pooling", num_classes=7))
+    written = json.loads((tmp_path / "table.json").read_text())
+    del written["options"]  # of an earlier version
+    (tmp_path / "table.json").write_text(json.dumps(written))
+    assert load_table(tmp_path / "table.json", space).blocks == table.blocks

@@ -66,6 +66,12 @@ def test_a_table_that_is_not_used_or_of_another_space(tmp_path: Path) -> None:
     LatencyTable("another", "0", {"block": latency}).save(tmp_path / "table.json")
     with pytest.raises(ValueError, match="must be of space 'resnet20-pooling'"):
         run(tmp_path / "run", objectives=["latency_ms"], latency_table=tmp_path / "table.json")
+    space = make_space("resnet20-pooling", in_channels=1, image_size=8)
+    some = measure_table(space, list(space.enumerate())[:1], warmup_s=1e-4, runs=5, max_seconds=1e-4)
+    some.save(tmp_path / "table.json")
+    with pytest.raises(ValueError, match="has not been measured; measure a table that covers"):
+        run(tmp_path / "run", objectives=["latency_ms"], latency_table=tmp_path / "table.json")
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_measured_latency_keeps_its_quartiles_and_conditions(tmp_path: Path) -> None:
