@@ -84,5 +84,5 @@ def _wanted(study: Study) -> Sequence[Architecture]:
     which = study.config.alone.which
     if which == "none":
         return []
-    table = study.front if which == "front" else study.trials
+    table = study.searched_front if which == "front" else study.trials
     return [study.find(key) for key in table["architecture"]]

@@ -302,8 +302,8 @@ def _export_front(study: Study, data: ImageData, progress: Progress) -> None:
 
 
 def _measure_front(study: Study, device: torch.device) -> None:
-    """Latency of the front's networks at batch size 1, all in one process by turns."""
-    keys = list(study.front["architecture"])
+    """Latency of the networks on the fronts at batch size 1, all in one process by turns."""
+    keys = list(dict.fromkeys([*study.searched_front["architecture"], *study.front["architecture"]]))
     if set(keys) <= set(study.latency):
         return
     modules = {key: build(study, study.find(key)) for key in keys}

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from nas.objectives import both_accuracies, gap, kendall, same_order
-from nas.report.format import Table, front_table, percent, si
+from nas.report.format import UNKNOWN, Table, front_table, percent, si
 from nas.report.html import document, facts, figure, listed, pairs
 from nas.report.point_labels import drawable
 from nas.runtime import names_function
@@ -61,11 +61,11 @@ def render(study: Study, images: Mapping[str, bytes], epochs: int) -> str:
         images: PNG files by name; those of `CAPTIONS` are shown.
         epochs: how long the supernets were trained.
     """
-    ranked, front = study.ranked, study.front
+    ranked, front, asked = study.ranked, study.front, study.searched_front
     parts = [
         _lede(study),
-        _unfinished(study, ranked, front, epochs),
-        *([_headline(study, ranked, front), _front(study, ranked, front)] if len(front) else []),
+        _unfinished(study, ranked, asked, epochs),
+        *([_headline(study, ranked, front), _front(study, ranked, front, asked)] if len(front) else []),
         *(figure(name, images[name], CAPTIONS[name]) for name in CAPTIONS if name in images),
         _ranking(study, ranked),
         _exports(study),
@@ -128,8 +128,9 @@ def _headline(study: Study, ranked: pd.DataFrame, front: pd.DataFrame) -> str:
     return facts(tiles)
 
 
-def _front(study: Study, ranked: pd.DataFrame, front: pd.DataFrame) -> str:
-    shown = front_table(front, searched(study), [objective.name for objective in study.objectives])
+def _front(study: Study, ranked: pd.DataFrame, front: pd.DataFrame, asked: pd.DataFrame) -> str:
+    names = [objective.name for objective in study.objectives]
+    shown = front_table(front, searched(study), names)
     kept = contract(study.space)
     knee = choose(study, "knee")["label"].iloc[0]
     notes = []
@@ -143,15 +144,21 @@ def _front(study: Study, ranked: pd.DataFrame, front: pd.DataFrame) -> str:
         notes.append(f"Accuracy {searched(study)}: {source}, as the search saw it.")
     if "latency" in shown.columns:
         notes.append("Latency: one image at a time, median and quartiles, on the hardware named below.")
-    table = _table(shown, knee, numbers=not drawable(ranked["label"]))
-    return f'<h2>The front, cheapest first</h2>\n{table}\n<p class="quiet">{" ".join(notes)}</p>'
+    numbers = None if drawable(ranked["label"]) else {label: at for at, label in enumerate(asked["label"], start=1)}
+    table = _table(shown, knee, numbers)
+    behind = asked[~asked["label"].isin(front["label"])]
+    text = f'<h2>The front, cheapest first</h2>\n{table}\n<p class="quiet">{" ".join(notes)}</p>'
+    if behind.empty:
+        return text
+    rest = _table(front_table(behind, searched(study), names), knee, numbers)
+    return f"{text}\n<h2>On the front as the search saw it, and behind once trained alone</h2>\n{rest}"
 
 
-def _table(table: Table, knee: str, numbers: bool) -> str:
+def _table(table: Table, knee: str, numbers: Mapping[str, int] | None) -> str:
     """Rows have numbers where labels are too long, because the plots call them by those."""
     name = ' class="long"' if numbers else ""
     cells = [["#", *table.columns]] if numbers else [table.columns]
-    cells += [[str(number), *row] if numbers else row for number, row in enumerate(table.rows, start=1)]
+    cells += [[str(numbers.get(row[0], UNKNOWN)), *row] if numbers else row for row in table.rows]
     lines = []
     for at, row in enumerate(cells):
         tag, where = "td" if at else "th", len(row) - len(table.columns)

@@ -236,7 +236,7 @@ def _axis(column: str, table: pd.DataFrame, label: str = "", unit: str = "", hig
 
 
 def _names(ranked: pd.DataFrame) -> pd.Series:
-    """What the points are called: their labels, or their rows in `Study.front` where labels are too long to draw."""
+    """What the points are called: their labels, or their rows in `Study.searched_front` where labels are too long to draw."""
     if drawable(ranked["label"]):
         return ranked["label"]
     ordered = ranked[ranked["on_front"]].sort_values(["macs", "params"]).index

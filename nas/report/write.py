@@ -26,10 +26,15 @@ def history(study: Study) -> pd.DataFrame:
 
 
 def write_tables(study: Study) -> list[Path]:
-    """Write trials.csv, front.csv, alone.csv and curves.csv, without rows where a run has none, and failed.csv where trials failed."""
+    """Write trials.csv, front.csv, alone.csv and curves.csv, without rows where a run has none; searched.csv where training alone
+    changed the front, and failed.csv where trials failed.
+    """
     head = pd.DataFrame(columns=["label", "architecture", *(objective.name for objective in study.objectives)])
     paths = []
-    tables = {"trials": study.ranked, "front": study.front, "alone": study.alone, "curves": history(study)}
+    front, searched = study.front, study.searched_front
+    tables = {"trials": study.ranked, "front": front, "alone": study.alone, "curves": history(study)}
+    if list(front["label"] if len(front) else []) != list(searched["label"] if len(searched) else []):
+        tables["searched"] = searched
     if len(failed := study.failed):
         tables["failed"] = failed
     for name, table in tables.items():

@@ -17,7 +17,8 @@ def choose(study: Study, pick: str | None = None, limits: Mapping[str, float] | 
     Args:
         study: a run with at least one trial.
         pick: `knee`, the point furthest below the line between the front's ends; `best`, the best by the first objective; a label
-            or JSON object of any architecture that was tried; None for all of the front.
+            or JSON object of any architecture that was tried, or where the run has supernets, of any other of the space; None for
+            all of the front.
         limits: bounds by column, such as `{"macs": 60e6}`, in the column's unit: the least for accuracies (fractions) and other
             objectives that rise, the most for everything else.
 
@@ -69,5 +70,8 @@ def _named(study: Study, label: str) -> pd.DataFrame:
     table = study.ranked
     found = table[table["architecture"] == arch.key]
     if found.empty:
-        raise ValueError(f"{study.space.label(arch)} was not tried in {study.folder}; pick one of its trials")
+        label = study.space.label(arch)
+        if not study.config.supernets.count:
+            raise ValueError(f"{label} was not tried in {study.folder}; pick one of its trials")
+        return pd.DataFrame([{"label": label, "architecture": arch.key}])
     return found

@@ -231,7 +231,7 @@ class Study:
 
     @property
     def ranked(self) -> pd.DataFrame:
-        """`trials` with `accuracy_alone` (mean over seeds) where a network was trained alone, and `on_front`."""
+        """`trials` with `accuracy_alone` (mean over seeds) of networks trained alone, and `on_front`, by what the search saw."""
         table = self.trials
         if table.empty:
             return table
@@ -247,12 +247,28 @@ class Study:
         return table
 
     @property
-    def front(self) -> pd.DataFrame:
-        """The trials that no other trial dominates, cheapest first, with accuracy alone and measured latency where known."""
+    def searched_front(self) -> pd.DataFrame:
+        """The trials that no other dominates by what the search saw, cheapest first, with accuracy alone and latency where known."""
         table = self.ranked
-        if table.empty:
-            return table
-        front = table[table["on_front"]].drop(columns="on_front").sort_values(["macs", "params"]).reset_index(drop=True)
+        return table if table.empty else self._as_front(table[table["on_front"]])
+
+    @property
+    def front(self) -> pd.DataFrame:
+        """The front of the final figures: once all of `searched_front` are trained alone, the best of what is trained.
+
+        Until then, and without accuracy among the objectives, it is `searched_front`.
+        """
+        searched, names = self.searched_front, [objective.name for objective in self.objectives]
+        if searched.empty or "accuracy" not in names or searched["accuracy_alone"].isna().any():
+            return searched
+        table = self.ranked
+        trained = table[table["accuracy_alone"].notna() & table[names].notna().all(axis=1)]
+        values = trained[names].assign(accuracy=trained["accuracy_alone"])
+        return self._as_front(trained[pareto.non_dominated(losses(values.to_numpy(float), self.objectives))])
+
+    def _as_front(self, rows: pd.DataFrame) -> pd.DataFrame:
+        """Rows of `ranked`, cheapest first, with measured latency where it is known."""
+        front = rows.drop(columns="on_front").sort_values(["macs", "params"]).reset_index(drop=True)
         latency = pd.DataFrame(self.latency).T
         if latency.empty:
             return front

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from nas.data.dataset import ImageData
 from nas.objectives.pareto import non_dominated
 from search_spaces import Block, Integer, Network, SearchSpace, make_space
 from tests.conftest import QUICK
+from tests.made_up_studies import complete, try_
 
 SMALL = {"epochs": 1, "alone_epochs": 1, "batch_size": 64, "limit": 200, "test_limit": 50}
 
@@ -33,14 +35,17 @@ def test_every_architecture_is_a_trial_with_exact_costs(finished: Study) -> None
     np.testing.assert_array_equal(trials["accuracy"], supernets.max(axis=1))
 
 
-def test_the_front_is_what_nothing_dominates_and_was_trained_alone(finished: Study) -> None:
-    front, trials = finished.front, finished.trials
+def test_the_fronts_are_what_nothing_dominates_before_and_after_training_alone(finished: Study) -> None:
+    searched, trials = finished.searched_front, finished.trials
     on_front = non_dominated(np.column_stack([-trials["accuracy"], trials["macs"]]))
-    assert set(front["label"]) == set(trials["label"][on_front])
-    assert front["macs"].is_monotonic_increasing
-    assert front["accuracy_alone"].between(0, 1).all()
-    assert (front["latency_p25_ms"] <= front["latency_ms"]).all() and (front["latency_ms"] > 0).all()
-    assert set(finished.alone["label"]) == set(front["label"])
+    assert set(searched["label"]) == set(trials["label"][on_front])
+    assert set(finished.alone["label"]) == set(searched["label"])
+    final = non_dominated(np.column_stack([-searched["accuracy_alone"], searched["macs"]]))
+    assert list(finished.front["label"]) == list(searched["label"][final])
+    for front in (searched, finished.front):
+        assert front["macs"].is_monotonic_increasing
+        assert front["accuracy_alone"].between(0, 1).all()
+        assert (front["latency_p25_ms"] <= front["latency_ms"]).all() and (front["latency_ms"] > 0).all()
 
 
 def test_the_run_folder_is_complete(finished: Study) -> None:
@@ -217,8 +222,25 @@ def test_images_too_small_for_the_poolings_are_refused(tmp_path: Path) -> None:
         search("resnet20-pooling", "digits", out=tmp_path / "run", image_size=2, **SMALL)
 
 
-def test_picks_respect_limits_in_their_direction(finished: Study) -> None:
-    front = finished.front
+@pytest.fixture
+def wide(finished: Study, tmp_path: Path) -> Study:
+    """A run whose front is wide, before and after training alone."""
+    made = Study.create(
+        tmp_path / "wide", finished.config, finished.space, finished.data(), finished.record["space"]["options"]
+    )
+    return complete(made)
+
+
+def test_any_architecture_of_a_supernets_space_can_be_picked(start: Callable[..., Study]) -> None:
+    study = start()
+    tried = [study.space.label(try_(study, number)) for number in range(3)]
+    other = next(label for arch in study.space.enumerate() if (label := study.space.label(arch)) not in tried)
+    assert list(nas.choose(study, other)["label"]) == [other]
+    assert "macs" in nas.choose(study, tried[0])
+
+
+def test_picks_respect_limits_in_their_direction(wide: Study) -> None:
+    finished, front = wide, wide.front
     middle = front["accuracy"].median()
     assert (nas.choose(finished, limits={"accuracy": middle})["accuracy"] >= middle).all()
     cheap = nas.choose(finished, "best", {"macs": front["macs"].median()}).iloc[0]

@@ -184,3 +184,20 @@ def test_a_damaged_checkpoint_is_named(start: Callable[..., Study]) -> None:
     (study.folder / "supernets" / "checkpoint.safetensors").write_bytes(b"short")
     with pytest.warns(UserWarning, match="damaged"), pytest.raises(ValueError, match="no readable checkpoint"):
         write_tables(study)
+
+
+def test_networks_that_others_beat_once_trained_alone_stand_beside_the_front(start: Callable[..., Study]) -> None:
+    study = start()
+    archs = [try_(study, number) for number in range(12)]
+    asked = list(study.searched_front["architecture"])
+    assert len(asked) > 3 and list(study.front["architecture"]) == asked
+    trained = [arch for arch in archs if arch.key in asked]
+    for place, arch in enumerate(trained):
+        train_alone(study, arch, 0.9 - 0.1 * (place == 1) + 0.001 * place)
+    front = list(study.front["architecture"])
+    assert front == [arch.key for place, arch in enumerate(trained) if place != 1]
+    page = page_of(study)
+    assert "behind once trained alone" in page
+    searched = pd.read_csv(study.folder / "searched.csv")
+    assert list(searched["architecture"]) == asked
+    assert list(pd.read_csv(study.folder / "front.csv")["architecture"]) == front
