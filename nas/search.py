@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from optuna.trial import FrozenTrial
 
+from estimators import METRICS
 from estimators.latency import CONDITIONS, compare_latency, load_table
 from estimators.zero_cost import ZERO_COST
 from nas.data import ImageData, named_data
@@ -27,6 +28,7 @@ from nas.scoring import (
     Figures,
     LatencyScorer,
     NetworkScorer,
+    Remembered,
     Scorer,
     SupernetScorer,
     TableScorer,
@@ -115,11 +117,11 @@ def run(
     study, data, device = open_run(config, folder, space=space, data=data, trust=trust)
     space = study.space
     with study.locked(), study.session():
-        kept, scorers = contract(space), _of_costs(study, device)
+        kept, costs = contract(space), _of_costs(study, device)
         if evaluate is not None:
-            scorers.append(EvaluatedScorer(space, evaluate, study.objectives, config.seed))
-            propose(study, scorers, progress)
+            propose(study, costs, [EvaluatedScorer(space, evaluate, study.objectives, config.seed)], progress)
             return _written(study)
+        scorers: list[Scorer] = []
         assert data is not None
         if untrained := [name for name in config.objectives if name in ZERO_COST]:
             scorers.append(UntrainedScorer(space, untrained, data, device, config.seed))
@@ -129,7 +131,7 @@ def run(
                     train_supernets(study, data, device, progress, trust=trust) if config.supernets.count else None
                 )
                 scorers.append(kept.worth(config, data, device, learner))
-            propose(study, scorers, progress)
+            propose(study, costs, scorers, progress)
             _retrain(study, data, device, progress)
         _export_front(study, data, progress)
         _measure_front(study, device)
@@ -137,15 +139,17 @@ def run(
 
 
 def _of_costs(study: Study, device: torch.device) -> list[Scorer]:
-    """What gives trials the figures that need neither data nor training."""
+    """What gives trials the figures that need neither data nor training, the cheapest first."""
     config, space = study.config, study.space
+    used = (*config.objectives, *config.limits)
     scorers: list[Scorer] = [contract(space).costs]
     if config.latency_table is not None:
         scorers.append(TableScorer(space, load_table(config.latency_table, space)))
-    elif "latency_ms" in config.objectives:
-        scorers.append(LatencyScorer(space, device))
-    if known := estimates(config.objectives, config.hardware):
-        scorers.append(NetworkScorer(space, known))
+    if known := estimates(used, config.hardware):
+        scorers.append(Remembered(NetworkScorer(space, known)))
+    if config.latency_table is None and "latency_ms" in used:
+        measured = study.folder / "measured.jsonl" if "latency_ms" in config.limits else None
+        scorers.append(Remembered(LatencyScorer(space, device), measured))
     return scorers
 
 
@@ -163,14 +167,15 @@ def _name(evaluate: str | Evaluate | None) -> str | None:
     return f"{named.__module__}:{named.__qualname__}"
 
 
-def propose(study: Study, scorers: Sequence[Scorer], progress: Progress) -> None:
+def propose(study: Study, costs: Sequence[Scorer], scorers: Sequence[Scorer], progress: Progress) -> None:
     """Ask the strategy, score, tell, until the budget is spent or nothing is left to propose.
 
     The journal is a memory of scores: a search that goes on asks the strategy from the start, and only what the journal does not
     know is scored. So the strategy ends in the same state, and no trial is lost or doubled. Of a trained model the strategy is told
     of the uniformly pruned ones first.
 
-    What a trial raises makes it a failed one, which the strategy is told of as worse than any; it is not tried again.
+    Costs give what limits are set on, other scorers the rest. What a trial raises makes it a failed one, which the strategy is told of
+    as worse than any; it is not tried again.
 
     Raises:
         ValueError: no architecture keeps the limits, or too many trials failed in a row.
@@ -179,7 +184,8 @@ def propose(study: Study, scorers: Sequence[Scorer], progress: Progress) -> None
     for scorer in scorers:
         if isinstance(scorer, SupernetScorer):
             space = scorer.sampler.narrowed(space)
-    allowed = within(space, config.limits, kept.costs)
+    limiting = costs[: 1 if set(config.limits) <= set(METRICS) else None]
+    allowed = within(space, config.limits, limiting)
     known = _known(study)
     strategy = make_strategy(config.strategy, allowed, stream(config.seed, "strategy"))
     expected = min(config.budget.trials or space.raw_size, space.raw_size)
@@ -196,7 +202,7 @@ def propose(study: Study, scorers: Sequence[Scorer], progress: Progress) -> None
             progress("ranking", told + count * done / total, expected)
 
         new = [arch for arch in archs if arch.key not in known]
-        for arch, outcome in zip(new, _score(new, scorers, inner), strict=True):
+        for arch, outcome in zip(new, _score(new, [*costs, *scorers], inner), strict=True):
             failures = failures + 1 if _add(study, arch, outcome) else 0
             if failures == config.budget.max_failures:
                 raise ValueError(

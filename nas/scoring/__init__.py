@@ -1,7 +1,7 @@
 """What a trial is given: costs, latency, accuracy, and limits on them."""
 
 from nas.scoring.accuracy import SupernetScorer
-from nas.scoring.bounds import within
+from nas.scoring.bounds import Remembered, within
 from nas.scoring.contract import contract
 from nas.scoring.costs import (
     Figures,
@@ -16,6 +16,6 @@ from nas.scoring.evaluated import Evaluate, EvaluatedScorer, taken_by
 
 __all__ = [
     "Evaluate", "EvaluatedScorer",
-    "Figures", "LatencyScorer", "NetworkScorer", "Scorer", "SupernetScorer", "TableScorer", "UntrainedScorer",
+    "Figures", "LatencyScorer", "NetworkScorer", "Remembered", "Scorer", "SupernetScorer", "TableScorer", "UntrainedScorer",
     "contract", "latency_figures", "taken_by", "within",
 ]  # fmt: skip

@@ -11,7 +11,7 @@ from pydantic import Field, field_validator, model_validator
 from estimators import METRICS
 from estimators.zero_cost import ZERO_COST
 from nas.data import DataConfig
-from nas.objectives import OBJECTIVES, Hardware, Objective, estimates, parse_objectives
+from nas.objectives import ESTIMATES, OBJECTIVES, Hardware, Objective, estimates, parse_objectives
 from nas.pruning import PRUNED
 from nas.runtime import check_trust, read_yaml, teaches_by_function
 from nas.strategies import STRATEGIES
@@ -19,6 +19,9 @@ from nas.study.formats import FORMATS
 from nas.supernets import SupernetConfig
 from nas.training import TrainingConfig
 from search_spaces.core import Part, PathText, keywords, nested, parse, put, setting, takes, unknown_name
+
+LIMITED = (*METRICS, "latency_ms", *ESTIMATES)
+"""What a search may be limited by."""
 
 
 class SpaceConfig(Part):
@@ -114,7 +117,7 @@ class RunConfig(Part):
     limits: dict[str, float] = setting(
         {},
         flag="at-most",
-        help="Try no architecture with more macs, params, activations or weight_bytes, such as macs=60e6. Can be repeated.",
+        help="Try no architecture with more of a cost, latency_ms or an estimate, such as macs=60e6. Can be repeated.",
     )
     alone: AloneConfig = AloneConfig()
     export: tuple[str, ...] = setting(
@@ -201,8 +204,9 @@ class RunConfig(Part):
 
     @model_validator(mode="after")
     def _estimates_fit(self) -> RunConfig:
-        estimates(self.objectives, self.hardware)
-        if self.latency_table is not None and "latency_ms" not in self.objectives:
+        used = (*self.objectives, *self.limits)
+        estimates(used, self.hardware)
+        if self.latency_table is not None and "latency_ms" not in used:
             raise ValueError(
                 f"a latency table is for the objective latency_ms, got {', '.join(self.objectives)}; name it, or leave out the table"
             )
@@ -212,8 +216,8 @@ class RunConfig(Part):
     @classmethod
     def _known_limits(cls, limits: dict[str, float]) -> dict[str, float]:
         for name, most in limits.items():
-            if name not in METRICS:
-                raise unknown_name("limit of a search", name, METRICS)
+            if name not in LIMITED:
+                raise unknown_name("limit of a search", name, LIMITED)
             if not most > 0:
                 raise ValueError(f"a limit of a search must be positive, got {name}={most:g}")
         return limits

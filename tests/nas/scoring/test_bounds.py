@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from estimators import CostModel
+from estimators import CostModel, measure_table, peak_memory
 from nas import Study, configure, search
 from nas.scoring.bounds import within
-from nas.scoring.costs import CostScorer
+from nas.scoring.costs import CostScorer, Figures, LatencyScorer
 from nas.strategies import STRATEGIES, make_strategy
-from pruners.progress import silent
-from search_spaces import make_space
+from pruners.progress import Progress, silent
+from search_spaces import Architecture, make_space
 from tests.conformance import visited
 
 
@@ -29,10 +30,10 @@ def test_what_keeps_the_limits_is_proposed_and_nothing_else(strategy: str) -> No
     costs = {arch: CostModel(space).cost(arch) for arch in space.enumerate()}
     macs, activations = (sorted(getattr(cost, name) for cost in costs.values())[20] for name in ("macs", "activations"))
     kept = {arch for arch, cost in costs.items() if cost.macs <= macs and cost.activations <= activations}
-    allowed = within(space, {"macs": macs, "activations": activations}, CostScorer(space))
+    allowed = within(space, {"macs": macs, "activations": activations}, [CostScorer(space)])
     proposed = visited(make_strategy(strategy, allowed, np.random.default_rng(0)), [5] * 10)
     assert set(proposed) == kept and 0 < len(kept) < 36
-    assert within(space, {}, CostScorer(space)) is space
+    assert within(space, {}, [CostScorer(space)]) is space
 
 
 def test_a_stopped_search_within_limits_goes_on_and_ends_the_same(tmp_path: Path) -> None:
@@ -62,3 +63,42 @@ def test_unknown_limits_are_refused() -> None:
         configure("s", "d", limits={"mac": 1})
     with pytest.raises(ValueError, match="a limit of a search must be positive, got macs=0"):
         configure("resnet-elastic", "digits", limits={"macs": 0})
+
+
+def test_a_measured_latency_limits_what_is_proposed_and_a_longer_run_remembers_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Times differ from call to call; what was refused once is refused for good."""
+    asked: list[str] = []
+    clock = np.random.default_rng(0)
+
+    def measured(self: LatencyScorer, archs: Sequence[Architecture], progress: Progress) -> list[Figures]:
+        asked.extend(arch.key for arch in archs)
+        return [{"latency_ms": float(clock.uniform(1, 3)), "latency_p25_ms": 1.0, "latency_p75_ms": 3.0} for _ in archs]
+
+    monkeypatch.setattr(LatencyScorer, "__call__", measured)
+    settings: dict[str, Any] = {
+        "evaluate": lambda arch: len(arch.key), "objectives": ["score:max"], "strategy": "random",
+        "limits": {"latency_ms": 2.4, "macs": 1e8}, "out": tmp_path / "run",
+    }  # fmt: skip
+    short = search("resnet20-pooling", trials=5, **settings).trials
+    grown = search("resnet20-pooling", trials=12, **settings).trials
+    assert len(grown) == 12 and short["label"].equals(grown["label"][:5])
+    assert (grown["latency_ms"] <= 2.4).all() and (grown["macs"] <= 1e8).all()
+    assert len(asked) == len(set(asked)) > 12
+
+
+def test_estimates_and_tables_limit_too(tmp_path: Path) -> None:
+    space = make_space("resnet20-pooling", in_channels=1, image_size=8)
+    table = measure_table(space, warmup_s=1e-4, runs=5, max_seconds=1e-4)
+    table.save(tmp_path / "table.json")
+    times = sorted(table.predict(space, arch) for arch in space.enumerate())
+    given: dict[str, Any] = {"evaluate": lambda arch: len(arch.key), "objectives": ["score:max"]}
+    study = search(
+        space, limits={"latency_ms": times[9]}, latency_table=tmp_path / "table.json", out=tmp_path / "a", **given
+    )
+    assert len(study.trials) == 10 and study.trials["latency_ms"].max() == times[9]
+    peaks = {arch.key: peak_memory(space.build(arch), space.net.input_shape).peak_bytes for arch in space.enumerate()}
+    most = sorted(peaks.values())[5]
+    study = search(space, limits={"peak_memory_bytes": most}, out=tmp_path / "b", **given)
+    assert set(study.trials["architecture"]) == {key for key, peak in peaks.items() if peak <= most}
