@@ -2,52 +2,45 @@
 
 from __future__ import annotations
 
-import math
-import time
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from optuna.trial import FrozenTrial
 
-from estimators import METRICS
-from estimators.latency import CONDITIONS, compare_latency, load_table
+from estimators.latency import CONDITIONS, compare_latency
 from estimators.zero_cost import ZERO_COST
 from nas.data import ImageData, named_data
 from nas.export import export
-from nas.objectives import estimates, losses
 from nas.report import write_report, write_tables
 from nas.retrain import build, retrain
 from nas.runtime import half, import_function, stream, write_json
 from nas.scoring import (
     Evaluate,
     EvaluatedScorer,
-    Figures,
-    LatencyScorer,
-    NetworkScorer,
-    Remembered,
     Scorer,
     SupernetScorer,
-    TableScorer,
     UntrainedScorer,
+    add,
+    allowed,
     contract,
+    cost_scorers,
+    inherit,
+    inherited,
     latency_figures,
+    losses_of,
+    score,
     taken_by,
-    within,
+    tell_missing,
+    tried,
 )
 from nas.strategies import STRATEGIES, make_strategy
-from nas.study import SEARCH, RunConfig, Study, configure, run_folder
+from nas.study import LOOP, RunConfig, Study, configure, run_folder
 from nas.train import adopt, open_run, train_supernets
 from nas.training import NotFinite
 from pruners.progress import Progress, silent
-from search_spaces import Architecture, SearchSpace
-from search_spaces.core import first_line, takes
-
-WORST = 1e30
-"""What strategies are told of an architecture without a value of an objective: finite, and worse than any."""
+from search_spaces import SearchSpace
+from search_spaces.core import takes
 
 
 @takes(RunConfig)
@@ -111,13 +104,15 @@ def run(
     trust: bool = False,
 ) -> Study:
     """Carry out a configuration in a run folder, or go on with it; see `search`. The functions that it names are imported."""
+    if config.evaluate == LOOP:
+        raise ValueError(f"{folder} is searched by a loop of its own; go on there, with `nas.Loop`")
     if config.evaluate is not None:
         evaluate = evaluate or import_function(config.evaluate)
         taken_by(evaluate)
     study, data, device = open_run(config, folder, space=space, data=data, trust=trust)
     space = study.space
     with study.locked(), study.session():
-        kept, costs = contract(space), _of_costs(study, device)
+        kept, costs = contract(space), cost_scorers(study, device)
         if evaluate is not None:
             propose(study, costs, [EvaluatedScorer(space, evaluate, study.objectives, config.seed)], progress)
             return _written(study)
@@ -136,21 +131,6 @@ def run(
         _export_front(study, data, progress)
         _measure_front(study, device)
         return _written(study)
-
-
-def _of_costs(study: Study, device: torch.device) -> list[Scorer]:
-    """What gives trials the figures that need neither data nor training, the cheapest first."""
-    config, space = study.config, study.space
-    used = (*config.objectives, *config.limits)
-    scorers: list[Scorer] = [contract(space).costs]
-    if config.latency_table is not None:
-        scorers.append(TableScorer(space, load_table(config.latency_table, space)))
-    if known := estimates(used, config.hardware):
-        scorers.append(Remembered(NetworkScorer(space, known)))
-    if config.latency_table is None and "latency_ms" in used:
-        measured = study.folder / "measured.jsonl" if "latency_ms" in config.limits else None
-        scorers.append(Remembered(LatencyScorer(space, device), measured))
-    return scorers
 
 
 def _written(study: Study) -> Study:
@@ -172,7 +152,7 @@ def propose(study: Study, costs: Sequence[Scorer], scorers: Sequence[Scorer], pr
 
     The journal is a memory of scores: a search that goes on asks the strategy from the start, and only what the journal does not
     know is scored. So the strategy ends in the same state, and no trial is lost or doubled. Of a trained model the strategy is told
-    of the uniformly pruned ones first.
+    of the uniformly pruned ones first, and before of the trials of another run that it starts with, which no budget counts.
 
     Costs give what limits are set on, other scorers the rest. What a trial raises makes it a failed one, which the strategy is told of
     as worse than any; it is not tried again.
@@ -184,13 +164,16 @@ def propose(study: Study, costs: Sequence[Scorer], scorers: Sequence[Scorer], pr
     for scorer in scorers:
         if isinstance(scorer, SupernetScorer):
             space = scorer.sampler.narrowed(space)
-    limiting = costs[: 1 if set(config.limits) <= set(METRICS) else None]
-    allowed = within(space, config.limits, limiting)
-    known = _known(study)
-    strategy = make_strategy(config.strategy, allowed, stream(config.seed, "strategy"))
-    expected = min(config.budget.trials or space.raw_size, space.raw_size)
+    space = allowed(study, space, costs)
+    strategy = make_strategy(config.strategy, space, stream(config.seed, "strategy"))
+    inherit(study, space, kept.costs)
+    known = tried(study)
+    if first := inherited(study):
+        strategy.tell([study.architecture(trial) for trial in first], losses_of(first, study.objectives))
+    expected = min(config.budget.trials or space.raw_size, space.raw_size - len(first))
     together = STRATEGIES[config.strategy].together if config.supernets.count else 1
-    start = [arch for arch in kept.start() if allowed.keeps(arch)]
+    there = {study.architecture(trial) for trial in first}
+    start = [arch for arch in kept.start() if space.keeps(arch) and arch not in there]
     told, spent, failures = 0, 0.0, 0
     progress("ranking", 0, expected)
     while told < expected and spent < (config.budget.seconds or float("inf")):
@@ -202,88 +185,25 @@ def propose(study: Study, costs: Sequence[Scorer], scorers: Sequence[Scorer], pr
             progress("ranking", told + count * done / total, expected)
 
         new = [arch for arch in archs if arch.key not in known]
-        for arch, outcome in zip(new, _score(new, [*costs, *scorers], inner), strict=True):
-            failures = failures + 1 if _add(study, arch, outcome) else 0
+        for arch, outcome in zip(new, score(new, [*costs, *scorers], inner), strict=True):
+            known[arch.key] = add(study, arch, outcome)
+            failures = failures + 1 if "reason" in outcome else 0
             if failures == config.budget.max_failures:
                 raise ValueError(
                     f"{failures} trials in a row failed, the last of them with {outcome['reason']}; mend what fails, or allow more by "
                     f"`max_failures`; {study.folder} keeps what was tried"
                 )
-        if new:
-            known = _known(study)
         batch = [known[arch.key] for arch in archs]
-        worst = [-WORST if objective.higher_is_better else WORST for objective in study.objectives]
-        values = np.clip([trial.values or worst for trial in batch], -WORST, WORST)
-        strategy.tell(archs, losses(values, study.objectives))
+        strategy.tell(archs, losses_of(batch, study.objectives))
         told += len(archs)
         spent += sum(trial.user_attrs["seconds"] for trial in batch)
         progress("ranking", told, expected)
     progress("ranking", expected, expected)
     if config.limits and not told:
         raise ValueError(
-            f"no architecture of {space.name!r} has {allowed.constraints[-1].rule}; allow more, in another folder"
+            f"no architecture of {space.name!r} has {space.constraints[-1].rule}; allow more, in another folder"
         )
-    _tell_missing(study)
-
-
-def _known(study: Study) -> dict[str, FrozenTrial]:
-    """Trials by architecture, finished or failed."""
-    trials = [*study.journal.trials(SEARCH), *study.journal.trials(SEARCH, failed=True)]
-    return {study.architecture(trial).key: trial for trial in trials}
-
-
-def _add(study: Study, arch: Architecture, outcome: Figures) -> bool:
-    """Write down a trial; whether it failed."""
-    if "reason" in outcome:
-        study.add_failed(arch, outcome)
-        return True
-    values = []
-    for objective in study.objectives:
-        value = outcome[objective.name]
-        worst = -math.inf if objective.higher_is_better else math.inf
-        values.append(worst if math.isnan(value) else value)
-    names = [objective.name for objective in study.objectives]
-    study.add(SEARCH, arch, values, {name: value for name, value in outcome.items() if name not in names})
-    return False
-
-
-def _tell_missing(study: Study) -> None:
-    """Warn of failed trials, and of architectures without a value of an objective, which no front has; an error where all are such."""
-    trials, failed = study.trials, study.failed
-    if len(failed):
-        first = failed.iloc[0]
-        text = (
-            f"{len(failed)} of {len(failed) + len(trials)} trials failed, such as {first['label']}: {first['reason']}"
-        )
-        if trials.empty:
-            raise ValueError(f"{text}; mend what fails, and search in another folder")
-        warnings.warn(f"{text}; failed.csv names them", stacklevel=2)
-    for objective in study.objectives:
-        missing = int(trials[objective.name].isna().sum())
-        text = f"{missing} of {len(trials)} architectures have no {objective.name}"
-        if missing == len(trials):
-            raise ValueError(f"{text}; search for another objective in another folder")
-        if missing:
-            warnings.warn(f"{text}; they are left out of the front", stacklevel=2)
-
-
-def _score(archs: Sequence[Architecture], scorers: Sequence[Scorer], progress: Progress) -> list[Figures]:
-    """Figures of each architecture, or the `reason` why it has none, with the seconds that they took, shared evenly."""
-    if not archs:
-        return []
-    started = time.perf_counter()
-    merged: list[Figures] = [{} for _ in archs]
-    try:
-        for scorer in scorers:
-            for figures, more in zip(merged, scorer(archs, progress), strict=True):
-                figures |= more
-    except Exception as error:
-        if len(archs) > 1:  # which of them it was
-            return [outcome for arch in archs for outcome in _score([arch], scorers, progress)]
-        said = f"{type(error).__name__}: {first_line(error)}"
-        merged = [{"reason": "".join(letter if letter.isprintable() else "?" for letter in said)}]
-    seconds = round((time.perf_counter() - started) / len(archs), 4)
-    return [{**figures, "seconds": seconds} for figures in merged]
+    tell_missing(study)
 
 
 def _retrain(study: Study, data: ImageData, device: torch.device, progress: Progress) -> None:

@@ -14,7 +14,7 @@ from torch import nn
 from estimators.latency import load_table
 from nas.data import ImageData, named_data
 from nas.runtime import check_trust, checkpoint, half, replacing, resolve_device, write_text
-from nas.scoring import contract
+from nas.scoring import check_compares, contract
 from nas.strategies import STRATEGIES
 from nas.study import (
     RunConfig,
@@ -137,6 +137,8 @@ def open_run(
     if not (folder / "run.yaml").exists():
         if config.limits:
             contract(space).check_limits(config.limits)
+        if config.start_from is not None:
+            check_compares(config, None if data is None else {"fingerprint": data.fingerprint})
         if config.latency_table is not None:
             load_table(config.latency_table, space).check_covers(space)
         if trains and data is not None:

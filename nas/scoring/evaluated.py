@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import inspect
-import math
-from collections.abc import Callable, Mapping, Sequence
-from numbers import Real
+from collections.abc import Callable, Sequence
 from typing import Any
-
-import torch
 
 from estimators.zero_cost import ZERO_COST
 from nas.objectives import OBJECTIVES, Objective
 from nas.runtime import torch_seed
 from nas.scoring.costs import Figures
+from nas.scoring.outcome import numbers
 from pruners.progress import Progress
 from search_spaces import Architecture, SearchSpace
 
@@ -43,7 +40,7 @@ class EvaluatedScorer:
         found = []
         for done, arch in enumerate(archs):
             progress("ranking", done, len(archs))
-            found.append(self._figures(self._ask(arch)))
+            found.append(numbers(self._ask(arch), self.wanted, "`evaluate`"))
         return found
 
     def _ask(self, arch: Architecture) -> Any:
@@ -53,14 +50,6 @@ class EvaluatedScorer:
         if "arch" in self.takes:
             given.append(arch)
         return self.evaluate(*given)
-
-    def _figures(self, found: Any) -> Figures:
-        if not isinstance(found, Mapping):
-            if len(self.wanted) != 1:
-                raise ValueError(f"`evaluate` must return figures by name, {', '.join(self.wanted)}, got {found!r}")
-            found = {self.wanted[0]: found}
-        figures = {str(name): _number(str(name), value) for name, value in found.items()}
-        return {name: math.nan for name in self.wanted} | figures
 
 
 def taken_by(evaluate: Evaluate) -> tuple[str, ...]:
@@ -84,11 +73,3 @@ def taken_by(evaluate: Evaluate) -> tuple[str, ...]:
         f"`evaluate` must be a function of (model, arch), of `model` or of `arch` alone, got one of "
         f"({', '.join(needed)}); rename or wrap it"
     )
-
-
-def _number(name: str, value: Any) -> float:
-    if isinstance(value, torch.Tensor) and value.numel() == 1:
-        value = value.item()
-    if not isinstance(value, Real) and not (hasattr(value, "item") and getattr(value, "size", 0) == 1):
-        raise ValueError(f"`evaluate` must return numbers by name, got {name}={value!r}")
-    return float(value)

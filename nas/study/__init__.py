@@ -2,6 +2,7 @@
 
 from nas.study.choose import choose
 from nas.study.config import (
+    LOOP,
     RankingConfig,
     RunConfig,
     adjusted,
@@ -11,12 +12,13 @@ from nas.study.config import (
     read_config,
 )
 from nas.study.formats import FORMATS, check_same
+from nas.study.journal import Journal
 from nas.study.naming import run_folder
 from nas.study.spaces import build_space, options_for
 from nas.study.study import ALONE, SEARCH, Study, load_run_data, read_record
 
 __all__ = [
-    "ALONE", "FORMATS", "SEARCH", "RankingConfig", "RunConfig", "Study", "adjusted", "build_space", "check_same",
+    "ALONE", "FORMATS", "LOOP", "SEARCH", "Journal", "RankingConfig", "RunConfig", "Study", "adjusted", "build_space", "check_same",
     "choose", "configure", "load_run_data", "options_for", "parse_config", "peek_config", "read_config", "read_record",
     "run_folder",
 ]  # fmt: skip

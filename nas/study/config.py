@@ -20,6 +20,8 @@ from nas.supernets import SupernetConfig
 from nas.training import TrainingConfig
 from search_spaces.core import Part, PathText, keywords, nested, parse, put, setting, takes, unknown_name
 
+LOOP = "loop"
+"""What stands in place of a function that evaluates where a loop of the user's own tells figures."""
 LIMITED = (*METRICS, "latency_ms", *ESTIMATES)
 """What a search may be limited by."""
 
@@ -118,6 +120,9 @@ class RunConfig(Part):
         {},
         flag="at-most",
         help="Try no architecture with more of a cost, latency_ms or an estimate, such as macs=60e6. Can be repeated.",
+    )
+    start_from: PathText | None = setting(
+        None, help="Run folder whose trials this search starts with, those that are architectures of its space."
     )
     alone: AloneConfig = AloneConfig()
     export: tuple[str, ...] = setting(

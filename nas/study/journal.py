@@ -49,7 +49,7 @@ class Journal:
         arch: Architecture,
         values: Sequence[float] | None,
         notes: Mapping[str, Any],
-    ) -> None:
+    ) -> FrozenTrial:
         """Append one finished trial, or one that failed, without values; it is on disk when this returns."""
         columns = {column.name: column for column in space.columns}
         params = {key: value for key, value in space.column_values(arch).items() if value is not None}
@@ -61,6 +61,7 @@ class Journal:
             user_attrs={"architecture": arch.to_json(), "label": space.label(arch), **notes},
         )
         self._study(name).add_trial(trial)
+        return trial
 
     def trials(self, name: str, *, failed: bool = False) -> list[FrozenTrial]:
         """Every finished or every failed trial of a study, in the order they were added; none if there is no such study."""

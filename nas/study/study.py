@@ -164,15 +164,15 @@ class Study:
         """The trials on disk."""
         return Journal(self.journal_path)
 
-    def add(self, name: str, arch: Architecture, values: Sequence[float], notes: Mapping[str, Any]) -> None:
-        """Write down a finished trial of study `search`, or a network of study `alone`; it is on disk when this returns."""
-        self.journal.create(name, self.objectives if name == SEARCH else [OBJECTIVES["accuracy"]])
-        self.journal.add(name, self.space, arch, values, notes)
+    def add(
+        self, name: str, arch: Architecture, values: Sequence[float] | None, notes: Mapping[str, Any]
+    ) -> FrozenTrial:
+        """Write down a trial of study `search`, or a network of study `alone`; it is on disk when this returns.
 
-    def add_failed(self, arch: Architecture, notes: Mapping[str, Any]) -> None:
-        """Write down a trial of study `search` that failed; its notes hold the `reason`."""
-        self.journal.create(SEARCH, self.objectives)
-        self.journal.add(SEARCH, self.space, arch, None, notes)
+        One without values has failed; its notes hold the `reason`.
+        """
+        self.journal.create(name, self.objectives if name == SEARCH else [OBJECTIVES["accuracy"]])
+        return self.journal.add(name, self.space, arch, values, notes)
 
     @property
     def objectives(self) -> tuple[Objective, ...]:

@@ -26,6 +26,7 @@ TYPED: dict[str, tuple[list[str], Any]] = {
     "strategy": (["random"], "random"),
     "objectives": (["accuracy,latency_ms,energy_mj"], ["accuracy", "latency_ms", "energy_mj"]),
     "latency_table": (["t.json"], "t.json"),
+    "start_from": (["runs/first"], "runs/first"),
     "supernet": (["runs/other"], "runs/other"),
     "supernets": (["2"], 2),
     "sampler": (["sandwich"], "sandwich"),

@@ -1,0 +1,111 @@
+"""A trial's outcome: figures, or failed with a reason; and what strategies are told of either."""
+
+from __future__ import annotations
+
+import math
+import time
+import warnings
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from optuna.trial import FrozenTrial
+
+from nas.objectives import Floats, Objective, losses
+from nas.scoring.costs import Figures, Scorer
+from nas.study import SEARCH, Study
+from pruners.progress import Progress
+from search_spaces import Architecture
+from search_spaces.core import first_line
+
+WORST = 1e30
+"""What strategies are told of an architecture without a value of an objective: finite, and worse than any."""
+
+
+def score(archs: Sequence[Architecture], scorers: Sequence[Scorer], progress: Progress) -> list[Figures]:
+    """Figures of each architecture, or the `reason` why it has none, with the seconds that they took, shared evenly."""
+    if not archs:
+        return []
+    started = time.perf_counter()
+    merged: list[Figures] = [{} for _ in archs]
+    try:
+        for scorer in scorers:
+            for figures, more in zip(merged, scorer(archs, progress), strict=True):
+                figures |= more
+    except Exception as error:
+        if len(archs) > 1:  # which of them it was
+            return [outcome for arch in archs for outcome in score([arch], scorers, progress)]
+        merged = [{"reason": printable(f"{type(error).__name__}: {first_line(error)}")}]
+    seconds = round((time.perf_counter() - started) / len(archs), 4)
+    return [{**figures, "seconds": seconds} for figures in merged]
+
+
+def printable(text: str) -> str:
+    """Text that no terminal takes for anything else."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
+
+
+def add(study: Study, arch: Architecture, outcome: Figures) -> FrozenTrial:
+    """Write down a trial: failed if its outcome has a `reason`. A figure that is missing or NaN counts as worse than any."""
+    if "reason" in outcome:
+        return study.add(SEARCH, arch, None, outcome)
+    values = []
+    for objective in study.objectives:
+        value = outcome[objective.name]
+        worst = -math.inf if objective.higher_is_better else math.inf
+        values.append(worst if math.isnan(value) else value)
+    names = [objective.name for objective in study.objectives]
+    return study.add(SEARCH, arch, values, {name: value for name, value in outcome.items() if name not in names})
+
+
+def tried(study: Study) -> dict[str, FrozenTrial]:
+    """Trials by architecture, finished or failed."""
+    trials = [*study.journal.trials(SEARCH), *study.journal.trials(SEARCH, failed=True)]
+    return {study.architecture(trial).key: trial for trial in trials}
+
+
+def losses_of(trials: Sequence[FrozenTrial], objectives: Sequence[Objective]) -> Floats:
+    """What a strategy is told of trials, shape (trials, objectives)."""
+    worst = [-WORST if objective.higher_is_better else WORST for objective in objectives]
+    return losses(np.clip([trial.values or worst for trial in trials], -WORST, WORST), objectives)
+
+
+def tell_missing(study: Study) -> None:
+    """Warn of failed trials, and of architectures without a value of an objective, which no front has; an error where all are such."""
+    trials, failed = study.trials, study.failed
+    if len(failed):
+        first = failed.iloc[0]
+        text = (
+            f"{len(failed)} of {len(failed) + len(trials)} trials failed, such as {first['label']}: {first['reason']}"
+        )
+        if trials.empty:
+            raise ValueError(f"{text}; mend what fails, and search in another folder")
+        warnings.warn(f"{text}; failed.csv names them", stacklevel=3)
+    for objective in study.objectives:
+        missing = int(trials[objective.name].isna().sum())
+        text = f"{missing} of {len(trials)} architectures have no {objective.name}"
+        if missing == len(trials):
+            raise ValueError(f"{text}; search for another objective in another folder")
+        if missing:
+            warnings.warn(f"{text}; they are left out of the front", stacklevel=3)
+
+
+def numbers(found: object, wanted: Sequence[str], source: str) -> Figures:
+    """Figures by name of what a user's code gave: numbers by name, or one number where one is wanted; NaN for what is missing.
+
+    Raises:
+        ValueError: they are no numbers; `source` names who gave them.
+    """
+    if not isinstance(found, Mapping):
+        if len(wanted) != 1:
+            raise ValueError(f"{source} must give figures by name, {', '.join(wanted)}, got {found!r}")
+        found = {wanted[0]: found}
+    return {name: math.nan for name in wanted} | {
+        str(name): _number(name, value, source) for name, value in found.items()
+    }
+
+
+def _number(name: object, value: object, source: str) -> float:
+    try:
+        return float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, RuntimeError):
+        raise ValueError(f"{source} must give numbers by name, got {name}={value!r}") from None

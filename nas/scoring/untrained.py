@@ -1,0 +1,40 @@
+"""Figures that need neither data nor training, and the part of a space that they allow."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from estimators import METRICS
+from estimators.latency import load_table
+from nas.objectives import estimates
+from nas.scoring.bounds import Remembered, within
+from nas.scoring.contract import contract
+from nas.scoring.costs import LatencyScorer, NetworkScorer, Scorer, TableScorer
+from nas.study import Study
+from search_spaces import SearchSpace
+
+MEASURED = "measured.jsonl"
+"""Latencies that limits were kept by."""
+
+
+def cost_scorers(study: Study, device: torch.device) -> list[Scorer]:
+    """What gives trials the figures that need neither data nor training, the cheapest first; exact costs are the first."""
+    config, space = study.config, study.space
+    used = (*config.objectives, *config.limits)
+    scorers: list[Scorer] = [contract(space).costs]
+    if config.latency_table is not None:
+        scorers.append(TableScorer(space, load_table(config.latency_table, space)))
+    if known := estimates(used, config.hardware):
+        scorers.append(Remembered(NetworkScorer(space, known)))
+    if config.latency_table is None and "latency_ms" in used:
+        kept = study.folder / MEASURED if "latency_ms" in config.limits else None
+        scorers.append(Remembered(LatencyScorer(space, device), kept))
+    return scorers
+
+
+def allowed(study: Study, space: SearchSpace, costs: Sequence[Scorer]) -> SearchSpace:
+    """The part of a run's space that keeps its limits; costs are those of `cost_scorers`."""
+    limits = study.config.limits
+    return within(space, limits, costs[:1] if set(limits) <= set(METRICS) else costs)
