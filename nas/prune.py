@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves
 
 import pruners
 from estimators.counting import standing_in
-from nas.data import ImageData, load_configured, named_data
+from nas.data import ImageData, load_configured, named_data, with_normalisation
 from nas.objectives import estimates
 from nas.pruning import (
     PruneConfig,
@@ -23,6 +23,7 @@ from nas.pruning import (
     example_inputs,
     fewer_words,
     load_model,
+    own_normalisation,
     parse_recovery,
     repair_unlabelled,
 )
@@ -55,7 +56,8 @@ def prune(
     """Prune a model, repair it on data, measure it on test images, and save it.
 
     Args:
-        model: a module, which is left untouched, or `module:function` that returns one.
+        model: a module, which is left untouched, or `module:function` that returns one, or a library's: `timm:NAME`,
+            `torchvision:NAME`, `hf:NAME` or `hf:FOLDER`. What the configuration of such a model says of images normalises the data.
         example: inputs of the model, see `pruners.prune`, on which macs are counted; or their shape, such as 1x3x32x32, or
             `module:function` that returns them.
         targets: see `pruners.prune`; beside those, `peak_memory_bytes`, `energy_mj` and `bound_ms`.
@@ -119,6 +121,11 @@ def run(
         raise ValueError("`synthetic` needs a model of one tensor; give `data` of your own")
     if data is None and config.data is not None:
         data = load_configured(config.data, config.seed)
+        own = own_normalisation(config.model) if config.data.mean is None else None
+        if own is not None and len(own[0]) == data.input_shape[0]:
+            data = with_normalisation(data, *own)
+            said = config.data.model_copy(update={"mean": own[0], "std": own[1]})
+            config = config.model_copy(update={"data": said})
     accuracies: dict[str, float] = {}
 
     def measure(when: str, module: nn.Module) -> None:

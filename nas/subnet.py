@@ -9,6 +9,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
+from nas.pruning import library_of, load_model
 from nas.runtime import check_trust, import_function, teaches_by_function
 from nas.study import build_space
 from search_spaces import SearchSpace
@@ -58,7 +59,7 @@ def load_teacher(name: str, *, trust: bool = False) -> nn.Module:
         ValueError: there is no such function or folder, it gives no network, or it names a function that is not trusted.
     """
     if teaches_by_function(name):
-        teacher = import_function(name)()
+        teacher = load_model(name, {}) if library_of(name) else import_function(name)()
         if not isinstance(teacher, nn.Module):
             raise ValueError(f"teacher {name!r} must return a module, got {type(teacher).__name__}")
         return teacher

@@ -13,7 +13,7 @@ from torch import nn
 from estimators.counting import Count, Profile, compare, count, count_with
 from nas.cli import terminal
 from nas.cli.options import Choices, Json, Paths, SpaceOptions, in_options, space_options
-from nas.pruning import example_inputs
+from nas.pruning import example_inputs, library_of, load_model
 from nas.report import si
 from nas.runtime import import_function, names, yaml_values
 from nas.study import build_space
@@ -43,7 +43,11 @@ class Profiled:
 
 def profile_command(
     target: Annotated[
-        str, typer.Argument(help="Search space, or module:function that returns a module.", show_default=False)
+        str,
+        typer.Argument(
+            help="Search space, or module:function, timm:NAME, torchvision:NAME or hf:FOLDER of a module.",
+            show_default=False,
+        ),
     ],
     arch: Annotated[str | None, typer.Option(help="Architecture of a space, such as 4-3-3.")] = None,
     input: Annotated[
@@ -219,7 +223,7 @@ def _notes(unsupported: Mapping[str, int]) -> list[str]:
 
 
 def _call(target: str, options: Mapping[str, Any]) -> SearchSpace | nn.Module:
-    made = import_function(target)(**options)
+    made = load_model(target, options) if library_of(target) else import_function(target)(**options)
     if not isinstance(made, (SearchSpace, nn.Module)):
         raise ValueError(f"{target!r} must return a search space or a module, got {type(made).__name__}")
     return made

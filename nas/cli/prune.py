@@ -26,7 +26,10 @@ def prune(
     settings: dict[str, Any],
     *,
     model: Annotated[
-        str | None, typer.Argument(help="module:function that returns the model; with --config, only to trust it.")
+        str | None,
+        typer.Argument(
+            help="module:function, timm:NAME, torchvision:NAME or hf:FOLDER; with --config, only to trust it."
+        ),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the plan, the smaller weights and a page.")] = None,
     config: Annotated[
@@ -43,7 +46,9 @@ def prune(
         refuse_beside(f"--config {config}", settings, KEYWORDS)
         asked = read_prune_config(config, model=model, trust=trust)
     elif model is None:
-        raise ValueError("MODEL is missing; give module:function, or --config FILE")
+        raise ValueError(
+            "MODEL is missing; give module:function, timm:NAME, torchvision:NAME, hf:FOLDER, or --config FILE"
+        )
     else:
         asked = parse(PruneConfig, nested(PruneConfig, {"model": model, **settings}))
     with terminal.bars() as progress:
@@ -101,7 +106,10 @@ def prune(
 def groups(
     settings: dict[str, Any],
     *,
-    model: Annotated[str, typer.Argument(help="module:function that returns the model.", show_default=False)],
+    model: Annotated[
+        str,
+        typer.Argument(help="module:function, timm:NAME, torchvision:NAME or hf:FOLDER.", show_default=False),
+    ],
     json: Json = False,
 ) -> None:
     """Show what can be removed from a model, what is protected, and why.

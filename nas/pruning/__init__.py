@@ -2,6 +2,7 @@
 
 from nas.pruning.config import PruneConfig, read_prune_config
 from nas.pruning.inputs import check_input, example_inputs
+from nas.pruning.libraries import library_of, own_normalisation
 from nas.pruning.matching import Matching, match_
 from nas.pruning.paths import better_path
 from nas.pruning.recovery import RECOVERIES, Recovery, RecoveryConfig, Repair, parse_recovery, repair_unlabelled
@@ -10,7 +11,27 @@ from nas.pruning.vocabulary import Words, fewer_words
 from nas.pruning.weights import load_model
 
 __all__ = [
-    "PREFIX", "PRUNED", "RECOVERIES", "Matching", "PruneConfig", "PrunedNetwork", "Recovery", "RecoveryConfig",
-    "Repair", "Words", "better_path", "check_input", "example_inputs", "fewer_words", "known_options", "load_model",
-    "match_", "parse_recovery", "pruned_space", "read_prune_config", "repair_unlabelled",
+    "PREFIX",
+    "PRUNED",
+    "RECOVERIES",
+    "Matching",
+    "PruneConfig",
+    "PrunedNetwork",
+    "Recovery",
+    "RecoveryConfig",
+    "Repair",
+    "Words",
+    "better_path",
+    "check_input",
+    "example_inputs",
+    "fewer_words",
+    "known_options",
+    "library_of",
+    "load_model",
+    "match_",
+    "own_normalisation",
+    "parse_recovery",
+    "pruned_space",
+    "read_prune_config",
+    "repair_unlabelled",
 ]  # fmt: skip

@@ -30,7 +30,9 @@ class PruningData(DataConfig):
 class PruneConfig(Part):
     """Everything that decides what a pruning computes."""
 
-    model: str = setting(help="module:function that returns the model.")
+    model: str = setting(
+        help="module:function that returns the model, or timm:NAME, torchvision:NAME, hf:NAME or hf:FOLDER."
+    )
     arguments: dict[str, Any] = setting(
         {}, flag="option", help="Argument of the function, name=value. Can be repeated."
     )

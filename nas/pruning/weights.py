@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from nas.pruning.libraries import library_model, library_of
 from nas.runtime import import_function
 from search_spaces.core import first_line
 
@@ -22,11 +23,11 @@ COMPILED = "_orig_mod."
 
 
 def load_model(target: str, options: Mapping[str, Any], weights: Path | None = None) -> nn.Module:
-    """The module that `module:function` returns, with weights from a file.
+    """The module that `module:function` returns, or a library's model, with weights from a file.
 
     Args:
-        target: `module:function`.
-        options: keyword arguments of the function.
+        target: `module:function`, or `timm:NAME`, `torchvision:NAME`, `hf:NAME` or `hf:FOLDER`, see `library_model`.
+        options: keyword arguments of the function, or of the library.
         weights: a safetensors file, or a `torch.save` file, which is read without running any code in it. A dictionary with a
             `state_dict` or `model` is understood, and so are names of a wrapped model, which all start with `module.`, or of a compiled
             one.
@@ -34,7 +35,10 @@ def load_model(target: str, options: Mapping[str, Any], weights: Path | None = N
     Raises:
         ValueError: no such function, no module, or weights that do not fit.
     """
-    model = import_function(target)(**options)
+    if library_of(target) is not None:
+        model = library_model(target, options, weights is not None)
+    else:
+        model = import_function(target)(**options)
     if not isinstance(model, nn.Module):
         raise ValueError(f"{target!r} must return a module, got {type(model).__name__}")
     if weights is not None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+OF_LIBRARIES = ("timm", "torchvision", "hf")
+"""What the name of a library's model starts with, before a colon."""
+
 
 class Untrusted(ValueError):
     """A file names a function that the caller has neither named nor trusted."""
@@ -31,8 +34,8 @@ def check_trust(name: str, file: Path, *, named: str | None = None, trust: bool 
 
 
 def names_function(name: str) -> bool:
-    """Whether a space, or a word of a command, is the name of a function."""
-    return ":" in name
+    """Whether a space, a model, or a word of a command, is the name of a function; models of libraries run no code of their own."""
+    return ":" in name and not name.removeprefix("pruned:").startswith(tuple(f"{library}:" for library in OF_LIBRARIES))
 
 
 def teaches_by_function(name: str) -> bool:

@@ -24,8 +24,9 @@ import pandas as pd
 from filelock import FileLock, Timeout
 from optuna.trial import FrozenTrial
 
-from nas.data import ImageData, load_configured
+from nas.data import ImageData, load_configured, with_normalisation
 from nas.objectives import OBJECTIVES, Objective, losses, pareto
+from nas.pruning import PREFIX, own_normalisation
 from nas.runtime import as_yaml, check_trust, command_line, environment, sweep, write_json, write_text
 from nas.study.config import RunConfig, differences, peek_config
 from nas.study.journal import Journal, repair
@@ -189,7 +190,8 @@ class Study:
                 f"{self.folder} was searched by {self.config.evaluate}, without data or weights of its own; build a network by "
                 "`study.space.build(study.find(label))` and train it as you do"
             )
-        data = load_configured(self.config.data, self.config.seed)
+        data = load_run_data(self.config)
+        assert data is not None
         if data.fingerprint != self.record["data"]["fingerprint"]:
             raise ValueError(f"{self.config.data.source} no longer holds the data that {self.folder} was made from")
         return data
@@ -331,8 +333,13 @@ class Study:
 
 
 def load_run_data(config: RunConfig) -> ImageData | None:
-    """The data of a configuration; None if it has none."""
-    return None if config.data is None else load_configured(config.data, config.seed)
+    """The data of a configuration, normalised as a library's model was trained where one is searched; None if it has none."""
+    if config.data is None:
+        return None
+    data = load_configured(config.data, config.seed)
+    trained = config.space.name.removeprefix(PREFIX) if config.space.name.startswith(PREFIX) else ""
+    own = own_normalisation(trained) if config.data.mean is None else None
+    return with_normalisation(data, *own) if own is not None and len(own[0]) == data.input_shape[0] else data
 
 
 def _described(data: ImageData) -> dict[str, Any]:

@@ -1,0 +1,149 @@
+"""Models by the names that libraries give them: `timm:NAME`, `torchvision:NAME`, `hf:NAME` or `hf:FOLDER`.
+
+Nothing is imported but the library: a Hugging Face model whose own code would have to run is refused.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from torch import nn
+
+from nas.runtime import OF_LIBRARIES
+from search_spaces.core import first_line, unknown_name
+
+Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
+"""Mean and standard deviation per channel of images / 255."""
+
+
+class LibraryEntry(NamedTuple):
+    """One library.
+
+    Attributes:
+        make: a model from its name, options, and whether weights come from a file.
+        normalisation: what images of a model by that name are normalised by, where its own configuration says so.
+    """
+
+    make: Callable[[str, dict[str, Any], bool], nn.Module]
+    normalisation: Callable[[str], Normalisation | None]
+
+
+def library_of(target: str) -> str | None:
+    """The library whose model a name is; None for `module:function`."""
+    prefix, colon, rest = target.partition(":")
+    return prefix if colon and rest and prefix in LIBRARIES else None
+
+
+def library_model(target: str, options: Mapping[str, Any], own_weights: bool) -> nn.Module:
+    """The model of a library.
+
+    Args:
+        target: such as `timm:resnet18`.
+        options: keyword arguments of `timm.create_model`, `torchvision.models.get_model` or `from_pretrained`; for the last one also
+            `model_class`, by default the one that the configuration names.
+        own_weights: a file has its weights: none are read, from a folder or elsewhere.
+
+    Raises:
+        ValueError: the library is missing, has no such model, or an option does not fit.
+    """
+    prefix, _, name = target.partition(":")
+    with _explained(target):
+        return LIBRARIES[prefix].make(name, dict(options), own_weights)
+
+
+def own_normalisation(target: str) -> Normalisation | None:
+    """What images are normalised by, as the configuration of a library's model says; None for others, and where it says nothing."""
+    prefix = library_of(target)
+    if prefix is None:
+        return None
+    with _explained(target):
+        return LIBRARIES[prefix].normalisation(target.partition(":")[2])
+
+
+@contextmanager
+def _explained(target: str) -> Iterator[None]:
+    prefix = target.partition(":")[0]
+    try:
+        yield
+    except ImportError as error:
+        package = "transformers" if prefix == "hf" else prefix
+        raise ValueError(f"{target!r} needs a package that is missing ({error}); pip install {package}") from error
+    except ValueError:
+        raise
+    except Exception as error:  # libraries raise many kinds
+        raise ValueError(
+            f"{target!r} must be a model of {prefix} that can be made here: {first_line(error)}"
+        ) from error
+
+
+def _timm(name: str, options: dict[str, Any], own_weights: bool) -> nn.Module:
+    import timm
+
+    if name.partition(".")[0] not in timm.list_models():
+        raise unknown_name("model of timm", name, timm.list_models())
+    return timm.create_model(name, **{"pretrained": False, **options})
+
+
+def _timm_normalisation(name: str) -> Normalisation | None:
+    import timm
+
+    known = timm.models.get_pretrained_cfg(name)
+    return None if known is None or known.mean is None else (tuple(known.mean), tuple(known.std))
+
+
+def _torchvision(name: str, options: dict[str, Any], own_weights: bool) -> nn.Module:
+    from torchvision import models
+
+    if name not in models.list_models():
+        raise unknown_name("model of torchvision", name, models.list_models())
+    return models.get_model(name, **{"weights": None, **options})
+
+
+def _torchvision_normalisation(name: str) -> Normalisation | None:
+    from torchvision import models
+
+    transform = models.get_model_weights(name).DEFAULT.transforms()
+    mean, std = getattr(transform, "mean", None), getattr(transform, "std", None)
+    return None if mean is None or std is None else (tuple(mean), tuple(std))
+
+
+def _hugging_face(name: str, options: dict[str, Any], own_weights: bool) -> nn.Module:
+    import transformers
+
+    of_file = {key: options[key] for key in ("gguf_file",) if key in options}
+    named = options.pop("model_class", None)
+    config = transformers.AutoConfig.from_pretrained(name, trust_remote_code=False, **of_file)
+    classes = [named] if named else list(config.architectures or ["AutoModel"])
+    kind: Any = getattr(transformers, str(classes[0]), None)
+    if not isinstance(kind, type) or not (issubclass(kind, nn.Module) or kind.__name__.startswith("AutoModel")):
+        raise ValueError(
+            f"'hf:{name}' must be of a class that transformers has, got {classes[0]}, whose own code is not "
+            "run; give one by `model_class`"
+        )
+    if own_weights:
+        return kind._from_config(config) if hasattr(kind, "_from_config") else kind.from_config(config)
+    model = kind.from_pretrained(name, trust_remote_code=False, **options)
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"'hf:{name}' must be a module, got {type(model).__name__}")
+    return model
+
+
+def _hugging_face_normalisation(name: str) -> Normalisation | None:
+    from transformers.utils import cached_file
+
+    path = cached_file(name, "preprocessor_config.json", _raise_exceptions_for_missing_entries=False)
+    known = {} if path is None else json.loads(Path(path).read_text(encoding="utf-8"))
+    mean, std = known.get("image_mean"), known.get("image_std")
+    return None if not mean or not std or known.get("do_normalize") is False else (tuple(mean), tuple(std))
+
+
+LIBRARIES: dict[str, LibraryEntry] = {
+    "timm": LibraryEntry(_timm, _timm_normalisation),
+    "torchvision": LibraryEntry(_torchvision, _torchvision_normalisation),
+    "hf": LibraryEntry(_hugging_face, _hugging_face_normalisation),
+}
+assert set(LIBRARIES) == set(OF_LIBRARIES)
