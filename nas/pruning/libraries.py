@@ -119,7 +119,7 @@ def _hugging_face(name: str, options: dict[str, Any], own_weights: bool) -> nn.M
     config = transformers.AutoConfig.from_pretrained(name, trust_remote_code=False, **of_file)
     classes = [named] if named else list(config.architectures or ["AutoModel"])
     kind: Any = getattr(transformers, str(classes[0]), None)
-    if not isinstance(kind, type) or not (issubclass(kind, nn.Module) or kind.__name__.startswith("AutoModel")):
+    if not _is_of_models(kind):
         raise ValueError(
             f"'hf:{name}' must be of a class that transformers has, got {classes[0]}, whose own code is not "
             "run; give one by `model_class`"
@@ -130,6 +130,11 @@ def _hugging_face(name: str, options: dict[str, Any], own_weights: bool) -> nn.M
     if not isinstance(model, nn.Module):
         raise ValueError(f"'hf:{name}' must be a module, got {type(model).__name__}")
     return model
+
+
+def _is_of_models(kind: object) -> bool:
+    """Whether something of transformers is a class of models, or makes one."""
+    return isinstance(kind, type) and (issubclass(kind, nn.Module) or kind.__name__.startswith("AutoModel"))
 
 
 def _hugging_face_normalisation(name: str) -> Normalisation | None:
