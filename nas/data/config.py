@@ -25,6 +25,13 @@ class DataConfig(Part):
     image_size: int | None = setting(
         None, gt=0, help="Resize images to this many pixels a side.", otherwise="as they are"
     )
+    flip: bool | None = setting(None, help="Mirror images at random in training.", otherwise="colour images alone")
+    crop: int | None = setting(
+        None,
+        ge=0,
+        help="Pixels of padding before random crops in training; 0 for none.",
+        otherwise="an eighth of a side",
+    )
     damaged: Literal["refuse", "leave-out"] = setting(
         "refuse", help="Images that cannot be read: refuse, which names them, or leave-out."
     )

@@ -141,6 +141,8 @@ def load_data(
     validation_fraction: float = 0.5,
     image_size: int | None = None,
     damaged: Literal["refuse", "leave-out"] = "refuse",
+    flip: bool | None = None,
+    crop: int | None = None,
 ) -> ImageData:
     """Load labelled images and split them; the seed alone decides which image goes where.
 
@@ -152,16 +154,19 @@ def load_data(
         `torchvision:CIFAR10` or `torchvision:CIFAR10@FOLDER`: a data set class of torchvision, already downloaded.
         `datasets:uoft-cs/cifar10` or `datasets:FOLDER`: whatever `datasets.load_dataset` accepts by that name.
 
-    A source without a test part has a fifth of each class set aside for it. Where a source has a test and a validation
-    part, the latter is left unread: validation images come from the training part.
+    A source without a test part has a fifth of each class set aside for it. Where a source has both a test and a validation part
+    (`val` or `validation`), validation images are those of the latter; else they come from the training part.
 
     Args:
         source: one of the above; a path object is never taken for a name.
         seed: decides the splits, 0 or more.
-        limit: training and validation images to keep, in the proportions of the classes; the others are not decoded.
+        limit: training and validation images to keep, in the proportions of the classes; the others are not decoded. Of a source with
+            a validation part, so many training images, and the same share of the validation part's.
         test_limit: the same for test images; may be smaller than the number of classes.
-        validation_fraction: fraction of the kept images, of each class, that goes to validation.
+        validation_fraction: fraction of the kept images, of each class, that goes to validation, if there is no validation part.
         image_size: side in pixels that images are resized and centre cropped to; None keeps the size they have.
+        flip: whether training mirrors images at random; None for colour images alone, as gray ones are mostly writing.
+        crop: pixels of zero padding before training crops at random; 0 for no crop, None for an eighth of the shorter side.
         damaged: whether images that cannot be read are refused, all of them named, or left out.
 
     Returns:
@@ -176,7 +181,7 @@ def load_data(
     check_labels(found)
     train, validation, test = _choose(found, seed, limit, test_limit, validation_fraction)
     test_images = found.test or found.train
-    chosen = [(found.train, train), (found.train, validation), (test_images, test)]
+    chosen = [(found.train, train), (found.validation or found.train, validation), (test_images, test)]
     parts = decode(chosen, image_size, leave_out_damaged=damaged == "leave-out")
     splits = [
         Split(torch.from_numpy(part.pixels), torch.from_numpy(images.labels[part.positions]))
@@ -198,8 +203,8 @@ def load_data(
         class_names=found.class_names,
         mean=mean,
         std=std,
-        crop_padding=min(height, width) // 8,
-        flip=len(mean) == 3,
+        crop_padding=min(height, width) // 8 if crop is None else crop,
+        flip=len(mean) == 3 if flip is None else flip,
     )
 
 
@@ -268,6 +273,7 @@ def _choose(
     # One generator per decision: a limit on one part leaves the others as they are.
     rngs = [np.random.default_rng([seed, stream]) for stream in range(4)]
     kept = np.arange(len(labels))
+    whole = len(kept)
     if found.test is None:
         test = _stratified(labels, kept, round(TEST_FRACTION * len(kept)), rngs[0], at_least=1, leave=2)
         kept = np.setdiff1d(kept, test, assume_unique=True)
@@ -279,6 +285,14 @@ def _choose(
     if limit is not None:
         _check_limit(limit, 2 * len(np.unique(labels)))
         kept = _stratified(labels, kept, limit, rngs[2], at_least=2)
+    if found.validation is not None:
+        own = found.validation.labels
+        every = np.arange(len(own))
+        return (
+            kept,
+            every if limit is None else _stratified(own, every, round(len(own) * len(kept) / whole), rngs[3]),
+            test,
+        )
     validation = _stratified(labels, kept, round(validation_fraction * len(kept)), rngs[3], at_least=1, leave=1)
     return np.setdiff1d(kept, validation, assume_unique=True), validation, test
 
@@ -297,15 +311,16 @@ def _check_splits(found: Found, splits: Sequence[Split]) -> None:
 
 
 def _check_class_sizes(found: Found) -> None:
-    needed = 3 if found.test is None else 2
+    needed = 1 + (found.test is None) + (found.validation is None)
     sizes = np.bincount(found.train.labels)
     for label in np.flatnonzero((sizes > 0) & (sizes < needed)):
         raise ValueError(
             f"every class must have an image for each of {needed} parts, got {sizes[label]} of class "
             f"{found.class_names[label]!r}; add images or remove the class"
         )
-    if found.test is not None and not len(found.test.labels):
-        raise ValueError(f"the test part of {found.name!r} must hold images, got none; fill it or remove it")
+    for name, part in (("test", found.test), ("validation", found.validation)):
+        if part is not None and not len(part.labels):
+            raise ValueError(f"the {name} part of {found.name!r} must hold images, got none; fill it or remove it")
 
 
 def _check_limit(limit: int, smallest: int) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import os
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -53,12 +53,19 @@ class Images:
 
 @dataclass(frozen=True)
 class Found:
-    """A data set before decoding; `test` is None where it has to be carved out of `train`."""
+    """A data set before decoding; `test` and `validation` are None where they have to be carved out of `train`."""
 
     name: str
     train: Images
     test: Images | None
     class_names: tuple[str, ...]
+    validation: Images | None = None
+
+
+def held_out_parts(names: Collection[str]) -> tuple[str | None, str | None]:
+    """Which of these parts are for validation and for test; a lone val or validation part is for test."""
+    test = next((name for name in TEST_NAMES if name in names), None)
+    return next((name for name in TEST_NAMES[1:] if name in names and test == "test"), None), test
 
 
 def default_class_names(labels: IntArray) -> tuple[str, ...]:
@@ -86,7 +93,7 @@ def check_labels(found: Found) -> None:
     if not len(found.train.labels):
         raise ValueError(f"{found.name!r} must hold training images, got none; fill it or name other data")
     classes = len(found.class_names)
-    for images in (found.train, found.test):
+    for images in (found.train, found.validation, found.test):
         if images is None:
             continue
         wrong = np.flatnonzero((images.labels < 0) | (images.labels >= classes))

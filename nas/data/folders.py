@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from nas.data.decoding import TEST_NAMES, Found, Images, default_class_names
+from nas.data.decoding import Found, Images, default_class_names, held_out_parts
 from nas.data.parquet import find_tables, listing, parquet_folder, parquet_parts, subfolders
 
 IMAGE_FOLDERS = frozenset({"image", "img", "input", "photo"})
@@ -44,7 +44,7 @@ def find_path(path: Path, name: str) -> Found:
     if path.is_file():
         if path.suffix != ".parquet":
             raise ValueError(f"a data file must be .parquet, got '{path}'; name a parquet file or a folder")
-        return find_tables(name, [path], [])
+        return find_tables(name, [path])
     parquet = parquet_folder(path)
     if parquet is not None:
         return find_tables(name, *parquet_parts(parquet))
@@ -53,14 +53,14 @@ def find_path(path: Path, name: str) -> Found:
 
 def _find_class_folders(name: str, root: Path) -> Found:
     train_root = root / "train"
-    test_root = next((root / part for part in TEST_NAMES if (root / part).is_dir()), None)
+    held_out = held_out_parts([folder.name for folder in subfolders(root)])
     # A class may be called 'train', so the name alone does not make a folder of splits.
-    if not train_root.is_dir() or (test_root is None and not subfolders(train_root)):
-        train_root, test_root = root, None
+    if not train_root.is_dir() or (held_out[1] is None and not subfolders(train_root)):
+        train_root, held_out = root, (None, None)
     class_names = _class_names(train_root)
     train = _class_folders(train_root, class_names)
-    test = None if test_root is None else _class_folders(test_root, class_names)
-    return Found(name, train, test, class_names)
+    validation, test = (None if part is None else _class_folders(root / part, class_names) for part in held_out)
+    return Found(name, train, test, class_names, validation)
 
 
 def _class_names(root: Path) -> tuple[str, ...]:

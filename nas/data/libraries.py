@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from nas.data.decoding import TEST_NAMES, Found, Images, as_labels, default_class_names
+from nas.data.decoding import Found, Images, as_labels, default_class_names, held_out_parts
 from nas.data.parquet import IMAGE_COLUMNS, LABEL_COLUMNS, pick_column
 
 
@@ -87,10 +87,13 @@ def _find_hub(name: str) -> Found:
         ) from error
     if "train" not in parts:
         raise ValueError(f"{name!r} must have a split called train, got {', '.join(parts)}; save it with one")
-    test_part = next((part for part in TEST_NAMES if part in parts), None)
     train, class_names = _hub_part(parts["train"], f"datasets:{name} train row")
-    test = None if test_part is None else _hub_part(parts[test_part], f"datasets:{name} {test_part} row")[0]
-    return Found(folder.resolve().name if folder.is_dir() else f"datasets:{name}", train, test, class_names)
+    validation, test = (
+        None if part is None else _hub_part(parts[part], f"datasets:{name} {part} row")[0]
+        for part in held_out_parts(list(parts))
+    )
+    title = folder.resolve().name if folder.is_dir() else f"datasets:{name}"
+    return Found(title, train, test, class_names, validation)
 
 
 def _hub_part(data: Any, where: str) -> tuple[Images, tuple[str, ...]]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from nas.data.decoding import TEST_NAMES, Found, Images, IntArray, default_class_names
+from nas.data.decoding import TEST_NAMES, Found, Images, IntArray, default_class_names, held_out_parts
 
 IMAGE_COLUMNS = ("image", "img")
 LABEL_COLUMNS = ("label", "fine_label", "labels")
@@ -89,21 +89,27 @@ def parquet_folder(root: Path) -> Path | None:
     return folders[0] if folders else None
 
 
-def parquet_parts(folder: Path) -> tuple[list[Path], list[Path]]:
+def parquet_parts(folder: Path) -> tuple[list[Path], list[Path], list[Path]]:
+    """The files for training, for test and for validation."""
     train = sorted(folder.glob("train*.parquet"))
     if not train:
         names = listing(sorted(file.name for file in folder.glob("*.parquet")))
         raise ValueError(f"a parquet folder must hold train*.parquet, got {names} in '{folder}'; name one file instead")
-    tests = (sorted(folder.glob(f"{part}*.parquet")) for part in TEST_NAMES)
-    return train, next((files for files in tests if files), [])
+    files = {part: sorted(folder.glob(f"{part}*.parquet")) for part in TEST_NAMES}
+    files["val"] = [path for path in files["val"] if path not in files["validation"]]
+    validation, test = held_out_parts([part for part, found in files.items() if found])
+    return train, files[test] if test else [], files[validation] if validation else []
 
 
-def find_tables(name: str, train_files: Sequence[Path], test_files: Sequence[Path]) -> Found:
+def find_tables(
+    name: str, train_files: Sequence[Path], test_files: Sequence[Path] = (), validation_files: Sequence[Path] = ()
+) -> Found:
     train = [_open_table(path) for path in train_files]
-    test = [_open_table(path) for path in test_files]
     images = _Rows(train).images()
     class_names = train[0].class_names or default_class_names(images.labels)
-    return Found(name, images, _Rows(test).images() if test else None, class_names)
+    held = [[_open_table(path) for path in files] for files in (test_files, validation_files)]
+    test, validation = (_Rows(tables).images() if tables else None for tables in held)
+    return Found(name, images, test, class_names, validation)
 
 
 def _open_table(path: Path) -> _Table:

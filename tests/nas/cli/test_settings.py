@@ -32,6 +32,7 @@ TYPED: dict[str, tuple[list[str], Any]] = {
     "sampler": (["sandwich"], "sandwich"),
     "teacher": (["runs/teacher"], "runs/teacher"),
     "damaged": (["leave-out"], "leave-out"),
+    "flip": ([], True),
     "limits": (["macs=60e6", "params=1e6"], {"macs": 60e6, "params": 1e6}),
     "schedule": (["one-cycle"], "one-cycle"),
     "ranking": (["assigned"], "assigned"),

@@ -126,3 +126,24 @@ def test_images_beside_masks_are_no_classes(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"got 'images', 'masks' in .* not like two classes; rename them"):
         load_data(root)
     assert load_data(class_folder(tmp_path / "three", {"images": 5, "masks": 5, "others": 5})).num_classes == 3
+
+
+@pytest.mark.parametrize("name", ["val", "validation"])
+def test_a_validation_part_beside_a_test_part_is_for_validation(tmp_path: Path, name: str) -> None:
+    class_folder(tmp_path / "train", {"cat": 4, "dog": 4})
+    class_folder(tmp_path / name, {"cat": 3, "dog": 5}, start=50)
+    class_folder(tmp_path / "test", {"cat": 2, "dog": 2}, start=100)
+    data = load_data(tmp_path)
+    assert colours(data.train) == list(range(8))
+    assert colours(data.validation) == list(range(50, 58)) and data.validation.labels.tolist() == [0] * 3 + [1] * 5
+    assert colours(data.test) == [100, 101, 102, 103]
+    small = load_data(tmp_path, limit=4)
+    assert len(small.train) == len(small.validation) == 4 and small.train.labels.bincount().tolist() == [2, 2]
+
+
+def test_augmentation_is_set(tmp_path: Path) -> None:
+    root = class_folder(tmp_path, {"cat": 10, "dog": 10})
+    data = load_data(root)
+    assert (data.flip, data.crop_padding) == (True, 1)
+    data = load_data(root, flip=False, crop=3)
+    assert (data.flip, data.crop_padding) == (False, 3)

@@ -19,7 +19,6 @@ def test_parquet_parts_and_class_names(tmp_path: Path, monkeypatch: pytest.Monke
     parquet_file(tmp_path / "train-00000-of-00002.parquet", LABELS[:12], ["cat", "dog", "owl"], row_group_size=size)
     parquet_file(tmp_path / "train-00001-of-00002.parquet", LABELS[12:], encoded=later, row_group_size=size)
     parquet_file(tmp_path / "test.parquet", [2, 1, 0], encoded=[png(200 + row) for row in range(3)])
-    parquet_file(tmp_path / "validation.parquet", [0])
     data = load_data(tmp_path)
     glob = Path.glob
     monkeypatch.setattr(Path, "glob", lambda self, pattern: iter([*glob(self, pattern)][::-1]))
@@ -170,3 +169,10 @@ def test_several_folders_of_parquet(tmp_path: Path) -> None:
         parquet_file(tmp_path / name / "train.parquet", LABELS)
     with pytest.raises(ValueError, match=r"must lie in one folder, got 'coarse', 'fine' in .*name one of them"):
         load_data(tmp_path)
+
+
+def test_a_validation_file_beside_a_test_file(tmp_path: Path) -> None:
+    for part in ("train", "validation", "test"):
+        parquet_file(tmp_path / f"{part}-00000.parquet", LABELS[:12])
+    data = load_data(tmp_path)
+    assert [len(split) for split in (data.train, data.validation, data.test)] == [12, 12, 12]
