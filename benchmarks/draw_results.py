@@ -129,7 +129,7 @@ def data_free() -> Figure:
 
 def real_models() -> Figure:
     """What is kept of each metric at half the macs: the part of the dense model's, of a perplexity the inverse."""
-    table = real_rows("macs").query("part == 0.5")
+    table = real_rows("macs").query("part == 0.5").drop_duplicates(["model", "method", "seed"])
     dense = read("prune_real_cpu_202611/prune_real.jsonl").query("method == 'dense'").groupby("model").first()
     known = [(model, metric) for model, metric in REAL_METRICS if model in dense.index]
     figure, (axis,) = panels(1, 4.0, width=10.0)

@@ -289,8 +289,8 @@ def real(target: str, prefix: str = "") -> pd.DataFrame:
 
 
 def seeds(rows: pd.DataFrame, column: str, form: str) -> str:
-    """The mean with the smallest and largest; what went wrong where nothing else is there."""
-    values = rows[column].dropna()
+    """The mean with the smallest and largest, of each seed once; what went wrong where nothing else is there."""
+    values = rows.dropna(subset=[column]).drop_duplicates("seed")[column]
     if values.empty:
         failed = rows["error"].dropna()
         return "" if failed.empty else "too slow" if failed.str.startswith("not done").all() else "does not run"
