@@ -265,7 +265,9 @@ def test_stand_ins_leave_no_trace() -> None:
 
 def test_tables_are_means_of_seeds_and_say_what_does_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [key("crnn", "defaults", seed=seed) | {"words_read": 90.0 + seed} for seed in (0, 1, 2)]
-    rows += [key("crnn", "defaults", train="distill:9") | {"words_read": 90.0, "trained_words_read": 99.0}]  # seed 0 again
+    rows += [
+        key("crnn", "defaults", train="distill:9") | {"words_read": 90.0, "trained_words_read": 99.0}
+    ]  # seed 0 again
     rows += [key("crnn", "dense") | {"words_read": 94.0}, key("crnn", "torch-pruning") | {"error": "RuntimeError"}]
     rows += [key("crnn", "layers", target="macs=0.8") | {"error": "not done after 3 s"}]
     rows += [key("crnn", "defaults", target="onnxruntime_ms=0.5") | {"words_read": 70.0}]
