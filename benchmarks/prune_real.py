@@ -69,7 +69,7 @@ def defaults(
     model: nn.Module, example: Any, target: dict[str, float], batches: Sequence[Any], seed: int
 ) -> PruneResult:
     """What a user gets who gives a target and unlabelled examples."""
-    return prune(model, example, target, estimators=own(target), batches=batches, seed=seed)
+    return prune(model, example, target, batches=batches, seed=seed)
 
 
 def repaired(result: PruneResult, model: nn.Module, batches: Sequence[Any]) -> PruneResult:
@@ -89,7 +89,6 @@ def by_name(importance: str, allocation: str) -> Callable[..., PruneResult]:
             model,
             example,
             target,
-            estimators=own(target),
             importance=importance,
             allocation=allocation,
             recover="none",
@@ -134,11 +133,6 @@ METHODS: dict[str, Callable[..., PruneResult | nn.Module]] = {
     "torch-pruning": by_torch_pruning(True),
     "torch-pruning-uniform": by_torch_pruning(False),
 }
-
-
-def own(target: dict[str, float]) -> dict[str, Callable[..., float]]:
-    """Estimators of what is measured in ONNX Runtime."""
-    return {ONNX: onnx_milliseconds} if ONNX in target else {}
 
 
 def macs(model: nn.Module, example: Any) -> int:
