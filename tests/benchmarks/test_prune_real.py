@@ -91,7 +91,7 @@ def test_defaults_are_given_a_target_and_examples_and_nothing_else(
     prune_real.measure(key("plain", "defaults", seed=3))
     batches = given.pop("batches")
     assert torch.equal(torch.cat(batches), torch.cat(data(32, 3)))
-    assert given == {"estimators": {}, "seed": 3}
+    assert given == {"seed": 3}
 
 
 def test_training_goes_on_from_the_row_on_more_examples(known: None, monkeypatch: pytest.MonkeyPatch) -> None:

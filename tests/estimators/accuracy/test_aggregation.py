@@ -100,8 +100,8 @@ def test_the_unit_of_the_targets_makes_no_difference(kind: str, noise: float) ->
     (x, _), (x_new, _) = _examples(60), _examples(20, seed=1)
     y = 90 + 2 * x[:, 0] - x[:, 1] + noise * np.random.default_rng(2).normal(size=60)
     percent, fraction = (Predictor(kind).fit(x, targets).predict(x_new) for targets in (y, y / 100))
-    assert 100 * fraction.mean == pytest.approx(percent.mean, rel=1e-4)  # up to where an optimiser stops
-    assert 100 * fraction.std == pytest.approx(percent.std, rel=1e-3)
+    assert 100 * fraction.mean == pytest.approx(percent.mean)
+    assert 100 * fraction.std == pytest.approx(percent.std)
 
 
 @pytest.mark.parametrize("kind", ["ridge", "gaussian_process"])

@@ -34,7 +34,8 @@ SMALL = "tests.nas.test_prune:small"
 NAMED = {"model": SMALL, "input": "1x1x8x8", "targets": {"macs": 0.5}}
 OTHERS: dict[str, Any] = {
     "arguments": {"width": 12}, "targets": {"macs": 0.6, "params": 0.9}, "data": "digits", "limit": 300, "test_limit": 100,
-    "image_size": 8, "flip": True, "crop": 2, "damaged": "leave-out", "mean": (0.4,), "std": (0.3,), "ignore": ("4",), "tolerance": 1e-3, "seed": 3, "importance": "l1",
+    "image_size": 8, "flip": True, "crop": 2, "damaged": "leave-out", "mean": (0.4,), "std": (0.3,), "ignore": ("4",), "seed": 3,
+    "tolerance": 1e-3, "importance": "l1",
     "aggregate": "max", "normalise": "sum", "allocation": "uniform", "steps": 2, "schedule": "linear", "round_to": 2, "min_kept": 2,
     "depth": False, "max_seconds": 100.0, "max_bytes": 10**9,
     "max_ratio": 0.8, "form": "module", "check": False, "milliseconds": False, "recover": ("calibrate", "finetune:1"),
