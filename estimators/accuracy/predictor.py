@@ -52,7 +52,7 @@ class Prediction:
 
 
 class _Standardised:
-    """A regression on standardised targets, to nine decimals: its priors depend on their unit, and where it stops on their last bits."""
+    """A regression on standardised targets, to nine decimals: priors depend on their unit, and where it stops on their last bits."""
 
     def __init__(self, model: Any) -> None:
         self.model = model
