@@ -11,13 +11,12 @@ from typing import Any
 
 from nas.report import write_report, write_tables
 from nas.runtime import stream
-from nas.scoring import OURS, add, allowed, contract, cost_scorers, inherit, losses_of, numbers, printable, score, tried
+from nas.scoring import OURS, add, allowed, contract, cost_scorers, inherit, losses_of, numbers, reason, score, tried
 from nas.strategies import make_strategy
 from nas.study import LOOP, configure, run_folder
 from nas.train import open_run
 from pruners.progress import silent
 from search_spaces import Architecture, SearchSpace
-from search_spaces.core import first_line
 
 
 class Loop:
@@ -99,11 +98,10 @@ class Loop:
         (costs,) = score([arch], self._costs, silent)
         self._tell(arch, costs | found)
 
-    def fail(self, arch: Architecture, reason: str | BaseException) -> None:
+    def fail(self, arch: Architecture, why: str | BaseException) -> None:
         """An architecture failed: it is not proposed again, and named in tables and on the page with its reason."""
-        said = reason if isinstance(reason, str) else f"{type(reason).__name__}: {first_line(reason)}"
         self._check(arch)
-        self._tell(arch, {"reason": printable(said)})
+        self._tell(arch, {"reason": reason(why)})
 
     def _check(self, arch: Architecture) -> None:
         self.study.space.check(arch)

@@ -128,7 +128,8 @@ def decode(
     """
     reference = _first(parts, image_size)
     total = sum(len(positions) for _, positions in parts)
-    check_memory(total, reference[0].shape)
+    first = reference[0]
+    check_memory(total, first.shape if first.dtype == np.uint8 else (*first.shape, 1 + first.itemsize))
     damaged: list[Damaged] = []
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         found = [_decode_part(images, positions, image_size, reference, pool, damaged) for images, positions in parts]
@@ -267,7 +268,7 @@ def _decode_run(
 
 
 def _pixels(images: Images, image_size: int | None, position: int, encoded: Encoded) -> NDArray[Any] | Damaged:
-    """One image as uint8 [H, W] where gray and [H, W, 3] otherwise; uint32 [H, W] where gray of more than 8 bits."""
+    """One image as uint8 [H, W] where gray and [H, W, 3] otherwise; uint16 or uint32 [H, W] where gray of more."""
     try:
         if isinstance(encoded, Image.Image):
             return _to_array(encoded, image_size)
@@ -297,7 +298,10 @@ def _to_array(image: Image.Image, image_size: int | None) -> NDArray[Any]:
             image = image.convert(mode)
     if image_size is not None and image.size != (image_size, image_size):
         image = ImageOps.fit(image, (image_size, image_size), Image.Resampling.BILINEAR)
-    return np.rint(np.asarray(image).clip(min=0)).astype(np.uint32) if deep else np.asarray(image)
+    if not deep:
+        return np.asarray(image)
+    values = np.rint(np.asarray(image).clip(min=0))
+    return values.astype(np.uint16 if values.max() < 2**16 else np.uint32)
 
 
 def _shown(image: Image.Image) -> Image.Image:

@@ -9,6 +9,7 @@ from typing import Any
 
 from optuna.trial import FrozenTrial
 
+from estimators import METRICS
 from nas.scoring.costs import Scorer
 from nas.scoring.outcome import tried
 from nas.study import SEARCH, Journal, RunConfig, Study, peek_config, read_record
@@ -17,7 +18,6 @@ from search_spaces import Architecture, SearchSpace
 
 ORIGIN = "origin"
 """The note of an inherited trial: the folder that it comes from."""
-COSTS = ("macs", "params", "activations", "weight_bytes")
 
 
 def inherit(study: Study, allowed: SearchSpace, costs: Scorer) -> None:
@@ -101,4 +101,4 @@ def _same(trial: FrozenTrial, allowed: SearchSpace, costs: Scorer, study: Study)
     told = dict(trial.user_attrs)
     if trial.values:
         told |= dict(zip((objective.name for objective in study.objectives), trial.values, strict=True))
-    return arch if all(told.get(name, found[name]) == found[name] for name in COSTS if name in found) else None
+    return arch if all(told.get(name, found[name]) == found[name] for name in METRICS if name in found) else None

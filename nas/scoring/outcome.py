@@ -34,14 +34,15 @@ def score(archs: Sequence[Architecture], scorers: Sequence[Scorer], progress: Pr
     except Exception as error:
         if len(archs) > 1:  # which of them it was
             return [outcome for arch in archs for outcome in score([arch], scorers, progress)]
-        merged = [{"reason": printable(f"{type(error).__name__}: {first_line(error)}")}]
+        merged = [{"reason": reason(error)}]
     seconds = round((time.perf_counter() - started) / len(archs), 4)
     return [{**figures, "seconds": seconds} for figures in merged]
 
 
-def printable(text: str) -> str:
-    """Text that no terminal takes for anything else."""
-    return "".join(letter if letter.isprintable() else "?" for letter in text)
+def reason(why: str | BaseException) -> str:
+    """Why a trial failed, in a line that no terminal takes for anything else."""
+    said = why if isinstance(why, str) else f"{type(why).__name__}: {first_line(why)}"
+    return "".join(letter if letter.isprintable() else "?" for letter in said)
 
 
 def add(study: Study, arch: Architecture, outcome: Figures) -> FrozenTrial:
