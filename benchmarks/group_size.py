@@ -27,11 +27,13 @@ import torch.nn.functional as F
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
+from benchmarks.on_images import accuracy
 from benchmarks.resumable import append, common_options, known, note
 from estimators import Device, compare_latency, count, estimate_energy
 from nas.data import ImageData, load_data
 from nas.runtime import half, torch_seed
-from nas.training import Alone, TrainingConfig, fit, module_accuracy
+from nas.tasks import image_task
+from nas.training import Alone, TrainingConfig, fit
 from search_spaces.layers import Grouping
 
 SHAPE = (3, 32, 32)
@@ -153,8 +155,9 @@ def train(row: pd.Series, seed: int, data: ImageData, config: TrainingConfig) ->
     """Accuracy of one network on test images after the last epoch."""
     module = build(row, seed)
     started = time.perf_counter()
-    fit(Alone(module, config, CPU), data, data.training, config, seed=seed, device=CPU)
-    return {"accuracy": module_accuracy(module, data, data.test), "seconds": round(time.perf_counter() - started, 1)}
+    task = image_task(data)
+    fit(Alone(module, task, config, CPU), task.training, config, seed=seed, device=CPU)
+    return {"accuracy": accuracy(module, data, data.test), "seconds": round(time.perf_counter() - started, 1)}
 
 
 def draw(networks: pd.DataFrame, accuracy: pd.DataFrame) -> Figure:

@@ -20,13 +20,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from benchmarks.on_images import accuracy
 from benchmarks.prune_resnet56 import SHAPE, WEIGHTS
 from benchmarks.resumable import append, known, note
 from estimators import compare_latency
 from examples.cifar_resnet import pretrained
 from nas.data import ImageData, batches, load_data, with_normalisation
 from nas.runtime import stream
-from nas.training import module_accuracy
 from pruners import least_squares_, prune
 
 KEY = ["target", "lever", "round_to", "seed"]
@@ -65,7 +65,7 @@ def measure(
         result = prune(model, x, {"part": target}, estimators={"part": part_of(model, x)}, **how)
     seconds = time.perf_counter() - start
     before, after = result.summary.before, result.summary.after
-    cut = module_accuracy(result.model, data, data.test)
+    cut = accuracy(result.model, data, data.test)
     least_squares_(result.model, model, result.plan, sample)
     timed = compare_latency({"full": model, "smaller": result.model}, SHAPE, batch_size=BATCH, runs=50)
     widths = [kept for _, kept in result.summary.groups.values()]
@@ -75,7 +75,7 @@ def measure(
         **{f"{name}_{q}": f"{getattr(timed[name], q):.2f}" for name in timed for q in ("median_ms", "p25_ms", "p75_ms")},
         "macs_part": f"{after['macs'] / before['macs']:.3f}", "params_part": f"{after['params'] / before['params']:.3f}",
         "aligned": f"{sum(width % 16 == 0 for width in widths) / len(widths):.2f}", "form": result.summary.form,
-        "cut": f"{100 * cut:.2f}", "least_squares": f"{100 * module_accuracy(result.model, data, data.test):.2f}",
+        "cut": f"{100 * cut:.2f}", "least_squares": f"{100 * accuracy(result.model, data, data.test):.2f}",
         "seconds_prune": f"{seconds:.0f}", "threads": torch.get_num_threads(),
     }  # fmt: skip
 

@@ -38,6 +38,7 @@ import torch
 from matplotlib.figure import Figure
 from scipy.stats import kendalltau, spearmanr
 
+from benchmarks.on_images import accuracy
 from benchmarks.resumable import append, common_options, known, note
 from estimators.counting import CostModel
 from nas.data import ImageData, Split, load_data
@@ -45,7 +46,8 @@ from nas.runtime import half, resolve_device, stream, torch_seed
 from nas.scoring import SupernetScorer
 from nas.study import RankingConfig
 from nas.supernets import Splitting, SupernetConfig, make_learner
-from nas.training import Alone, TrainingConfig, fit, module_accuracy
+from nas.tasks import Images, image_task
+from nas.training import Alone, TrainingConfig, fit
 from pruners.progress import silent
 from search_spaces import Architecture, SearchSpace, make_space
 
@@ -77,8 +79,8 @@ def train_alone(
     """An architecture from scratch on a part of the data, measured on test images after the last epoch."""
     module = space.build(arch, torch_seed(seed, "alone", arch.key))
     started = time.perf_counter()
-    fit(Alone(module, config, device), data, part, config, seed=seed, device=device)
-    return {"accuracy": module_accuracy(module, data, data.test), "seconds": round(time.perf_counter() - started, 1)}
+    fit(Alone(module, image_task(data), config, device), Images(data, part), config, seed=seed, device=device)
+    return {"accuracy": accuracy(module, data, data.test), "seconds": round(time.perf_counter() - started, 1)}
 
 
 def by_supernet(method: str, seed: int, data: ImageData, config: TrainingConfig, device: torch.device) -> list[float]:
@@ -88,12 +90,13 @@ def by_supernet(method: str, seed: int, data: ImageData, config: TrainingConfig,
     space = {"resolution": BY_RESOLUTION, "grouped": BY_RESOLUTION, "parting": PARTING}.get(kind, SPACE)
     sampler = "split" if method in PARTS else "groups" if kind == "grouped" else "uniform"
     shared = SupernetConfig(count=count, training=config, sampler=sampler)
-    learner = make_learner(shared, space, data, seed=seed, device=device, mixture=count > 1)
+    task = image_task(data)
+    learner = make_learner(shared, space, task, seed=seed, device=device, mixture=count > 1)
     if isinstance(learner, Splitting):
         splits = {max(1, int(fraction * config.epochs)): parts for fraction, parts in PARTS[method].items()}
-        learner = Splitting(learner.team, data, splits, device)
-    fit(learner, data, data.train, config, seed=seed, device=device, name=method)
-    scorer = SupernetScorer(learner, space, data, RankingConfig())
+        learner = Splitting(learner.team, task, splits, device)
+    fit(learner, task.train, config, seed=seed, device=device, name=method)
+    scorer = SupernetScorer(learner, space, task, ["accuracy"], RankingConfig())
     return [figures["accuracy"] for figures in scorer(ARCHS, silent)]
 
 
@@ -105,8 +108,8 @@ def by_even_shares(seed: int, data: ImageData, config: TrainingConfig, device: t
         module = SPACE.build(arch, torch_seed(seed, "alone", arch.key))
         part = drawn(data.train, images, stream(seed, "part"))
         share = config.model_copy(update={"epochs": 1})
-        fit(Alone(module, share, device), data, part, share, seed=seed, device=device)
-        scores.append(module_accuracy(module, data, data.validation))
+        fit(Alone(module, image_task(data), share, device), Images(data, part), share, seed=seed, device=device)
+        scores.append(accuracy(module, data, data.validation))
     return scores
 
 
@@ -134,8 +137,14 @@ def by_halving(seed: int, data: ImageData, config: TrainingConfig, device: torch
         budget = config.model_copy(update={"epochs": epochs})
         for arch in left:
             part = drawn(data.train, images, stream(seed, "part", rung))
-            fit(Alone(modules[arch], budget, device), data, part, budget, seed=seed + rung, device=device)
-            scores[arch] = rung + module_accuracy(modules[arch], data, data.validation)
+            fit(
+                Alone(modules[arch], image_task(data), budget, device),
+                Images(data, part),
+                budget,
+                seed=seed + rung,
+                device=device,
+            )
+            scores[arch] = rung + accuracy(modules[arch], data, data.validation)
         left = sorted(left, key=scores.__getitem__, reverse=True)[: math.ceil(len(left) / 2)]
     return [scores[arch] for arch in ARCHS]
 

@@ -219,6 +219,7 @@ def milliseconds(model: nn.Module, smaller: nn.Module, example: Any) -> dict[str
 def trained(smaller: nn.Module, model: nn.Module, real: RealModel, training: str, seed: int) -> dict[str, Any]:
     """Train in place, as `--train` says; what that took."""
     from nas.pruning import match_
+    from nas.tasks import image_task
     from nas.training import Alone, TrainingConfig, fit
 
     kind, _, lasts = training.partition(":")
@@ -228,9 +229,9 @@ def trained(smaller: nn.Module, model: nn.Module, real: RealModel, training: str
         done = match_(smaller, model, real.examples(MORE * real.count, seed + 1000), seconds=float(lasts), seed=seed)
         row = {"steps_training": done.steps, "learning_rate": done.rate}
     else:
-        data, device = cifar(), torch.device("cpu")
+        task, device = image_task(cifar()), torch.device("cpu")
         config = TrainingConfig(epochs=int(lasts), learning_rate=USUAL_RATE, final_learning_rate=USUAL_RATE / 100)
-        fit(Alone(smaller, config, device), data, data.training, config, seed=seed, device=device)
+        fit(Alone(smaller, task, config, device), task.training, config, seed=seed, device=device)
         smaller.eval()
     return row | {"seconds_training": round(time.perf_counter() - start, 1)}
 

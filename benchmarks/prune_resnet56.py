@@ -39,12 +39,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from benchmarks.on_images import accuracy
 from benchmarks.resumable import note
 from estimators import compare_latency, count
 from examples.cifar_resnet import BasicBlock, CifarResNet, pretrained
 from nas.data import ImageData, Split, batches, load_data, with_normalisation
 from nas.runtime import stream
-from nas.training import Alone, Distillation, Distilled, TrainingConfig, fit, module_accuracy
+from nas.tasks import Images, image_task
+from nas.training import Alone, Distillation, Distilled, TrainingConfig, fit
 from pruners import groups, least_squares_, noise, prune, recalibrate_, synthetic
 
 WEIGHTS = {"resnet20": "resnet20-12fca82f.th", "resnet56": "resnet56-4bfd9763.th"}
@@ -132,16 +134,17 @@ def trained(
     """A copy of a model after one epoch on a part of the data, on labels or towards a teacher as well."""
     config = TrainingConfig(epochs=1, learning_rate=rate, final_learning_rate=rate / 100)
     result, device = copy.deepcopy(model), torch.device("cpu")
-    alone = Alone(result, config, device)
-    learner = alone if teacher is None else Distilled(result, teacher, config, Distillation(), device)
-    fit(learner, data, split, config, seed=seed, device=device)
+    task = image_task(data)
+    alone = Alone(result, task, config, device)
+    learner = alone if teacher is None else Distilled(result, task, teacher, config, Distillation(), device)
+    fit(learner, Images(data, split), config, seed=seed, device=device)
     return result
 
 
 def held_out(model: nn.Module, rates: Sequence[float], seed: int, data: ImageData) -> dict[float, float]:
     """Learning rate -> accuracy (%) on the held-out images after an epoch on the others."""
     return {
-        rate: round(100 * module_accuracy(trained(model, rate, data.train, seed, data), data, data.validation), 2)
+        rate: round(100 * accuracy(trained(model, rate, data.train, seed, data), data, data.validation), 2)
         for rate in rates
     }
 
@@ -159,7 +162,7 @@ def measure(
     """One row; `rate_for` gives the learning rate of the epoch of training, None leaves training out; `model` teaches it or not."""
 
     def score(network: nn.Module) -> str:
-        return f"{100 * module_accuracy(network, data, data.test):.2f}"
+        return f"{100 * accuracy(network, data, data.test):.2f}"
 
     sample = [x for x, _ in islice(batches(data.training, data, 100, rng=stream(seed, "calibration")), 10)]
     row: dict[str, object] = {"dense": score(model)}

@@ -51,6 +51,6 @@ def labelled(n: int, seed: int) -> list[tuple[Tensor, Tensor]]:
 
 
 def test_accuracy(model: nn.Module) -> dict[str, float]:
-    from nas.training import module_accuracy
+    from benchmarks.on_images import accuracy
 
-    return {"accuracy": 100 * module_accuracy(model, cifar(), cifar().test)}
+    return {"accuracy": 100 * accuracy(model, cifar(), cifar().test)}

@@ -33,6 +33,7 @@ from nas.scoring import SupernetScorer
 from nas.study import RankingConfig
 from nas.supernets import SAMPLERS as ENTRIES
 from nas.supernets import SupernetConfig, make_learner, make_sampler
+from nas.tasks import image_task
 from nas.training import TrainingConfig, fit
 from pruners.progress import silent
 from search_spaces import Architecture, make_space
@@ -78,11 +79,12 @@ def train_supernet(
 ) -> tuple[dict[str, object], list[float]]:
     """What the training took, with the accuracies of the smallest and largest subnet, and those of `archs`."""
     shared = SupernetConfig(count=1, training=config, sampler=sampler)
-    learner = make_learner(shared, SPACE, data, seed=seed, device=device, mixture=False)
+    task = image_task(data)
+    learner = make_learner(shared, SPACE, task, seed=seed, device=device, mixture=False)
     started = time.perf_counter()
-    fit(learner, data, data.train, config, seed=seed, device=device, name=sampler)
+    fit(learner, task.train, config, seed=seed, device=device, name=sampler)
     seconds = time.perf_counter() - started
-    scorer = SupernetScorer(learner, SPACE, data, RankingConfig())
+    scorer = SupernetScorer(learner, SPACE, task, ["accuracy"], RankingConfig())
     smallest, largest, *others = (found["accuracy"] for found in scorer([*extremes(SPACE), *archs], silent))
     steps = len(data.train) // config.batch_size * config.epochs
     figures: dict[str, object] = {

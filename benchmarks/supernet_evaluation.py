@@ -21,10 +21,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from benchmarks.on_images import predicted
 from estimators.counting import CostModel
 from nas.data import ImageData, Split, load_data
 from nas.runtime import environment, resolve_device, write_json
-from nas.supernets import predict
+from nas.tasks import Images
 from search_spaces import Architecture, SearchSpace, Supernet, make_space
 from search_spaces.core import Local
 
@@ -53,10 +54,11 @@ def measure(bn: str, data: ImageData, arguments: argparse.Namespace, device: tor
     supernet = Supernet(space.net).to(device).eval()
     archs = list(space.enumerate())
     locals = [space.locals(arch) for arch in archs]
-    calibration = data.train if bn == "affine" else None
+    validation, train = Images(data, data.validation), Images(data, data.train)
+    calibration = train if bn == "affine" else None
 
     def run(paths: Sequence[Sequence[Local]]) -> np.ndarray:
-        return predict(supernet, paths, data, data.validation, batch_size=arguments.batch_size, calibration=calibration)
+        return predicted(supernet, paths, validation, batch_size=arguments.batch_size, calibration=calibration)
 
     run(locals[:2])
     shared, single = [], []

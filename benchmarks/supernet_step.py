@@ -31,11 +31,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from benchmarks.on_images import predicted
 from benchmarks.supernet_evaluation import images, macs_ratio
-from nas.data import ImageData, batches
+from nas.data import ImageData
 from nas.runtime import environment, memory_format, resolve_device, write_json
 from nas.samplers import Draw, Sampler, Uniform
-from nas.supernets import Labels, Mixture, MixtureConfig, Team, predict
+from nas.supernets import Labels, Mixture, MixtureConfig, Team
+from nas.tasks import Batch, Classes, Images, image_task
 from nas.training import Alone, TrainingConfig
 from search_spaces import Architecture, SearchSpace, Supernet, make_space
 from search_spaces.core import Local
@@ -83,14 +85,15 @@ def step(
     space = make_space(name, **options)
     arch = space.parse(label)
     config = TrainingConfig(epochs=1, batch_size=arguments.train_batch_size, weight_decay=5e-4)
-    team = Team(space, config, Uniform(space), Labels(config), seed=0, device=device)
-    alone = Alone(team.members[0].supernet.extract(space.locals(arch)), config, device)
+    task = image_task(images(2 * config.batch_size)[0])
+    team = Team(space, config, Uniform(space), Labels(Classes()), seed=0, device=device)
+    alone = Alone(team.members[0].supernet.extract(space.locals(arch)), task, config, device)
     for learner in (team, alone):
         learner.begin(0)
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randn(config.batch_size, *space.net.input_shape, generator=generator)
     pixels = pixels.to(device, memory_format=memory_format(device))
-    classes = torch.randint(space.net.num_classes, (config.batch_size,), generator=generator).to(device)
+    batch = Batch(pixels, torch.randint(space.net.num_classes, (config.batch_size,), generator=generator).to(device))
 
     def milliseconds(run: Callable[[], None]) -> float:
         started = now(device)
@@ -99,8 +102,8 @@ def step(
         return 1e3 * (now(device) - started) / arguments.steps
 
     def both() -> tuple[float, float]:
-        shared = milliseconds(lambda: team.step([0], [Draw(arch)], (pixels, classes), RATE))
-        return shared, milliseconds(lambda: alone.step(pixels, classes, RATE))
+        shared = milliseconds(lambda: team.step([0], [Draw(arch)], batch, RATE))
+        return shared, milliseconds(lambda: alone.step(batch, RATE))
 
     both()
     times = [both() for _ in range(arguments.repeats)]
@@ -141,18 +144,19 @@ def mixture(arguments: argparse.Namespace, device: torch.device) -> dict[str, ob
     arch = space.parse("4-3-3")
     data, source = images(2 * arguments.train_batch_size)
     config = TrainingConfig(epochs=1, batch_size=arguments.train_batch_size)
-    batch = next(batches(data.train, data, config.batch_size, device=device))
+    task = image_task(data)
+    batch = next(task.train.batches(config.batch_size, device=device))
 
     def learner(supernets: int) -> Mixture:
-        team = Team(space, config, Only(arch), Labels(config), seed=0, device=device, supernets=supernets)
-        made = Mixture(team, data, MixtureConfig(), device)
+        team = Team(space, config, Only(arch), Labels(Classes()), seed=0, device=device, supernets=supernets)
+        made = Mixture(team, task, MixtureConfig(), device)
         made.begin(0)
         return made
 
     def milliseconds(learner: Mixture) -> float:
         started = now(device)
         for _ in range(arguments.steps):
-            learner.step(*batch, RATE)
+            learner.step(batch, RATE)
         return 1e3 * (now(device) - started) / arguments.steps
 
     learners = {supernets: learner(supernets) for supernets in MEMBERS}
@@ -202,9 +206,10 @@ def compare(
     paths = [space.locals(arch) for arch in archs]
     rng = np.random.default_rng(1)
     taken = min(arguments.sample, len(paths))
+    validation, calibration = Images(data, data.validation), Images(data, data.train)
 
     def run(chosen: Sequence[Sequence[Local]]) -> np.ndarray:
-        return predict(supernet, chosen, data, data.validation, batch_size=arguments.batch_size, calibration=data.train)
+        return predicted(supernet, chosen, validation, batch_size=arguments.batch_size, calibration=calibration)
 
     run(paths[:2])
     shared, single = [], []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,9 @@ from nas.pruning import (
 )
 from nas.report import prune_page
 from nas.runtime import as_yaml, command_line, environment, replacing, resolve_device, write_json, write_text
-from nas.training import check_classifies, module_accuracy
+from nas.study import OBJECT, make_task
+from nas.tasks import Images, Task, as_task, streamed_task
+from nas.training import measure
 from pruners import CutConfig, PruneResult
 from pruners.importance import AUTO
 from pruners.progress import Progress, silent
@@ -42,26 +44,29 @@ OF_NAMES = ("arguments", "weights")
 """Settings of a model that is given by name."""
 
 
-@takes(PruneConfig, leaving_out=("input",))
+@takes(PruneConfig, leaving_out=("input", "task"))
 def prune(
     model: str | nn.Module,
     example: Any,
     targets: Mapping[str, float | str],
     *,
-    data: str | Path | ImageData | None = None,
+    data: str | Path | ImageData | Task | None = None,
+    task: str | None = None,
     out: str | Path | None = None,
     progress: Progress = silent,
     **settings: Any,
 ) -> tuple[PruneResult, dict[str, Any]]:
-    """Prune a model, repair it on data, measure it on test images, and save it.
+    """Prune a model, repair it on data, measure it on test examples, and save it.
 
     Args:
         model: a module, which is left untouched, or `module:function` that returns one, or a library's: `timm:NAME`,
             `torchvision:NAME`, `hf:NAME` or `hf:FOLDER`. What the configuration of such a model says of images normalises the data.
         example: inputs of the model, see `pruners.prune`, on which macs are counted; or their shape, such as 1x3x32x32, or
-            `module:function` that returns them.
+            `module:function` that returns them; None for the first example of `data` or `task`.
         targets: see `pruners.prune`; beside those, `peak_memory_bytes`, `energy_mj` and `bound_ms`.
-        data: images for criteria, repair and measurement: what `nas.load_data` takes, or images already loaded.
+        data: examples for criteria, repair and measurement: what `nas.load_data` takes, images already loaded, or a task of one's own,
+            see `nas.tasks`.
+        task: `module:function` that returns a task, in place of data.
         out: folder for `plan.json`, `weights.safetensors`, `summary.json`, the page `report.html` and, where all of it was given by
             names, the configuration `prune.yaml`; with `vocabulary` also for `vocabulary.json` and the mended `tokenizer`.
             `pruners.load` reads the model back.
@@ -69,18 +74,23 @@ def prune(
         settings: by keyword:{settings}
 
     Returns:
-        The result with the repaired model, and the summary: costs before and after, the check, test accuracies, and all settings.
+        The result with the repaired model, and the summary: costs before and after, the check, the task's metrics on
+            test examples, and all settings.
 
     Raises:
         ValueError: something does not fit; the message says what.
     """
-    source, images = (None, None) if data is None else named_data(data)
-    _refuse_unused(settings, model, images or source)
+    source, made = None, data if isinstance(data, Task) else None
+    if data is not None and made is None:
+        source, images = named_data(data)
+        made = None if images is None else as_task(images)
+    _refuse_unused(settings, model, source if data is None or made is None else data)
     named = {
         "model": model if isinstance(model, str) else f"{type(model).__module__}.{type(model).__qualname__}",
-        "input": example if isinstance(example, str) else _described(example),
+        "input": example if isinstance(example, str) or example is None else _described(example),
         "targets": targets,
-        "data": source,
+        "data": source if not isinstance(data, Task) else None,
+        "task": OBJECT if isinstance(data, Task) else task,
     }
     given = {name: value for name, value in {**settings, **named}.items() if value is not None}
     return run(
@@ -88,7 +98,7 @@ def prune(
         out,
         model=None if isinstance(model, str) else model,
         example=None if isinstance(example, str) else example,
-        data=images,
+        task=made,
         progress=progress,
     )
 
@@ -99,19 +109,26 @@ def run(
     *,
     model: nn.Module | None = None,
     example: Any = None,
-    data: ImageData | None = None,
+    task: Task | None = None,
     progress: Progress = silent,
 ) -> tuple[PruneResult, dict[str, Any]]:
     """Carry out a configuration, on what it names or on what is given in its place; see `prune`."""
     folder = None if out is None else Path(out)
     if folder is not None and folder.exists() and not (folder / "plan.json").exists() and any(folder.iterdir()):
         raise ValueError(f"{folder} is not empty and holds no pruned model; give another folder")
-    by_names = model is None and example is None and data is None and isinstance(config.cut.importance.criterion, str)
+    by_names = model is None and example is None and task is None and isinstance(config.cut.importance.criterion, str)
     by_names = by_names and config.words.by_names
     place = resolve_device(config.device)
     if model is None:
         model = load_model(config.model, config.arguments, config.weights)
-    if example is None:
+    if task is None:
+        task, config = _task(config)
+    if example is None and config.input is None:
+        assert task is not None
+        example = next(task.train.head(1).batches(1)).inputs
+        task.check(model)
+    elif example is None:
+        assert config.input is not None
         example = example_inputs(config.input, config.seed)
         check_input(model, example, config.input)
     words = fewer_words(model, example, config.words)
@@ -119,28 +136,21 @@ def run(
         model, example = words.model, words.example
     if config.synthetic and not isinstance(example, Tensor):
         raise ValueError("`synthetic` needs a model of one tensor; give `data` of your own")
-    if data is None and config.data is not None:
-        data = load_configured(config.data, config.seed)
-        own = own_normalisation(config.model) if config.data.mean is None else None
-        if own is not None and len(own[0]) == data.input_shape[0]:
-            data = with_normalisation(data, *own)
-            said = config.data.model_copy(update={"mean": own[0], "std": own[1]})
-            config = config.model_copy(update={"data": said})
-    accuracies: dict[str, float] = {}
+    test: dict[str, dict[str, float]] = {}
 
-    def measure(when: str, module: nn.Module) -> None:
-        if data is not None:
+    def assess(when: str, module: nn.Module) -> None:
+        if task is not None:
             with untouched(module):
-                accuracies[when] = module_accuracy(module.to(place), data, data.test)
+                test[when] = measure(module.to(place), task, task.test, list(task.metrics))
 
     model = on_cpu(model)
     repair = None
-    if data is not None:
-        check_classifies(model, data, example)
+    if task is not None:
+        task.check(model, example)
         repair = Repair(
             model,
-            data,
-            data.training,
+            task,
+            task.training,
             config.recovery,
             seed=config.seed,
             device=place,
@@ -158,19 +168,20 @@ def run(
             config.targets,
             estimators=estimates(config.targets, config.hardware),
             batches=batches,
+            loss=None if task is None or isinstance(task.train, Images) else task.goal.loss,
             recover=AUTO if batches is None and steps else NONE,  # it may make the examples that it needs
             progress=progress,
             config=cut,
         )
 
     cut, why = config.cut.model_copy(update={"milliseconds": config.shows_milliseconds}), dict[str, str]()
-    if data is not None:
+    if task is not None:
         cut, why = better_path(
-            cut, steps, carry_out, model, example, data, config.recovery, device=place, progress=progress
+            cut, steps, carry_out, model, example, task, config.recovery, device=place, progress=progress
         )
     result = carry_out(cut, sample)
-    measure("before", model)
-    measure("pruned", result.model)
+    assess("before", model)
+    assess("pruned", result.model)
     notes = []
     for step in steps if sample is not None else ():
         if repair:
@@ -179,13 +190,14 @@ def run(
             assert sample is not None
             note = repair_unlabelled(step, result, model, sample, config.seed, place, progress)
         notes.append({"step": str(step), **note})
-        measure(str(step), result.model)
+        assess(str(step), result.model)
     did = [note["did"] for note in notes if "did" in note]
     why = {**why, **result.summary.chosen, **({"recover": did[-1]} if did else {})}
     result = replace(result, summary=replace(result.summary, chosen=why))
     summary = {
         **result.summary.to_dict(),
-        "test_accuracy": accuracies,
+        "test": test,
+        "metrics": {} if task is None else {name: asdict(metric.objective) for name, metric in task.metrics.items()},
         "recovery": notes,
         "vocabulary": words and words.vocabulary.to_dict(),
         "settings": config.model_dump(mode="json"),
@@ -204,13 +216,30 @@ def run(
     return result, summary
 
 
+def _task(config: PruneConfig) -> tuple[Task | None, PruneConfig]:
+    """The task of a configuration, and the configuration with what normalises its images, where a library's model says it."""
+    if config.task is not None:
+        return make_task(config.task), config
+    if config.data is None:
+        return None, config
+    if config.data.stream:
+        return streamed_task(config.data, config.seed), config
+    data = load_configured(config.data, config.seed)
+    own = own_normalisation(config.model) if config.data.mean is None else None
+    if own is not None and len(own[0]) == data.input_shape[0]:
+        data = with_normalisation(data, *own)
+        said = config.data.model_copy(update={"mean": own[0], "std": own[1]})
+        config = config.model_copy(update={"data": said})
+    return as_task(data), config
+
+
 def on_cpu(model: nn.Module) -> nn.Module:
     """A model if it is on the CPU, else a copy there."""
     there = all(x.device.type == "cpu" for x in (*model.parameters(), *model.buffers()))
     return model if there else standing_in(model, torch.device("cpu"))
 
 
-def _refuse_unused(settings: Mapping[str, Any], model: str | nn.Module, data: str | ImageData | None) -> None:
+def _refuse_unused(settings: Mapping[str, Any], model: str | nn.Module, data: object) -> None:
     """Refuse settings of what is given by name, beside a module or loaded images."""
     of_data = [name for name, keyword in keywords(PruneConfig).items() if keyword.paths[0][0] == "data"]
     for kind, given, names in (("model", model, OF_NAMES), ("data", data, of_data)):

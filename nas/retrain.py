@@ -1,4 +1,4 @@
-"""Networks of their own: the architectures worth it, trained from scratch on all training images."""
+"""Networks of their own: the architectures worth it, trained from scratch on all training examples."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from nas.data import ImageData
+from nas.objectives import worst_if_nan
 from nas.runtime import checkpoint, put_tensors, replacing, torch_seed
 from nas.study import ALONE, Study
-from nas.training import Alone, fit, module_accuracy
+from nas.tasks import Task
+from nas.training import Alone, fit, measure, warn_of_chance
 from pruners.progress import Progress
 from search_spaces import Architecture
 
 
-def retrain(study: Study, data: ImageData, device: torch.device, progress: Progress) -> None:
-    """Train what the configuration asks for alone, and write test accuracies (of the last epoch) to the journal.
+def retrain(study: Study, task: Task, device: torch.device, progress: Progress) -> None:
+    """Train what the configuration asks for alone, and write test figures (of the last epoch) to the journal.
 
     Networks that the journal knows are not trained again.
     """
@@ -31,7 +32,7 @@ def retrain(study: Study, data: ImageData, device: torch.device, progress: Progr
             progress("training alone", number + done / total, len(wanted))
 
         if (arch.key, seed) not in known:
-            train_one(study, arch, seed, data, device, inner)
+            train_one(study, arch, seed, task, device, inner)
         inner("", 1, 1)
 
 
@@ -50,25 +51,25 @@ def build(study: Study, arch: Architecture) -> nn.Module:
 
 
 def train_one(
-    study: Study, arch: Architecture, seed: int, data: ImageData, device: torch.device, progress: Progress
+    study: Study, arch: Architecture, seed: int, task: Task, device: torch.device, progress: Progress
 ) -> None:
-    """Train one architecture with one seed, and write down its weights and its test accuracy."""
+    """Train one architecture with one seed, and write down its weights and its test figures."""
     config = study.config
     path = weights_path(study, arch, seed)
     unfinished = path.with_suffix(".checkpoint")
     module = study.space.build(arch, torch_seed(config.seed, "alone", arch.key, seed))
     trained = cast(nn.Module, torch.compile(module)) if config.alone.compile else module
     history = fit(
-        Alone(trained, config.alone.training, device),
-        data,
-        data.training,
+        Alone(trained, task, config.alone.training, device),
+        task.training,
         config.alone.training,
         seed=torch_seed(config.seed, "alone batches", seed),
         device=device,
         path=unfinished,
         progress=progress,
     )
-    accuracy = module_accuracy(module, data, data.test)
+    names = [metric.name for metric in study.metrics]
+    found = measure(module, task, task.test, names)
     with replacing(path) as temporary:
         put_tensors(temporary, module.state_dict())
     notes = {
@@ -76,8 +77,10 @@ def train_one(
         "seconds": round(sum(row["seconds"] for row in history), 2),
         "loss": [round(row["loss"], 5) for row in history],
     }
-    study.add(ALONE, arch, [accuracy], notes)
+    study.add(ALONE, arch, [worst_if_nan(found[metric.name], metric) for metric in study.metrics], notes)
     checkpoint.remove(unfinished)
+    if task.main.name in found:
+        warn_of_chance(found[task.main.name], task, task.test, study.space.label(arch))
 
 
 def _wanted(study: Study) -> Sequence[Architecture]:

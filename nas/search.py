@@ -10,7 +10,7 @@ import torch
 
 from estimators.latency import CONDITIONS, compare_latency
 from estimators.zero_cost import ZERO_COST
-from nas.data import ImageData, named_data
+from nas.data import ImageData
 from nas.export import export
 from nas.report import write_report, write_tables
 from nas.retrain import build, retrain
@@ -36,7 +36,8 @@ from nas.scoring import (
 )
 from nas.strategies import STRATEGIES, make_strategy
 from nas.study import LOOP, RunConfig, Study, configure, run_folder
-from nas.train import adopt, open_run, train_supernets
+from nas.tasks import Task
+from nas.train import adopt, directed, named, open_run, train_supernets
 from nas.training import NotFinite
 from pruners.progress import Progress, silent
 from search_spaces import SearchSpace
@@ -46,8 +47,9 @@ from search_spaces.core import takes
 @takes(RunConfig)
 def search(
     space: str | SearchSpace,
-    data: str | Path | ImageData | None = None,
+    data: str | Path | ImageData | Task | None = None,
     *,
+    task: str | None = None,
     evaluate: str | Evaluate | None = None,
     out: str | Path | None = None,
     progress: Progress = silent,
@@ -61,7 +63,9 @@ def search(
 
     Args:
         space: a built-in space's name, `module:function`, or a SearchSpace.
-        data: what `nas.data.load_data` takes, or images already loaded.
+        data: what `nas.data.load_data` takes, images already loaded, or a task of one's own, see `nas.tasks`, whose metrics are
+            objectives by their names.
+        task: `module:function` that returns a task, in place of data.
         evaluate: in place of data and training, a function or `module:function` that gives a network its figures: called as
             `evaluate(model, arch)` with an untrained network on the CPU and its architecture (or with `model` or `arch` alone, where it
             takes only that), it returns numbers by name, or one number. Its figures are objectives by names of their own with a
@@ -78,15 +82,20 @@ def search(
         ValueError: a setting, the data or the folder do not fit; the message says what does.
         NotFinite: a loss is NaN or infinite; the checkpoint of the last good epoch stays.
     """
-    source, images = (None, None) if data is None else named_data(data)
-    named = space if isinstance(space, str) else space.name
-    config = configure(named, source, evaluate=_name(evaluate), **settings)
+    given = named(data, task)
+    config = configure(
+        space if isinstance(space, str) else space.name,
+        given.data,
+        task=given.task,
+        evaluate=_name(evaluate),
+        **directed(settings, given.made),
+    )
     config = adopt(config)
     return run(
         config,
         run_folder(config, config.strategy) if out is None else Path(out),
         space=None if isinstance(space, str) else space,
-        data=images,
+        task=given.made,
         evaluate=None if isinstance(evaluate, str) else evaluate,
         progress=progress,
         trust=trust,
@@ -98,7 +107,7 @@ def run(
     folder: Path,
     *,
     space: SearchSpace | None = None,
-    data: ImageData | None = None,
+    task: Task | None = None,
     evaluate: Evaluate | None = None,
     progress: Progress = silent,
     trust: bool = False,
@@ -109,7 +118,7 @@ def run(
     if config.evaluate is not None:
         evaluate = evaluate or import_function(config.evaluate)
         taken_by(evaluate)
-    study, data, device = open_run(config, folder, space=space, data=data, trust=trust)
+    study, task, device = open_run(config, folder, space=space, task=task, trust=trust)
     space = study.space
     with study.locked(), study.session():
         kept, costs = contract(space), cost_scorers(study, device)
@@ -117,18 +126,18 @@ def run(
             propose(study, costs, [EvaluatedScorer(space, evaluate, study.objectives, config.seed)], progress)
             return _written(study)
         scorers: list[Scorer] = []
-        assert data is not None
+        assert task is not None
         if untrained := [name for name in config.objectives if name in ZERO_COST]:
-            scorers.append(UntrainedScorer(space, untrained, data, device, config.seed))
+            scorers.append(UntrainedScorer(space, untrained, task, device, config.seed))
         with half(config.bfloat16):
-            if "accuracy" in config.objectives:
+            if wanted := [metric.name for metric in config.measured]:
                 learner = (
-                    train_supernets(study, data, device, progress, trust=trust) if config.supernets.count else None
+                    train_supernets(study, task, device, progress, trust=trust) if config.supernets.count else None
                 )
-                scorers.append(kept.worth(config, data, device, learner))
+                scorers.append(kept.worth(config, task, wanted, device, learner))
             propose(study, costs, scorers, progress)
-            _retrain(study, data, device, progress)
-        _export_front(study, data, progress)
+            _retrain(study, task, device, progress)
+        _export_front(study, task, progress)
         _measure_front(study, device)
         return _written(study)
 
@@ -206,15 +215,15 @@ def propose(study: Study, costs: Sequence[Scorer], scorers: Sequence[Scorer], pr
     tell_missing(study)
 
 
-def _retrain(study: Study, data: ImageData, device: torch.device, progress: Progress) -> None:
+def _retrain(study: Study, task: Task, device: torch.device, progress: Progress) -> None:
     try:
-        retrain(study, data, device, progress)
+        retrain(study, task, device, progress)
     except NotFinite as error:
         saved = f", and `supernet` {study.folder} there keeps the supernets" if study.config.supernets.count else ""
         raise NotFinite(f"{error}; a lower rate needs another folder{saved}") from None
 
 
-def _export_front(study: Study, data: ImageData, progress: Progress) -> None:
+def _export_front(study: Study, task: Task, progress: Progress) -> None:
     if study.config.alone.which == "none":
         return
     front = study.front
@@ -223,7 +232,7 @@ def _export_front(study: Study, data: ImageData, progress: Progress) -> None:
         arch = study.find(key)
         folder = study.place("exports", arch)
         if not folder.exists():
-            export(study, arch, folder, study.config.export, data)
+            export(study, arch, folder, study.config.export, task)
     progress("exporting", len(front), len(front))
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 import torch
@@ -13,15 +13,19 @@ from torch import nn
 
 from estimators.latency import load_table
 from nas.data import ImageData, named_data
+from nas.objectives import DIRECTIONS, OBJECTIVES, parse_objectives
 from nas.runtime import check_trust, checkpoint, half, replacing, resolve_device, write_text
+from nas.samplers import cheap_and_dear
 from nas.scoring import check_compares, contract
 from nas.strategies import STRATEGIES
 from nas.study import (
+    OBJECT,
     RunConfig,
     Study,
     build_space,
     configure,
-    load_run_data,
+    load_task,
+    make_task,
     options_for,
     parse_config,
     peek_config,
@@ -30,10 +34,11 @@ from nas.study import (
 )
 from nas.subnet import load_teacher
 from nas.supernets import LARGEST, SAMPLERS, SupernetConfig, Supernets, make_learner
+from nas.tasks import Task, as_task
 from nas.training import Row, fit
 from pruners.progress import Progress, silent
 from search_spaces import SearchSpace
-from search_spaces.core import keywords, takes
+from search_spaces.core import keywords, takes, unknown_name
 
 KEYWORDS = keywords(RunConfig)
 ADJUSTABLE = [".".join(path) for keyword in KEYWORDS.values() if keyword.adjustable for path in keyword.paths]
@@ -52,8 +57,9 @@ OnEpoch = Callable[[list[Row]], None]
 @takes(RunConfig, leaving_out=NOT_TRAINED_BY)
 def train(
     space: str | SearchSpace,
-    data: str | Path | ImageData,
+    data: str | Path | ImageData | Task | None = None,
     *,
+    task: str | None = None,
     out: str | Path | None = None,
     progress: Progress = silent,
     on_epoch: OnEpoch | None = None,
@@ -67,7 +73,8 @@ def train(
 
     Args:
         space: a built-in space's name, `module:function`, or a SearchSpace.
-        data: what `nas.data.load_data` takes, or images already loaded.
+        data: what `nas.data.load_data` takes, images already loaded, or a task of one's own, see `nas.tasks`.
+        task: `module:function` that returns a task, in place of data.
         out: the run folder. Default: `runs/<space>-<data>-train-<sampler>-seed<seed>`.
         progress: told about long steps.
         on_epoch: given the history so far after each epoch.
@@ -87,25 +94,74 @@ def train(
     supernets = settings.pop("supernets", 1)
     if supernets < 1:
         raise ValueError(f"`supernets` must be at least 1 to be trained, got {supernets}")
-    source, loaded = named_data(data)
+    given = named(data, task)
     config = configure(
         space if isinstance(space, str) else space.name,
-        source,
+        given.data,
+        task=given.task,
         strategy="mixture" if supernets > 1 else "one-shot",
         supernets=supernets,
-        **settings,
+        **directed(settings, given.made),
     )
-    study, images, device = open_run(
+    study, what, device = open_run(
         config,
         run_folder(config, f"train-{config.supernets.sampler}") if out is None else Path(out),
         space=None if isinstance(space, str) else space,
-        data=loaded,
+        task=given.made,
         trust=trust,
     )
-    assert images is not None
+    assert what is not None
     with study.locked(), study.session(), half(config.bfloat16):
-        train_supernets(study, images, device, progress, on_epoch, trust)
+        train_supernets(study, what, device, progress, on_epoch, trust)
     return study
+
+
+class Named(NamedTuple):
+    """What networks are for, as a configuration names it, and the task itself where it is given or was made."""
+
+    data: str | None
+    task: str | None
+    made: Task | None
+
+
+def named(data: object, task: str | None = None) -> Named:
+    """What `data` and `task` of a search or a training are called in its configuration; a function of `task` is called.
+
+    Raises:
+        ValueError: both are given, `data` is nothing that is known, or the function gives no task.
+    """
+    if isinstance(data, Task):
+        if task is not None:
+            raise ValueError(f"`data` is a task already, got `task` {task} as well; leave out one")
+        return Named(None, OBJECT, data)
+    if task is not None:
+        if data is not None:
+            raise ValueError(f"`task` brings its own data, got `data` {data} as well; leave out one or the other")
+        return Named(None, task, make_task(task))
+    source, images = (None, None) if data is None else named_data(data)
+    return Named(source, None, None if images is None else as_task(images))
+
+
+def directed(settings: Mapping[str, Any], task: Task | None) -> dict[str, Any]:
+    """Settings with the direction of each objective that is a metric of the task; without objectives, its first metric and macs.
+
+    Raises:
+        ValueError: an objective that neither the task nor anyone else has; the nearest are offered.
+    """
+    if task is None:
+        return dict(settings)
+    asked = settings.get("objectives") or (task.main.name, "macs")
+    if isinstance(asked, Mapping):
+        asked = tuple(f"{name}:{way}" for name, way in asked.items())
+    metrics = {name: metric.objective for name, metric in task.metrics.items()}
+    ways = {known: way for way, known in DIRECTIONS.items()}
+    found = []
+    for known in parse_objectives(tuple(asked), metrics):
+        if known.name not in (*metrics, *OBJECTIVES):
+            raise unknown_name("objective", known.name, {**metrics, **OBJECTIVES})
+        of_task = known.name in metrics and known.name not in OBJECTIVES
+        found.append(f"{known.name}:{ways[known.higher_is_better]}" if of_task else known.name)
+    return {**settings, "objectives": tuple(found)}
 
 
 def open_run(
@@ -113,43 +169,43 @@ def open_run(
     folder: Path,
     *,
     space: SearchSpace | None = None,
-    data: ImageData | None = None,
+    task: Task | None = None,
     trust: bool = False,
-) -> tuple[Study, ImageData | None, torch.device]:
-    """Start a run folder or go on with it: the study, its images, if a function does not evaluate in their place, and its device.
+) -> tuple[Study, Task | None, torch.device]:
+    """Start a run folder or go on with it: the study, its task, if a function does not evaluate in its place, and its device.
 
     A run can go on with another budget, and until its supernets are trained at another learning rate. The functions that the
     configuration names are imported; one that a teacher's folder names only with `trust`.
 
     Raises:
-        ValueError: the space, the data or the folder do not fit.
+        ValueError: the space, the task or the folder do not fit.
     """
     device = resolve_device(config.device)
-    data = data or load_run_data(config)
-    options = options_for(config.space.name, config.space.options, data) if space is None else dict(space.options)
+    task = task or load_task(config)
+    options = options_for(config.space.name, config.space.options, task) if space is None else dict(space.options)
     space = space or build_space(config.space.name, options)
     contract(space).check(config)
-    if data is not None:
-        _check_fit(space, data)
+    if task is not None:
+        _check_fit(space, task, config)
         if config.supernets.source is not None:
-            _check_source(Path(config.supernets.source), space, data, config.supernets)
+            _check_source(Path(config.supernets.source), space, task, config.supernets)
     trains = _in_training(config, folder)
     if not (folder / "run.yaml").exists():
         if config.limits:
             contract(space).check_limits(config.limits)
         if config.start_from is not None:
-            check_compares(config, None if data is None else {"fingerprint": data.fingerprint})
+            check_compares(config, None if task is None else {"fingerprint": task.fingerprint})
         if config.latency_table is not None:
             load_table(config.latency_table, space).check_covers(space)
-        if trains and data is not None:
-            _check_learner(config, space, data, device, trust)
+        if trains and task is not None:
+            _check_learner(config, space, task, device, trust)
     adjustable = ADJUSTABLE if trains else OF_BUDGET
-    return Study.create(folder, config, space, data, options, adjustable), data, device
+    return Study.create(folder, config, space, task, options, adjustable), task, device
 
 
 def train_supernets(
     study: Study,
-    data: ImageData,
+    task: Task,
     device: torch.device,
     progress: Progress,
     on_epoch: OnEpoch | None = None,
@@ -168,11 +224,10 @@ def train_supernets(
             on_epoch(history)
 
     shared = config.supernets if config.supernets.source is None else _untaught(config.supernets)
-    learner = _learner(study, data, device, shared, trust)
+    learner = _learner(study, task, device, shared, trust)
     fit(
         learner,
-        data,
-        data.train,
+        task.train,
         config.supernets.training,
         seed=config.seed,
         device=device,
@@ -185,12 +240,12 @@ def train_supernets(
     return learner
 
 
-def load_supernets(study: Study, data: ImageData) -> Supernets | None:
+def load_supernets(study: Study, task: Task) -> Supernets | None:
     """The trained supernets of a run on the CPU; None if it has none."""
     found = checkpoint.load(_checkpoint(study.folder))
     if found is None:
         return None
-    learner = _learner(study, data, torch.device("cpu"), _untaught(study.config.supernets))
+    learner = _learner(study, task, torch.device("cpu"), _untaught(study.config.supernets))
     learner.restore(found.tensors)
     learner.team.use_averages_()
     return learner
@@ -201,7 +256,7 @@ def adopt(config: RunConfig, *, space: bool = False, data: bool = False, trust: 
 
     Raises:
         FileNotFoundError: the source is no run folder.
-        Untrusted: its space is asked for, and is a function, without `trust`.
+        Untrusted: its space or its data are asked for, and are a function's, without `trust`.
     """
     source = config.supernets.source
     if source is None:
@@ -209,13 +264,15 @@ def adopt(config: RunConfig, *, space: bool = False, data: bool = False, trust: 
     theirs = peek_config(Path(source) / "run.yaml")
     if space:
         check_trust(theirs.space.name, Path(source) / "run.yaml", trust=trust)
+    if data and theirs.task is not None:
+        check_trust(theirs.task, Path(source) / "run.yaml", trust=trust)
     supernets = theirs.supernets.model_copy(update={"source": source})
     strategy = config.strategy
     if STRATEGIES[strategy].ranked:
         strategy = "mixture" if supernets.count > 1 or STRATEGIES[theirs.strategy].mixture else "one-shot"
     update: dict[str, Any] = {"supernets": supernets, "strategy": strategy}
     update |= {"space": theirs.space} if space else {}
-    update |= {"data": theirs.data} if data else {}
+    update |= {"data": theirs.data, "task": theirs.task} if data else {}
     return parse_config(config.model_copy(update=update).model_dump())
 
 
@@ -224,20 +281,18 @@ def _untaught(shared: SupernetConfig) -> SupernetConfig:
     return shared.model_copy(update={"teacher": None})
 
 
-def _learner(
-    study: Study, data: ImageData, device: torch.device, shared: SupernetConfig, trust: bool = False
-) -> Supernets:
+def _learner(study: Study, task: Task, device: torch.device, shared: SupernetConfig, trust: bool = False) -> Supernets:
     seed, mixture = study.config.seed, STRATEGIES[study.config.strategy].mixture
     teacher = _teacher(shared, trust)
-    return make_learner(shared, study.space, data, seed=seed, device=device, mixture=mixture, teacher=teacher)
+    return make_learner(shared, study.space, task, seed=seed, device=device, mixture=mixture, teacher=teacher)
 
 
-def _check_learner(config: RunConfig, space: SearchSpace, data: ImageData, device: torch.device, trust: bool) -> None:
+def _check_learner(config: RunConfig, space: SearchSpace, task: Task, device: torch.device, trust: bool) -> None:
     """Make one supernet and drop it, so that errors appear before there is a run folder. One stands for all: making many is slow."""
     one = config.supernets.model_copy(update={"count": 1})
     splits_a_mixture = STRATEGIES[config.strategy].mixture and SAMPLERS[one.sampler].splits
     make_learner(
-        one, space, data, seed=config.seed, device=device, mixture=splits_a_mixture, teacher=_teacher(one, trust)
+        one, space, task, seed=config.seed, device=device, mixture=splits_a_mixture, teacher=_teacher(one, trust)
     )
 
 
@@ -252,7 +307,7 @@ def _checkpoint(folder: Path) -> Path:
 def _in_training(config: RunConfig, folder: Path) -> bool:
     """Whether supernets of a run's own are still to be trained, so that nothing was computed with them yet."""
     shared = config.supernets
-    own = shared.count > 0 and shared.source is None and "accuracy" in config.objectives
+    own = shared.count > 0 and shared.source is None and bool(config.measured)
     return own and _epochs_done(folder) < shared.training.epochs
 
 
@@ -262,9 +317,9 @@ def _epochs_done(folder: Path) -> int:
     return 0 if found is None else found.state["epochs"]
 
 
-def _check_source(folder: Path, space: SearchSpace, data: ImageData, shared: SupernetConfig) -> None:
+def _check_source(folder: Path, space: SearchSpace, task: Task, shared: SupernetConfig) -> None:
     theirs = read_record(folder)
-    for part, ours, name in (("space", space.fingerprint, space.name), ("data", data.fingerprint, data.name)):
+    for part, ours, name in (("space", space.fingerprint, space.name), ("data", task.fingerprint, task.name)):
         if theirs[part]["fingerprint"] != ours:
             raise ValueError(
                 f"the supernets in {folder} were trained for another {part}, {theirs[part]['name']!r} as it was then and not {name!r} "
@@ -278,9 +333,14 @@ def _check_source(folder: Path, space: SearchSpace, data: ImageData, shared: Sup
         )
 
 
-def _check_fit(space: SearchSpace, data: ImageData) -> None:
-    if space.net.input_shape != data.input_shape or space.net.num_classes != data.num_classes:
-        raise ValueError(
-            f"space {space.name!r} takes images of {space.net.input_shape} and {space.net.num_classes} classes, but "
-            f"{data.name!r} has {data.input_shape} and {data.num_classes}; make the space with the data's numbers"
-        )
+def _check_fit(space: SearchSpace, task: Task, config: RunConfig) -> None:
+    """Refuse a space whose networks do not take the task's inputs or do not put out what its loss takes."""
+    net, name = space.net, space.name
+    if config.data is not None or config.task is None:
+        if net.input_shape != task.input_shape or net.num_classes != task.outputs:
+            raise ValueError(
+                f"space {name!r} takes images of {net.input_shape} and {net.num_classes} classes, but {task.name!r} has "
+                f"{task.input_shape} and {task.outputs}; make the space with the data's numbers"
+            )
+        return
+    task.check(space.build(cheap_and_dear(space)[0]).eval())

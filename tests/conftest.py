@@ -11,11 +11,17 @@ import torch
 
 from nas import Study, configure, load_data, search
 from nas.data.dataset import ImageData
+from nas.tasks import Task, image_task
 from search_spaces import SearchSpace, make_space
 from tests import repeats
 from tests.made_up_studies import OPTIONS
 
 QUICK = {"supernets": 2, "epochs": 2, "alone_epochs": 2, "batch_size": 64, "limit": 300, "test_limit": 100}
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Trainings of a few steps know nothing yet, and are told so."""
+    config.addinivalue_line("filterwarnings", "ignore:.* has .* on .*, no better than .*:UserWarning")
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -56,14 +62,20 @@ def digits() -> ImageData:
     return load_data("digits", limit=300, test_limit=100)
 
 
+@pytest.fixture(scope="session")
+def task(digits: ImageData) -> Task:
+    """What networks of the digits are for."""
+    return image_task(digits)
+
+
 @pytest.fixture
-def start(tmp_path: Path, digits: ImageData) -> Callable[..., Study]:
+def start(tmp_path: Path, task: Task) -> Callable[..., Study]:
     """Makes an empty run folder of a pooling search on digits."""
 
-    def make(space: SearchSpace | None = None, data: ImageData | None = None, **settings: object) -> Study:
+    def make(space: SearchSpace | None = None, other: Task | None = None, **settings: object) -> Study:
         space = space or make_space("resnet20-pooling", **OPTIONS)
         config = configure(space.name, "digits", **{"epochs": 3, **settings})  # type: ignore[arg-type]
-        return Study.create(tmp_path / "run", config, space, data or digits, OPTIONS)
+        return Study.create(tmp_path / "run", config, space, other or task, OPTIONS)
 
     return make
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from estimators import CostModel, count
+from nas.supernets import predict
+from nas.tasks import Batch, Examples
 from search_spaces import Architecture, SearchSpace, Supernet
+from search_spaces.core import Local
 
 
 def images(space: SearchSpace, n: int = 3, seed: int = 0) -> Tensor:
@@ -67,3 +71,15 @@ def check_costs(space: SearchSpace, archs: Iterable[Architecture], supernet: Sup
         assert cost == count(subnet, space.net.input_shape).total, space.label(arch)
         assert (cost.macs, cost.params) == (batch["macs"][row], batch["params"][row])
         assert cost.params == sum(parameter.numel() for parameter in subnet.parameters())
+
+
+def classes(supernet: Supernet, locals: Sequence[Sequence[Local]], examples: Examples, **settings: Any) -> np.ndarray:
+    """The class that each subnet predicts for each example, (subnets, examples)."""
+    found: list[list[Tensor]] = [[] for _ in locals]
+
+    def see(row: int, outputs: Tensor, batch: Batch) -> None:
+        assert len(outputs) == batch.size
+        found[row].append(outputs.argmax(1))
+
+    predict(supernet, locals, examples, see, **settings)
+    return np.stack([torch.cat(own).numpy() for own in found])

@@ -50,16 +50,19 @@ def test_make_has_the_two_commands_that_readme_leads_with() -> None:
 
 @pytest.mark.filterwarnings("ignore:measured networks take no longer")  # where the machine is busy
 @pytest.mark.parametrize(
-    ("page", "code"), [pytest.param(p, c, id=f"{p.name}-{n}") for n, (p, c) in enumerate(blocks("python"))]
+    "page", [page for page in PAGES if page in {where for where, _ in blocks("python")}], ids=lambda p: p.name
 )
-def test_python_blocks_run(page: Path, code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With few digits: that they run is the question, not how well they train."""
+def test_python_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One after the other, as a reader goes through a page. With few digits: that they run is the question, not how well they train."""
     digits = load_digits()
     few = Bunch(images=digits.images[:400], target=digits.target[:400])
     monkeypatch.setattr("sklearn.datasets.load_digits", lambda: few)
     monkeypatch.chdir(tmp_path)
     with torch.random.fork_rng(devices=[]):
-        exec(compile(code, page.name, "exec"), {"__name__": "__main__"})
+        names: dict[str, object] = {"__name__": "__main__"}
+        for number, (where, code) in enumerate(blocks("python")):
+            if where == page:
+                exec(compile(code, f"{page.name}-{number}", "exec"), names)
 
 
 @pytest.mark.parametrize("code", [pytest.param(c, id=p.name) for p, c in blocks("console")])

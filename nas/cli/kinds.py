@@ -14,6 +14,7 @@ from nas.pruning import RECOVERIES
 from nas.strategies import STRATEGIES
 from nas.study import FORMATS
 from nas.supernets import SAMPLERS
+from nas.tasks import KINDS as TASKS
 from pruners.allocation import ALLOCATIONS, SCHEDULES
 from pruners.importance import CRITERIA
 from search_spaces import SPACES
@@ -77,6 +78,7 @@ KINDS: dict[str, Kind] = {
     "criteria": Kind("what an index is worth that may be pruned", CRITERIA, "score of an index", NEEDS),
     "allocations": Kind("how much of each group is pruned", ALLOCATIONS, "how many go where", NEEDS),
     "schedules": Kind("how a model shrinks over the steps of pruning", SCHEDULES, "what it does"),
+    "tasks": Kind("kinds of tasks", TASKS, "what outputs are", {"metrics": _attribute("metrics")}),
     "recoveries": Kind("repair of a pruned model", RECOVERIES, "what it does", {"named as": _step, **NEEDS}),
     "counters": Kind("who counts multiply-accumulates", COUNTERS, "what it is"),
     "formats": Kind("files of an exported network", FORMATS, "what it is"),

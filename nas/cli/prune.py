@@ -12,7 +12,7 @@ from nas.cli import terminal
 from nas.cli.options import Json, Trust, refuse_beside, with_settings
 from nas.prune import run
 from nas.pruning import PruneConfig, check_input, example_inputs, load_model, read_prune_config
-from nas.report import milliseconds, percent, repaired, si
+from nas.report import milliseconds, percent, repaired, shows, si
 from pruners.groups import analyse, dependency_groups, split_inputs
 from pruners.result import RUNTIMES
 from search_spaces.core import keywords, nested, parse
@@ -73,9 +73,10 @@ def prune(
             for runtime, (was, now) in summary["milliseconds"].items()
         ]
         terminal.show_table(["on this machine", "before", "after", "faster by"], cells)
-    if summary["test_accuracy"]:
-        cells = [[when, percent(value)] for when, value in summary["test_accuracy"].items()]
-        terminal.show_table(["test images", "accuracy"], cells)
+    if summary["test"]:
+        show = shows(summary)
+        cells = [[when, *(show[name](value) for name, value in row.items())] for when, row in summary["test"].items()]
+        terminal.show_table(["test examples", *(name.replace("_", " ") for name in show)], cells)
     for note in summary["recovery"]:
         if "did" not in note and (words := repaired(note)):  # else it stands among what `auto` came to
             print(f"{note['step']}: {words}")

@@ -54,11 +54,11 @@ def export(
     """
     study = Study.open(folder, trust=trust)
     rows = choose(study, None if pick == "front" else pick, numbers(limit, "--limit"))
-    data = study.data()
+    task = study.task()
     for key in rows["architecture"]:
         arch = study.find(key)
         place = study.place("exports", arch)
-        path = export_subnet(study, arch, place if out is None else out / place.name, names(formats), data)
+        path = export_subnet(study, arch, place if out is None else out / place.name, names(formats), task)
         if json:
             terminal.show_json({"label": study.space.label(arch), "folder": str(path)})
         else:
@@ -80,5 +80,7 @@ def report(folder: Folder, trust: Trust = False, json: Json = False) -> None:
 
 def show_front(study: Study, rows: pd.DataFrame) -> None:
     """A table of trials, with the names of the run's space and data above it."""
-    columns, cells = front_table(rows, searched(study), [objective.name for objective in study.objectives])
+    columns, cells = front_table(
+        rows, searched(study), [objective.name for objective in study.objectives], study.metrics
+    )
     terminal.show_table(columns, cells, title=title(study))

@@ -12,8 +12,9 @@ from nas.cli import terminal
 from nas.cli.options import Choices, Json, Paths, Trust, refuse_beside, space_options, with_settings
 from nas.cli.runs import show_front
 from nas.search import run
-from nas.study import RunConfig, adjusted, choose, configure, read_config, run_folder
-from nas.train import adopt
+from nas.study import RunConfig, adjusted, choose, configure, make_task, read_config, run_folder
+from nas.tasks import Task
+from nas.train import adopt, directed
 from search_spaces.core import keywords
 
 
@@ -39,10 +40,10 @@ def search(
     """
     if options := space_options(settings.get("space_options", {}), choices, paths):
         settings["space_options"] = options
-    asked, folder = _asked(settings, config, resume, out, trust)
+    asked, folder, task = _asked(settings, config, resume, out, trust)
     try:
         with terminal.bars() as progress:
-            study = run(asked, folder, progress=progress, trust=trust)
+            study = run(asked, folder, task=task, progress=progress, trust=trust)
     except KeyboardInterrupt:
         terminal.err.print(f"Stopped. Go on with: nas search --resume {shlex.quote(str(folder))}", highlight=False)
         raise typer.Exit(130) from None
@@ -57,8 +58,8 @@ def search(
 
 def _asked(
     settings: dict[str, Any], config: Path | None, resume: Path | None, out: Path | None, trust: bool
-) -> tuple[RunConfig, Path]:
-    """The configuration and the run folder, from one source: options, a file, or a run folder that goes on."""
+) -> tuple[RunConfig, Path, Task | None]:
+    """The configuration and the run folder, from one source: options, a file, or a run folder; and a task that was made."""
     known = keywords(RunConfig)
     if resume is not None:
         for option, value in (("--config", config), ("--out", out)):
@@ -71,12 +72,17 @@ def _asked(
                 f"{resume} is not a run folder: it has no run.yaml; give the --out of an earlier `nas search`"
             )
         refuse_beside(f"--resume {resume}", settings, known, going_on=True)
-        return adjusted(read_config(resume / "run.yaml", trust=trust), settings), resume
+        return adjusted(read_config(resume / "run.yaml", trust=trust), settings), resume, None
+    task: Task | None = None
     if config is not None:
         refuse_beside(f"--config {config}", settings, known)
         asked = read_config(config, trust=trust)
     else:
-        data = None if "evaluate" in settings else known["data"].default
-        given = {"space": known["space"].default, "data": data, **settings}
-        asked = adopt(configure(**given), space="space" not in settings, data="data" not in settings, trust=trust)
-    return asked, out or run_folder(asked, asked.strategy)
+        if "task" in settings:
+            task = make_task(settings["task"])
+        data = None if {"evaluate", "task"} & settings.keys() else known["data"].default
+        given = {"space": known["space"].default, "data": data, **directed(settings, task)}
+        asked = adopt(
+            configure(**given), space="space" not in settings, data=not {"data", "task"} & settings.keys(), trust=trust
+        )
+    return asked, out or run_folder(asked, asked.strategy), task

@@ -52,7 +52,7 @@ def train(
 
     if options := space_options(settings.pop("space_options", {}), choices, paths):
         settings["space_options"] = options
-    data = settings.pop("data", KEYWORDS["data"].default)
+    data = settings.pop("data", None if "task" in settings else KEYWORDS["data"].default)
     try:
         with terminal.bars() as progress:
             study = train_supernets(space, data, out=out, progress=progress, on_epoch=show, trust=trust, **settings)

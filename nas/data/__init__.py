@@ -1,10 +1,18 @@
 """Where examples come from."""
 
-from nas.data.batches import batches, normalize
+from nas.data.batches import augment, batches, normalize
 from nas.data.config import DataConfig, load_configured, named_data
-from nas.data.dataset import ImageData, Split, head, load_data, with_normalisation
+from nas.data.dataset import (
+    ImageData,
+    Split,
+    channel_statistics,
+    choose_images,
+    load_data,
+    with_normalisation,
+)
+from nas.data.decoding import Damaged, Images, look_at, read_one
 
 __all__ = [
-    "DataConfig", "ImageData", "Split", "batches", "head", "load_configured", "load_data", "named_data", "normalize",
-    "with_normalisation",
+    "Damaged", "DataConfig", "ImageData", "Images", "Split", "augment", "batches", "channel_statistics", "choose_images",
+    "load_configured", "load_data", "look_at", "named_data", "normalize", "read_one", "with_normalisation",
 ]  # fmt: skip

@@ -35,6 +35,10 @@ class DataConfig(Part):
     damaged: Literal["refuse", "leave-out"] = setting(
         "refuse", help="Images that cannot be read: refuse, which names them, or leave-out."
     )
+    stream: bool = setting(
+        False, help="Read images from disk when they are needed, by `workers`, for data that exceed memory."
+    )
+    workers: int = setting(2, ge=0, help="Processes that read streamed images.")
     mean: tuple[float, ...] | None = setting(
         None, help="What images are normalised by, such as 0.5,0.5,0.5.", otherwise="the data's own"
     )
@@ -48,8 +52,8 @@ class DataConfig(Part):
 
 
 def load_configured(config: DataConfig, seed: int) -> ImageData:
-    """The images of a configuration; the seed decides the splits."""
-    settings = config.model_dump()
+    """The images of a configuration, in memory; the seed decides the splits."""
+    settings = config.model_dump(exclude={"stream", "workers"})
     mean, std = settings.pop("mean"), settings.pop("std")
     data = load_data(settings.pop("source"), seed=seed, **settings)
     return with_normalisation(data, mean, std) if mean and std else data

@@ -9,7 +9,7 @@ import difflib
 import hashlib
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +18,7 @@ from typing import Literal
 import numpy as np
 import torch
 
-from nas.data.decoding import Found, IntArray, check_labels, decode
+from nas.data.decoding import Found, Images, IntArray, check_labels, decode
 from nas.data.folders import find_digits, find_path
 from nas.data.libraries import LIBRARIES
 
@@ -176,19 +176,21 @@ def load_data(
         FileNotFoundError: the path does not exist, or a named set is not downloaded.
         ValueError: an argument is out of range, the data cannot be used, or the source needs a package to install.
     """
-    _check_arguments(seed, limit, test_limit, validation_fraction, image_size)
-    found = _find(source)
-    check_labels(found)
-    train, validation, test = _choose(found, seed, limit, test_limit, validation_fraction)
-    test_images = found.test or found.train
-    chosen = [(found.train, train), (found.validation or found.train, validation), (test_images, test)]
+    found, chosen = choose_images(
+        source,
+        seed=seed,
+        limit=limit,
+        test_limit=test_limit,
+        validation_fraction=validation_fraction,
+        image_size=image_size,
+    )
     parts = decode(chosen, image_size, leave_out_damaged=damaged == "leave-out")
     splits = [
         Split(torch.from_numpy(part.pixels), torch.from_numpy(images.labels[part.positions]))
         for part, (images, _) in zip(parts, chosen, strict=True)
     ]
     _check_splits(found, splits)
-    mean, std = _channel_statistics(splits[:2])
+    mean, std = channel_statistics(split.images for split in splits[:2])
     if all(deviation == CONSTANT for deviation in std):
         raise ValueError(
             f"training images must differ, got {len(splits[0]):,} of {found.name!r} that hold one value, "
@@ -206,6 +208,31 @@ def load_data(
         crop_padding=min(height, width) // 8 if crop is None else crop,
         flip=len(mean) == 3 if flip is None else flip,
     )
+
+
+def choose_images(
+    source: str | os.PathLike[str],
+    *,
+    seed: int = 0,
+    limit: int | None = None,
+    test_limit: int | None = None,
+    validation_fraction: float = 0.5,
+    image_size: int | None = None,
+) -> tuple[Found, list[tuple[Images, IntArray]]]:
+    """The images of a source, none of them decoded, and which of them are training, validation and test images; see `load_data`.
+
+    Returns:
+        What was found, and for each part the images that it is of and its positions in them, rising.
+    """
+    _check_arguments(seed, limit, test_limit, validation_fraction, image_size)
+    found = _find(source)
+    check_labels(found)
+    train, validation, test = _choose(found, seed, limit, test_limit, validation_fraction)
+    return found, [
+        (found.train, train),
+        (found.validation or found.train, validation),
+        (found.test or found.train, test),
+    ]
 
 
 def _check_arguments(
@@ -248,16 +275,16 @@ def _unknown(source: str | os.PathLike[str]) -> Exception:
     return kind(f"{rule}, got {text!r}; {way_out}")
 
 
-def _channel_statistics(splits: Sequence[Split]) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation per channel of images / 255, from exact integer sums."""
-    channels = splits[0].images.shape[1]
-    count, total, squares = 0, torch.zeros(channels, dtype=torch.int64), torch.zeros(channels, dtype=torch.int64)
-    for split in splits:
-        for start in range(0, len(split), 1024):
-            values = split.images[start : start + 1024].to(torch.int32)
+def channel_statistics(parts: Iterable[torch.Tensor]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation per channel of images / 255, uint8 [N, C, H, W], from exact integer sums."""
+    count, total, squares = 0, torch.zeros((), dtype=torch.int64), torch.zeros((), dtype=torch.int64)
+    for images in parts:
+        channels = images.shape[1]
+        for start in range(0, len(images), 1024):
+            values = images[start : start + 1024].to(torch.int32)
             count += values.numel() // channels
-            total += values.sum((0, 2, 3))
-            squares += values.square_().sum((0, 2, 3))
+            total = total + values.sum((0, 2, 3))
+            squares = squares + values.square_().sum((0, 2, 3))
     mean = total.double() / count
     variance = (squares.double() / count - mean.square()).clamp(min=0)
     std = torch.where(variance > 1e-6, variance.sqrt() / 255, CONSTANT)
@@ -368,8 +395,3 @@ def _allocate(sizes: IntArray, count: int, low: IntArray, high: IntArray) -> Int
     while takes.sum() > count:
         takes[np.argmin(np.where(takes > low, ideal - takes, np.inf))] -= 1
     return takes
-
-
-def head(split: Split, most: int) -> Split:
-    """The first images of a split whose order is already random, at most so many."""
-    return Split(split.images[:most], split.labels[:most])

@@ -282,6 +282,40 @@ def _pixels(images: Images, image_size: int | None, position: int, encoded: Enco
         return Damaged(images.where(position), first_line(error))
 
 
+def read_one(images: Images, position: int, image_size: int | None, channels: int, bits: int) -> ByteArray | Damaged:
+    """One image, uint8 [channels, H, W]; gray ones of more than 8 bits lose all but the highest 8 of `bits`.
+
+    Raises:
+        ValueError: it is in colour where `channels` is 1.
+    """
+    pixels = _pixels(images, image_size, position, images.fetch(position))
+    if isinstance(pixels, Damaged):
+        return pixels
+    if pixels.dtype != np.uint8:
+        pixels = (pixels >> (bits - 8)).clip(max=255).astype(np.uint8)
+    if pixels.ndim == 2:
+        return np.repeat(pixels[None], channels, axis=0)
+    if channels == 1:
+        raise ValueError(
+            f"images must all be gray if those looked at first are, got {images.where(position)} in colour"
+        )
+    return np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+
+def look_at(images: Images, positions: Sequence[int], image_size: int | None) -> tuple[int, int]:
+    """Channels of images, 1 where all of some are gray, and bits of their gray values, 8 or more.
+
+    Raises:
+        ValueError: none of them can be read.
+    """
+    found = [_pixels(images, image_size, at, images.fetch(at)) for at in positions]
+    read = [pixels for pixels in found if not isinstance(pixels, Damaged)]
+    if not read:
+        raise _unreadable([pixels for pixels in found if isinstance(pixels, Damaged)])
+    deep = [int(pixels.max()) for pixels in read if pixels.dtype != np.uint8]
+    return 3 if any(pixels.ndim == 3 for pixels in read) else 1, max(8, max(deep, default=0).bit_length())
+
+
 def _to_array(image: Image.Image, image_size: int | None) -> NDArray[Any]:
     if image_size is not None:
         image.draft(image.mode, (image_size, image_size))  # lets JPEG decode at a smaller scale, never below this size

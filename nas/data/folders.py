@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from nas.data.decoding import Found, Images, default_class_names, held_out_parts
@@ -15,6 +17,19 @@ from nas.data.parquet import find_tables, listing, parquet_folder, parquet_parts
 IMAGE_FOLDERS = frozenset({"image", "img", "input", "photo"})
 MASK_FOLDERS = frozenset({"mask", "label", "annotation", "target", "gt", "segmentation", "output"})
 EXTENSIONS = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".ppm", ".pgm", ".tif", ".tiff"})
+
+
+@dataclass(frozen=True)
+class FileNames:
+    """Names of hundreds of thousands of files, as bytes in one array, which other processes read without a copy of it."""
+
+    names: NDArray[np.bytes_]
+
+    def path(self, position: int) -> Path:
+        return Path(os.fsdecode(self.names[position]))
+
+    def where(self, position: int) -> str:
+        return f"'{self.path(position)}'"
 
 
 def find_digits() -> Found:
@@ -93,7 +108,7 @@ def _refuse_masks(root: Path, names: tuple[str, ...]) -> None:
 
 def _class_folders(root: Path, class_names: tuple[str, ...]) -> Images:
     numbers = {name: number for number, name in enumerate(class_names)}
-    files: list[Path] = []
+    files: list[bytes] = []
     labels: list[int] = []
     for folder in subfolders(root):
         if folder.name not in numbers:
@@ -101,19 +116,20 @@ def _class_folders(root: Path, class_names: tuple[str, ...]) -> Images:
                 f"every test class must be a training class, got '{folder}', training has {listing(class_names)}; "
                 "rename or remove the folder"
             )
-        inside = sorted(_image_files(folder))
+        inside = sorted(map(os.fsencode, _image_files(folder)))
         if not inside:
             raise ValueError(f"every class folder must hold images, got none in '{folder}'; fill or remove it")
         files += inside
         labels += [numbers[folder.name]] * len(inside)
     if not files:
         raise ValueError(f"no class folders found in '{root}'; put the images in '{root}/CLASS/', or remove it")
-    return Images(np.array(labels, np.int64), files.__getitem__, lambda position: f"'{files[position]}'")
+    names = FileNames(np.array(files))
+    return Images(np.array(labels, np.int64), names.path, names.where)
 
 
-def _image_files(folder: Path) -> Iterator[Path]:
+def _image_files(folder: Path) -> Iterator[str]:
     for where, _, names in os.walk(folder, followlinks=True):
-        yield from (Path(where, name) for name in names if _is_image(name))
+        yield from (os.path.join(where, name) for name in names if _is_image(name))
 
 
 def _is_image(name: str) -> bool:

@@ -1,13 +1,21 @@
 """Objectives with units and directions, Pareto fronts, and rank correlation."""
 
 from nas.objectives import pareto
-from nas.objectives.correlation import both_accuracies, gap, kendall, same_order
+from nas.objectives.correlation import both_figures, gap, kendall, same_order
 from nas.objectives.estimates import ESTIMATES, Estimate, Hardware, estimates
-from nas.objectives.objective import OBJECTIVES, Objective, losses, parse_objectives
+from nas.objectives.objective import (
+    DIRECTIONS,
+    OBJECTIVES,
+    Objective,
+    losses,
+    own_objective,
+    parse_objectives,
+    worst_if_nan,
+)
 from nas.objectives.pareto import Floats, check_losses, hypervolume, non_dominated, rank_and_crowding
 
 __all__ = [
-    "ESTIMATES", "OBJECTIVES", "Estimate", "Floats", "Hardware", "Objective", "both_accuracies", "check_losses",
-    "estimates", "gap", "hypervolume", "kendall", "losses", "non_dominated", "pareto", "parse_objectives",
-    "rank_and_crowding", "same_order",
+    "DIRECTIONS", "ESTIMATES", "OBJECTIVES", "Estimate", "Floats", "Hardware", "Objective", "both_figures", "check_losses",
+    "estimates", "gap", "hypervolume", "kendall", "losses", "non_dominated", "own_objective", "pareto", "parse_objectives",
+    "rank_and_crowding", "same_order", "worst_if_nan",
 ]  # fmt: skip

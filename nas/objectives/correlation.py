@@ -1,4 +1,4 @@
-"""How well the search ordered architectures: its accuracies against those of the networks trained alone."""
+"""How well the search ordered architectures: its figures against those of the networks trained alone."""
 
 from __future__ import annotations
 
@@ -8,15 +8,22 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from nas.objectives.objective import OBJECTIVES, Objective
+
 FEWEST = 5
 """Rows that an interval of a difference of tau needs: with fewer, chance alone orders all pairs alike too often."""
 
 
-def both_accuracies(ranked: pd.DataFrame) -> pd.DataFrame:
-    """The rows of `Study.ranked` that have an accuracy from the search and one alone."""
-    if not {"accuracy", "accuracy_alone"} <= set(ranked.columns):
+def both_figures(ranked: pd.DataFrame, worth: Objective = OBJECTIVES["accuracy"]) -> pd.DataFrame:
+    """The rows of `Study.ranked` that have a metric from the search and one alone.
+
+    A column `by_macs` orders them as macs would: the more the better, which is the less where the metric falls.
+    """
+    alone = f"{worth.name}_alone"
+    if not {worth.name, alone} <= set(ranked.columns):
         return ranked.iloc[:0]
-    return ranked[ranked["accuracy"].notna() & ranked["accuracy_alone"].notna()].reset_index(drop=True)
+    rows = ranked[ranked[worth.name].notna() & ranked[alone].notna()].reset_index(drop=True)
+    return rows.assign(by_macs=rows["macs"] if worth.higher_is_better else -rows["macs"])
 
 
 def kendall(a: pd.Series, b: pd.Series) -> float | None:
@@ -34,12 +41,12 @@ def kendall(a: pd.Series, b: pd.Series) -> float | None:
     return None if math.isnan(tau) else tau
 
 
-def same_order(table: pd.DataFrame) -> bool:
-    """Whether the search and macs order the rows of `both_accuracies` alike, as on any front of accuracy and macs.
+def same_order(table: pd.DataFrame, metric: str = "accuracy") -> bool:
+    """Whether the search and macs order the rows of `both_figures` alike, as on any front of a metric and macs.
 
     There the search cannot do better than macs, however good it is.
     """
-    return (kendall(table["accuracy"], table["macs"]) or 0) > 1 - 1e-9
+    return (kendall(table[metric], table["by_macs"]) or 0) > 1 - 1e-9
 
 
 class Gap(NamedTuple):
@@ -51,7 +58,7 @@ class Gap(NamedTuple):
 
 
 def gap(
-    table: pd.DataFrame, first: str = "accuracy", second: str = "macs", truth: str = "accuracy_alone"
+    table: pd.DataFrame, first: str = "accuracy", second: str = "by_macs", truth: str = "accuracy_alone"
 ) -> Gap | None:
     """How much better the first column orders the rows than the second: the difference of their tau with the truth.
 

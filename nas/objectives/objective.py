@@ -8,8 +8,9 @@ Shapes: n trials, k objectives.
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -60,20 +61,27 @@ OBJECTIVES: dict[str, Objective] = {
 
 DIRECTIONS = {"max": True, "min": False}
 """Whether higher is better, by what stands behind the name of an objective of one's own."""
-OWN_NAME = re.compile(r"(?!accuracy_)[A-Za-z][A-Za-z0-9_]*")
+OWN_NAME = re.compile(
+    r"[A-Za-z][A-Za-z0-9_]*(?<!_alone)(?<!_alone_std)(?<!_supernet)(?<!_supernet\d)(?<!_supernet\d\d)"
+)
 TAKEN = ("architecture", "label", "on_front", "reason", "seconds", "seed")
 """Columns of a run's tables that are no objectives."""
 
 
-def parse_objectives(names: Sequence[str]) -> tuple[Objective, ...]:
-    """The objectives of these names, in order: those of `OBJECTIVES`, and ones of one's own with a direction, such as `score:max`.
+def parse_objectives(names: Sequence[str], also: Mapping[str, Objective] | None = None) -> tuple[Objective, ...]:
+    """The objectives of these names, in order: known ones, and ones of one's own with a direction, such as `score:max`.
+
+    Args:
+        names: what is asked for.
+        also: objectives that are known beside `OBJECTIVES`: metrics of a task.
 
     Raises:
         ValueError: no name, an unknown name (the nearest are offered), a wrong direction, or the same name twice.
     """
+    known = {**OBJECTIVES, **(also or {})}
     if not names:
-        raise ValueError(f"a search needs at least one objective; choose among {', '.join(OBJECTIVES)}")
-    found = tuple(map(_objective, names))
+        raise ValueError(f"a search needs at least one objective; choose among {', '.join(known)}")
+    found = tuple(_objective(name, known) for name in names)
     for at, objective in enumerate(found):
         if objective.name in [other.name for other in found[:at]]:
             raise ValueError(
@@ -82,27 +90,42 @@ def parse_objectives(names: Sequence[str]) -> tuple[Objective, ...]:
     return found
 
 
-def _objective(text: str) -> Objective:
+def _objective(text: str, known: Mapping[str, Objective]) -> Objective:
     name, colon, direction = text.partition(":")
     if colon and direction not in DIRECTIONS:
         raise ValueError(f"the direction of an objective must be max or min, such as {name}:max, got {text!r}")
-    if name in OBJECTIVES:
-        known = OBJECTIVES[name]
-        if colon and known.higher_is_better != DIRECTIONS[direction]:
+    if name in known:
+        if colon and known[name].higher_is_better != DIRECTIONS[direction]:
             raise ValueError(
-                f"{name} is to be {'max' if known.higher_is_better else 'min'}, got {text!r}; drop the direction"
+                f"{name} is to be {'max' if known[name].higher_is_better else 'min'}, got {text!r}; drop the direction"
             )
-        return known
+        return known[name]
     if not colon:
         raise ValueError(
-            f"{unknown_name('objective', name, OBJECTIVES)}; what `evaluate` gives needs a direction, {name}:max or {name}:min"
+            f"{unknown_name('objective', name, known)}; one of your own needs a direction, {name}:max or {name}:min"
         )
+    return own_objective(name, DIRECTIONS[direction], "what `evaluate` gives", time="what that takes")
+
+
+def own_objective(name: str, higher_is_better: bool, help: str, unit: str = "", time: str = "") -> Objective:
+    """An objective of the user's own.
+
+    Raises:
+        ValueError: a name that no column of a run's tables can have.
+    """
     if not OWN_NAME.fullmatch(name) or name in TAKEN:
         raise ValueError(
-            f"the name of an objective must be letters, digits and underscores, and none of {', '.join(TAKEN)} or accuracy_..., got "
-            f"{name!r}"
+            f"the name of an objective must be letters, digits and underscores, and none of {', '.join(TAKEN)} or one that ends with "
+            f"_alone or _supernet and a number, got {name!r}"
         )
-    return Objective(name, "", DIRECTIONS[direction], "what `evaluate` gives", "what that takes")
+    return Objective(name, unit, higher_is_better, help, time)
+
+
+def worst_if_nan(value: float, objective: Objective) -> float:
+    """A value, or what is worse than any where it is NaN."""
+    if not math.isnan(value):
+        return value
+    return -math.inf if objective.higher_is_better else math.inf
 
 
 def losses(values: ArrayLike, objectives: Sequence[Objective]) -> NDArray[np.float64]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from nas.pruning.examples import Examples
+from nas.pruning.examples import Samples
 from nas.pruning.states import States, Watched
 from pruners.tracing import Batch
 
@@ -19,7 +19,7 @@ SAFE_HALF = 6e4  # half precision ends a little above
 class Aims:
     """What the unpruned model computes on samples; each once, as far as memory goes."""
 
-    def __init__(self, leader: Watched, examples: Examples, device: torch.device) -> None:
+    def __init__(self, leader: Watched, examples: Samples, device: torch.device) -> None:
         self.leader, self.examples, self.device = leader, examples, device
         self.names: list[str] = []
         self.positional = names_along_texts(leader, examples, device)
@@ -49,7 +49,7 @@ class Aims:
         return (x.half() if fits else x.clone()).cpu()
 
 
-def names_along_texts(leader: Watched, examples: Examples, device: torch.device) -> frozenset[str]:
+def names_along_texts(leader: Watched, examples: Samples, device: torch.device) -> frozenset[str]:
     """Names of outputs and states whose second dimension is that of the mask: it grows with the text."""
     if examples.mask is None:
         return frozenset()

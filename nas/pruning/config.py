@@ -37,9 +37,11 @@ class PruneConfig(Part):
         {}, flag="option", help="Argument of the function, name=value. Can be repeated."
     )
     weights: Path | None = setting(None, help="Its weights: safetensors, or torch.save of a state_dict.")
-    input: str = setting(
+    input: str | None = setting(
+        None,
         help="Shape of an example input, batch first, such as 1x3x32x32; or module:function that returns example inputs: a tensor, "
         "several in a tuple, or a dict by name.",
+        otherwise="an example of the task or the data",
     )
     targets: Annotated[dict[str, float | str], BeforeValidator(read_targets)] = setting(
         flag="target",
@@ -53,6 +55,11 @@ class PruneConfig(Part):
         help="YAML file of the device that energy_mj and bound_ms are for; see docs/estimators.md.",
     )
     data: PruningData | None = None
+    task: str | None = setting(
+        None,
+        help="Function, module:function, that returns what the model is for: examples, loss and metrics (see `nas.tasks`), in "
+        "place of data.",
+    )
     synthetic: int = setting(
         0,
         ge=0,
@@ -79,14 +86,19 @@ class PruneConfig(Part):
 
     @model_validator(mode="after")
     def _data_suffice(self) -> PruneConfig:
-        if self.synthetic and self.data is not None:
-            raise ValueError("`synthetic` is for those without data; leave it out, or `data`")
-        if self.data is None:
+        if self.data is not None and self.task is not None:
+            raise ValueError("`task` brings its own data, got `data` as well; leave out one or the other")
+        there = self.data is not None or self.task is not None
+        if self.synthetic and there:
+            raise ValueError("`synthetic` is for those without data; leave it out, or `data` and `task`")
+        if self.input is None and not there:
+            raise ValueError("`input` is missing; give it, or `data` or a `task`, whose first example is taken")
+        if not there:
             for setting, value in self._over_data():
                 labels = " and labels" if self.synthetic else ""
                 repair = "" if self.synthetic or setting != "recover" else "; `synthetic` 500 repairs without training"
                 raise ValueError(
-                    f"`{setting}` {value} needs images{labels}; give `data`, such as digits, or leave it out{repair}"
+                    f"`{setting}` {value} needs images{labels}; give `data`, such as digits, or a `task`, or leave it out{repair}"
                 )
         return self
 
@@ -119,7 +131,7 @@ def read_prune_config(path: Path, *, model: str | None = None, trust: bool = Fal
     Args:
         path: of the file.
         model: the model's function, if the caller names it.
-        trust: take a file whose functions, of the model and of its inputs, the caller did not name; see docs/trust.md.
+        trust: take a file whose functions, of the model, its inputs and its task, the caller did not name; see docs/trust.md.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -129,6 +141,7 @@ def read_prune_config(path: Path, *, model: str | None = None, trust: bool = Fal
     if model is not None and model != config.model:
         raise ValueError(f"{path} is of model {config.model!r}, got {model!r} as well; give the same, or none")
     check_trust(config.model, path, named=model, trust=trust)
-    if names_function(config.input):
-        check_trust(config.input, path, trust=trust)
+    for function in (config.input, config.task):
+        if function is not None and names_function(function):
+            check_trust(function, path, trust=trust)
     return config

@@ -19,7 +19,7 @@ JITTER = 0.2
 Kept = Literal["trimmed", "padded", "whole"]
 
 
-class Examples:
+class Samples:
     """The samples of some batches, and batches of those that are alike in length.
 
     Args:

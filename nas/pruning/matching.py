@@ -18,7 +18,8 @@ from nas.pruning.aims import Aims
 from nas.pruning.served import cut_examples
 from nas.pruning.states import OUTPUT, Pairs, States, Watched, mean_square, shared_states, variance
 from nas.runtime import stream
-from nas.training import NotFinite, RangeTest, check_weights, divergence, safe_rate, set_rate_, trial_rate
+from nas.tasks import Classes
+from nas.training import NotFinite, RangeTest, check_weights, safe_rate, set_rate_, trial_rate
 from pruners import PruneResult
 from pruners.errors import whole_number
 from pruners.progress import Progress, silent
@@ -252,7 +253,7 @@ class _Training:
         if name == OUTPUT + LOGITS:
             rows = slice(None) if counts is None else counts.bool()
             ours, theirs = (y[rows].reshape(-1, y.shape[-1]) for y in (x, aim))
-            return self.temperature**2 * divergence(theirs, ours, self.temperature)
+            return self.temperature**2 * Classes().divergence(theirs, ours, self.temperature)
         return mean_square(x.float() - aim, counts) / self.spread[name]
 
     def _find_terms(self, leader: Watched) -> None:

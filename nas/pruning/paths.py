@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from nas.data import ImageData, Split
 from nas.pruning.recovery import RECOVERIES, Recovery, RecoveryConfig, Repair
 from nas.runtime import stream
-from nas.training import module_accuracy
+from nas.tasks import Task
+from nas.training import measure
 from pruners import CutConfig, PruneResult
 from pruners.groups import analyse, dependency_groups, split_inputs, uncompiled
 from pruners.half import in_float32, inputs_in_float32
@@ -24,9 +24,9 @@ from search_spaces.core import first_line
 STEPS = 100
 """Times that squared weights are scored anew on what is left."""
 SHARE = 5
-"""A path is trained on one image of so many."""
+"""A path is trained on one example of so many."""
 FEWEST = 2000
-"""Images that a path is trained on at least, where there are as many."""
+"""Examples that a path is trained on at least, where there are as many."""
 
 
 class Path(NamedTuple):
@@ -47,7 +47,7 @@ def better_path(
     carry_out: Callable[[CutConfig, list[Any]], PruneResult],
     model: nn.Module,
     example: Any,
-    data: ImageData,
+    task: Task,
     recovery: RecoveryConfig,
     *,
     device: torch.device,
@@ -56,8 +56,8 @@ def better_path(
     """What `auto` stands for where a training on labels follows: curvature, or squared weights scored anew in many steps.
 
     Both are cut and repaired, trained for a fifth of an epoch at the learning rate that the training would take, and measured on
-    the validation images, which they have not seen. The better one is returned, curvature if they are equal; a path that cannot
-    be cut is none. It costs two cuts, two repairs and two fifths of an epoch (of fewer than 10,000 images more, 2,000 images each).
+    the validation examples, which they have not seen. The better one is returned, curvature if they are equal; a path that cannot
+    be cut is none. It costs two cuts, two repairs and two fifths of an epoch (of fewer than 10,000 examples more, 2,000 each).
 
     Nothing is tried, and the settings stay as they are, where importance, allocation or steps are named, blocks are asked to go, or no
     training on labels follows.
@@ -68,7 +68,7 @@ def better_path(
         carry_out: cuts the model by settings, with batches of examples.
         model: the unpruned model.
         example: its inputs.
-        data: images with labels.
+        task: what the model is for.
         recovery: how training goes.
         device: where it runs.
         progress: told about long steps.
@@ -77,12 +77,11 @@ def better_path(
     asked = (cut.importance.criterion, cut.allocation, cut.steps, bool(cut.depth))
     if asked != (AUTO, AUTO, 1, False) or not brief or RECOVERIES[brief[-1].kind].learner is None:
         return Path(cut, {})
-    count = min(len(data.train), max(len(data.train) // SHARE, FEWEST))
-    drawn = torch.from_numpy(stream(cut.seed, "paths").permutation(len(data.train))[:count])
-    images = Split(data.train.images[drawn], data.train.labels[drawn])
-    repair = Repair(model, data, images, recovery, seed=cut.seed, device=device, progress=progress)
-    right: dict[str, float] = {}
-    said = []
+    count = min(len(task.train), max(len(task.train) // SHARE, FEWEST))
+    drawn = torch.from_numpy(stream(cut.seed, "paths").permutation(len(task.train))[:count])
+    repair = Repair(model, task, task.train.take(drawn), recovery, seed=cut.seed, device=device, progress=progress)
+    main, found, said = task.main, dict[str, float](), []
+    show = "{:.1%}" if main.unit == "%" else "{:.4g}"
     paths = {"curvature": Path(cut, {}), "many steps": _many_steps(cut, model, example)}
     for name, path in paths.items():
         try:
@@ -92,10 +91,15 @@ def better_path(
         except ValueError as error:
             said.append(f"{name} not to be had ({first_line(error)})")
             continue
-        right[name] = module_accuracy(result.model.to(device), data, data.validation)
-        said.append(f"{name} {100 * right[name]:.1f} %")
-    best = paths[max(right, key=lambda name: right[name], default="curvature")]
-    judged = f"{', '.join(said)} of {len(data.validation):,} held-out images right after training on {count:,} others"
+        found[name] = measure(result.model.to(device), task, task.validation)[main.name]
+        said.append(f"{name} {show.format(found[name]).replace('%', ' %')}")
+    sign = 1 if main.higher_is_better else -1
+    best = paths[max(found, key=lambda name: sign * found[name], default="curvature")]
+    kind = "images" if main.name == "accuracy" else "examples"
+    judged = (
+        f"{', '.join(said)} {main.name.replace('_', ' ')} on {len(task.validation):,} held-out {kind} after training on "
+        f"{count:,} others"
+    )
     return best._replace(why={"paths": judged, **best.why})
 
 

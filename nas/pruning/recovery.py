@@ -12,10 +12,11 @@ from typing import Annotated, Any, Literal
 import torch
 from pydantic import BeforeValidator, field_validator
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
-from nas.data import ImageData, Split, batches
 from nas.pruning.matching import match_
-from nas.runtime import memory_format, precision, stream
+from nas.runtime import precision, stream
+from nas.tasks import Batch, Examples, Task
 from nas.training import (
     Alone,
     Distillation,
@@ -33,10 +34,10 @@ from pruners.progress import Progress, silent
 from pruners.repair import NONE, REPAIRS, best_repair
 from search_spaces.core import Part, setting
 
-CALIBRATION_IMAGES = 1000
+CALIBRATION_EXAMPLES = 1000
 BATCH = 100
 MATCHED_BYTES = 2**30
-"""Of images that a training towards the unpruned model takes, at most."""
+"""Of inputs that a training towards the unpruned model takes, at most."""
 RATES = (1e-3, 3e-3, 1e-2, 2e-2, 5e-2)
 """Learning rates of SGD that `auto` tries."""
 TRIALS = 0.1
@@ -44,7 +45,7 @@ TRIALS = 0.1
 TRIAL_STEPS = (8, 20)
 """Fewest and most steps at a rate in the range test."""
 HELD_OUT = 500
-"""Images that judge the rates at most; a tenth of the split at most."""
+"""Examples that judge the rates at most; a tenth of all at most."""
 Note = dict[str, Any]
 
 
@@ -86,7 +87,7 @@ class RecoveryEntry:
         help: what it does.
         repair: over inputs without labels: changes the model of a result, from the unpruned model and batches of inputs; tells what
             people should know of it, by name, or nothing.
-        learner: what trains on labels: of the pruned model, the unpruned one, settings, distillation and a device.
+        learner: what trains on labels: of the pruned model, the unpruned one, the task, settings, distillation and a device.
         title: what the training is called.
         trains: whether it is named with how long it takes.
         needs: the data that it passes over: "inputs", "labels" as well, or none where it does without if it must.
@@ -94,7 +95,7 @@ class RecoveryEntry:
 
     help: str
     repair: Callable[[PruneResult, nn.Module, Iterable[Any], Given], Note | None] | None = None
-    learner: Callable[[nn.Module, nn.Module, TrainingConfig, Distillation, torch.device], Alone] | None = None
+    learner: Callable[[nn.Module, nn.Module, Task, TrainingConfig, Distillation, torch.device], Alone] | None = None
     title: str = ""
     trains: bool = False
     needs: str = "inputs"
@@ -137,14 +138,14 @@ RECOVERIES: dict[str, RecoveryEntry] = {
     ),
     "finetune": RecoveryEntry(
         "trains on the labels",
-        learner=lambda pruned, model, config, distillation, device: Alone(pruned, config, device),
+        learner=lambda pruned, model, task, config, distillation, device: Alone(pruned, task, config, device),
         title="fine-tuning",
         trains=True,
         needs="labels",
     ),
     "distill": RecoveryEntry(
         "trains on the labels and towards the unpruned model",
-        learner=Distilled,
+        learner=lambda pruned, model, task, *given: Distilled(pruned, task, model, *given),
         title="distilling",
         trains=True,
         needs="labels",
@@ -203,7 +204,7 @@ class RecoveryConfig(Part):
         help="Learning rate of finetune and distill at the start, which falls to a hundredth along half a cosine; auto tries a few, "
         "each for a few steps. match finds its own.",
     )
-    batch_size: int = setting(128, gt=1, help="Images per step of finetune and distill.")
+    batch_size: int = setting(128, gt=1, help="Examples per step of finetune and distill.")
     distillation: Distillation = Distillation()
 
     @field_validator("steps")
@@ -226,31 +227,31 @@ class Repair:
 
     Args:
         model: the unpruned model, on the CPU; it is left untouched.
-        data: tells how images are normalised and augmented.
-        split: the images to repair on.
+        task: what the model is for.
+        examples: to repair on.
         config: how training goes.
         seed: decides everything random.
         device: where training runs.
         progress: told about every step.
 
     Attributes:
-        sample: some images of the split in batches, without augmentation.
+        sample: some of the examples in batches, without augmentation.
     """
 
     def __init__(
         self,
         model: nn.Module,
-        data: ImageData,
-        split: Split,
+        task: Task,
+        examples: Examples,
         config: RecoveryConfig,
         *,
         seed: int,
         device: torch.device,
         progress: Progress = silent,
     ) -> None:
-        self.model, self.data, self.split, self.config = model, data, split, config
+        self.model, self.task, self.examples, self.config = model, task, examples, config
         self.seed, self.device, self.progress = seed, device, progress
-        self.sample = list(_sample(data, split, seed))
+        self.sample = list(_sample(examples, seed))
 
     def __call__(self, step: Recovery, result: PruneResult) -> Note:
         """Repair the model of a result; it is left on the CPU in eval mode.
@@ -261,16 +262,15 @@ class Repair:
         entry = RECOVERIES[step.kind]
         if entry.learner is not None:
             return self._train(step, entry, result.model)
-        sample = self._images() if entry.trains else self.sample
+        sample = self._inputs() if entry.trains else self.sample
         return repair_unlabelled(step, result, self.model, sample, self.seed, self.device, self.progress)
 
     def _train(self, step: Recovery, entry: RecoveryEntry, model: nn.Module) -> Note:
         assert entry.learner is not None
         given = self.config.learning_rate
         rate = min(RATES) if given == "auto" else given
-        learner = entry.learner(
-            model, self.model, self.config.training(step.epochs, rate), self.config.distillation, self.device
-        )
+        training = self.config.training(step.epochs, rate)
+        learner = entry.learner(model, self.model, self.task, training, self.config.distillation, self.device)
         note: Note = {}
         if given == "auto":
             test = self._range_test(learner, step.epochs)
@@ -279,8 +279,7 @@ class Repair:
         config = self.config.training(step.epochs, rate)
         fit(
             learner,
-            self.data,
-            self.split,
+            self.examples,
             config,
             seed=self.seed,
             device=self.device,
@@ -291,43 +290,43 @@ class Repair:
         return {"learning_rate": rate, **note}
 
     def _range_test(self, learner: Alone, epochs: int) -> RangeTest:
-        """A range test on some images, judged by the learner's own loss on others."""
-        order = torch.from_numpy(stream(self.seed, "range test").permutation(len(self.split)))
+        """A range test on some examples, judged by the learner's own loss on others."""
+        order = torch.from_numpy(stream(self.seed, "range test").permutation(len(self.examples)))
         held = min(HELD_OUT, max(1, len(order) // 10))
-        judged, seen = (
-            _part(self.split, part) for part in (order[:held], order[held:] if held < len(order) else order)
-        )
+        rest = order[held:] if held < len(order) else order
+        judged, seen = self.examples.take(order[:held]), self.examples.take(rest)
         size = min(self.config.batch_size, len(seen))
         least, most = TRIAL_STEPS
-        wanted = int(TRIALS * epochs * (len(order) // size) / len(RATES))
-        count = max(1, min(len(seen) // size, max(least, min(most, wanted))))
+        wanted = int(TRIALS * epochs * self.examples.steps(size) / len(RATES))
+        count = max(1, min(seen.steps(size), max(least, min(most, wanted))))
 
         def trial(rate: float) -> None:
             learner.begin(0)
             rng = stream(self.seed, "range test", "batches")
-            drawn = batches(seen, self.data, size, rng=rng, augment=True, drop_last=True, device=self.device)
-            for at, (images, labels) in enumerate(islice(drawn, count)):
-                learner.step(_laid_out(images, self.device), labels, trial_rate(rate, at, count))
+            drawn = seen.batches(size, rng=rng, augment=True, drop_last=True, device=self.device)
+            for at, batch in enumerate(islice(drawn, count)):
+                learner.step(batch, trial_rate(rate, at, count))
             check_weights(learner.optimizer)
 
         def loss() -> float:
             learner.module.eval()
-            total = 0.0
+            total, examples = 0.0, 0
             with torch.no_grad(), precision(self.device):
-                for images, labels in batches(judged, self.data, BATCH, device=self.device):
-                    total += float(learner.loss(_laid_out(images, self.device), labels)) * len(labels)
-            return total / len(judged)
+                for batch in judged.batches(BATCH, device=self.device):
+                    total += float(learner.loss(batch)) * batch.size
+                    examples += batch.size
+            return total / examples
 
         return safe_rate(learner.module, learner.optimizer, trial, loss, RATES, progress=self.progress)
 
-    def _images(self) -> Iterator[Tensor]:
-        """As many images of the split as a training without labels takes, at random, without augmentation."""
+    def _inputs(self) -> Iterator[Batch]:
+        """As many examples as a training without labels takes, at random, without augmentation."""
         left = MATCHED_BYTES
-        for images, _ in batches(self.split, self.data, min(BATCH, len(self.split)), rng=stream(self.seed, "images")):
-            left -= images.numel() * images.element_size()
+        for batch in self.examples.batches(min(BATCH, len(self.examples)), rng=stream(self.seed, "images")):
+            left -= sum(x.numel() * x.element_size() for x in tree_leaves(batch.inputs) if isinstance(x, Tensor))
             if left < 0:
                 return
-            yield images
+            yield Batch(batch.inputs)
 
 
 def repair_unlabelled(
@@ -358,18 +357,10 @@ def repair_unlabelled(
     return repair(result, model, sample, Given(step, seed, device, progress)) or {}
 
 
-def _part(split: Split, index: Tensor) -> Split:
-    return Split(split.images[index], split.labels[index])
-
-
-def _laid_out(images: Tensor, device: torch.device) -> Tensor:
-    return images.contiguous(memory_format=memory_format(device))
-
-
-def _sample(data: ImageData, split: Split, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+def _sample(examples: Examples, seed: int) -> Iterator[Batch]:
     seen = 0
-    for images, labels in batches(split, data, min(BATCH, len(split)), rng=stream(seed, "calibration")):
-        yield images, labels
-        seen += len(labels)
-        if seen >= CALIBRATION_IMAGES:
+    for batch in examples.batches(min(BATCH, len(examples)), rng=stream(seed, "calibration")):
+        yield batch
+        seen += batch.size
+        if seen >= CALIBRATION_EXAMPLES:
             return

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from nas.pruning.examples import Examples, Kept, moved
+from nas.pruning.examples import Kept, Samples, moved
 from nas.pruning.states import OUTPUT, Watched, mean_square
 from pruners.errors import fitting
 from pruners.tracing import Batch, as_batch
@@ -15,7 +15,7 @@ from pruners.tracing import Batch, as_batch
 SAME = 1e-3  # relative difference of what a model computes on a text with and without padding
 
 
-def cut_examples(given: list[Any], follower: Watched, leader: Watched, device: torch.device) -> Examples:
+def cut_examples(given: list[Any], follower: Watched, leader: Watched, device: torch.device) -> Samples:
     """The samples of batches, cut as small as both models allow.
 
     Raises:
@@ -23,17 +23,17 @@ def cut_examples(given: list[Any], follower: Watched, leader: Watched, device: t
     """
     ways: tuple[Kept, ...] = ("trimmed", "padded")
     for kept in ways:
-        examples = Examples(given, kept)
+        examples = Samples(given, kept)
         if _served(examples, as_batch(given[0]), follower, leader, device):
             return examples
-    examples = Examples(given, "whole")
+    examples = Samples(given, "whole")
     batch = examples.batch([0], device)
     with torch.no_grad(), fitting(batch.args, batch.kwargs, "batches"):
         follower(batch), leader(batch)
     return examples
 
 
-def _served(examples: Examples, first: Batch, follower: Watched, leader: Watched, device: torch.device) -> bool:
+def _served(examples: Samples, first: Batch, follower: Watched, leader: Watched, device: torch.device) -> bool:
     """Whether both models take samples by themselves and return something for each: the same as with its padding."""
     count = min(len(examples), len(first.inputs[min(examples.free)]))
     shortest = min(range(count), key=examples.length)
@@ -44,7 +44,7 @@ def _served(examples: Examples, first: Batch, follower: Watched, leader: Watched
 
 
 def _same_alone(
-    examples: Examples, part: range, first: Batch, follower: Watched, leader: Watched, device: torch.device
+    examples: Samples, part: range, first: Batch, follower: Watched, leader: Watched, device: torch.device
 ) -> bool:
     batch = examples.batch(part, device)
     padded = moved(replace(first, free=examples.free).part(part.start, part.stop), device)

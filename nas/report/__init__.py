@@ -2,10 +2,10 @@
 
 from nas.report.format import front_table, milliseconds, percent, repaired, si
 from nas.report.page import searched, title
-from nas.report.prune_page import prune_page
+from nas.report.prune_page import prune_page, shows
 from nas.report.write import write_report, write_tables
 
 __all__ = [
-    "front_table", "milliseconds", "percent", "prune_page", "repaired", "searched", "si", "title",
+    "front_table", "milliseconds", "percent", "prune_page", "repaired", "searched", "shows", "si", "title",
     "write_report", "write_tables",
 ]  # fmt: skip

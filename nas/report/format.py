@@ -8,9 +8,15 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
+from nas.objectives import OBJECTIVES, Objective
+
 PREFIXES = {0: "", 3: "k", 6: "M", 9: "G", 12: "T", 15: "P"}
 UNKNOWN = "–"
-ALWAYS = ("accuracy", "macs", "params", "latency_ms")
+ALWAYS = ("macs", "params", "latency_ms")
+
+
+Column = tuple[str, Callable[..., str], tuple[str, ...]]
+"""A title, how a value is written, and the columns that hold it, the first of which has to be known."""
 
 
 class Table(NamedTuple):
@@ -42,6 +48,18 @@ def percent(fraction: float | None, spread: float | None = None) -> str:
     assert fraction is not None
     around = "" if spread is None or _unknown(spread) else f" ± {100 * spread:.2f}"
     return f"{100 * fraction:.2f}{around} %"
+
+
+def measured(objective: Objective) -> Callable[..., str]:
+    """How a metric and its standard deviation are written: in percent, or with four significant digits and its unit."""
+
+    def plain(value: float | None, spread: float | None = None) -> str:
+        if _unknown(value):
+            return UNKNOWN
+        around = "" if spread is None or _unknown(spread) else f" ± {spread:.2g}"
+        return f"{value:.4g}{around} {objective.unit}".rstrip()
+
+    return percent if objective.unit == "%" else plain
 
 
 def milliseconds(median: float | None, p25: float | None = None, p75: float | None = None) -> str:
@@ -82,25 +100,37 @@ def _repaired(note: Mapping[str, Any]) -> Iterator[str]:
         yield f"its distance from the unpruned model's outputs fell from {note['before']:.3g} to {note['after']:.3g}"
 
 
-def front_table(front: pd.DataFrame, searched: str = "supernet", objectives: Sequence[str] = ()) -> Table:
+def front_table(
+    front: pd.DataFrame,
+    searched: str = "supernet",
+    objectives: Sequence[str] = (),
+    metrics: Sequence[Objective] = (OBJECTIVES["accuracy"],),
+) -> Table:
     """Rows of `Study.front` for people.
 
     Args:
         front: architectures with whatever is known about them; figures that none of them has get no column.
-        searched: where the accuracy that the search saw comes from; part of a column's name.
+        searched: where the figures that the search saw come from; part of a column's name.
         objectives: of the run; those that have no column otherwise, such as activations, get one.
+        metrics: of the task, which networks are measured by.
 
     Returns:
-        Columns architecture, accuracy alone, accuracy supernet, macs, params, further objectives, and latency with its quartiles.
+        Columns architecture, each metric alone and as searched, macs, params, further objectives, and latency with its quartiles.
     """
-    extra = [name for name in objectives if name not in ALWAYS]
+    known = [metric.name for metric in metrics]
+    extra = [name for name in objectives if name not in (*ALWAYS, *known)]
+    of_metrics: list[Column] = []
+    for metric in metrics:
+        said = metric.name.replace("_", " ")
+        of_metrics.append((f"{said} alone", measured(metric), (f"{metric.name}_alone", f"{metric.name}_alone_std")))
+        of_metrics.append((f"{said} {searched}", measured(metric), (metric.name,)))
     columns, cells = ["architecture"], [[str(label) for label in front["label"]] if "label" in front else []]
-    for name, show, sources in (
-        ("accuracy alone", percent, ("accuracy_alone", "accuracy_alone_std")),
-        (f"accuracy {searched}", percent, ("accuracy",)),
+    shown: list[Column] = [
+        *of_metrics,
         *((name, si, (name,)) for name in ("macs", "params", *extra)),
         ("latency", milliseconds, ("latency_ms", "latency_p25_ms", "latency_p75_ms")),
-    ):
+    ]
+    for name, show, sources in shown:
         texts = _cells(front, show, sources)
         if any(text != UNKNOWN for text in texts):
             columns.append(name)

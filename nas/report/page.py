@@ -9,8 +9,8 @@ from typing import Any
 
 import pandas as pd
 
-from nas.objectives import both_accuracies, gap, kendall, same_order
-from nas.report.format import UNKNOWN, Table, front_table, percent, si
+from nas.objectives import both_figures, gap, kendall, same_order
+from nas.report.format import UNKNOWN, Table, front_table, measured, si
 from nas.report.html import document, facts, figure, listed, pairs
 from nas.report.point_labels import drawable
 from nas.runtime import names_function
@@ -47,10 +47,15 @@ def title(study: Study) -> str:
 
 
 def searched(study: Study) -> str:
-    """Where the accuracy that the search saw comes from."""
+    """Where the figures that the search saw come from."""
     if study.config.evaluate is not None:
         return "given"
     return "supernet" if study.config.supernets.count else "validation"
+
+
+def examples(study: Study) -> str:
+    """What the run's data are called."""
+    return "images" if study.config.data is not None else "examples"
 
 
 def render(study: Study, images: Mapping[str, bytes], epochs: int) -> str:
@@ -85,9 +90,9 @@ def _lede(study: Study) -> str:
         given = f"figures given by {escape(str(config.evaluate))}"
     else:
         sizes = ", ".join(f"{data[part]:,} {part}" for part in ("train", "validation", "test"))
-        given = f"{escape(data['name'])} ({sizes} images)"
+        given = f"{escape(data['name'])} ({sizes} {examples(study)})"
     count = config.supernets.count
-    how = f" with {count} supernet{'s' if count > 1 else ''}" if count and "accuracy" in config.objectives else ""
+    how = f" with {count} supernet{'s' if count > 1 else ''}" if count and config.measured else ""
     return (
         f"<p>A search of {_size(study)} for {escape(_and([objective.name for objective in study.objectives]))} on {given}, "
         f"by strategy {escape(config.strategy)}{how}, seed {config.seed}.</p>"
@@ -97,7 +102,7 @@ def _lede(study: Study) -> str:
 def _unfinished(study: Study, ranked: pd.DataFrame, front: pd.DataFrame, epochs: int) -> str:
     config = study.config
     missing = []
-    planned = config.supernets.training.epochs if config.supernets.count and "accuracy" in config.objectives else 0
+    planned = config.supernets.training.epochs if config.supernets.count and config.measured else 0
     if epochs < planned:
         missing.append(f"the supernets have trained {epochs} of {planned} epochs")
     if ranked.empty:
@@ -114,14 +119,17 @@ def _unfinished(study: Study, ranked: pd.DataFrame, front: pd.DataFrame, epochs:
 
 def _headline(study: Study, ranked: pd.DataFrame, front: pd.DataFrame) -> str:
     tiles = [(str(len(front)), f"on the front, of {len(ranked):,} architectures tried")]
-    of_search = "given" if study.config.evaluate else f"{searched(study)}, validation images"
-    for column, where in (("accuracy_alone", "trained alone, test images"), ("accuracy", of_search)):
+    worth, kind = study.worth, examples(study)
+    of_search = "given" if study.config.evaluate else f"{searched(study)}, validation {kind}"
+    for column, where in ((f"{worth.name}_alone", f"trained alone, test {kind}"), (worth.name, of_search)):
         if column in ranked and ranked[column].notna().any():
-            best = ranked.dropna(subset=[column]).sort_values(column, kind="stable").iloc[-1]
+            rows = ranked.dropna(subset=[column]).sort_values(column, kind="stable")
+            best = rows.iloc[-1 if worth.higher_is_better else 0]
             name = f'<span class="whole">{escape(str(best["label"]))}</span>'
-            tiles.append((percent(best[column]), f"best accuracy ({where}), of {name}"))
+            said = worth.name.replace("_", " ")
+            tiles.append((escape(measured(worth)(best[column])), f"best {escape(said)} ({where}), of {name}"))
             break
-    table = front_table(choose(study, "knee"), searched(study))
+    table = front_table(choose(study, "knee"), searched(study), metrics=study.metrics)
     told = ", ".join(f"{cell} {name}" for name, cell in zip(table.columns[1:], table.rows[0][1:], strict=True))
     what = "the knee of the front, the balanced pick" if len(front) > 1 else "all of the front"
     tiles.append((escape(table.rows[0][0]), f"{what}: {escape(told)}"))
@@ -130,27 +138,30 @@ def _headline(study: Study, ranked: pd.DataFrame, front: pd.DataFrame) -> str:
 
 def _front(study: Study, ranked: pd.DataFrame, front: pd.DataFrame, asked: pd.DataFrame) -> str:
     names = [objective.name for objective in study.objectives]
-    shown = front_table(front, searched(study), names)
+    shown = front_table(front, searched(study), names, study.metrics)
     kept = contract(study.space)
     knee = choose(study, "knee")["label"].iloc[0]
     notes = []
-    if "accuracy alone" in shown.columns:
+    said, kind = study.worth.name.replace("_", " "), examples(study)
+    if f"{said} alone" in shown.columns:
         notes.append(
-            f"Accuracy alone: the network trained {kept.alone} on training and validation images, on test images."
+            f"{said.capitalize()} alone: the network trained {kept.alone} on training and validation {kind}, on test {kind}."
         )
-    if f"accuracy {searched(study)}" in shown.columns:
+    if f"{said} {searched(study)}" in shown.columns:
         own = study.config.evaluate is not None
-        source = f"by {study.config.evaluate}" if own else f"{kept.worth_in_words(study.config)}, on validation images"
-        notes.append(f"Accuracy {searched(study)}: {source}, as the search saw it.")
+        source = f"by {study.config.evaluate}" if own else f"{kept.worth_in_words(study.config)}, on validation {kind}"
+        notes.append(f"{said.capitalize()} {searched(study)}: {source}, as the search saw it.")
     if "latency" in shown.columns:
-        notes.append("Latency: one image at a time, median and quartiles, on the hardware named below.")
+        notes.append(
+            f"Latency: one {kind.removesuffix('s')} at a time, median and quartiles, on the hardware named below."
+        )
     numbers = None if drawable(ranked["label"]) else {label: at for at, label in enumerate(asked["label"], start=1)}
     table = _table(shown, knee, numbers)
     behind = asked[~asked["label"].isin(front["label"])]
     text = f'<h2>The front, cheapest first</h2>\n{table}\n<p class="quiet">{" ".join(notes)}</p>'
     if behind.empty:
         return text
-    rest = _table(front_table(behind, searched(study), names), knee, numbers)
+    rest = _table(front_table(behind, searched(study), names, study.metrics), knee, numbers)
     return f"{text}\n<h2>On the front as the search saw it, and behind once trained alone</h2>\n{rest}"
 
 
@@ -172,27 +183,29 @@ def _table(table: Table, knee: str, numbers: Mapping[str, int] | None) -> str:
 
 
 def _ranking(study: Study, ranked: pd.DataFrame) -> str:
-    table = both_accuracies(ranked)
+    worth = study.worth
+    table = both_figures(ranked, worth)
     if table.empty or not study.config.supernets.count:
         return ""
-    ours, macs = (kendall(table[column], table["accuracy_alone"]) for column in ("accuracy", "macs"))
+    ours, macs = (kendall(table[column], table[f"{worth.name}_alone"]) for column in (worth.name, "by_macs"))
+    said = worth.name.replace("_", " ")
     count = f"{len(table)} architecture{'s' if len(table) > 1 else ''}"
     if ours is None or macs is None:
         text = f"Kendall's tau says nothing here: it needs 3 architectures that differ, and {count} trained alone."
     else:
         text = (
-            f"Over {count} trained alone, Kendall's tau with accuracy alone is {ours:.2f} for the supernet and {macs:.2f} for macs. "
-            f"{_verdict(table, ranked)}"
+            f"Over {count} trained alone, Kendall's tau with {said} alone is {ours:.2f} for the supernet and {macs:.2f} for macs. "
+            f"{_verdict(table, ranked, worth.name)}"
         )
     return f"<h2>How well the search ranked</h2>\n<p>{text}</p>"
 
 
-def _verdict(table: pd.DataFrame, ranked: pd.DataFrame) -> str:
-    """Whether the supernet orders better than macs, where the rows of `both_accuracies` are enough to tell."""
+def _verdict(table: pd.DataFrame, ranked: pd.DataFrame, metric: str) -> str:
+    """Whether the supernet orders better than macs, where the rows of `both_figures` are enough to tell."""
     more = "; train more of them alone (<code>retrain</code> all) to tell" if len(table) < len(ranked) else ""
-    if same_order(table):
+    if same_order(table, metric):
         return f"It cannot do otherwise here, because both order these architectures alike{more}."
-    found = gap(table)
+    found = gap(table, metric, truth=f"{metric}_alone")
     if found is None:
         return f"These are too few to tell whether the supernet orders better than macs do{more}."
     interval = f"The difference is {found.difference:.2f}, 95 % interval {found.low:.2f} to {found.high:.2f}"
@@ -213,12 +226,14 @@ def _exports(study: Study) -> str:
     name = study.config.space.name
     given = "" if name in SPACES else f", space={name!r}" if names_function(name) else ", space"
     shape = ", ".join(map(str, study.space.net.input_shape))
+    of_images = study.config.data is not None
+    what, out = ("images", "logits") if of_images else ("inputs", "outputs")
     code = [
         "import nas, torch",
         f"model = nas.load({json.dumps(example)}{given})",
-        f"images = torch.zeros(8, {shape})  # yours, normalised as architecture.json says",
+        f"{what} = torch.zeros(8, {shape})  # yours{', normalised as architecture.json says' if of_images else ''}",
         "with torch.no_grad():",
-        "    logits = model(images)",
+        f"    {out} = model({what})",
     ]
     listed = ", ".join(f"<code>exports/{escape(name)}</code>" for name in folders)
     return (
@@ -252,7 +267,7 @@ def _asked(study: Study) -> str:
         "budget": pairs({name: value for name, value in config.budget.model_dump().items() if value is not None}),
     }
     recipe = f"batches of {training.batch_size}, learning rate {training.learning_rate:g}"
-    if "accuracy" in config.objectives and config.evaluate is None and contract(study.space).trains:
+    if config.measured and contract(study.space).trains:
         who = config.supernets.count or "each trial alone"
         rows["supernets"] = f"{who}, {training.epochs} epochs, {recipe}"
     if alone.which != "none":

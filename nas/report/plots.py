@@ -19,7 +19,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from nas.objectives import Objective, both_accuracies, kendall, same_order
+from nas.objectives import OBJECTIVES, Objective, both_figures, kendall, same_order
 from nas.report.format import PREFIXES
 from nas.report.point_labels import drawable, spread, write_labels
 
@@ -60,24 +60,31 @@ class Axis(NamedTuple):
 
 
 def front(
-    ranked: pd.DataFrame, objectives: Sequence[Objective], *, searched: str = "supernet", title: str = ""
+    ranked: pd.DataFrame,
+    objectives: Sequence[Objective],
+    worth: Objective = OBJECTIVES["accuracy"],
+    *,
+    searched: str = "supernet",
+    title: str = "",
 ) -> Figure:
     """Every trial, and the front as the best that can be had at each cost.
 
     Args:
         ranked: `Study.ranked`, with at least one row.
-        objectives: the study's. Accuracy stands on the y axis against macs, or else against the first other objective; without
-            accuracy the first stands against the second.
-        searched: where the accuracy that the search saw comes from.
+        objectives: the study's. The metric stands on the y axis against macs, or else against the first other objective; without
+            it the first stands against the second.
+        worth: the metric that networks trained alone have.
+        searched: where the figure that the search saw comes from.
         title: of the figure.
     """
     with matplotlib.style.context(STYLE, after_reset=True):
         figure, (axes,) = _panels(1)
         table = ranked.assign(trial=np.arange(1, len(ranked) + 1), name=_names(ranked))
         table = table.dropna(subset=[objective.name for objective in objectives])
-        x, y = _axes(table, objectives)
+        x, y = _axes(table, objectives, worth)
         members = table[table["on_front"]].sort_values([x.column, y.column], ascending=[True, not y.higher_is_better])
-        where = {True: f" ({searched})", False: ""}[y.column == "accuracy"]
+        where = {True: f" ({searched})", False: ""}[y.column == worth.name]
+        own = f"{worth.name}_alone"
         others = table[~table["on_front"]]
         if len(others):
             size = 5 if len(others) < 300 else 3
@@ -87,12 +94,12 @@ def front(
         axes.plot(*_xy(members, x, y).T, "o", color=BLUE, mfc="white", mew=1.5, ms=6.5, label=f"front{where}")
         shown = members.iloc[spread(len(members))]
         anchors, points, lines = _xy(shown, x, y), [_xy(table, x, y)], [line]
-        if y.column == "accuracy" and "accuracy_alone" in table:
-            alone = Axis("accuracy_alone", y.factor, y.label, True)
+        if y.column == worth.name and own in table:
+            alone = y._replace(column=own)
             lines += _mark_alone(axes, table, x, y, alone)
-            points.append(_xy(table[table["accuracy_alone"].notna()], x, alone))
-            if others["accuracy_alone"].isna().all():  # there is room around the diamonds
-                anchors = np.where(shown[["accuracy_alone"]].notna(), _xy(shown, x, alone), anchors)
+            points.append(_xy(table[table[own].notna()], x, alone))
+            if others[own].isna().all():  # there is room around the diamonds
+                anchors = np.where(shown[[own]].notna(), _xy(shown, x, alone), anchors)
         axes.set(xlabel=x.label, ylabel=y.label, title=title)
         axes.margins(x=0.1, y=0.09)
         entries = len(axes.get_legend_handles_labels()[1])
@@ -130,21 +137,23 @@ def curves(history: pd.DataFrame, *, title: str = "") -> Figure:
         return figure
 
 
-def rank(ranked: pd.DataFrame, *, title: str = "") -> Figure:
-    """Accuracy alone against accuracy from the supernet, and against macs: a supernet is worth training if it orders better.
+def rank(ranked: pd.DataFrame, worth: Objective = OBJECTIVES["accuracy"], *, title: str = "") -> Figure:
+    """A metric alone against that from the supernet, and against macs: a supernet is worth training if it orders better.
 
     Args:
-        ranked: `Study.ranked`; rows without either accuracy are left out.
+        ranked: `Study.ranked`; rows without either figure are left out.
+        worth: the metric.
         title: of the figure.
     """
     with matplotlib.style.context(STYLE, after_reset=True):
-        table = both_accuracies(ranked.assign(name=_names(ranked)))
+        table = both_figures(ranked.assign(name=_names(ranked)), worth)
         figure, panels = _panels(2, sharey=True)
-        y = _axis("accuracy_alone", table, "accuracy alone (%)")
-        _draw_ranking(panels[0], table, _axis("accuracy", table, "accuracy from the supernet (%)"), y, "supernet")
-        _draw_ranking(panels[1], table, _axis("macs", table), y, "macs alone")
+        x = _measured(worth, "from the supernet")
+        y = _measured(worth, "alone")._replace(column=f"{worth.name}_alone")
+        _draw_ranking(panels[0], table, x, y, "supernet")
+        _draw_ranking(panels[1], table, _axis("macs", table), y, "macs alone", "by_macs")
         panels[0].set_ylabel(y.label)
-        if same_order(table):
+        if same_order(table, worth.name):
             note = "the supernet and macs order these architectures alike, so the two τ agree; train all of them alone to tell"
             figure.supxlabel(note, fontsize=8, color=DARK)
         figure.suptitle(title, fontsize=10)
@@ -210,24 +219,32 @@ def _panels(count: int, *, strip: bool = False, sharey: bool = False) -> tuple[F
     return figure, panels
 
 
-def _axes(table: pd.DataFrame, objectives: Sequence[Objective]) -> tuple[Axis, Axis]:
+def _axes(table: pd.DataFrame, objectives: Sequence[Objective], worth: Objective) -> tuple[Axis, Axis]:
     by_name = {objective.name: objective for objective in objectives}
-    rest = [objective for objective in objectives if objective.name != "accuracy"]
-    y = by_name.get("accuracy", objectives[0])
-    x = by_name.get("macs") if y.name == "accuracy" else None
+    rest = [objective for objective in objectives if objective.name != worth.name]
+    y = by_name.get(worth.name, objectives[0])
+    x = by_name.get("macs") if y.name == worth.name else None
     x = x or next((objective for objective in rest if objective != y), None)
     if x is not None:
         across = _axis(x.name, table, unit=x.unit, higher_is_better=x.higher_is_better)
-    elif y.name == "accuracy" and "macs" in table:
+    elif y.name == worth.name and "macs" in table:
         across = _axis("macs", table)
     else:
         across = Axis("trial", 1, "trial")
-    return across, _axis(y.name, table, unit=y.unit, higher_is_better=y.higher_is_better)
+    up = _measured(worth) if y.name == worth.name else None
+    return across, up or _axis(y.name, table, unit=y.unit, higher_is_better=y.higher_is_better)
 
 
-def _axis(column: str, table: pd.DataFrame, label: str = "", unit: str = "", higher_is_better: bool = False) -> Axis:
-    if column.startswith("accuracy"):
-        return Axis(column, 100, label or "accuracy (%)", True)
+def _measured(worth: Objective, of: str = "") -> Axis:
+    """The axis of a metric: in percent, or in its unit."""
+    name = " ".join(part for part in (worth.name.replace("_", " "), of) if part)
+    factor = 100 if worth.unit == "%" else 1
+    return Axis(worth.name, factor, f"{name} ({worth.unit})" if worth.unit else name, worth.higher_is_better)
+
+
+def _axis(column: str, table: pd.DataFrame, unit: str = "", higher_is_better: bool = False) -> Axis:
+    if unit == "%":
+        return Axis(column, 100, f"{column.replace('_', ' ')} (%)", higher_is_better)
     largest = float(table[column].abs().max())
     exponent = max(power for power in PREFIXES if power == 0 or largest >= 10**power)
     shown = PREFIXES[exponent] + {"bytes": "B"}.get(unit, unit)
@@ -270,8 +287,8 @@ def _staircase(points: Points, x: Axis, y: Axis) -> Points:
 
 
 def _mark_alone(axes: Axes, table: pd.DataFrame, x: Axis, y: Axis, alone: Axis) -> list[Points]:
-    """Diamonds at the accuracies alone, those of the front tied to what the search saw; returns the ties."""
-    known = table[table["accuracy_alone"].notna()]
+    """Diamonds at the figures alone, those of the front tied to what the search saw; returns the ties."""
+    known = table[table[alone.column].notna()]
     own = known[known["on_front"]]
     ties = list(np.stack([_xy(own, x, y), _xy(own, x, alone)], axis=1))
     for tie in ties:
@@ -312,18 +329,21 @@ def _draw_shares(axes: Axes, history: pd.DataFrame, members: Sequence[int]) -> N
     axes.grid(visible=False)
 
 
-def _draw_ranking(axes: Axes, table: pd.DataFrame, x: Axis, y: Axis, name: str) -> None:
-    points, alone = _xy(table, x, y), table[y.column].to_numpy()
-    spread = table["accuracy_alone_std"].fillna(0).to_numpy() if "accuracy_alone_std" in table else 0 * alone
+def _draw_ranking(axes: Axes, table: pd.DataFrame, x: Axis, y: Axis, name: str, order: str = "") -> None:
+    """`order` is the column that tau is of, if it is not what is drawn."""
+    points, alone, deviation = _xy(table, x, y), table[y.column].to_numpy(), f"{y.column}_std"
+    spread = table[deviation].fillna(0).to_numpy() if deviation in table else 0 * alone
     ends = np.stack([alone - spread, alone + spread], axis=1) * y.factor
     bars = np.stack([np.repeat(points[:, :1], 2, axis=1), ends], axis=2)
     axes.add_collection(LineCollection(list(bars), color=DARK, lw=0.9))
     axes.plot(*points.T, "o", color=BLUE, ms=5 if len(points) < 300 else 3, mec="white", mew=0.4)
-    axes.set(xlabel=x.label, title=f"{name}: {_tau_text(table[x.column], table[y.column])}")
+    axes.set(xlabel=x.label, title=f"{name}: {_tau_text(table[order or x.column], table[y.column])}")
     axes.margins(0.09)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 5, 10]))
     axes.label_outer()
-    best = list(dict.fromkeys([*np.argsort(-alone, kind="stable")[:3], table["accuracy"].to_numpy().argmax()]))
+    sign = -1 if y.higher_is_better else 1
+    searched = sign * table[y.column.removesuffix("_alone")].to_numpy()
+    best = list(dict.fromkeys([*np.argsort(sign * alone, kind="stable")[:3], searched.argmin()]))
     write_labels(axes, points[best], [table["name"][at] for at in best], points, list(bars))
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from html import escape
 from typing import Any
 
+from nas.objectives import Objective
 from nas.report import plots
-from nas.report.format import milliseconds, percent, repaired, si
+from nas.report.format import measured, milliseconds, percent, repaired, si
 from nas.report.html import document, facts, figure, listed, pairs, table
 from pruners.result import RUNTIMES
 
@@ -33,7 +34,7 @@ def prune_page(summary: Mapping[str, Any]) -> str:
         _headline(summary),
         _costs(summary),
         _milliseconds(summary),
-        _accuracies(summary),
+        _measured(summary),
         _cuts(summary),
         _section("Blocks left out", summary.get("blocks")),
         _section("What auto came to", summary.get("chosen")),
@@ -71,9 +72,10 @@ def _headline(summary: Mapping[str, Any]) -> str:
     for runtime, (was, now) in summary.get("milliseconds", {}).items():
         title = RUNTIMES.get(runtime, runtime)
         tiles.append((milliseconds(now), f"in {escape(title)}, {milliseconds(was)} before"))
-    figures = list(summary.get("test_accuracy", {}).items())
+    figures = [next(iter(row.values())) for row in summary.get("test", {}).values()]
     if len(figures) > 1:
-        tiles.append((percent(figures[-1][1]), f"of test images right, {percent(figures[0][1])} before"))
+        name, show = next(iter(shows(summary).items()))
+        tiles.append((show(figures[-1]), f"{escape(_said(name))} on test examples, {show(figures[0])} before"))
     return facts(tiles)
 
 
@@ -105,12 +107,21 @@ def _milliseconds(summary: Mapping[str, Any]) -> str:
     return f'<h2>What it takes on this machine</h2>\n{shown}\n<p class="quiet">{about}</p>'
 
 
-def _accuracies(summary: Mapping[str, Any]) -> str:
-    figures = summary.get("test_accuracy", {})
+def shows(summary: Mapping[str, Any]) -> dict[str, Callable[..., str]]:
+    """How each metric of the task is written, by its name."""
+    return {name: measured(Objective(**known)) for name, known in summary.get("metrics", {}).items()}
+
+
+def _said(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def _measured(summary: Mapping[str, Any]) -> str:
+    figures, show = summary.get("test", {}), shows(summary)
     if not figures:
         return ""
-    rows = [[when, percent(value)] for when, value in figures.items()]
-    return f"<h2>Test images right, step by step</h2>\n{table(['after', 'accuracy'], rows)}"
+    rows = [[when, *(show[name](value) for name, value in row.items())] for when, row in figures.items()]
+    return f"<h2>On test examples, step by step</h2>\n{table(['after', *map(_said, show)], rows)}"
 
 
 def _cuts(summary: Mapping[str, Any]) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from nas.objectives import both_accuracies
+from nas.objectives import both_figures
 from nas.report import page, plots
 from nas.runtime import checkpoint, replacing, write_text
 from nas.study import Study
@@ -54,11 +54,13 @@ def write_plots(study: Study) -> list[Path]:
     title = page.title(study)
     figures = {}
     if len(ranked):
-        figures["front"] = plots.front(ranked, study.objectives, searched=page.searched(study), title=title)
+        figures["front"] = plots.front(
+            ranked, study.objectives, study.worth, searched=page.searched(study), title=title
+        )
     if len(curves):
         figures["curves"] = plots.curves(curves, title=title)
-    if study.config.supernets.count and len(both_accuracies(ranked)):
-        figures["rank"] = plots.rank(ranked, title=title)
+    if study.config.supernets.count and len(both_figures(ranked, study.worth)):
+        figures["rank"] = plots.rank(ranked, study.worth, title=title)
     paths = []
     for name, figure in figures.items():
         path = study.folder / "plots" / f"{name}.png"

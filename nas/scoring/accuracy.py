@@ -1,31 +1,41 @@
-"""What a trial is given: costs, and an accuracy from supernets or from training alone."""
+"""What trials are worth: the figures of a task's metrics, by supernets, by a trained model's weights, or by training alone."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
-import numpy as np
 import torch
 from torch import nn
 
-from nas.data import ImageData, head
 from nas.runtime import torch_seed
 from nas.scoring.costs import Figures, Scorer
 from nas.study import RankingConfig, RunConfig
-from nas.supernets import Mixture, Splitting, Supernets, predict
-from nas.training import Alone, accuracy, fit, module_accuracy
+from nas.supernets import Mixture, Splitting, Supernets, ranked
+from nas.tasks import Task
+from nas.training import Alone, fit, measure
 from pruners.progress import Progress
 from search_spaces import Architecture, SearchSpace
 
 
 class SupernetScorer:
-    """Accuracy on the validation part, from one or several trained supernets."""
+    """Figures on the validation part, from one or several trained supernets.
 
-    def __init__(self, learner: Supernets, space: SearchSpace, data: ImageData, config: RankingConfig) -> None:
+    Args:
+        learner: the supernets.
+        space: the search space.
+        task: what is measured.
+        names: of its metrics; the first is the one that supernets are compared by.
+        config: how.
+    """
+
+    def __init__(
+        self, learner: Supernets, space: SearchSpace, task: Task, names: Sequence[str], config: RankingConfig
+    ) -> None:
         self.supernets = [member.supernet for member in learner.members]
         self.sampler = learner.team.sampler
-        self.space, self.data, self.config = space, data, config
-        self.calibration = head(data.train, config.calibration_images)
+        self.space, self.task, self.names, self.config = space, task, names, config
+        self.calibration = task.train.head(config.calibration_images)
         self.learner: Mixture | Splitting | None = None
         if isinstance(learner, Splitting) or (isinstance(learner, Mixture) and config.supernet == "assigned"):
             self.learner = learner
@@ -37,7 +47,7 @@ class SupernetScorer:
         return [[number] for number in self.learner.assign(archs)]
 
     def __call__(self, archs: Sequence[Architecture], progress: Progress) -> list[Figures]:
-        table = np.full((len(archs), len(self.supernets)), np.nan)
+        table: list[dict[int, dict[str, float]]] = [{} for _ in archs]
         asked = self.choose(archs)
         for number, supernet in enumerate(self.supernets):
             rows = [row for row, numbers in enumerate(asked) if number in numbers]
@@ -47,27 +57,40 @@ class SupernetScorer:
             def inner(step: str, done: float, total: float, number: int = number) -> None:
                 progress(step, number + done / total, len(self.supernets))
 
-            predictions = predict(
+            found = ranked(
                 supernet,
                 [self.space.locals(archs[row]) for row in rows],
-                self.data,
-                self.data.validation,
+                self.task,
+                self.names,
                 batch_size=self.config.batch_size,
                 calibration=self.calibration,
                 progress=inner,
             )
-            table[rows, number] = accuracy(predictions, self.data.validation)
+            for row, figures in zip(rows, found, strict=True):
+                table[row][number] = figures
         return [self._figures(row) for row in table]
 
-    def _figures(self, row: np.ndarray) -> Figures:
-        figures: Figures = {"accuracy": float(np.nanmax(row))}
-        if len(row) > 1 and not isinstance(self.learner, Splitting):
-            figures |= {f"accuracy_supernet{n}": float(value) for n, value in enumerate(row) if not np.isnan(value)}
+    def _figures(self, by_supernet: dict[int, dict[str, float]]) -> Figures:
+        """Those of the supernet with the best first metric, and the first metric of each."""
+        first = self.names[0]
+        rises = self.task.metric(first).objective.higher_is_better
+
+        def loss(number: int) -> float:
+            value = by_supernet[number][first]
+            return math.inf if math.isnan(value) else -value if rises else value
+
+        figures: Figures = dict(by_supernet[min(by_supernet, key=loss)])
+        if len(self.supernets) > 1 and not isinstance(self.learner, Splitting):
+            figures |= {
+                f"{first}_supernet{number}": found[first]
+                for number, found in by_supernet.items()
+                if not math.isnan(found[first])
+            }
         return figures
 
 
-def one_by_one(make: Callable[[Architecture, Progress], nn.Module], data: ImageData) -> Scorer:
-    """Accuracy on the validation part of the networks that `make` gives with their weights, told about long steps."""
+def one_by_one(make: Callable[[Architecture, Progress], nn.Module], task: Task, names: Sequence[str]) -> Scorer:
+    """Figures on the validation part of the networks that `make` gives with their weights, told about long steps."""
 
     def score(archs: Sequence[Architecture], progress: Progress) -> list[Figures]:
         figures: list[Figures] = []
@@ -77,18 +100,18 @@ def one_by_one(make: Callable[[Architecture, Progress], nn.Module], data: ImageD
                 progress(step, number + done / total, len(archs))
 
             inner("ranking", 0, 1)
-            figures.append({"accuracy": module_accuracy(make(arch, inner), data, data.validation)})
+            figures.append(dict(measure(make(arch, inner), task, task.validation, names)))
         return figures
 
     return score
 
 
 def trained_alone(
-    space: SearchSpace, arch: Architecture, data: ImageData, config: RunConfig, device: torch.device, progress: Progress
+    space: SearchSpace, arch: Architecture, task: Task, config: RunConfig, device: torch.device, progress: Progress
 ) -> nn.Module:
     """The network of a trial, trained from random weights on the training part."""
     training = config.supernets.training
     module = space.build(arch, torch_seed(config.seed, "trial", arch.key))
-    learner = Alone(module, training, device)
-    fit(learner, data, data.train, training, seed=config.seed, device=device, progress=progress)
+    learner = Alone(module, task, training, device)
+    fit(learner, task.train, training, seed=config.seed, device=device, progress=progress)
     return module

@@ -9,7 +9,6 @@ from typing import Protocol
 import torch
 from torch import nn
 
-from nas.data import ImageData
 from nas.pruning import PrunedNetwork
 from nas.scoring.accuracy import SupernetScorer, one_by_one, trained_alone
 from nas.scoring.bounds import check_kept
@@ -17,6 +16,7 @@ from nas.scoring.costs import CostScorer, Figures, Scorer
 from nas.scoring.weights import from_supernet, recalibrated
 from nas.study import RunConfig, Study
 from nas.supernets import Supernets
+from nas.tasks import Task
 from pruners.progress import Progress
 from search_spaces import Architecture, SearchSpace
 
@@ -29,7 +29,7 @@ class Contract(Protocol):
     Attributes:
         source: where the weights of a network come from that was not trained alone.
         alone: how a network is trained alone, in words.
-        trains: whether trials need training before they have an accuracy.
+        trains: whether trials need training before they are worth anything.
     """
 
     source: str
@@ -49,13 +49,15 @@ class Contract(Protocol):
     def start(self) -> list[Architecture]:
         """Architectures that a strategy is told of first."""
 
-    def worth(self, config: RunConfig, data: ImageData, device: torch.device, learner: Supernets | None) -> Scorer:
-        """What gives trials an accuracy on the validation part; `learner` holds the run's trained supernets, if it has any."""
+    def worth(
+        self, config: RunConfig, task: Task, names: Sequence[str], device: torch.device, learner: Supernets | None
+    ) -> Scorer:
+        """What gives trials these metrics on the validation part; `learner` holds the run's trained supernets, if it has any."""
 
     def worth_in_words(self, config: RunConfig) -> str:
         """What the accuracy of a trial is of."""
 
-    def weights(self, study: Study, arch: Architecture, data: ImageData, learner: Supernets | None) -> nn.Module:
+    def weights(self, study: Study, arch: Architecture, task: Task, learner: Supernets | None) -> nn.Module:
         """A network that was not trained alone, on the CPU in evaluation mode; ValueError if the run has no weights for it."""
 
 
@@ -85,16 +87,20 @@ class Untrained:
     def start(self) -> list[Architecture]:
         return []
 
-    def worth(self, config: RunConfig, data: ImageData, device: torch.device, learner: Supernets | None) -> Scorer:
+    def worth(
+        self, config: RunConfig, task: Task, names: Sequence[str], device: torch.device, learner: Supernets | None
+    ) -> Scorer:
         if learner is not None:
-            return SupernetScorer(learner, self.space, data, config.ranking)
-        return one_by_one(lambda arch, progress: trained_alone(self.space, arch, data, config, device, progress), data)
+            return SupernetScorer(learner, self.space, task, names, config.ranking)
+        return one_by_one(
+            lambda arch, progress: trained_alone(self.space, arch, task, config, device, progress), task, names
+        )
 
     def worth_in_words(self, config: RunConfig) -> str:
         return "its weights in the supernet" if config.supernets.count else "trained on training images"
 
-    def weights(self, study: Study, arch: Architecture, data: ImageData, learner: Supernets | None) -> nn.Module:
-        return from_supernet(study, arch, data, learner)
+    def weights(self, study: Study, arch: Architecture, task: Task, learner: Supernets | None) -> nn.Module:
+        return from_supernet(study, arch, task, learner)
 
 
 class TrainedModel:
@@ -124,13 +130,15 @@ class TrainedModel:
         """The trained model, and the same share of every group for each smaller step."""
         return list(dict.fromkeys(self.model.uniform(step) for step in range(self.model.steps, 0, -1)))
 
-    def worth(self, config: RunConfig, data: ImageData, device: torch.device, learner: Supernets | None) -> Scorer:
+    def worth(
+        self, config: RunConfig, task: Task, names: Sequence[str], device: torch.device, learner: Supernets | None
+    ) -> Scorer:
         return one_by_one(
-            lambda arch, _: recalibrated(self.space, arch, data, config.ranking, config.seed).to(device), data
+            lambda arch, _: recalibrated(self.space, arch, task, config.ranking, config.seed).to(device), task, names
         )
 
     def worth_in_words(self, config: RunConfig) -> str:
         return "the weights that are left, batch statistics gathered again"
 
-    def weights(self, study: Study, arch: Architecture, data: ImageData, learner: Supernets | None) -> nn.Module:
-        return recalibrated(self.space, arch, data, study.config.ranking, study.config.seed)
+    def weights(self, study: Study, arch: Architecture, task: Task, learner: Supernets | None) -> nn.Module:
+        return recalibrated(self.space, arch, task, study.config.ranking, study.config.seed)

@@ -7,15 +7,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from estimators.counting import CostModel
 from estimators.latency import Latency, LatencyTable, compare_latency
 from estimators.zero_cost import ZERO_COST, score
-from nas.data import ImageData, batches
 from nas.objectives import Estimate
 from nas.runtime import stream, torch_seed
+from nas.tasks import Task
 from pruners.progress import Progress
 from search_spaces import Architecture, SearchSpace
 
@@ -75,18 +74,17 @@ class TableScorer:
 
 
 class UntrainedScorer:
-    """Zero-cost scores of the untrained network that an architecture describes, all on the same few training images.
+    """Zero-cost scores of the untrained network that an architecture describes, all on the same few training examples.
 
     A network without a score, say because its gradients vanish, gets the worst one: minus infinity where higher is
     better.
     """
 
-    def __init__(
-        self, space: SearchSpace, names: Sequence[str], data: ImageData, device: torch.device, seed: int
-    ) -> None:
+    def __init__(self, space: SearchSpace, names: Sequence[str], task: Task, device: torch.device, seed: int) -> None:
         self.space, self.names, self.device, self.seed = space, names, device, seed
-        images = min(SCORED_IMAGES, len(data.train))
-        self.batch = next(batches(data.train, data, images, rng=stream(seed, "scored"), device=device))
+        examples = min(SCORED_IMAGES, len(task.train))
+        self.batch = next(task.train.batches(examples, rng=stream(seed, "scored"), device=device))
+        self.loss = task.goal.loss
 
     def __call__(self, archs: Sequence[Architecture], progress: Progress) -> list[Figures]:
         figures = []
@@ -98,7 +96,7 @@ class UntrainedScorer:
         return figures
 
     def _score(self, name: str, module: nn.Module, seed: int) -> float:
-        value = score(name, module, self.batch, F.cross_entropy, seed=seed)
+        value = score(name, module, self.batch, self.loss, seed=seed)
         if math.isfinite(value):
             return value
         return -math.inf if ZERO_COST[name].higher_is_better else math.inf

@@ -67,11 +67,11 @@ def check_compares(ours: RunConfig, data: Mapping[str, Any] | None) -> None:
     if not (folder / "run.yaml").exists():
         raise ValueError(f"`start_from` must be a run folder, got {folder}, which has no run.yaml")
     theirs = peek_config(folder / "run.yaml")
-    different = [name for name in ("objectives", "evaluate") if getattr(theirs, name) != getattr(ours, name)]
+    different = [name for name in ("objectives", "evaluate", "task") if getattr(theirs, name) != getattr(ours, name)]
     recorded = read_record(folder)["data"]
     if (data or {}).get("fingerprint") != (recorded or {}).get("fingerprint"):
         different.append("data")
-    if "accuracy" in ours.objectives and ours.evaluate is None and not _same_training(theirs, ours, folder):
+    if ours.measured and not _same_training(theirs, ours, folder):
         different.append("supernets" if ours.supernets.count else "training")
     if different:
         raise ValueError(

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from optuna.trial import FrozenTrial
 
-from nas.objectives import Floats, Objective, losses
+from nas.objectives import Floats, Objective, losses, worst_if_nan
 from nas.scoring.costs import Figures, Scorer
 from nas.study import SEARCH, Study
 from pruners.progress import Progress
@@ -51,9 +51,7 @@ def add(study: Study, arch: Architecture, outcome: Figures) -> FrozenTrial:
         return study.add(SEARCH, arch, None, outcome)
     values = []
     for objective in study.objectives:
-        value = outcome[objective.name]
-        worst = -math.inf if objective.higher_is_better else math.inf
-        values.append(worst if math.isnan(value) else value)
+        values.append(worst_if_nan(outcome[objective.name], objective))
     names = [objective.name for objective in study.objectives]
     return study.add(SEARCH, arch, values, {name: value for name, value in outcome.items() if name not in names})
 

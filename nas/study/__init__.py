@@ -3,6 +3,7 @@
 from nas.study.choose import choose
 from nas.study.config import (
     LOOP,
+    OBJECT,
     RankingConfig,
     RunConfig,
     adjusted,
@@ -14,11 +15,11 @@ from nas.study.config import (
 from nas.study.formats import FORMATS, check_same
 from nas.study.journal import Journal
 from nas.study.naming import run_folder
-from nas.study.spaces import build_space, options_for
-from nas.study.study import ALONE, SEARCH, Study, load_run_data, read_record
+from nas.study.spaces import build_space, make_task, options_for
+from nas.study.study import ALONE, SEARCH, Study, load_task, read_record
 
 __all__ = [
-    "ALONE", "FORMATS", "LOOP", "SEARCH", "Journal", "RankingConfig", "RunConfig", "Study", "adjusted", "build_space", "check_same",
-    "choose", "configure", "load_run_data", "options_for", "parse_config", "peek_config", "read_config", "read_record",
-    "run_folder",
+    "ALONE", "FORMATS", "LOOP", "OBJECT", "SEARCH", "Journal", "RankingConfig", "RunConfig", "Study", "adjusted",
+    "build_space", "check_same", "choose", "configure", "load_task", "make_task", "options_for", "parse_config",
+    "peek_config", "read_config", "read_record", "run_folder",
 ]  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 
 import pandas as pd
@@ -9,6 +10,9 @@ from pandas.api.types import is_numeric_dtype
 
 from nas.objectives import OBJECTIVES, Objective, losses, pareto
 from nas.study.study import Study
+
+OF_SUPERNET = re.compile(r"_supernet\d+$")
+"""What stands behind the name of a metric in the column of one supernet's figures."""
 
 
 def choose(study: Study, pick: str | None = None, limits: Mapping[str, float] | None = None) -> pd.DataFrame:
@@ -22,7 +26,7 @@ def choose(study: Study, pick: str | None = None, limits: Mapping[str, float] | 
         limits: bounds by column, such as `{"macs": 60e6}`, in the column's unit: the least for accuracies (fractions) and other
             objectives that rise, the most for everything else.
 
-    Accuracy alone is what counts where the whole front has it; else the accuracy that the search saw.
+    Metrics of networks trained alone are what counts where the whole front has them; else what the search saw.
 
     Raises:
         ValueError: nothing was tried yet, nothing keeps the limits, or the architecture was not tried.
@@ -32,12 +36,13 @@ def choose(study: Study, pick: str | None = None, limits: Mapping[str, float] | 
         raise ValueError(f"{study.folder} has no trial yet; run or resume its search first")
     if pick not in (None, "knee", "best"):
         return _named(study, pick)
-    front = under(front, limits or {}, study.objectives)
+    front = under(front, limits or {}, (*study.objectives, *study.metrics))
     if pick is None:
         return front
     values = front[[objective.name for objective in study.objectives]].copy()
-    if "accuracy" in values and study.config.evaluate is None and front["accuracy_alone"].notna().all():
-        values["accuracy"] = front["accuracy_alone"]
+    for metric in study.config.measured:
+        if front[f"{metric.name}_alone"].notna().all():
+            values[metric.name] = front[f"{metric.name}_alone"]
     cost = losses(values.to_numpy(float), study.objectives)
     at = pareto.knee(cost) if pick == "knee" else int(cost[:, 0].argmin())
     return front.iloc[[at]]
@@ -54,7 +59,8 @@ def under(front: pd.DataFrame, limits: Mapping[str, float], objectives: Sequence
         if name not in front.columns or not is_numeric_dtype(front[name]):
             known = ", ".join(column for column in front.columns if is_numeric_dtype(front[column]))
             raise ValueError(f"no limit can be set on {name!r}; the columns are {known}")
-        rises = name.startswith("accuracy") or (name in known_by_name and known_by_name[name].higher_is_better)
+        of = known_by_name.get(OF_SUPERNET.sub("", name).removesuffix("_alone"))
+        rises = of is not None and of.higher_is_better
         keeps = front[name] >= limit if rises else front[name] <= limit
         if not keeps.any():
             bound, most, reach = ("least", "most", front[name].max()) if rises else ("most", "least", front[name].min())

@@ -17,9 +17,16 @@ from nas.runtime import check_trust, read_yaml, teaches_by_function
 from nas.strategies import STRATEGIES
 from nas.study.formats import FORMATS
 from nas.supernets import SupernetConfig
+from nas.tasks import class_metrics
 from nas.training import TrainingConfig
 from search_spaces.core import Part, PathText, keywords, nested, parse, put, setting, takes, unknown_name
 
+KNOWN = {name: metric.objective for name, metric in class_metrics(2).items()}
+"""Objectives beside `OBJECTIVES` that need no direction: metrics of a classification."""
+UNTRAINED = {name for name in OBJECTIVES if name != "accuracy"}
+"""Objectives that no task measures: exact costs, latency, estimates and scores of untrained networks."""
+OBJECT = "object"
+"""What stands in place of a task's function where the task itself was given."""
 LOOP = "loop"
 """What stands in place of a function that evaluates where a loop of the user's own tells figures."""
 LIMITED = (*METRICS, "latency_ms", *ESTIMATES)
@@ -95,6 +102,11 @@ class RunConfig(Part):
 
     space: SpaceConfig
     data: DataConfig | None
+    task: str | None = setting(
+        None,
+        help="Function, module:function, that returns a task of your own (see `nas.tasks`), in place of data; its metrics are "
+        "objectives.",
+    )
     evaluate: str | None = setting(
         None,
         help="Function, module:function, that gives a network its figures, score(model, arch), in place of data and training; "
@@ -149,8 +161,8 @@ class RunConfig(Part):
     @classmethod
     def _known_objectives(cls, names: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(
-            known.name if known.name in OBJECTIVES else name
-            for known, name in zip(parse_objectives(names), names, strict=True)
+            known.name if known.name in KNOWN else name
+            for known, name in zip(parse_objectives(names, KNOWN), names, strict=True)
         )
 
     @field_validator("export")
@@ -176,18 +188,22 @@ class RunConfig(Part):
     def _evaluate_fits(self) -> RunConfig:
         own = [known.name for known in self.wanted if known.name not in OBJECTIVES]
         if self.evaluate is None:
-            if self.data is None:
+            if self.data is None and self.task is None:
                 raise ValueError(
-                    "a search needs `data`, or `evaluate` that gives networks their figures; give one of them"
+                    "a search needs `data`, a `task`, or `evaluate` that gives networks their figures; give one of them"
                 )
-            if own:
+            if self.data is not None and self.task is not None:
+                raise ValueError("`task` brings its own data, got `data` as well; leave out one or the other")
+            unknown = [name for name in own if name not in KNOWN]
+            if unknown and self.task is None:
                 raise ValueError(
-                    f"{', '.join(own)} must come from `evaluate`, got none; name it, or choose other objectives"
+                    f"{', '.join(unknown)} must come from a `task` or from `evaluate`, got none; name it, or choose other objectives"
                 )
             return self
         of_images = [name for name in self.objectives if name in ZERO_COST]
         for given, what in (
             (self.data is not None, "`data`"),
+            (self.task is not None, "`task`"),
             (self.supernets.count, "`supernets`"),
             (self.alone.which != "none", f"`retrain` {self.alone.which}"),
             (of_images, f"{', '.join(of_images)}, which need images"),
@@ -206,7 +222,12 @@ class RunConfig(Part):
     @property
     def wanted(self) -> tuple[Objective, ...]:
         """What the front is made of."""
-        return parse_objectives(self.objectives)
+        return parse_objectives(self.objectives, KNOWN)
+
+    @property
+    def measured(self) -> tuple[Objective, ...]:
+        """Objectives that are metrics of the run's task, which a trained network has; none where a function evaluates."""
+        return () if self.evaluate else tuple(known for known in self.wanted if known.name not in UNTRAINED)
 
     @model_validator(mode="after")
     def _estimates_fit(self) -> RunConfig:
@@ -235,7 +256,7 @@ def configure(space: str, data: str | None, **settings: Any) -> RunConfig:
 
     Args:
         space: a built-in space, `module:function`, or `pruned:module:function`.
-        data: see `nas.load_data`; None with `evaluate`.
+        data: see `nas.load_data`; None with `task` or `evaluate`.
         settings: the others, by keyword:{settings}
 
     Raises:
@@ -273,11 +294,12 @@ def check_functions(config: RunConfig, path: Path) -> None:
     A teacher counts only where there are supernets to train: those of another run are finished.
 
     Raises:
-        Untrusted: a space, a teacher or what evaluates is a function.
+        Untrusted: a space, a task, a teacher or what evaluates is a function.
     """
     check_trust(config.space.name, path)
-    if config.evaluate is not None:
-        check_trust(config.evaluate, path)
+    for function in (config.task, config.evaluate):
+        if function is not None:
+            check_trust(function, path)
     teacher = config.supernets.teacher if config.supernets.source is None else None
     if teacher is not None and teaches_by_function(teacher):
         check_trust(teacher, path)
@@ -288,7 +310,7 @@ def read_config(path: Path, *, trust: bool = False) -> RunConfig:
 
     Args:
         path: of the file.
-        trust: take one whose space, teacher or evaluation is a function, which a run imports; see docs/trust.md.
+        trust: take one whose space, task, teacher or evaluation is a function, which a run imports; see docs/trust.md.
 
     Raises:
         FileNotFoundError: there is no such file.

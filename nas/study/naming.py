@@ -34,7 +34,7 @@ def old_folder_name(label: str) -> str:
 def run_folder(config: RunConfig, how: str) -> Path:
     """`runs/<space>-<data>-<how>-seed<seed>`, where a run stands by default. Runs that share it are told apart by their settings."""
     if config.data is None:
-        data = str(config.evaluate)
+        data = str(config.task or config.evaluate)
     else:
         source = Path(config.data.source)
         data = source.name if source.name not in ("", "..") else source.resolve().name or "root"

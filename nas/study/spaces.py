@@ -8,9 +8,10 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
-from nas.data import ImageData
 from nas.pruning import PREFIX, known_options, pruned_space
 from nas.runtime import import_function
+from nas.study.config import OBJECT
+from nas.tasks import Task
 from search_spaces import SPACES, SearchSpace, ensemble, make_space
 
 OF_ENSEMBLES = ("paths", "splits")
@@ -41,18 +42,41 @@ def build_space(name: str, options: dict[str, Any]) -> SearchSpace:
     return space
 
 
-def options_for(name: str, options: dict[str, Any], data: ImageData | None) -> dict[str, Any]:
-    """`options` with the image shape and classes of `data`, if there are any, added where the space's factory asks for them."""
-    if data is None:
+def options_for(name: str, options: dict[str, Any], task: Task | None) -> dict[str, Any]:
+    """`options` with the shape of an input and the outputs of `task`, if there is one, where the space's factory asks for them."""
+    shape = None if task is None else task.input_shape
+    if task is None or shape is None:
         return options
     if name.startswith(PREFIX):
-        return {"input": "x".join(map(str, (1, *data.input_shape))), **options}
+        return {"input": "x".join(map(str, (1, *shape))), **options}
     if ":" not in name and name not in SPACES:
         return options
     factory = import_function(name) if ":" in name else SPACES[name].make
-    channels, height, width = data.input_shape
-    if height != width:
-        raise ValueError(f"images must be square for a search space, got {height}x{width}; set `image_size`")
-    offered = {"in_channels": channels, "num_classes": data.num_classes, "image_size": height}
     asked = inspect.signature(factory).parameters
+    offered: dict[str, Any] = {"in_channels": shape[0]}
+    if task.outputs is not None:
+        offered |= {"num_classes": task.outputs, "outputs": task.outputs}
+    if len(shape) == 3:
+        _, height, width = shape
+        if height != width and "image_size" in asked and "image_size" not in options:
+            raise ValueError(f"images must be square for a search space, got {height}x{width}; set `image_size`")
+        offered |= {"image_size": height, "height": height, "width": width}
+    elif len(shape) == 2:
+        offered |= {"length": shape[1]}
     return {**{name: value for name, value in offered.items() if name in asked}, **options}
+
+
+def make_task(name: str) -> Task:
+    """The task that a function, `module:function`, returns.
+
+    Raises:
+        ValueError: there is no such function, it returns none, or the task was given as an object.
+    """
+    if name == OBJECT:
+        raise ValueError("the run's task was given as an object, which no file can bring back; give it again as `data`")
+    if ":" not in name:
+        raise ValueError(f"`task` must be module:function that returns a task, see `nas.tasks`, got {name!r}")
+    found = import_function(name)()
+    if not isinstance(found, Task):
+        raise ValueError(f"`task` must return a task, see `nas.tasks`, got a {type(found).__name__} from {name}")
+    return found

@@ -15,6 +15,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -24,14 +25,23 @@ import pandas as pd
 from filelock import FileLock, Timeout
 from optuna.trial import FrozenTrial
 
-from nas.data import ImageData, load_configured, with_normalisation
+from nas.data import load_configured, with_normalisation
 from nas.objectives import OBJECTIVES, Objective, losses, pareto
 from nas.pruning import PREFIX, own_normalisation
-from nas.runtime import as_yaml, check_trust, command_line, environment, sweep, write_json, write_text
+from nas.runtime import (
+    as_yaml,
+    check_trust,
+    command_line,
+    environment,
+    sweep,
+    write_json,
+    write_text,
+)
 from nas.study.config import RunConfig, differences, peek_config
 from nas.study.journal import Journal, repair
 from nas.study.naming import folder_name, old_folder_name
-from nas.study.spaces import build_space
+from nas.study.spaces import build_space, make_task
+from nas.tasks import Task, image_task, streamed_task
 from search_spaces import Architecture, SearchSpace
 
 SEARCH = "search"
@@ -46,10 +56,11 @@ class Study:
         folder: where everything is.
         config: what was asked.
         space: the search space.
+        trusted: whether the functions that `run.yaml` names may be imported.
     """
 
-    def __init__(self, folder: Path, config: RunConfig, space: SearchSpace) -> None:
-        self.folder, self.config, self.space = folder, config, space
+    def __init__(self, folder: Path, config: RunConfig, space: SearchSpace, *, trusted: bool = True) -> None:
+        self.folder, self.config, self.space, self.trusted = folder, config, space, trusted
 
     # --- opening ---
 
@@ -59,17 +70,17 @@ class Study:
         folder: Path,
         config: RunConfig,
         space: SearchSpace,
-        data: ImageData | None,
+        task: Task | None,
         options: Mapping[str, Any],
         adjustable: Sequence[str] = (),
     ) -> Study:
-        """Start a run folder, or go on with one that was started with the same configuration, space and data.
+        """Start a run folder, or go on with one that was started with the same configuration, space and task.
 
         Args:
             folder: made if it is not there.
             config: what is asked.
             space: the search space.
-            data: its images; None where a function evaluates.
+            task: what its networks are for; None where a function evaluates.
             options: what the space's factory was called with, so that `open` can build the space without the data.
             adjustable: settings that may differ from those that the run was started with; `run.yaml` keeps the latest.
 
@@ -79,7 +90,7 @@ class Study:
         study = cls(folder, config, space)
         ours = {
             "space": {"name": config.space.name, "options": dict(options), "fingerprint": space.fingerprint},
-            "data": None if data is None else _described(data),
+            "data": None if task is None else _described(task),
         }
         if (folder / "run.yaml").exists():
             study._check_same(config, ours, adjustable)
@@ -117,7 +128,7 @@ class Study:
             raise ValueError(
                 f"{folder} was made with another definition of space {space.name!r}; use the version that made it"
             )
-        return cls(folder, config, space)
+        return cls(folder, config, space, trusted=trust)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -172,29 +183,51 @@ class Study:
 
         One without values has failed; its notes hold the `reason`.
         """
-        self.journal.create(name, self.objectives if name == SEARCH else [OBJECTIVES["accuracy"]])
+        self.journal.create(name, self.objectives if name == SEARCH else self.metrics)
         return self.journal.add(name, self.space, arch, values, notes)
 
-    @property
+    @cached_property
     def objectives(self) -> tuple[Objective, ...]:
-        return self.config.wanted
+        """What the front is made of, with the units that the run's task gives them."""
+        return self._with_units(self.config.wanted)
 
-    def data(self) -> ImageData:
-        """Load the run's data again.
+    @cached_property
+    def metrics(self) -> tuple[Objective, ...]:
+        """What networks that are trained alone are measured by: objectives that are metrics of the task, or else its first metric."""
+        if self.config.measured:
+            return self._with_units(self.config.measured)
+        data = self.record["data"] or {}
+        main = data.get("main")
+        return (OBJECTIVES["accuracy"],) if main is None else (Objective(**main),)
+
+    @property
+    def worth(self) -> Objective:
+        """The first of `metrics`, which supernets are compared by."""
+        return self.metrics[0]
+
+    def _with_units(self, objectives: Sequence[Objective]) -> tuple[Objective, ...]:
+        units = (self.record["data"] or {}).get("units", {})
+        return tuple(replace(known, unit=units.get(known.name, known.unit)) for known in objectives)
+
+    def task(self) -> Task:
+        """Make the run's task again.
 
         Raises:
-            ValueError: the data are not those of the run any more, or the run has none.
+            ValueError: its data are not those of the run any more, or the run has none.
+            Untrusted: it is a function's, and the run was opened without `trust`.
         """
-        if self.config.data is None:
+        if self.config.data is None and self.config.task is None:
             raise ValueError(
                 f"{self.folder} was searched by {self.config.evaluate}, without data or weights of its own; build a network by "
                 "`study.space.build(study.find(label))` and train it as you do"
             )
-        data = load_run_data(self.config)
-        assert data is not None
-        if data.fingerprint != self.record["data"]["fingerprint"]:
-            raise ValueError(f"{self.config.data.source} no longer holds the data that {self.folder} was made from")
-        return data
+        if self.config.task is not None:
+            check_trust(self.config.task, self.folder / "run.yaml", trust=self.trusted)
+        task = load_task(self.config)
+        assert task is not None
+        if task.fingerprint != self.record["data"]["fingerprint"]:
+            raise ValueError(f"{task.name} no longer holds the data that {self.folder} was made from")
+        return task
 
     def architecture(self, trial: FrozenTrial) -> Architecture:
         return self.space.from_json(trial.user_attrs["architecture"])
@@ -203,8 +236,8 @@ class Study:
     def trials(self) -> pd.DataFrame:
         """One row per trial, in the order of the search.
 
-        Columns: `label`, `architecture` (its key), the objectives (NaN where it has no value) and costs, `accuracy_supernet0`…
-        where several supernets ranked it, `seconds`. Accuracies are fractions in [0, 1].
+        Columns: `label`, `architecture` (its key), the objectives (NaN where it has no value) and costs, `accuracy_supernet0`… (by
+        the task's metric) where several supernets ranked it, `seconds`. Accuracies are fractions in [0, 1].
         """
         return pd.DataFrame([self._row(trial) for trial in self.journal.trials(SEARCH)])
 
@@ -219,21 +252,22 @@ class Study:
 
     @property
     def alone(self) -> pd.DataFrame:
-        """One row per network trained alone: `label`, `architecture`, `seed`, `accuracy` on the test part, `seconds`."""
+        """One row per network trained alone: `label`, `architecture`, `seed`, `metrics` on the test part, `seconds`."""
+        names = [metric.name for metric in self.metrics]
         rows = [
             {
                 "label": trial.user_attrs["label"],
                 "architecture": self.architecture(trial).key,
-                "accuracy": trial.values[0],
                 **_notes(trial),
+                **_finite(names, trial.values),
             }
             for trial in self.journal.trials(ALONE)
         ]
-        return pd.DataFrame(rows, columns=["label", "architecture", "seed", "accuracy", "seconds"])
+        return pd.DataFrame(rows, columns=["label", "architecture", "seed", *names, "seconds"])
 
     @property
     def ranked(self) -> pd.DataFrame:
-        """`trials` with `accuracy_alone` (mean over seeds) of networks trained alone, and `on_front`, by what the search saw."""
+        """`trials` with `accuracy_alone` (or other metrics; means over seeds) of networks trained alone, and `on_front` of it."""
         table = self.trials
         if table.empty:
             return table
@@ -242,15 +276,16 @@ class Study:
         table["on_front"] = False
         values = table.loc[known, names].to_numpy(float)
         table.loc[known, "on_front"] = pareto.non_dominated(losses(values, self.objectives))
-        alone = self.alone.groupby("architecture")["accuracy"]
-        table["accuracy_alone"] = table["architecture"].map(alone.mean())
-        if self.config.alone.seeds > 1:
-            table["accuracy_alone_std"] = table["architecture"].map(alone.std())
+        trained = self.alone.groupby("architecture")
+        for metric in self.metrics:
+            table[f"{metric.name}_alone"] = table["architecture"].map(trained[metric.name].mean())
+            if self.config.alone.seeds > 1:
+                table[f"{metric.name}_alone_std"] = table["architecture"].map(trained[metric.name].std())
         return table
 
     @property
     def searched_front(self) -> pd.DataFrame:
-        """The trials that no other dominates by what the search saw, cheapest first, with accuracy alone and latency where known."""
+        """The trials that no other dominates by what the search saw, cheapest first, with figures alone and latency where known."""
         table = self.ranked
         return table if table.empty else self._as_front(table[table["on_front"]])
 
@@ -258,14 +293,15 @@ class Study:
     def front(self) -> pd.DataFrame:
         """The front of the final figures: once all of `searched_front` are trained alone, the best of what is trained.
 
-        Until then, and without accuracy among the objectives, it is `searched_front`.
+        Until then, and without a metric of the task among the objectives, it is `searched_front`.
         """
         searched, names = self.searched_front, [objective.name for objective in self.objectives]
-        if searched.empty or "accuracy" not in names or searched["accuracy_alone"].isna().any():
+        alone = {metric.name: f"{metric.name}_alone" for metric in self.config.measured}
+        if searched.empty or not alone or searched[list(alone.values())].isna().any(axis=None):
             return searched
         table = self.ranked
-        trained = table[table["accuracy_alone"].notna() & table[names].notna().all(axis=1)]
-        values = trained[names].assign(accuracy=trained["accuracy_alone"])
+        trained = table[table[list(alone.values())].notna().all(axis=1) & table[names].notna().all(axis=1)]
+        values = trained[names].assign(**{name: trained[column] for name, column in alone.items()})
         return self._as_front(trained[pareto.non_dominated(losses(values.to_numpy(float), self.objectives))])
 
     def _as_front(self, rows: pd.DataFrame) -> pd.DataFrame:
@@ -315,7 +351,7 @@ class Study:
         return {
             "label": trial.user_attrs["label"],
             "architecture": self.architecture(trial).key,
-            **{name: v if math.isfinite(v) else math.nan for name, v in zip(names, trial.values, strict=True)},
+            **_finite(names, trial.values),
             **_notes(trial),
         }
 
@@ -332,23 +368,35 @@ class Study:
                 )
 
 
-def load_run_data(config: RunConfig) -> ImageData | None:
-    """The data of a configuration, normalised as a library's model was trained where one is searched; None if it has none."""
+def load_task(config: RunConfig) -> Task | None:
+    """The task of a configuration, its images normalised as a library's model was trained where one is searched; None if it has none.
+
+    Raises:
+        ValueError: see `make_task`.
+    """
+    if config.task is not None:
+        return make_task(config.task)
     if config.data is None:
         return None
+    if config.data.stream:
+        return streamed_task(config.data, config.seed)
     data = load_configured(config.data, config.seed)
     trained = config.space.name.removeprefix(PREFIX) if config.space.name.startswith(PREFIX) else ""
     own = own_normalisation(trained) if config.data.mean is None else None
-    return with_normalisation(data, *own) if own is not None and len(own[0]) == data.input_shape[0] else data
+    return image_task(
+        with_normalisation(data, *own) if own is not None and len(own[0]) == data.input_shape[0] else data
+    )
 
 
-def _described(data: ImageData) -> dict[str, Any]:
+def _described(task: Task) -> dict[str, Any]:
     return {
-        "name": data.name,
-        "fingerprint": data.fingerprint,
-        "train": len(data.train),
-        "validation": len(data.validation),
-        "test": len(data.test),
+        "name": task.name,
+        "fingerprint": task.fingerprint,
+        "train": len(task.train),
+        "validation": len(task.validation),
+        "test": len(task.test),
+        "main": asdict(task.main),
+        "units": {name: metric.objective.unit for name, metric in task.metrics.items()},
     }
 
 
@@ -364,6 +412,11 @@ def read_record(folder: Path) -> dict[str, Any]:
         raise ValueError(
             f"{folder} is no whole run folder: record.json cannot be read ({error}); start in another folder"
         ) from error
+
+
+def _finite(names: Sequence[str], values: Sequence[float]) -> dict[str, float]:
+    """Values by name; NaN for those that the journal holds as worse than any."""
+    return {name: value if math.isfinite(value) else math.nan for name, value in zip(names, values, strict=True)}
 
 
 def _notes(trial: FrozenTrial) -> dict[str, Any]:

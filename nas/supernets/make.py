@@ -7,15 +7,14 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import nn
 
-from nas.data import ImageData, batches
-from nas.runtime import memory_format
 from nas.samplers import Sampler, cheap_and_dear
 from nas.supernets.config import LARGEST, SupernetConfig
 from nas.supernets.mixture import Mixture
 from nas.supernets.rules import Rule, Taught
-from nas.supernets.samplers import SAMPLERS, Learning, Request, names_with
+from nas.supernets.samplers import SAMPLERS, Learning, Request, names_with, plain
 from nas.supernets.splitting import Splitting, usual_splits
 from nas.supernets.team import OneSupernet, Team, Watched
+from nas.tasks import Goal, Task
 from search_spaces import SearchSpace, Supernet
 
 WATCHED = 256
@@ -59,7 +58,7 @@ def make_sampler(name: str, space: SearchSpace, *, epochs: int, seed: int, subne
 def make_learner(
     shared: SupernetConfig,
     space: SearchSpace,
-    data: ImageData,
+    task: Task,
     *,
     seed: int,
     device: torch.device,
@@ -71,7 +70,7 @@ def make_learner(
     Args:
         shared: how they are trained.
         space: the search space.
-        data: its validation part feeds the averages of a mixture and the losses that the history follows.
+        task: what is learnt; its validation part feeds the averages of a mixture and the losses that the history follows.
         seed: decides everything random.
         device: where they train.
         mixture: make a mixture even of one supernet.
@@ -87,19 +86,26 @@ def make_learner(
             f"the heads of an ensemble learn from labels: {space.name!r} takes no `teacher` and the samplers {serve}, "
             f"got teacher {shared.teacher} and {shared.sampler}"
         )
+    goal = task.goal.smoothed(training.label_smoothing)
+    if task.step is not None and (entry.rule is not plain or teacher is not None):
+        serve = ", ".join(names_with(lambda other: other.rule is plain))
+        raise ValueError(
+            f"a task with a step of its own is learnt by the samplers {serve}, without a teacher, got {shared.sampler}; use one of them"
+        )
     sampler = make_sampler(shared.sampler, space, epochs=training.epochs, seed=seed, subnets=shared.subnets)
     team = Team(
         space,
         training,
         sampler,
-        entry.rule(Learning(training, space, _taught(shared, space, device, teacher)), sampler),
+        entry.rule(Learning(goal, space, _taught(shared, space, task, goal, device, teacher)), sampler),
+        task.step,
         seed=seed,
         device=device,
         supernets=shared.count,
         split=entry.shares_batch,
         accumulate=shared.accumulate,
         ema=shared.ema,
-        watched=_watched(space, data, device),
+        watched=_watched(space, task, device),
     )
     if entry.trains_largest:
         for member in team.members:
@@ -110,20 +116,23 @@ def make_learner(
             raise ValueError(
                 f"sampler {shared.sampler} makes supernets as it needs them; use strategy one-shot and one supernet to start"
             )
-        return Splitting(team, data, usual_splits(space.size, training.epochs), device)
-    return Mixture(team, data, shared.mixture, device) if mixture or shared.count > 1 else OneSupernet(team)
+        return Splitting(team, task, usual_splits(space.size, training.epochs), device)
+    return Mixture(team, task, shared.mixture, device) if mixture or shared.count > 1 else OneSupernet(team)
 
 
-def _watched(space: SearchSpace, data: ImageData, device: torch.device) -> Watched:
+def _watched(space: SearchSpace, task: Task, device: torch.device) -> Watched:
     archs = dict(zip(("smallest", "largest"), cheap_and_dear(space), strict=True))
-    images, labels = next(batches(data.validation, data, min(WATCHED, len(data.validation)), device=device))
-    return Watched(images.to(memory_format=memory_format(device)), labels, archs)
+    return Watched(next(task.validation.batches(min(WATCHED, len(task.validation)), device=device)), archs)
 
 
-def _taught(shared: SupernetConfig, space: SearchSpace, device: torch.device, teacher: nn.Module | None) -> Rule | None:
+def _taught(
+    shared: SupernetConfig, space: SearchSpace, task: Task, goal: Goal, device: torch.device, teacher: nn.Module | None
+) -> Rule | None:
     """The rule of a given teacher, if there is one."""
     assert (teacher is None) == (shared.teacher in (None, LARGEST)), "a given teacher is handed over as a module"
     if teacher is None:
         return None
-    net = space.net
-    return Taught(shared.training, teacher, shared.distillation, device, net.input_shape, net.num_classes)
+    batch = task.example
+    with torch.no_grad():
+        expected = batch.call(space.build(cheap_and_dear(space)[0]).eval())
+    return Taught(goal, teacher, shared.distillation, device, batch, expected)

@@ -11,18 +11,19 @@ normalisation has running ones, because those belong to no single subnet during 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from nas.data import ImageData, batches
-from nas.runtime import memory_format, precision, stream
+from nas.runtime import precision, stream
 from nas.supernets.member import without_dropout
 from nas.supernets.team import Team
-from nas.training import Batch, Row
+from nas.tasks import Batch, Task
+from nas.training import Row
 from search_spaces import Architecture
 from search_spaces.core import Part, setting, together
 
@@ -81,13 +82,14 @@ def replay(assignment: np.ndarray, divisors: list[np.ndarray]) -> np.ndarray:
 class Mixture:
     """The learner of M supernets; each architecture that a step draws is trained on one of them.
 
-    `averages` holds moving averages of validation accuracy, shape (rows, supernets). A space of at most 100,000 architectures has a row
+    `averages` holds moving averages of validation accuracy, or of other tasks of e to minus the loss of a batch, shape (rows,
+    supernets). A space of at most 100,000 architectures has a row
     for each of them; a larger one has a row for each value of each of its columns, and an architecture's average is the mean of
     its rows. Averages start at 1, above any accuracy, so that pairs not yet tried look best and get tried.
 
     Args:
         team: the supernets, their sampler and their rule.
-        data: its validation part, without augmentation, feeds the averages.
+        task: its validation part, without augmentation, feeds the averages.
         mixture: the mixture's own settings.
         device: where they train.
 
@@ -95,9 +97,10 @@ class Mixture:
         archs: the architectures whose use of the supernets is balanced: all of them, or 2,000 drawn at random.
     """
 
-    def __init__(self, team: Team, data: ImageData, mixture: MixtureConfig, device: torch.device) -> None:
+    def __init__(self, team: Team, task: Task, mixture: MixtureConfig, device: torch.device) -> None:
         self.team, self.members = team, team.members
-        self.data, self.mixture, self.device = data, mixture, device
+        self.task, self.mixture, self.device = task, mixture, device
+        self.worth = worth(task)
         space = team.space
         self.listed: dict[Architecture, int] = {}
         if space.raw_size <= MOST_ARCHITECTURES:
@@ -137,21 +140,21 @@ class Mixture:
         self.validation = self._validation(stream(self.team.seed, "validation", epoch))
         self.team.begin(epoch)
 
-    def step(self, images: Tensor, labels: Tensor, learning_rate: float) -> None:
+    def step(self, batch: Batch, learning_rate: float) -> None:
         draws = self.team.sampler.draw(self.team.epoch, self.rng)
         self._settle(keep=1)
         numbers = [self._choose(self.rows(draw.arch)) for draw in draws]
-        self.team.step(numbers, draws, (images, labels), learning_rate)
+        self.team.step(numbers, draws, batch, learning_rate)
         self.untold.append([])
         for number, draw in zip(numbers, draws, strict=True):
-            images, labels = next(self.validation)
+            seen = next(self.validation)
             supernet = self.members[number].supernet
             with torch.no_grad(), precision(self.device), without_dropout(supernet):
-                logits = supernet(images, self.team.space.locals(draw.arch))
-            if self.team.space.net.heads > 1:
-                logits = together(logits.unbind(1), training=False)
-            accuracy = (logits.argmax(1) == labels).float().mean()
-            self.untold[-1].append((self.rows(draw.arch), number, accuracy))
+                outputs = seen.call(supernet, self.team.space.locals(draw.arch))
+                if self.team.space.net.heads > 1:
+                    outputs = together(outputs.unbind(1), training=False)
+                found = self.worth(outputs, seen.target)
+            self.untold[-1].append((self.rows(draw.arch), number, found))
 
     def end(self) -> list[Row]:
         self._settle(keep=0)
@@ -178,16 +181,21 @@ class Mixture:
             for rows, number, value in self.untold.pop(0):
                 accuracy = value.item()
                 self.averages[rows, number] = decay * self.averages[rows, number] + (1 - decay) * accuracy
-                self.members[number].accuracies.append(accuracy)
+                if self.task.main.name == "accuracy":
+                    self.members[number].accuracies.append(accuracy)
 
     def _temperature(self, epoch: int) -> float:
         return 1 + (self.mixture.temperature - 1) * epoch / self.team.config.epochs
 
     def _validation(self, rng: np.random.Generator) -> Iterator[Batch]:
-        split = self.data.validation
-        size = min(self.team.config.batch_size, len(split))
-        channels_last = memory_format(self.device) == torch.channels_last
+        part = self.task.validation
+        size = min(self.team.config.batch_size, len(part))
         while True:
-            yield from batches(
-                split, self.data, size, rng=rng, drop_last=True, device=self.device, channels_last=channels_last
-            )
+            yield from part.batches(size, rng=rng, drop_last=True, device=self.device)
+
+
+def worth(task: Task) -> Callable[[Any, Any], Tensor]:
+    """What the averages follow on a batch, (outputs, target) -> about 0 to 1: accuracy, or of other tasks e to minus the loss."""
+    if task.main.name == "accuracy":
+        return lambda outputs, target: (outputs.argmax(1) == target).float().mean()
+    return lambda outputs, target: (-task.goal.loss(outputs, target).float()).exp()

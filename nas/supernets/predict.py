@@ -1,4 +1,4 @@
-"""Accuracy of many subnets of one supernet, running each block once per distinct prefix instead of once per architecture.
+"""Outputs of many subnets of one supernet, running each block once per distinct prefix instead of once per architecture.
 
 The architectures' local choices form a trie. For every batch it is walked depth first, so the activations of a prefix are
 computed once and kept only while a subnet below the fork needs them. The statistics that calibration gives to a normalisation
@@ -7,17 +7,16 @@ depend on the prefix alone, so they belong to the trie's nodes too, and nothing 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nas.data import ImageData, Split
 from nas.runtime import precision
-from nas.training import BatchNorm, batch_norms, even_batches
+from nas.tasks import Batch, Examples, Task, figures, tallied
+from nas.training import BatchNorm, batch_norms
 from pruners.progress import Progress, silent
 from search_spaces import Supernet
 from search_spaces.core import Flow, FlowShape, Local, advance, shape_of
@@ -71,33 +70,51 @@ def trie(locals: Sequence[Sequence[Local]]) -> list[Node]:
     return roots
 
 
+def ranked(
+    supernet: Supernet,
+    locals: Sequence[Sequence[Local]],
+    task: Task,
+    names: Sequence[str],
+    *,
+    batch_size: int = 250,
+    calibration: Examples | None = None,
+    progress: Progress = silent,
+) -> list[dict[str, float]]:
+    """The figures of each subnet on the validation part of a task, by the names of its metrics; see `predict`."""
+    tallies = [tallied(map(task.metric, names)) for _ in locals]
+
+    def see(row: int, outputs: Any, batch: Batch) -> None:
+        for tally in tallies[row].values():
+            tally.update(outputs, batch.target)
+
+    predict(supernet, locals, task.validation, see, batch_size=batch_size, calibration=calibration, progress=progress)
+    return [figures(own) for own in tallies]
+
+
 def predict(
     supernet: Supernet,
     locals: Sequence[Sequence[Local]],
-    data: ImageData,
-    split: Split,
+    examples: Examples,
+    see: Callable[[int, Any, Batch], None],
     *,
     batch_size: int = 250,
-    calibration: Split | None = None,
+    calibration: Examples | None = None,
     progress: Progress = silent,
     name: str = "ranking",
-) -> np.ndarray:
-    """The class that each subnet gives to each image.
+) -> None:
+    """Let the outputs of each subnet for each batch be seen.
 
     Args:
         supernet: evaluated where its weights are; its mode and statistics are left as they were.
         locals: the local choices of each architecture, `SearchSpace.locals`.
-        data: tells how images are normalised.
-        split: the images, N of them.
-        batch_size: images at a time, at most; the batches are of equal size up to one image. Where batches are normalised by their
-            own statistics, predictions depend on it.
-        calibration: images on which normalisations with running statistics gather them anew for each subnet. Without it they use
+        examples: whose inputs are one tensor.
+        see: called with the row of an architecture, its outputs and the batch.
+        batch_size: examples at a time, at most; the batches are of equal size up to one example. Where batches are normalised by their
+            own statistics, outputs depend on it.
+        calibration: examples on which normalisations with running statistics gather them anew for each subnet. Without it they use
             what the supernet holds.
         progress: told about batches.
         name: what `progress` is told.
-
-    Returns:
-        Predicted classes, shape (len(locals), N).
     """
     device = next(supernet.parameters()).device
     links = [Link(block, _tracking(block)) for block in supernet.blocks.values()]
@@ -106,11 +123,8 @@ def predict(
     was_training = supernet.training
     kept, momenta = _statistics(norms), [norm.momentum for norm in norms]
     calibrated = calibration is not None and bool(norms)
-    gathering = (
-        list(even_batches(data, calibration, batch_size, device)) if calibration is not None and calibrated else []
-    )
-    total = len(gathering) + -(-len(split) // batch_size)
-    predictions = np.empty((len(locals), len(split)), dtype=np.int16)
+    gathering = list(calibration.evenly(batch_size, device)) if calibration is not None and calibrated else []
+    total = len(gathering) + -(-len(examples) // batch_size)
     done = 0
     progress(name, 0, total)
     try:
@@ -118,23 +132,19 @@ def predict(
             supernet.train()
             for norm in norms:
                 norm.momentum = None
-            for images, _ in gathering:
-                _calibrate(links, roots, images)
+            for batch in gathering:
+                _calibrate(links, roots, batch.inputs)
                 progress(name, done := done + 1, total)
             supernet.eval()
-            for images, at in even_batches(data, split, batch_size, device):
-                # One copy from the device for all subnets, which leaves the device busy while the trie is walked.
-                found = torch.empty(len(locals), len(images), dtype=torch.int16, device=device)
-                for row, logits in _walk(links, roots, images, calibrated):
-                    found[row] = logits.argmax(1)
-                predictions[:, at : at + len(images)] = found.cpu().numpy()
+            for batch in examples.evenly(batch_size, device):
+                for row, outputs in _walk(links, roots, batch.inputs, calibrated):
+                    see(row, outputs, batch)
                 progress(name, done := done + 1, total)
     finally:
         _use(norms, kept)
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
         supernet.train(was_training)
-    return predictions
 
 
 def _walk(

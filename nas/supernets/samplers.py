@@ -20,7 +20,7 @@ from nas.samplers import (
     nested,
 )
 from nas.supernets.rules import InPlace, Labels, Peers, Rule, Snapshot
-from nas.training import TrainingConfig
+from nas.tasks import Goal
 from search_spaces import SearchSpace
 
 
@@ -36,25 +36,26 @@ class Request(NamedTuple):
 class Learning(NamedTuple):
     """What a rule is made from; `taught` is the rule of a given teacher, if there is one."""
 
-    training: TrainingConfig
+    goal: Goal
     space: SearchSpace
     taught: Rule | None
 
 
-def _labels(learning: Learning, sampler: Sampler) -> Rule:
-    return learning.taught or Labels(learning.training)
+def plain(learning: Learning, sampler: Sampler) -> Rule:
+    """Every subnet learns from the task, and from a given teacher."""
+    return learning.taught or Labels(learning.goal)
 
 
 def _largest_teaches(learning: Learning, sampler: Sampler) -> Rule:
-    return learning.taught or InPlace(learning.training)
+    return learning.taught or InPlace(learning.goal)
 
 
 def _largest_taught_before(learning: Learning, sampler: Progressive) -> Rule:
-    return learning.taught or Snapshot(learning.training, learning.space.locals(sampler.largest), sampler.first)
+    return learning.taught or Snapshot(learning.goal, learning.space.locals(sampler.largest), sampler.first)
 
 
 def _peers_teach(learning: Learning, sampler: Sampler) -> Rule:
-    return Peers(learning.training, _labels(learning, sampler))
+    return Peers(learning.goal, plain(learning, sampler))
 
 
 class SamplerEntry(NamedTuple):
@@ -78,7 +79,7 @@ class SamplerEntry(NamedTuple):
     passes: str
     use: str
     make: Callable[[Request], Sampler]
-    rule: Callable[[Learning, Any], Rule] = _labels
+    rule: Callable[[Learning, Any], Rule] = plain
     subnets: int | None = None
     trains_largest: bool = False
     shares_batch: bool = False

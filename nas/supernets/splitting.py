@@ -22,11 +22,11 @@ from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.spatial.distance import squareform
 from torch import Tensor
 
-from nas.data import ImageData, batches
-from nas.runtime import memory_format, precision, stream
+from nas.runtime import precision, stream
 from nas.samplers import Draw
 from nas.supernets.team import Team
-from nas.training import Batch, Row
+from nas.tasks import Batch, Goal, Task
+from nas.training import Row
 from search_spaces import Architecture, SearchSpace, Supernet
 from search_spaces.core import Local
 
@@ -45,7 +45,7 @@ class Splitting:
 
     Args:
         team: of one supernet; its sampler is not asked. The space is enumerated, at most 1,000 architectures.
-        data: gradients are compared on its training part.
+        task: gradients are compared on its training part.
         splits: epoch -> number of supernets from then on; rising, at most as many as architectures.
         device: where they train.
 
@@ -53,7 +53,7 @@ class Splitting:
         ValueError: too many architectures, or splits that do not rise.
     """
 
-    def __init__(self, team: Team, data: ImageData, splits: Mapping[int, int], device: torch.device) -> None:
+    def __init__(self, team: Team, task: Task, splits: Mapping[int, int], device: torch.device) -> None:
         self.archs = listed(team.space)
         counts = [1, *(splits[epoch] for epoch in sorted(splits)), len(self.archs) + 1]
         rising = all(earlier < later for earlier, later in zip(counts, counts[1:], strict=False))
@@ -62,7 +62,7 @@ class Splitting:
                 f"`splits` must name epochs of 1 or more with rising numbers of supernets, 2 to {len(self.archs)}; got {dict(splits)}"
             )
         self.team, self.members = team, team.members
-        self.data, self.splits, self.device = data, dict(splits), device
+        self.task, self.splits, self.device = task, dict(splits), device
         self.rows = {arch.key: row for row, arch in enumerate(self.archs)}
         self.home = np.zeros(len(self.archs), dtype=int)
 
@@ -72,9 +72,9 @@ class Splitting:
         self.order = rounds(len(self.archs), stream(self.team.seed, "paths", epoch))
         self.team.begin(epoch)
 
-    def step(self, images: Tensor, labels: Tensor, learning_rate: float) -> None:
+    def step(self, batch: Batch, learning_rate: float) -> None:
         row = next(self.order)
-        self.team.step([int(self.home[row])], [Draw(self.archs[row])], (images, labels), learning_rate)
+        self.team.step([int(self.home[row])], [Draw(self.archs[row])], batch, learning_rate)
 
     def end(self) -> list[Row]:
         return self.team.end()
@@ -94,21 +94,15 @@ class Splitting:
 
     def _split(self, count: int, rng: np.random.Generator) -> None:
         """Part architectures until there are `count` supernets, each with the weights and momenta of the one it comes from."""
-        sample = batches(
-            self.data.train,
-            self.data,
-            min(self.team.config.batch_size, len(self.data.train)),
-            rng=rng,
-            device=self.device,
-            channels_last=memory_format(self.device) == torch.channels_last,
-        )
+        part = self.task.train
+        sample = part.batches(min(self.team.config.batch_size, len(part)), rng=rng, device=self.device)
         seen = list(islice(sample, GRADIENT_BATCHES))
         alike = np.zeros((len(self.archs), len(self.archs)))
         for number, member in enumerate(self.members):
             rows = np.flatnonzero(self.home == number)
             if len(rows) > 1:
                 paths = [self.team.space.locals(self.archs[row]) for row in rows]
-                alike[np.ix_(rows, rows)] = similarity(member.supernet, paths, seen)
+                alike[np.ix_(rows, rows)] = similarity(member.supernet, self.task.goal, paths, seen)
         while len(self.members) < count:
             largest = int(np.bincount(self.home).argmax())
             rows = np.flatnonzero(self.home == largest)
@@ -145,16 +139,18 @@ def rounds(count: int, rng: np.random.Generator) -> Iterator[int]:
         yield from rng.permutation(count).tolist()
 
 
-def similarity(supernet: Supernet, locals: Sequence[Sequence[Local]], sample: Sequence[Batch]) -> np.ndarray:
+def similarity(
+    supernet: Supernet, goal: Goal, locals: Sequence[Sequence[Local]], sample: Sequence[Batch]
+) -> np.ndarray:
     """Cosine of the gradients that each two of N architectures give the shared weights, averaged over batches, shape (N, N)."""
     weights = [parameter for parameter in supernet.parameters() if parameter.requires_grad]
     supernet.train()
     total = np.zeros((len(locals), len(locals)))
-    for images, labels in sample:
+    for batch in sample:
         gradients = []
         for path in locals:
-            with precision(labels.device):
-                loss = F.cross_entropy(supernet(images, path).float(), labels)
+            with precision(weights[0].device):
+                loss = goal.loss(batch.call(supernet, path), batch.target)
             parts = torch.autograd.grad(loss, weights, allow_unused=True, materialize_grads=True)
             gradients.append(torch.cat([part.flatten().float() for part in parts]).cpu())
         unit = F.normalize(torch.stack(gradients), dim=1)

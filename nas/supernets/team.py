@@ -14,17 +14,18 @@ from torch import Tensor
 from nas.runtime import precision, stream
 from nas.samplers import Draw, Sampler
 from nas.supernets.member import Member, without_dropout
-from nas.supernets.rules import Rule, Step
-from nas.training import NotFinite, Row, TrainingConfig, below, check_weights, cross_entropy, under
+from nas.supernets.rules import Rule, Step, without_gradient
+from nas.tasks import Batch
+from nas.tasks import Step as TaskStep
+from nas.training import NotFinite, Row, TrainingConfig, below, check_weights, under
 from search_spaces import Architecture, SearchSpace
 from search_spaces.layers import sort_supernet_
 
 
 class Watched(NamedTuple):
-    """What the history follows: images [B, C, H, W] with labels [B], and architectures by name."""
+    """What the history follows: a batch, and architectures by name."""
 
-    images: Tensor
-    labels: Tensor
+    batch: Batch
     archs: Mapping[str, Architecture]
 
 
@@ -47,6 +48,7 @@ class Team:
         config: the optimisers' settings.
         sampler: says which architectures a step trains.
         rule: says what they learn from.
+        own_step: of the task, in place of the rule.
         seed: initialises the weights.
         device: where they train.
         supernets: how many.
@@ -66,6 +68,7 @@ class Team:
         config: TrainingConfig,
         sampler: Sampler,
         rule: Rule,
+        own_step: TaskStep | None = None,
         *,
         seed: int,
         device: torch.device,
@@ -75,7 +78,8 @@ class Team:
         ema: float = 0.0,
         watched: Watched | None = None,
     ) -> None:
-        self.space, self.config, self.sampler, self.rule = space, config, sampler, rule
+        self.space, self.config, self.sampler, self.rule, self.own_step = space, config, sampler, rule, own_step
+        self.device = device
         self.seed, self.split, self.accumulate, self.watched = seed, split, accumulate, watched
         self.member = partial(Member, space, config, device, seed, ema=ema)  # of a number
         self.members = [self.member(number) for number in range(supernets)]
@@ -91,10 +95,10 @@ class Team:
                 member.optimizer.state.clear()
                 member.average_anew()
         supernets = [member.supernet for member in self.members]
-        self.sampler.begin(epoch, supernets, self.watched.images if self.watched else None)
+        self.sampler.begin(epoch, supernets, self.watched.batch.inputs if self.watched else None)
         self.rule.begin(epoch, supernets)
 
-    def step(self, numbers: Sequence[int], draws: Sequence[Draw], batch: tuple[Tensor, Tensor], rate: float) -> None:
+    def step(self, numbers: Sequence[int], draws: Sequence[Draw], batch: Batch, rate: float) -> None:
         """Train each architecture on the supernet of its number, by one step of each of these supernets."""
         self.batch, self.rate = batch, rate
         self.steps += 1
@@ -169,7 +173,7 @@ class Team:
 
     def _in_turn(self, numbers: Sequence[int], draws: Sequence[Draw]) -> list[Tensor]:
         """Every architecture on the whole batch; gradients add up, and the activations of one are there at a time."""
-        step = Step(*self.batch)
+        step = Step(self.batch)
         losses = []
         for number, draw in zip(numbers, draws, strict=True):
             loss = self._loss(number, draw, step)
@@ -178,11 +182,10 @@ class Team:
         return losses
 
     def _together(self, numbers: Sequence[int], draws: Sequence[Draw]) -> list[Tensor]:
-        """Every architecture on its part of the batch; each image counts the same among those of its supernet."""
-        images, labels = self.batch
-        parts = zip(images.tensor_split(len(draws)), labels.tensor_split(len(draws)), strict=True)
-        losses = [self._loss(n, d, Step(*part)) for n, d, part in zip(numbers, draws, parts, strict=True)]
-        sizes = [len(part) for part in labels.tensor_split(len(draws))]
+        """Every architecture on its part of the batch; each example counts the same among those of its supernet."""
+        parts = self.batch.split(len(draws))
+        losses = [self._loss(n, d, Step(part)) for n, d, part in zip(numbers, draws, parts, strict=True)]
+        sizes = [part.size for part in parts]
         own: Counter[int] = Counter()
         for number, size in zip(numbers, sizes, strict=True):
             own[number] += size
@@ -194,26 +197,34 @@ class Team:
     def _loss(self, number: int, draw: Draw, step: Step) -> Tensor:
         supernet = self.members[number].supernet
         spared = self.rule.spares_small and draw.role != "max"
-        with precision(step.labels.device), without_dropout(supernet, spared):
-            logits = supernet(step.images, self.space.locals(draw.arch))
-            loss = self.rule.loss(draw, logits, step)
-        step.done.append((draw, logits.detach()))
+        local = self.space.locals(draw.arch)
+        with precision(self.device), without_dropout(supernet, spared):
+            if self.own_step is not None:
+                return self.own_step(lambda *inputs: supernet(*inputs, local), step.batch)
+            outputs = step.batch.call(supernet, local)
+            loss = self.rule.loss(draw, outputs, step)
+        step.done.append((draw, without_gradient(outputs)))
         return loss
 
     def _follow(self, member: Member, watched: Watched) -> Row:
-        images, labels, archs = watched
+        batch, archs = watched
         rng = stream(self.seed, "watched", self.epoch)
         row: Row = {}
         buffers = [buffer.clone() for buffer in member.supernet.buffers()]
-        with torch.no_grad(), precision(labels.device), without_dropout(member.supernet):
+        with torch.no_grad(), precision(self.device), without_dropout(member.supernet):
             for name, arch in {**archs, "random": self.space.sample(rng)}.items():
-                logits = member.supernet(images, self.space.locals(arch))
-                row[f"loss_{name}"] = loss = cross_entropy(logits, labels, self.config).item()
+                row[f"loss_{name}"] = loss = self._watched_loss(member, arch, batch).item()
                 if not math.isfinite(loss):
                     raise self._broken(loss, f"after epoch {self.epoch + 1}", arch)
             for buffer, kept in zip(member.supernet.buffers(), buffers, strict=True):
                 buffer.copy_(kept)
         return row
+
+    def _watched_loss(self, member: Member, arch: Architecture, batch: Batch) -> Tensor:
+        local = self.space.locals(arch)
+        if self.own_step is not None:
+            return self.own_step(lambda *inputs: member.supernet(*inputs, local), batch)
+        return self.rule.goal.loss(batch.call(member.supernet, local), batch.target)
 
     def _broken(self, loss: float, place: str, arch: Architecture) -> NotFinite:
         return NotFinite(
@@ -232,9 +243,9 @@ class OneSupernet:
         self.rng = stream(self.team.seed, "paths", epoch)
         self.team.begin(epoch)
 
-    def step(self, images: Tensor, labels: Tensor, learning_rate: float) -> None:
+    def step(self, batch: Batch, learning_rate: float) -> None:
         draws = self.team.sampler.draw(self.team.epoch, self.rng)
-        self.team.step([0] * len(draws), draws, (images, labels), learning_rate)
+        self.team.step([0] * len(draws), draws, batch, learning_rate)
 
     def end(self) -> list[Row]:
         return self.team.end()

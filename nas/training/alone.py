@@ -1,18 +1,19 @@
-"""Learners of one network: from labels, or from labels and another network."""
+"""Learners of one network: from a task, or from a task and another network."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nas.runtime import memory_format
+from nas.tasks import Batch, Goal, Step, Task
 from nas.training.config import TrainingConfig
 from nas.training.loop import Row, below, under
-from nas.training.sgd import check_weights, cross_entropy, descend, momenta, restore_momenta_, sgd
+from nas.training.sgd import check_weights, descend, momenta, restore_momenta_, sgd
 from search_spaces.core import Part, setting
 
 
@@ -21,13 +22,16 @@ class Alone:
 
     Args:
         module: moved to `device` and trained in place.
+        task: its goal, or its own step, is what is learnt.
         config: the optimiser's settings.
         device: where it trains.
     """
 
-    def __init__(self, module: nn.Module, config: TrainingConfig, device: torch.device) -> None:
+    def __init__(self, module: nn.Module, task: Task, config: TrainingConfig, device: torch.device) -> None:
         self.module = module.to(device, memory_format=memory_format(device))  # type: ignore[call-overload]
-        self.config = config
+        self.goal: Goal = task.goal.smoothed(config.label_smoothing)
+        self.own_step: Step | None = task.step
+        self.config, self.device = config, device
         self.optimizer = sgd(self.module, config)
         self.losses: list[float] = []
 
@@ -35,13 +39,14 @@ class Alone:
         self.module.train()
         self.losses = []
 
-    def step(self, images: Tensor, labels: Tensor, learning_rate: float) -> None:
-        loss = descend(self.optimizer, lambda: self.loss(images, labels), labels.device, learning_rate)
-        self.losses.append(loss)
+    def step(self, batch: Batch, learning_rate: float) -> None:
+        self.losses.append(descend(self.optimizer, lambda: self.loss(batch), self.device, learning_rate))
 
-    def loss(self, images: Tensor, labels: Tensor) -> Tensor:
+    def loss(self, batch: Batch) -> Tensor:
         """What is minimised on one batch."""
-        return cross_entropy(self.module(images), labels, self.config)
+        if self.own_step is not None:
+            return self.own_step(self.module, batch)
+        return self.goal.loss(batch.call(self.module), batch.target)
 
     def end(self) -> list[Row]:
         check_weights(self.optimizer)
@@ -59,8 +64,8 @@ class Alone:
 class Distillation(Part):
     """How much a student follows its teacher.
 
-    Labels have the rest of the loss. A higher temperature, which both networks' logits are divided by, shows the student more of the
-    wrong classes.
+    The task's own loss has the rest. A higher temperature, which both networks' scores of classes are divided by, shows the student
+    more of the wrong classes; other outputs have none.
     """
 
     weight: float = setting(
@@ -74,25 +79,29 @@ class Distillation(Part):
         4.0, name="distill_temperature", gt=0, help="What the logits of the teacher and of its students are divided by."
     )
 
-    def loss(self, teacher: Tensor, student: Tensor, hard: Tensor) -> Tensor:
-        """weight x temperature² x KL(teacher || student) + (1 - weight) x the loss on labels.
+    def loss(self, goal: Goal, teacher: Any, student: Any, hard: Tensor) -> Tensor:
+        """weight x temperature² x the divergence of student and teacher + (1 - weight) x the loss on the target.
 
         Args:
-            teacher: its logits (batch, classes).
-            student: its logits.
-            hard: its loss on labels.
+            goal: says how outputs differ: those of classes by KL(teacher || student), others by their relative squared distance, whose
+                factor temperature² is 1.
+            teacher: its outputs.
+            student: its outputs.
+            hard: its loss on the target.
 
         Reference: Hinton, Vinyals, Dean, "Distilling the Knowledge in a Neural Network", 2015, arXiv:1503.02531.
         """
-        taught = divergence(teacher, student, self.temperature)
-        return self.weight * self.temperature**2 * taught + (1 - self.weight) * hard
+        temperature = self.temperature if goal.soft else 1.0
+        taught = goal.divergence(teacher, student, temperature)
+        return self.weight * temperature**2 * taught + (1 - self.weight) * hard
 
 
 class Distilled(Alone):
-    """A learner of one network that is taught by labels and by a network that knows them already.
+    """A learner of one network that is taught by the task and by a network that can do it already.
 
     Args:
         module: the student, moved to `device` and trained in place.
+        task: its goal has the rest of the loss.
         teacher: copied, so that the given one stays as and where it is; the copy runs in eval mode.
         config: the optimiser's settings.
         distillation: the teacher's share of the loss.
@@ -102,24 +111,19 @@ class Distilled(Alone):
     def __init__(
         self,
         module: nn.Module,
+        task: Task,
         teacher: nn.Module,
         config: TrainingConfig,
         distillation: Distillation,
         device: torch.device,
     ) -> None:
-        super().__init__(module, config, device)
+        super().__init__(module, task, config, device)
         own = copy.deepcopy(teacher).eval().requires_grad_(False)
         self.teacher = own.to(device, memory_format=memory_format(device))  # type: ignore[call-overload]
         self.distillation = distillation
 
-    def loss(self, images: Tensor, labels: Tensor) -> Tensor:
+    def loss(self, batch: Batch) -> Tensor:
         with torch.no_grad():
-            aims = self.teacher(images)
-        logits = self.module(images)
-        return self.distillation.loss(aims, logits, cross_entropy(logits, labels, self.config))
-
-
-def divergence(teacher: Tensor, student: Tensor, temperature: float) -> Tensor:
-    """KL(teacher || student) of logits (batch, classes) at a temperature, averaged over the batch."""
-    ours, theirs = (F.log_softmax(logits.float() / temperature, dim=1) for logits in (student, teacher))
-    return F.kl_div(ours, theirs, reduction="batchmean", log_target=True)
+            aims = batch.call(self.teacher)
+        outputs = batch.call(self.module)
+        return self.distillation.loss(self.goal, aims, outputs, self.goal.loss(outputs, batch.target))

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from nas.data import ImageData, Split, batches
-from nas.runtime import checkpoint, memory_format, stream
+from nas.runtime import checkpoint, stream
+from nas.tasks import Batch, Examples
 from nas.training.config import NotFinite, TrainingConfig, learning_rate
 from pruners.progress import Progress, silent
 
-Batch = tuple[Tensor, Tensor]
 Row = dict[str, float]
 
 
@@ -26,8 +25,8 @@ class Learner(Protocol):
         """Called before the first batch of an epoch."""
         ...
 
-    def step(self, images: Tensor, labels: Tensor, learning_rate: float) -> None:
-        """Learn from one batch: float images (batch, channels, height, width) and labels (batch,)."""
+    def step(self, batch: Batch, learning_rate: float) -> None:
+        """Learn from one batch."""
         ...
 
     def end(self) -> list[Row]:
@@ -45,8 +44,7 @@ class Learner(Protocol):
 
 def fit(
     learner: Learner,
-    data: ImageData,
-    split: Split,
+    examples: Examples,
     config: TrainingConfig,
     *,
     seed: int,
@@ -56,7 +54,7 @@ def fit(
     progress: Progress = silent,
     on_epoch: Callable[[list[Row]], None] | None = None,
 ) -> list[Row]:
-    """Train on `split` and return the history: the learner's rows with `epoch`, `learning_rate` and `seconds` of the epoch.
+    """Train on examples and return the history: the learner's rows with `epoch`, `learning_rate` and `seconds` of the epoch.
 
     `on_epoch` is given the history so far after each epoch, once that is in the checkpoint.
 
@@ -71,17 +69,19 @@ def fit(
     if path is not None and (found := checkpoint.load(path)) is not None:
         learner.restore(found.tensors)
         done, history = found.state["epochs"], found.state["history"]
-    size = min(config.batch_size, len(split))
-    steps = len(split) // size
+    size = min(config.batch_size, len(examples))
+    steps = examples.steps(size)
     progress(name, done, config.epochs)
     for epoch in range(done, config.epochs):
         started = time.perf_counter()
         rate = config.learning_rate
         try:
             learner.begin(epoch)
-            for step, (images, labels) in enumerate(_epoch(data, split, size, config, seed, epoch, device)):
+            rng = stream(seed, "batches", epoch)
+            drawn = examples.batches(size, device=device, rng=rng, augment=config.augment, drop_last=True)
+            for step, batch in enumerate(drawn):
                 rate = learning_rate(config, epoch + step / steps)
-                learner.step(images, labels, rate)
+                learner.step(batch, rate)
                 progress(name, epoch + (step + 1) / steps, config.epochs)
             rows = learner.end()
         except NotFinite as error:
@@ -94,22 +94,6 @@ def fit(
         if on_epoch:
             on_epoch(history)
     return history
-
-
-def _epoch(
-    data: ImageData, split: Split, size: int, config: TrainingConfig, seed: int, epoch: int, device: torch.device
-) -> Iterator[Batch]:
-    rng = stream(seed, "batches", epoch)
-    return batches(
-        split,
-        data,
-        size,
-        rng=rng,
-        augment=config.augment,
-        drop_last=True,
-        device=device,
-        channels_last=memory_format(device) == torch.channels_last,
-    )
 
 
 def under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nas.runtime import precision
@@ -50,13 +49,6 @@ def set_rate_(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
     """Let the next step have this learning rate."""
     for group in optimizer.param_groups:
         group["lr"] = learning_rate
-
-
-def cross_entropy(logits: Tensor, labels: Tensor, config: TrainingConfig) -> Tensor:
-    """Mean cross-entropy of logits (batch, classes) in float32; of several heads (batch, heads, classes), the sum of theirs."""
-    if logits.ndim == 3:
-        return torch.stack([cross_entropy(head, labels, config) for head in logits.unbind(1)]).sum()
-    return F.cross_entropy(logits.float(), labels, label_smoothing=config.label_smoothing)
 
 
 def descend(

@@ -13,6 +13,7 @@ from scipy.stats import kendalltau
 
 from benchmarks import pooling_ranking as benchmark
 from nas.data.dataset import ImageData
+from nas.tasks import Examples
 from nas.training.config import TrainingConfig
 from search_spaces import make_space
 
@@ -66,11 +67,11 @@ def steps(monkeypatch: pytest.MonkeyPatch, digits: ImageData) -> list[int]:
     """Steps of each training, in place of the training itself."""
     taken: list[int] = []
 
-    def count(learner: Any, data: ImageData, part: Any, config: TrainingConfig, **_: Any) -> None:
-        taken.append(len(part) // config.batch_size * config.epochs)
+    def count(learner: Any, part: Examples, config: TrainingConfig, **_: Any) -> None:
+        taken.append(part.steps(config.batch_size) * config.epochs)
 
     monkeypatch.setattr(benchmark, "fit", count)
-    monkeypatch.setattr(benchmark, "module_accuracy", lambda *_: 0.5)
+    monkeypatch.setattr(benchmark, "accuracy", lambda *_: 0.5)
     monkeypatch.setattr(benchmark, "SPACE", SPACE)
     monkeypatch.setattr(benchmark, "ARCHS", tuple(SPACE.enumerate()))
     return taken

@@ -30,7 +30,7 @@ def test_a_row_is_of_the_pruned_repaired_and_trained_model(
     asked, taught = [], []
     prune, distilled = benchmark.prune, benchmark.Distilled
     monkeypatch.setattr(benchmark, "prune", lambda *args, **kwargs: asked.append(kwargs) or prune(*args, **kwargs))
-    monkeypatch.setattr(benchmark, "Distilled", lambda *args: taught.append(args[1]) or distilled(*args))
+    monkeypatch.setattr(benchmark, "Distilled", lambda *args: taught.append(args[2]) or distilled(*args))
     monkeypatch.setitem(benchmark.STEPS, "iterative", 5)
     torch.manual_seed(0)
     model = CifarResNet(1, classes=2).eval()

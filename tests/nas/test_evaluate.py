@@ -150,8 +150,8 @@ def test_figures_that_are_missing_are_left_out_and_counted(space: SearchSpace, t
         ({"evaluate": by_key, "objectives": ["score:max", "naswot"]}, "got naswot, which need images"),
         ({"evaluate": by_key, "objectives": ["score:max"], "retrain": "front"}, "got `retrain` front as well"),
         ({"evaluate": by_key, "objectives": ["score:max"], "supernets": 2}, "got `supernets` as well"),
-        ({"objectives": ["score:max"], "data": "digits"}, "score must come from `evaluate`, got none"),
-        ({"objectives": ["macs"]}, "needs `data`, or `evaluate`"),
+        ({"objectives": ["score:max"], "data": "digits"}, "score must come from a `task` or from `evaluate`, got none"),
+        ({"objectives": ["macs"]}, "needs `data`, a `task`, or `evaluate`"),
         ({"evaluate": lambda a, b, c: 1, "objectives": ["score:max"]}, r"got one of \(a, b, c\); rename or wrap it"),
     ],
 )

@@ -19,46 +19,45 @@ import torch
 
 import nas
 from nas import Study
-from nas.data.batches import normalize
-from nas.data.dataset import ImageData
 from nas.export import export
 from nas.retrain import build
 from nas.runtime.pt2 import read_pt2, refuse_pickle
 from nas.scoring.weights import from_supernet
 from nas.study.formats import FORMATS
 from nas.supernets.splitting import Splitting
+from nas.tasks import Task
 from nas.train import load_supernets
-from nas.training.accuracy import module_accuracy
+from nas.training.measure import measure
 
 
 @pytest.fixture(scope="module")
-def data(finished: Study) -> ImageData:
-    return finished.data()
+def task(finished: Study) -> Task:
+    return finished.task()
 
 
 @pytest.fixture(scope="module")
-def exported(finished: Study, data: ImageData, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def exported(finished: Study, task: Task, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("exported") / "subnet"
-    return export(finished, finished.front["label"].iloc[-1], folder, tuple(FORMATS), data)
+    return export(finished, finished.front["label"].iloc[-1], folder, tuple(FORMATS), task)
 
 
-def test_the_loaded_subnet_is_the_network_trained_alone(finished: Study, data: ImageData, exported: Path) -> None:
+def test_the_loaded_subnet_is_the_network_trained_alone(finished: Study, task: Task, exported: Path) -> None:
     row = finished.front.iloc[-1]
     module = nas.load(exported)
     assert not module.training
-    assert module_accuracy(module, data, data.test) == row["accuracy_alone"]
+    assert measure(module, task, task.test)["accuracy"] == row["accuracy_alone"]
     source = build(finished, finished.find(row["architecture"]))
-    images = normalize(data.test.images, data.mean, data.std)
+    images = next(task.test.batches(len(task.test))).inputs
     with torch.no_grad():
         assert torch.equal(module(images), source(images))
 
 
-def test_onnx_and_pt2_take_any_batch(data: ImageData, exported: Path) -> None:
+def test_onnx_and_pt2_take_any_batch(task: Task, exported: Path) -> None:
     module = nas.load(exported)
     session = onnxruntime.InferenceSession(str(exported / "model.onnx"), providers=["CPUExecutionProvider"])
     program = read_pt2(exported / "model.pt2").module()
     for size in (1, 3, 50):
-        images = normalize(data.test.images[:size], data.mean, data.std)
+        images = next(task.test.batches(size)).inputs
         with torch.no_grad():
             expected = module(images).numpy()
             np.testing.assert_allclose(program(images).numpy(), expected, rtol=1e-4, atol=1e-4)
@@ -160,17 +159,17 @@ def test_an_architecture_not_trained_alone_comes_from_its_best_supernet(bn: str,
         retrain="none",
         space_options={"bn": bn},
     )
-    data = study.data()
+    task = study.task()
     row = study.trials.sort_values("accuracy").iloc[-1]
-    module = nas.load(export(study, row["label"], tmp_path / "exported", data=data))
+    module = nas.load(export(study, row["label"], tmp_path / "exported", task=task))
     assert json.loads((tmp_path / "exported" / "architecture.json").read_text())["weights"] == "supernet"
-    assert module_accuracy(module, data, data.validation) == pytest.approx(row["accuracy"], abs=0.06)
+    assert measure(module, task, task.validation)["accuracy"] == pytest.approx(row["accuracy"], abs=0.06)
 
 
-def test_the_weights_of_the_better_supernet_are_taken(finished: Study, data: ImageData) -> None:
+def test_the_weights_of_the_better_supernet_are_taken(finished: Study, task: Task) -> None:
     row = finished.trials.iloc[0]
     better = int(row["accuracy_supernet1"] > row["accuracy_supernet0"])
-    module = from_supernet(finished, finished.find(row["architecture"]), data, load_supernets(finished, data))
+    module = from_supernet(finished, finished.find(row["architecture"]), task, load_supernets(finished, task))
     tensors = nas.runtime.checkpoint.load(finished.folder / "supernets" / "checkpoint.safetensors").tensors
     weight = tensors[f"supernet{better}/weights/blocks.head.body.2.weight"]
     assert torch.equal(module.state_dict()["head.2.weight"], weight)
@@ -188,23 +187,23 @@ def test_after_a_split_each_architecture_has_the_weights_of_its_own_supernet(tmp
         limit=300,
         retrain="none",
     )
-    data = study.data()
-    learner = load_supernets(study, data)
+    task = study.task()
+    learner = load_supernets(study, task)
     assert isinstance(learner, Splitting)
     archs = list(study.space.enumerate())
     for arch in (archs[0], archs[-1]):
         number = learner.assign([arch])[0]
         head = learner.members[number].supernet.state_dict()["blocks.head.body.2.weight"]
-        assert number and torch.equal(from_supernet(study, arch, data, learner).state_dict()["head.2.weight"], head)
+        assert number and torch.equal(from_supernet(study, arch, task, learner).state_dict()["head.2.weight"], head)
 
 
 def test_a_model_that_differs_from_its_source_is_not_written(
-    finished: Study, data: ImageData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    finished: Study, task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wrong = finished.space.net.build(finished.space.locals(finished.find("4-3-3")), seed=9).eval()
     monkeypatch.setattr(importlib.import_module("nas.export"), "load", lambda folder, space: wrong)
     with pytest.raises(ValueError, match=r"model\.safetensors differs from its source by .*nothing was written"):
-        export(finished, finished.front["label"].iloc[0], tmp_path / "exported", data=data)
+        export(finished, finished.front["label"].iloc[0], tmp_path / "exported", task=task)
     assert not list(tmp_path.iterdir())
 
 
@@ -238,11 +237,11 @@ def test_weights_of_another_architecture_are_refused(exported: Path, tmp_path: P
         nas.load(folder)
 
 
-def test_bad_calls_are_refused(finished: Study, data: ImageData, tmp_path: Path) -> None:
+def test_bad_calls_are_refused(finished: Study, task: Task, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"no format is named 'onx'; did you mean onnx\?"):
-        export(finished, "4-3-3", tmp_path / "a", ["onx"], data)
+        export(finished, "4-3-3", tmp_path / "a", ["onx"], task)
     (tmp_path / "mine").mkdir()
     with pytest.raises(ValueError, match="exists and holds no exported subnet"):
-        export(finished, "4-3-3", tmp_path / "mine", data=data)
+        export(finished, "4-3-3", tmp_path / "mine", task=task)
     with pytest.raises(ValueError, match="a label must be"):
-        export(finished, "9-9-9", tmp_path / "b", data=data)
+        export(finished, "9-9-9", tmp_path / "b", task=task)

@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from torch import nn
+from torch.utils._pytree import tree_leaves
 
 from nas import prune
 from nas.data.dataset import ImageData
@@ -19,10 +20,11 @@ from nas.pruning.inputs import read_targets
 from nas.pruning.recovery import RECOVERIES, parse_recovery
 from nas.pruning.weights import load_model, read_weights
 from nas.report import prune_page
-from nas.training.accuracy import module_accuracy
+from nas.tasks import Task
 from nas.training.alone import Alone
 from nas.training.config import TrainingConfig
 from nas.training.loop import fit
+from nas.training.measure import measure
 from pruners import load
 from tests.commands import run
 
@@ -99,11 +101,11 @@ class Several(nn.Module):
 
 
 @pytest.fixture(scope="module")
-def trained(digits: ImageData) -> nn.Module:
+def trained(task: Task) -> nn.Module:
     torch.manual_seed(0)
     config = TrainingConfig(epochs=15, batch_size=32)
-    learner = Alone(small(), config, torch.device("cpu"))
-    fit(learner, digits, digits.training, config, seed=0, device=torch.device("cpu"))
+    learner = Alone(small(), task, config, torch.device("cpu"))
+    fit(learner, task.training, config, seed=0, device=torch.device("cpu"))
     return learner.module.eval()
 
 
@@ -114,7 +116,9 @@ def weights(trained: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return path
 
 
-def test_pruned_repaired_measured_and_loaded_again(trained: nn.Module, digits: ImageData, tmp_path: Path) -> None:
+def test_pruned_repaired_measured_and_loaded_again(
+    trained: nn.Module, digits: ImageData, task: Task, tmp_path: Path
+) -> None:
     before = {name: value.clone() for name, value in trained.state_dict().items()}
     result, summary = prune(
         trained,
@@ -126,15 +130,16 @@ def test_pruned_repaired_measured_and_loaded_again(trained: nn.Module, digits: I
         out=tmp_path / "pruned",
     )
     assert summary["after"]["macs"] <= 0.5 * summary["before"]["macs"]
-    assert list(summary["test_accuracy"]) == ["before", "pruned", *RECOVER]
-    assert summary["test_accuracy"]["before"] == module_accuracy(trained, digits, digits.test)
-    assert summary["test_accuracy"]["finetune:3"] > 0.7
+    assert summary["metrics"]["accuracy"]["unit"] == "%"
+    assert list(summary["test"]) == ["before", "pruned", *RECOVER]
+    assert summary["test"]["before"] == measure(trained, task, task.test, list(task.metrics))
+    assert summary["test"]["finetune:3"]["accuracy"] > 0.7
     told = {note["step"]: note for note in summary["recovery"]}
     assert list(told) == RECOVER and "learning_rate" not in told["calibrate"]
     for step in ("match:3", "finetune:3", "distill:3"):
         assert told[step]["learning_rate"] in told[step]["tried"]
     again = load(tmp_path / "pruned", small())
-    assert module_accuracy(again, digits, digits.test) == summary["test_accuracy"]["distill:3"]
+    assert measure(again, task, task.test, list(task.metrics)) == summary["test"]["distill:3"]
     assert all(torch.equal(value, before[name]) for name, value in trained.state_dict().items())
     assert result.summary.difference is not None and result.summary.difference < 1e-4
 
@@ -160,24 +165,38 @@ def test_the_check_is_as_asked_for() -> None:
         prune(small(), example, targets, check_dtype="int8")
 
 
-@pytest.mark.parametrize(
-    ("kind", "found"), [("dict", "a dict"), ("tuple", "a tuple"), ("few", "2x5"), ("map", "2x10x1")]
-)
-def test_data_need_logits_of_their_classes(kind: str, found: str, digits: ImageData) -> None:
-    message = rf"needs a model that returns one tensor \(N, classes\), here of 10 classes or more, got {found} for 2 images of 'digits'"
+@pytest.mark.parametrize("kind", ["dict", "tuple"])
+def test_logits_among_other_things_are_judged_as_logits_alone(kind: str, digits: ImageData) -> None:
+    several = Several(kind)
+    settings = {
+        "importance": "l2",
+        "recover": ["calibrate", "finetune:1"],
+        "learning_rate": 0.01,
+        "milliseconds": False,
+    }
+    pruned = [
+        prune(model, torch.randn(1, 1, 8, 8), {"macs": 0.5}, data=digits, **settings)
+        for model in (several, several.network)
+    ]
+    assert pruned[0][1]["test"] == pruned[1][1]["test"]
+    assert isinstance(pruned[0][0].model(torch.randn(2, 1, 8, 8)), {"dict": dict, "tuple": tuple}[kind])
+
+
+@pytest.mark.parametrize(("kind", "found", "why"), [("few", "2x5", "5 classes, of 10 or more"), ("map", "2x10x1", "")])
+def test_data_need_logits_of_their_classes(kind: str, found: str, why: str, digits: ImageData) -> None:
+    message = f"the loss of 'digits' must fit what the model returns, got outputs {found} float32 for a target 2 int64: .*{why}"
     with pytest.raises(ValueError, match=message):
         prune(Several(kind), torch.randn(1, 1, 8, 8), {"macs": 0.5}, data=digits)
 
 
 @pytest.mark.parametrize(
-    ("make", "example", "takes"),
-    [
-        (lambda: nn.Conv2d(3, 8, 3), torch.randn(1, 3, 16, 16), "1x3x16x16"),
-        (Tokens, tokens(), "1x8, 1x8"),
-    ],
+    ("make", "example"), [(lambda: nn.Conv2d(3, 8, 3), torch.randn(1, 3, 16, 16)), (Tokens, tokens())]
 )
-def test_data_must_be_images_that_the_model_takes(make: Any, example: Any, takes: str, digits: ImageData) -> None:
-    message = rf"got 'digits' with images 1x1x8x8 for a model of inputs {takes}: .*; give images of that shape"
+def test_data_must_be_images_that_the_model_takes(make: Any, example: Any, digits: ImageData) -> None:
+    shapes = ", ".join(f"{'x'.join(map(str, x.shape))} {str(x.dtype)[6:]}" for x in tree_leaves(example))
+    message = (
+        f"must take the inputs of 'digits', got 2x1x8x8 float32 for a model of inputs {shapes}: .*or leave the data out"
+    )
     with pytest.raises(ValueError, match=message):
         prune(make(), example, {"macs": 0.5}, data=digits)
 
@@ -214,7 +233,9 @@ def test_the_command_prunes_and_says_what_it_did(weights: Path, tmp_path: Path) 
     assert set(written["chosen"]) == {"importance", "allocation", "round_to"}
     quiet = run("prune", TARGET, *common, "--target", "params=0.5", "--importance", "l1", *QUICK, "--json")
     summary = json.loads(quiet.stdout)
-    assert summary["after"]["params"] <= 0.5 * summary["before"]["params"] and summary["test_accuracy"] == {}
+    assert (
+        summary["after"]["params"] <= 0.5 * summary["before"]["params"] and summary["test"] == summary["metrics"] == {}
+    )
     assert summary["milliseconds"] == {} and set(summary["chosen"]) == {"allocation", "recover"}
 
 
@@ -249,7 +270,7 @@ def test_the_command_repairs_without_data_on_synthetic_inputs(weights: Path) -> 
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "synthetic inputs: 100 done" in done.stderr and "least squares" in done.stderr
-    assert json.loads(done.stdout)["test_accuracy"] == {}
+    assert json.loads(done.stdout)["test"] == {}
 
 
 def test_the_command_measures_latency() -> None:

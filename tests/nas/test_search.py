@@ -16,6 +16,7 @@ from estimators.counting.cost import CostModel
 from nas import Study, search
 from nas.data.dataset import ImageData
 from nas.objectives.pareto import non_dominated
+from nas.tasks import image_task
 from search_spaces import Block, Integer, Network, SearchSpace, make_space
 from tests.conftest import QUICK
 from tests.made_up_studies import complete, try_
@@ -171,7 +172,7 @@ def test_a_space_and_data_of_ones_own(digits: ImageData, tmp_path: Path) -> None
     study = search(space, digits, out=tmp_path / "run", strategy="exhaustive", supernets=0, epochs=2, batch_size=32)
     assert len(study.trials) == 3
     label = study.front["label"].iloc[0]
-    module = nas.load(nas.export(study, label, tmp_path / "exported", data=digits), space=space)
+    module = nas.load(nas.export(study, label, tmp_path / "exported", task=image_task(digits)), space=space)
     assert sum(p.numel() for p in module.parameters()) == study.front["params"].iloc[0]
 
 
@@ -203,7 +204,7 @@ def test_a_folder_whose_data_changed_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="made with another data than 'digits' is now"):
         search("resnet20-pooling", "digits", out=folder, strategy="random", trials=1, retrain="none", **SMALL)
     with pytest.raises(ValueError, match="no longer holds the data"):
-        Study.open(folder).data()
+        Study.open(folder).task()
 
 
 def test_a_folder_with_other_files_is_refused(tmp_path: Path) -> None:
@@ -226,7 +227,7 @@ def test_images_too_small_for_the_poolings_are_refused(tmp_path: Path) -> None:
 def wide(finished: Study, tmp_path: Path) -> Study:
     """A run whose front is wide, before and after training alone."""
     made = Study.create(
-        tmp_path / "wide", finished.config, finished.space, finished.data(), finished.record["space"]["options"]
+        tmp_path / "wide", finished.config, finished.space, finished.task(), finished.record["space"]["options"]
     )
     return complete(made)
 

@@ -143,6 +143,40 @@ COMMANDS = {
 }
 
 
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run on data that come with the package, in a built-in space."""
+    return nas.search("resnet20-pooling", "digits", out=tmp_path_factory.mktemp("plain") / "run", **QUICK).folder
+
+
+OF_TASKS = {
+    "export": "export {run} --pick knee --out {out}",
+    "resume": "search --resume {run}",
+    "config": "search --config {run}/run.yaml --out {out}",
+    "supernet": "search --supernet {run} --trials 2 --strategy random --retrain none --out {out}",
+}
+
+
+@pytest.mark.parametrize("name", OF_TASKS)
+def test_no_command_imports_the_task_that_a_file_names(name: str, plain: Path, trap: Path, tmp_path: Path) -> None:
+    shutil.copytree(plain, tmp_path / "run")
+    config = yaml.safe_load((tmp_path / "run" / "run.yaml").read_text())
+    (tmp_path / "run" / "run.yaml").write_text(yaml.safe_dump({**config, "data": None, "task": "trap:task"}))
+    command = OF_TASKS[name].format(run=tmp_path / "run", out=tmp_path / "out").split()
+    refused = CliRunner().invoke(app, command)
+    assert isinstance(refused.exception, Untrusted) and not ran(trap), refused.exception
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_run_that_is_opened_imports_no_task_that_it_was_not_told_to(plain: Path, trap: Path, tmp_path: Path) -> None:
+    shutil.copytree(plain, tmp_path / "run")
+    config = yaml.safe_load((tmp_path / "run" / "run.yaml").read_text())
+    (tmp_path / "run" / "run.yaml").write_text(yaml.safe_dump({**config, "data": None, "task": "trap:task"}))
+    with pytest.raises(Untrusted, match=r"run\.yaml names the function 'trap:task'"):
+        nas.Study.open(tmp_path / "run").task()
+    assert not ran(trap)
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_no_command_imports_what_a_file_names_unless_told_to(name: str, trap: Path, tmp_path: Path) -> None:
     command = COMMANDS[name].format(trap=trap, out=tmp_path / "out", teacher=exported(trap)).split()

@@ -64,7 +64,7 @@ def test_an_option_is_a_keyword_is_a_field(tmp_path: Path, monkeypatch: pytest.M
     given: dict[str, Any] = {}
     words = ["search"]
     for name, keyword in KNOWN.items():
-        if name == "evaluate":  # takes the place of many others
+        if name in ("evaluate", "task"):  # take the place of others
             continue
         typed, value = ([str(device)], device) if name == "device_file" else other(name)
         assert value != keyword.default, name
@@ -86,7 +86,7 @@ def test_help_and_signatures_have_every_setting_with_its_default() -> None:
     for name, keyword in KNOWN.items():
         assert f"--{keyword.flag}" in shown and keyword.help.replace("`", "")[:40] in shown.replace("`", ""), name
         assert name in parameters
-        own = ("space", "data", "evaluate")
+        own = ("space", "data", "evaluate", "task")
         assert name in own or parameters[name].default == keyword.default
         assert name in own or f"{name}: {keyword.help}" in (nas.search.__doc__ or "")
     assert "trials" not in inspect.signature(nas.train).parameters

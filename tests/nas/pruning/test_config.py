@@ -42,7 +42,8 @@ OTHERS: dict[str, Any] = {
     "learning_rate": 0.02, "batch_size": 64, "distill_weight": 0.5, "distill_temperature": 2.0, "device": "cpu",
 }  # fmt: skip
 ELSEWHERE = (
-    "model", "input", "device_file", "synthetic", "check_dtype", "vocabulary", "tokenizer",  # not beside the others
+    "model", "input", "device_file", "synthetic", "check_dtype", "vocabulary", "tokenizer", "task", "stream",
+    "workers",  # not beside the others
 )  # fmt: skip
 RUNNER = CliRunner()
 
@@ -256,7 +257,11 @@ def test_a_function_in_a_file_is_imported_only_if_it_is_named_or_trusted(written
     assert read_prune_config(written, model=SMALL) == read_prune_config(written, trust=True)
     with pytest.raises(ValueError, match="is of model .*small', got 'other:model' as well; give the same, or none"):
         read_prune_config(written, model="other:model")
-    written.write_text(written.read_text().replace("1x1x8x8", "tests.nas.test_prune:tokens"))
+    plain = written.read_text()
+    written.write_text(yaml.safe_dump({**yaml.safe_load(plain), "task": "mytasks:depth"}))
+    with pytest.raises(Untrusted, match="names the function 'mytasks:depth'"):
+        read_prune_config(written, model=SMALL)
+    written.write_text(plain.replace("1x1x8x8", "tests.nas.test_prune:tokens"))
     with pytest.raises(Untrusted, match="names the function 'tests.nas.test_prune:tokens'"):
         read_prune_config(written, model=SMALL)
     with pytest.raises(Untrusted):

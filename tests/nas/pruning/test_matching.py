@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from nas.pruning import match_
-from nas.pruning.examples import Examples
+from nas.pruning.examples import Samples
 from nas.pruning.matching import RATES
 from nas.pruning.states import Watched, shared_states
 from pruners.surgery import GraphModel
@@ -208,7 +208,7 @@ def test_layers_that_were_left_out_leave_the_others_to_their_own() -> None:
 
 def test_texts_are_cut_to_their_lengths_and_meet_their_like() -> None:
     given = texts(64, 30)
-    examples = Examples([given])
+    examples = Samples([given])
     assert [examples.length(n) for n in range(64)] == given["attention_mask"].sum(1).tolist()
     found = examples.one_pass(range(64), 8)
     assert sorted(index for part in found for index in part) == list(range(64))

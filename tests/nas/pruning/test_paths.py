@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from nas import prune
 from nas.data import ImageData
 from nas.pruning import paths
+from nas.tasks import Examples, Images, Task
 from pruners import PruneResult
 from tests.nas.test_prune import small
 
@@ -34,14 +35,14 @@ class Residual(nn.Module):
 
 @pytest.fixture
 def judged(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """What judges give in turn, and the splits that they were shown."""
-    told: dict[str, Any] = {"figures": [], "splits": []}
+    """What judges give in turn, and the examples that they were shown."""
+    told: dict[str, Any] = {"figures": [], "examples": []}
 
-    def judge(model: nn.Module, data: ImageData, split: Any) -> float:
-        told["splits"].append(split)
-        return float(told["figures"].pop(0))
+    def judge(model: nn.Module, task: Task, examples: Examples) -> dict[str, float]:
+        told["examples"].append(examples)
+        return {"accuracy": float(told["figures"].pop(0))}
 
-    monkeypatch.setattr(paths, "module_accuracy", judge)
+    monkeypatch.setattr(paths, "measure", judge)
     monkeypatch.setattr(paths, "STEPS", 4)
     return told
 
@@ -74,11 +75,12 @@ def test_the_path_that_ends_better_is_taken_and_named(
 ) -> None:
     judged["figures"] = list(figures)
     result, summary = halved(digits)
-    assert judged["splits"] == [digits.validation] * 2
+    assert [judge.split for judge in judged["examples"]] == [digits.validation] * 2
     first, second = (f"{100 * figure:.1f} %" for figure in figures)
     trained = len(digits.train)
     assert summary["chosen"]["paths"] == (
-        f"curvature {first}, many steps {second} of {len(digits.validation)} held-out images right after training on {trained} others"
+        f"curvature {first}, many steps {second} accuracy on {len(digits.validation)} held-out images "
+        f"after training on {trained} others"
     )
     for setting, value in named.items():
         said = summary["chosen"][setting]
@@ -86,7 +88,7 @@ def test_the_path_that_ends_better_is_taken_and_named(
     assert result.summary.chosen == summary["chosen"]
     again, told = halved(digits, **named)
     assert "paths" not in told["chosen"] and again.plan == result.plan
-    assert told["test_accuracy"] == summary["test_accuracy"]
+    assert told["test"] == summary["test"]
 
 
 def test_only_the_images_that_do_not_judge_are_seen(
@@ -97,9 +99,9 @@ def test_only_the_images_that_do_not_judge_are_seen(
     seen = []
     made = paths.Repair
 
-    def watched(model: nn.Module, data: ImageData, split: Any, *rest: Any, **settings: Any) -> Any:
-        seen.append(split.images)
-        return made(model, data, split, *rest, **settings)
+    def watched(model: nn.Module, task: Task, examples: Images, *rest: Any, **settings: Any) -> Any:
+        seen.append(examples.split.images)
+        return made(model, task, examples, *rest, **settings)
 
     monkeypatch.setattr(paths, "Repair", watched)
     halved(digits)
@@ -122,7 +124,7 @@ def test_only_the_images_that_do_not_judge_are_seen(
 def test_nothing_is_tried_where_something_is_named_or_nothing_trains(
     settings: dict[str, Any], judged: dict[str, Any], digits: ImageData
 ) -> None:
-    assert "paths" not in halved(digits, **settings)[1]["chosen"] and judged["splits"] == []
+    assert "paths" not in halved(digits, **settings)[1]["chosen"] and judged["examples"] == []
 
 
 def test_a_path_that_cannot_be_cut_is_none(

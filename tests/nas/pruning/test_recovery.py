@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from nas.data import ImageData
 from nas.pruning import RecoveryConfig, Repair, parse_recovery, repair_unlabelled
 from nas.pruning.recovery import RATES, Recovery
+from nas.tasks import Task
 from nas.training import Alone, TrainingConfig, fit
 from pruners import PruneResult
 from search_spaces.core import parse
@@ -22,11 +22,11 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
-def trained(digits: ImageData) -> nn.Module:
+def trained(task: Task) -> nn.Module:
     torch.manual_seed(0)
     config = TrainingConfig(epochs=8, batch_size=32)
-    learner = Alone(small(), config, CPU)
-    fit(learner, digits, digits.training, config, seed=0, device=CPU)
+    learner = Alone(small(), task, config, CPU)
+    fit(learner, task.training, config, seed=0, device=CPU)
     return learner.module.eval()
 
 
@@ -38,9 +38,9 @@ def weights(model: nn.Module) -> list[Tensor]:
     return [x.clone() for x in model.state_dict().values()]
 
 
-def repaired(trained: nn.Module, data: ImageData, step: str, **settings: Any) -> tuple[nn.Module, dict[str, Any]]:
+def repaired(trained: nn.Module, task: Task, step: str, **settings: Any) -> tuple[nn.Module, dict[str, Any]]:
     result = halved(trained)
-    repair = Repair(trained, data, data.training, RecoveryConfig(**settings), seed=0, device=CPU)
+    repair = Repair(trained, task, task.training, RecoveryConfig(**settings), seed=0, device=CPU)
     note = repair(parse_recovery([step])[0], result)
     return result.model, note
 
@@ -66,25 +66,25 @@ def test_a_learning_rate_is_a_number_or_auto(given: Any) -> None:
 
 @pytest.mark.parametrize("step", ["finetune:1", "distill:1"])
 def test_the_rate_is_found_by_a_range_test_which_changes_nothing_else(
-    step: str, trained: nn.Module, digits: ImageData
+    step: str, trained: nn.Module, task: Task
 ) -> None:
-    model, note = repaired(trained, digits, step)
+    model, note = repaired(trained, task, step)
     assert note["learning_rate"] in RATES and note["learning_rate"] in note["tried"] and note["before"] > 0
-    same, told = repaired(trained, digits, step, learning_rate=note["learning_rate"])
+    same, told = repaired(trained, task, step, learning_rate=note["learning_rate"])
     assert told == {"learning_rate": note["learning_rate"]}
     assert all(torch.equal(x, y) for x, y in zip(weights(model), weights(same), strict=True))
 
 
 def test_a_rate_that_undoes_what_a_network_knows_is_not_taken(
-    trained: nn.Module, digits: ImageData, monkeypatch: pytest.MonkeyPatch
+    trained: nn.Module, task: Task, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("nas.pruning.recovery.RATES", (0.01, 20.0))
-    assert repaired(trained, digits, "finetune:1")[1]["learning_rate"] == 0.01
+    assert repaired(trained, task, "finetune:1")[1]["learning_rate"] == 0.01
 
 
-def test_matching_takes_images_without_labels(trained: nn.Module, digits: ImageData) -> None:
+def test_matching_takes_images_without_labels(trained: nn.Module, task: Task) -> None:
     before = weights(trained)
-    _, note = repaired(trained, digits, "match:1")
+    _, note = repaired(trained, task, "match:1")
     assert note["after"] < note["before"] and note["learning_rate"] in note["tried"]
     assert all(torch.equal(x, y) for x, y in zip(before, weights(trained), strict=True))
 

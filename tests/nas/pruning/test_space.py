@@ -11,14 +11,14 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import nas
-from nas.data.batches import normalize
 from nas.data.dataset import ImageData
 from nas.pruning.space import PrunedNetwork, searchable
 from nas.scoring.weights import recalibrated
-from nas.training.accuracy import module_accuracy
+from nas.tasks import Images, Task
 from nas.training.alone import Alone
 from nas.training.config import TrainingConfig
 from nas.training.loop import fit
+from nas.training.measure import measure
 from pruners import PrunableSpace
 from tests.commands import lines, run
 
@@ -43,11 +43,11 @@ def residual(width: int = 8) -> nn.Module:
 
 
 @pytest.fixture(scope="module")
-def trained(digits: ImageData) -> nn.Module:
+def trained(task: Task) -> nn.Module:
     torch.manual_seed(0)
     config = TrainingConfig(epochs=15, batch_size=32)
-    learner = Alone(residual(), config, CPU)
-    fit(learner, digits, digits.training, config, seed=0, device=CPU)
+    learner = Alone(residual(), task, config, CPU)
+    fit(learner, task.training, config, seed=0, device=CPU)
     return learner.module.eval()
 
 
@@ -63,7 +63,7 @@ def study(trained: nn.Module, digits: ImageData, tmp_path_factory: pytest.TempPa
     return nas.search(space_of(trained), digits, out=tmp_path_factory.mktemp("runs") / "a", **SETTINGS)
 
 
-def test_a_search_finds_a_front_of_costs_and_accuracies_as_they_are(study: nas.Study, digits: ImageData) -> None:
+def test_a_search_finds_a_front_of_costs_and_accuracies_as_they_are(study: nas.Study, task: Task) -> None:
     front = study.front
     assert len(study.trials) == 30 and len(front) >= 3 and front["accuracy"].max() > 0.7
     network = study.space.net
@@ -72,9 +72,9 @@ def test_a_search_finds_a_front_of_costs_and_accuracies_as_they_are(study: nas.S
     assert first == [network.source.uniform(step).key for step in (4, 3, 2, 1)] and first[0] == network.source.whole.key
     for row in front.to_dict("records"):
         arch = study.find(row["architecture"])
-        module = recalibrated(study.space, arch, digits, study.config.ranking, study.config.seed)
+        module = recalibrated(study.space, arch, task, study.config.ranking, study.config.seed)
         assert sum(p.numel() for p in module.parameters()) == row["params"] == network.source.costs(arch)["params"]
-        assert module_accuracy(module, digits, digits.validation) == row["accuracy"]
+        assert measure(module, task, task.validation)["accuracy"] == row["accuracy"]
     assert (study.folder / "report.html").exists() and (study.folder / "plots" / "front.png").exists()
     page = (study.folder / "report.html").read_text()
     assert (
@@ -82,11 +82,11 @@ def test_a_search_finds_a_front_of_costs_and_accuracies_as_they_are(study: nas.S
     )
 
 
-def test_the_whole_architecture_scores_as_the_model(study: nas.Study, trained: nn.Module, digits: ImageData) -> None:
+def test_the_whole_architecture_scores_as_the_model(study: nas.Study, trained: nn.Module, task: Task) -> None:
     network = study.space.net
     assert isinstance(network, PrunedNetwork)
     module = network.build(study.space.locals(network.source.whole))
-    assert module_accuracy(module, digits, digits.validation) == module_accuracy(trained, digits, digits.validation)
+    assert measure(module, task, task.validation)["accuracy"] == measure(trained, task, task.validation)["accuracy"]
 
 
 def test_a_stopped_search_goes_on_and_ends_the_same(
@@ -122,7 +122,7 @@ def test_other_weights_are_another_space(study: nas.Study, digits: ImageData) ->
         nas.search(space_of(residual()), digits, out=study.folder, **SETTINGS)
 
 
-def test_the_command_searches_trains_on_and_exports(trained: nn.Module, digits: ImageData, tmp_path: Path) -> None:
+def test_the_command_searches_trains_on_and_exports(trained: nn.Module, tmp_path: Path) -> None:
     save_file(trained.state_dict(), tmp_path / "w.safetensors")
     done = run(
         "search", "--space", NAME, "--option", f"weights={tmp_path / 'w.safetensors'}",
@@ -132,12 +132,10 @@ def test_the_command_searches_trains_on_and_exports(trained: nn.Module, digits: 
     rows = lines(done)
     assert all(row["accuracy_alone"] > 0.2 and row["latency_ms"] > 0 for row in rows)
     study = nas.Study.open(tmp_path / "run", space=NAME)
-    assert study.data().mean == (0.3,)
     exported = nas.load(study.place("exports", study.find(rows[0]["architecture"])), space=NAME)
-    digest = study.data()
-    with torch.no_grad():
-        logits = exported(normalize(digest.test.images, digest.mean, digest.std))
-    assert (logits.argmax(1) == digest.test.labels).float().mean().item() == pytest.approx(rows[0]["accuracy_alone"])
+    task = study.task()
+    assert isinstance(task.test, Images) and task.test.data.mean == (0.3,)
+    assert measure(exported, task, task.test)["accuracy"] == pytest.approx(rows[0]["accuracy_alone"])
     bad = run(
         "search", "--space", NAME, "--option", "wait=1", "--data", "digits", "--trials", "1",
         "--strategy", "random", "--out", tmp_path / "other",
@@ -145,12 +143,12 @@ def test_the_command_searches_trains_on_and_exports(trained: nn.Module, digits: 
     assert bad.returncode == 2 and "options of" in bad.stderr and "Traceback" not in bad.stderr
 
 
-def test_an_untrained_on_subnet_is_exported_recalibrated(study: nas.Study, digits: ImageData, tmp_path: Path) -> None:
+def test_an_untrained_on_subnet_is_exported_recalibrated(study: nas.Study, task: Task, tmp_path: Path) -> None:
     row = study.front.iloc[0]
-    folder = nas.export(study, row["architecture"], tmp_path / "e", ("safetensors", "onnx"), digits)
+    folder = nas.export(study, row["architecture"], tmp_path / "e", ("safetensors", "onnx"), task)
     assert json.loads((folder / "architecture.json").read_text())["weights"] == "trained model"
     module = nas.load(folder, study.space)
-    assert module_accuracy(module, digits, digits.validation) == row["accuracy"]
+    assert measure(module, task, task.validation)["accuracy"] == row["accuracy"]
 
 
 def test_what_does_not_fit_is_refused(trained: nn.Module, digits: ImageData, tmp_path: Path) -> None:

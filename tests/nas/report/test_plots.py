@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from nas import Study
-from nas.objectives.correlation import both_accuracies
+from nas.objectives.correlation import both_figures
 from nas.objectives.objective import Objective
 from nas.report import plots
 from nas.report.point_labels import drawable, write_labels
@@ -175,7 +175,7 @@ def test_rank_says_when_there_is_nothing_to_say(start: Callable[..., Study]) -> 
         train_alone(study, list(study.space.enumerate())[number], 0.9)
     front = study.ranked.iloc[[1, 2, 3]]
     assert "order these architectures alike" in texts(plots.rank(front))
-    assert len(both_accuracies(study.ranked)) == 4
+    assert len(both_figures(study.ranked)) == 4
 
 
 def test_long_labels_become_the_numbers_of_the_front() -> None:

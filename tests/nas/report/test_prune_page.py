@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import asdict
 from html.parser import HTMLParser
 from typing import Any
 
 import pytest
 from matplotlib.figure import Figure
 
+from nas.objectives import OBJECTIVES
 from nas.report import plots, prune_page
 from pruners import Summary
 
@@ -30,7 +32,8 @@ SUMMARY = Summary(
 ).to_dict()
 WHOLE: dict[str, Any] = {
     **SUMMARY,
-    "test_accuracy": {"before": 0.8321, "pruned": 0.4, "least-squares": 0.8142},
+    "test": {"before": {"accuracy": 0.8321}, "pruned": {"accuracy": 0.4}, "least-squares": {"accuracy": 0.8142}},
+    "metrics": {"accuracy": asdict(OBJECTIVES["accuracy"])},
     "settings": {"model": "my:<i>model</i>", "cut": {"limits": {"round_to": "auto"}, "steps": 3}, "data": None},
     "command": "nas prune 'my:model' --option a=<script>",
     "versions": {"torch": "2.6.0"},

@@ -17,6 +17,7 @@ from nas import Study
 from nas.data.dataset import ImageData
 from nas.report.format import percent
 from nas.report.write import HISTORY, history, write_plots, write_report, write_tables
+from nas.tasks import image_task
 from search_spaces import Categorical, SearchSpace
 from tests.made_up_studies import Reader, complete, figures, page_of, train_alone, train_supernets, try_
 
@@ -95,7 +96,7 @@ def test_code_on_the_page_is_python(start: Callable[..., Study]) -> None:
 def test_page_escapes_everything(start: Callable[..., Study], digits: ImageData) -> None:
     nasty = "<script>alert('\"&')</script>"
     space = SearchSpace(nasty, (Categorical("<i>", (nasty, "<b>bold</b>", "x" * 40)),))
-    study = start(space, replace(digits, name=f"<u>{nasty}"), retrain="none")
+    study = start(space, image_task(replace(digits, name=f"<u>{nasty}")), retrain="none")
     with study.session(f"nas search --out '{nasty}'"):
         for number in range(3):
             try_(study, number)

@@ -16,6 +16,7 @@ from nas.samplers.narrowing import Narrowing, dissimilarity
 from nas.supernets.config import SupernetConfig
 from nas.supernets.make import make_learner, make_sampler
 from nas.supernets.team import OneSupernet
+from nas.tasks import Task
 from nas.training.config import TrainingConfig
 from nas.training.loop import fit
 from search_spaces import Constraint, Supernet, ensemble, make_space
@@ -129,18 +130,18 @@ def test_values_that_a_canonical_form_brings_back_are_not_proposed() -> None:
         space.check(arch)
 
 
-def test_a_stop_changes_nothing(digits: ImageData, tmp_path: Path) -> None:
+def test_a_stop_changes_nothing(task: Task, tmp_path: Path) -> None:
     config = SupernetConfig(sampler="narrowing", training=TrainingConfig(epochs=4, batch_size=50))
 
     def train(path: Path | None, stop_after: int | None = None) -> OneSupernet:
-        learner = make_learner(config, ensemble(SPACE), digits, seed=0, device=CPU, mixture=False)
+        learner = make_learner(config, ensemble(SPACE), task, seed=0, device=CPU, mixture=False)
         assert isinstance(learner, OneSupernet)
 
         def stop(history: list) -> None:
             if history[-1]["epoch"] == stop_after:
                 raise KeyboardInterrupt
 
-        fit(learner, digits, digits.train, config.training, seed=0, device=CPU, path=path, on_epoch=stop)
+        fit(learner, task.train, config.training, seed=0, device=CPU, path=path, on_epoch=stop)
         return learner
 
     whole = train(None)

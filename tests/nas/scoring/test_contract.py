@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from estimators import count
 from nas import Study, configure
-from nas.data.dataset import ImageData
 from nas.pruning.space import searchable
 from nas.scoring.contract import contract
 from nas.supernets import Supernets, make_learner
-from nas.training.accuracy import module_accuracy
+from nas.tasks import Task
+from nas.training.measure import measure
 from pruners import PrunableSpace
 from pruners.progress import silent
 from search_spaces import SearchSpace, make_space
@@ -36,17 +36,17 @@ def make(kind: str) -> SearchSpace:
 
 
 @pytest.fixture(params=KINDS)
-def study(request: pytest.FixtureRequest, digits: ImageData, tmp_path: Path) -> Study:
+def study(request: pytest.FixtureRequest, task: Task, tmp_path: Path) -> Study:
     space = make(request.param)
     settings = {"strategy": "one-shot"} if request.param == "supernet" else {"strategy": "random", "supernets": 0}
     config = configure(space.name, "digits", trials=1, epochs=1, batch_size=32, device="cpu", **settings)
-    return Study.create(tmp_path / "run", config, space, digits, {})
+    return Study.create(tmp_path / "run", config, space, task, {})
 
 
 @pytest.fixture
-def learner(study: Study, digits: ImageData) -> Supernets | None:
+def learner(study: Study, task: Task) -> Supernets | None:
     shared = study.config.supernets
-    return make_learner(shared, study.space, digits, seed=0, device=CPU, mixture=False) if shared.count else None
+    return make_learner(shared, study.space, task, seed=0, device=CPU, mixture=False) if shared.count else None
 
 
 def test_costs_are_those_of_the_built_network(study: Study) -> None:
@@ -57,12 +57,12 @@ def test_costs_are_those_of_the_built_network(study: Study) -> None:
         assert (figures["macs"], figures["params"]) == (total.macs, total.params)
 
 
-def test_networks_are_built_alike_twice(study: Study, digits: ImageData) -> None:
+def test_networks_are_built_alike_twice(study: Study, task: Task) -> None:
     arch = study.space.sample(np.random.default_rng(0))
     first, second = (study.space.build(arch, seed=3).eval() for _ in range(2))
     assert all(torch.equal(value, second.state_dict()[name]) for name, value in first.state_dict().items())
-    logits: Tensor = first(torch.zeros(2, *digits.input_shape))
-    assert logits.shape == (2, digits.num_classes)
+    logits: Tensor = first(torch.zeros(2, *(task.input_shape or ())))
+    assert logits.shape == (2, task.outputs)
 
 
 def test_a_search_starts_with_architectures_of_the_space_the_largest_first(study: Study) -> None:
@@ -75,19 +75,17 @@ def test_a_search_starts_with_architectures_of_the_space_the_largest_first(study
     assert params == sorted(params, reverse=True) and bool(start) != kept.trains
 
 
-def test_a_trial_is_worth_what_its_weights_are_worth(
-    study: Study, learner: Supernets | None, digits: ImageData
-) -> None:
+def test_a_trial_is_worth_what_its_weights_are_worth(study: Study, learner: Supernets | None, task: Task) -> None:
     kept, arch = contract(study.space), study.space.sample(np.random.default_rng(1))
-    (figures,) = kept.worth(study.config, digits, CPU, learner)([arch], silent)
+    (figures,) = kept.worth(study.config, task, ["accuracy"], CPU, learner)([arch], silent)
     assert 0 <= figures["accuracy"] <= 1
     study.add("search", arch, [figures["accuracy"], 1.0], {})
     if kept.trains and learner is None:
         with pytest.raises(ValueError, match="was not trained alone, and the run has no supernet to take weights from"):
-            kept.weights(study, arch, digits, learner)
+            kept.weights(study, arch, task, learner)
     else:
-        module = kept.weights(study, arch, digits, learner)
-        assert not module.training and module_accuracy(module, digits, digits.validation) == figures["accuracy"]
+        module = kept.weights(study, arch, task, learner)
+        assert not module.training and measure(module, task, task.validation) == figures
         means = [value for name, value in module.state_dict().items() if name.endswith("running_mean")]
         assert means and all(mean.abs().max() > 0 for mean in means), "0 until they are gathered on training images"
 

@@ -13,8 +13,6 @@ import torch
 import nas
 from nas.cli.options import space_options
 from nas.cli.profile import profile
-from nas.data.batches import normalize
-from nas.data.dataset import ImageData
 from nas.export import export
 from nas.study import run_folder
 from nas.study.config import configure
@@ -23,10 +21,11 @@ from nas.supernets.config import SupernetConfig
 from nas.supernets.make import make_learner
 from nas.supernets.samplers import SAMPLERS
 from nas.supernets.team import OneSupernet
+from nas.tasks import Classes, Task
 from nas.training.alone import Alone
 from nas.training.config import TrainingConfig
 from nas.training.loop import fit
-from nas.training.sgd import cross_entropy, sgd
+from nas.training.sgd import sgd
 from search_spaces import ensemble
 from search_spaces.core.paths import divide_gradient
 from tests.elastic_toy import elastic_space
@@ -56,7 +55,7 @@ def test_inside_its_slice_an_ensemble_trains_as_it_would_alone(seed: int) -> Non
         train(made, arch)
         optimizer.zero_grad()
         x, labels = batch()
-        cross_entropy(alone(x), labels, HARD).backward()
+        Classes().loss(alone(x), labels).backward()
         optimizer.step()
     again = made.members[0].supernet.extract(SPACE.locals(arch))
     for (name, value), other in zip(alone.named_parameters(), again.parameters(), strict=True):
@@ -69,17 +68,17 @@ def test_inside_its_slice_an_ensemble_trains_as_it_would_alone(seed: int) -> Non
 
 
 def test_the_loss_is_the_sum_over_heads() -> None:
-    config = TrainingConfig(epochs=1, label_smoothing=0.1)
+    goal = Classes().smoothed(0.1)
     logits, labels = torch.randn(6, 3, 10), torch.randint(10, (6,))
-    each = [cross_entropy(logits[:, head], labels, config) for head in range(3)]
-    torch.testing.assert_close(cross_entropy(logits, labels, config), sum(each))
+    each = [goal.loss(logits[:, head], labels) for head in range(3)]
+    torch.testing.assert_close(goal.loss(logits, labels), sum(each))
 
 
-def test_an_ensemble_alone_trains_every_head(digits: ImageData) -> None:
+def test_an_ensemble_alone_trains_every_head(task: Task) -> None:
     config = TrainingConfig(epochs=3, batch_size=50)
     module = SPACE.net.build(SPACE.locals(SPACE.sample(np.random.default_rng(1))))
     before = [path[-1].linear.weight.clone() for path in module.paths]
-    history = fit(Alone(module, config, CPU), digits, digits.train, config, seed=0, device=CPU)
+    history = fit(Alone(module, task, config, CPU), task.train, config, seed=0, device=CPU)
     assert history[-1]["loss"] < 0.9 * history[0]["loss"]
     for path, old in zip(module.paths, before, strict=True):
         assert not torch.equal(path[-1].linear.weight, old)
@@ -88,18 +87,18 @@ def test_an_ensemble_alone_trains_every_head(digits: ImageData) -> None:
 
 
 @pytest.mark.parametrize("sampler", ["uniform", "groups"])
-def test_a_stop_changes_nothing(sampler: str, digits: ImageData, tmp_path: Path) -> None:
+def test_a_stop_changes_nothing(sampler: str, task: Task, tmp_path: Path) -> None:
     config = SupernetConfig(sampler=sampler, training=TrainingConfig(epochs=3, batch_size=50))
 
     def trained(path: Path | None, stop_after: int | None = None) -> OneSupernet:
-        learner = make_learner(config, SPACE, digits, seed=0, device=CPU, mixture=False)
+        learner = make_learner(config, SPACE, task, seed=0, device=CPU, mixture=False)
         assert isinstance(learner, OneSupernet)
 
         def stop(history: list) -> None:
             if history[-1]["epoch"] == stop_after:
                 raise KeyboardInterrupt
 
-        fit(learner, digits, digits.train, config.training, seed=0, device=CPU, path=path, on_epoch=stop)
+        fit(learner, task.train, config.training, seed=0, device=CPU, path=path, on_epoch=stop)
         return learner
 
     whole = trained(None).tensors()
@@ -110,15 +109,15 @@ def test_a_stop_changes_nothing(sampler: str, digits: ImageData, tmp_path: Path)
 
 
 @pytest.mark.parametrize("sampler", [name for name, entry in SAMPLERS.items() if not entry.serves_heads])
-def test_samplers_that_do_not_serve_heads_are_refused(sampler: str, digits: ImageData) -> None:
+def test_samplers_that_do_not_serve_heads_are_refused(sampler: str, task: Task) -> None:
     shared = SupernetConfig(sampler=sampler, training=TrainingConfig(epochs=8))
     with pytest.raises(
         ValueError, match=f"learn from labels: 'toy-paths2' takes no `teacher` .* uniform, .* and {sampler}"
     ):
-        make_learner(shared, SPACE, digits, seed=0, device=CPU, mixture=False)
+        make_learner(shared, SPACE, task, seed=0, device=CPU, mixture=False)
     taught = SupernetConfig(teacher="module:function")
     with pytest.raises(ValueError, match="got teacher module:function and uniform"):
-        make_learner(taught, SPACE, digits, seed=0, device=CPU, mixture=False)
+        make_learner(taught, SPACE, task, seed=0, device=CPU, mixture=False)
 
 
 def test_a_search_within_macs_ends_in_files(tmp_path: Path) -> None:
@@ -141,12 +140,12 @@ def test_a_search_within_macs_ends_in_files(tmp_path: Path) -> None:
     assert len(study.trials) == 8 and study.trials["macs"].max() <= 150e3
     assert len({study.find(key)["split"] for key in study.trials["architecture"]}) > 2
 
-    data = study.data()
+    task = study.task()
     arch = study.find(study.front["architecture"].iloc[0])
-    folder = export(study, arch, tmp_path / "exported", ("onnx",), data)
+    folder = export(study, arch, tmp_path / "exported", ("onnx",), task)
     described = json.loads((folder / "architecture.json").read_text())
     assert described["space"]["options"]["paths"] == 2 and described["choices"]["split"] == arch["split"]
-    loaded, x = nas.load(folder), normalize(data.test.images[:5], data.mean, data.std)
+    loaded, x = nas.load(folder), next(task.test.batches(5)).inputs
     session = onnxruntime.InferenceSession(str(folder / "model.onnx"), providers=["CPUExecutionProvider"])
     with torch.no_grad():
         expected = loaded(x).numpy()

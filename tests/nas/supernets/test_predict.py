@@ -11,12 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from nas.data.batches import normalize
-from nas.data.dataset import ImageData, Split
-from nas.supernets.predict import predict, trie
-from nas.training.accuracy import accuracy, calibrate_, module_accuracy
-from search_spaces import Block, Network, SearchSpace, Supernet, make_space
+from nas.supernets.predict import ranked, trie
+from nas.tasks import Examples, Task
+from nas.training.measure import calibrate_, measure
+from search_spaces import Architecture, Block, Network, SearchSpace, Supernet, make_space
 from search_spaces.core.network import Local
+from tests.subnets import classes
 
 
 def make(bn: str, operators: tuple[str, ...] = ("max", "conv")) -> tuple[SearchSpace, Supernet]:
@@ -29,50 +29,55 @@ def make(bn: str, operators: tuple[str, ...] = ("max", "conv")) -> tuple[SearchS
 
 
 def by_hand(
-    space: SearchSpace, supernet: Supernet, arch, data: ImageData, split: Split, calibration: Split | None, size: int
-):
+    space: SearchSpace,
+    supernet: Supernet,
+    arch: Architecture,
+    examples: Examples,
+    calibration: Examples | None,
+    size: int,
+) -> np.ndarray:
     """Extract, calibrate with torch's own cumulative means, and predict in the same batches."""
     module = supernet.extract(space.locals(arch))
-    batches = np.array_split(np.arange(len(split)), -(-len(split) // size))
+    batches = np.array_split(np.arange(len(examples)), -(-len(examples) // size))
     if calibration is not None:
-        calibrate_(module, data, calibration, batch_size=size)
+        calibrate_(module, calibration, batch_size=size)
     module.eval()
     with torch.inference_mode():
-        logits = [module(normalize(split.images[torch.from_numpy(b)], data.mean, data.std)) for b in batches]
+        logits = [module(next(examples.take(torch.from_numpy(b)).batches(size)).inputs) for b in batches]
     return torch.cat(logits).argmax(1).numpy()
 
 
 @pytest.mark.parametrize("bn", ["paper", "affine"])
 @settings(max_examples=8, deadline=None)
 @given(seed=st.integers(0, 1000), count=st.integers(1, 12))
-def test_shared_prefixes_predict_as_each_subnet_alone(bn: str, digits: ImageData, seed: int, count: int) -> None:
+def test_shared_prefixes_predict_as_each_subnet_alone(bn: str, task: Task, seed: int, count: int) -> None:
     space, supernet = make(bn)
     rng = np.random.default_rng(seed)
     archs = [space.sample(rng) for _ in range(count)]
-    calibration = digits.train if bn == "affine" else None
-    predictions = predict(
-        supernet, [space.locals(a) for a in archs], digits, digits.validation, batch_size=60, calibration=calibration
+    calibration = task.train if bn == "affine" else None
+    predictions = classes(
+        supernet, [space.locals(a) for a in archs], task.validation, batch_size=60, calibration=calibration
     )
     for row, arch in enumerate(archs):
         np.testing.assert_array_equal(
-            predictions[row], by_hand(space, supernet, arch, digits, digits.validation, calibration, 60)
+            predictions[row], by_hand(space, supernet, arch, task.validation, calibration, 60)
         )
 
 
-def test_without_calibration_the_supernets_own_statistics_serve(digits: ImageData) -> None:
+def test_without_calibration_the_supernets_own_statistics_serve(task: Task) -> None:
     space, supernet = make("affine")
     arch = space.sample(np.random.default_rng(5))
-    predictions = predict(supernet, [space.locals(arch)], digits, digits.validation, batch_size=60)
-    np.testing.assert_array_equal(predictions[0], by_hand(space, supernet, arch, digits, digits.validation, None, 60))
+    predictions = classes(supernet, [space.locals(arch)], task.validation, batch_size=60)
+    np.testing.assert_array_equal(predictions[0], by_hand(space, supernet, arch, task.validation, None, 60))
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_the_supernet_is_left_as_it_was(digits: ImageData, training: bool) -> None:
+def test_the_supernet_is_left_as_it_was(task: Task, training: bool) -> None:
     space, supernet = make("affine")
     supernet.train(training)
     before = {name: value.clone() for name, value in supernet.state_dict().items()}
     locals = [space.locals(arch) for arch in space.enumerate()]
-    predict(supernet, locals, digits, digits.validation, calibration=digits.train)
+    classes(supernet, locals, task.validation, calibration=task.train)
     assert supernet.training is training
     for name, value in supernet.state_dict().items():
         assert torch.equal(value, before[name]), name
@@ -98,7 +103,7 @@ class NormByWidth(nn.Module):
         return self.norms[x.shape[1] - 1](x).flatten(1)[:, 26:36] * torch.tensor([1.0, -1.0]).repeat(5)
 
 
-def test_normalisations_that_run_may_depend_on_what_comes_in(digits: ImageData) -> None:
+def test_normalisations_that_run_may_depend_on_what_comes_in(task: Task) -> None:
     blocks = (
         Block("widths", ("width",), lambda width: width, lambda local, shape: nn.Identity(), Widths),
         Block("norm", (), lambda: None, lambda local, shape: nn.Identity(), NormByWidth),
@@ -106,11 +111,11 @@ def test_normalisations_that_run_may_depend_on_what_comes_in(digits: ImageData) 
     supernet = Supernet(Network(blocks, (1, 8, 8), 10))
     paths = [(1, None), (2, None), (3, None)]
     before = {name: value.clone() for name, value in supernet.state_dict().items()}
-    shared = predict(supernet, paths, digits, digits.validation, calibration=digits.train)
+    shared = classes(supernet, paths, task.validation, calibration=task.train)
     assert all(torch.equal(value, before[name]) for name, value in supernet.state_dict().items())
-    single = [predict(supernet, [path], digits, digits.validation, calibration=digits.train)[0] for path in paths]
+    single = [classes(supernet, [path], task.validation, calibration=task.train)[0] for path in paths]
     np.testing.assert_array_equal(shared, single)
-    uncalibrated = predict(supernet, paths, digits, digits.validation)
+    uncalibrated = classes(supernet, paths, task.validation)
     assert not any(np.array_equal(a, b) for a, b in zip(shared, uncalibrated, strict=True))
 
 
@@ -120,32 +125,34 @@ def test_the_trie_holds_each_prefix_once() -> None:
     assert [(node.local, node.rows) for node in roots[0].children] == [(1, [0, 3]), (2, [1])]
 
 
-def test_no_batch_is_left_too_small_for_batch_statistics(digits: ImageData) -> None:
+def test_no_batch_is_left_too_small_for_batch_statistics(task: Task) -> None:
     space, supernet = make("paper")
     seen: list[int] = []
     hook = supernet.blocks["head"].register_forward_pre_hook(lambda module, args: seen.append(len(args[0])))
-    split = Split(digits.train.images[:101], digits.train.labels[:101])
-    predict(supernet, [space.locals(space.sample(np.random.default_rng(0)))], digits, split, batch_size=50)
+    classes(supernet, [space.locals(space.sample(np.random.default_rng(0)))], task.train.head(101), batch_size=50)
     hook.remove()
     assert sorted(seen) == [33, 34, 34]
 
 
-def test_calibration_frees_a_network_from_its_batches(digits: ImageData) -> None:
+def test_calibration_frees_a_network_from_its_batches(task: Task) -> None:
     space, supernet = make("paper")
-    module = calibrate_(supernet.extract(space.locals(space.sample(np.random.default_rng(0)))), digits, digits.train)
-    images = normalize(digits.test.images[:8], digits.mean, digits.std)
+    module = calibrate_(supernet.extract(space.locals(space.sample(np.random.default_rng(0)))), task.train)
+    images = next(task.test.batches(8)).inputs
     with torch.no_grad():
         torch.testing.assert_close(module(images)[:1], module(images[:1]), rtol=1e-4, atol=1e-5)
 
 
-def test_accuracy_counts_right_predictions(digits: ImageData) -> None:
-    right = digits.test.labels.numpy()
-    wrong = (right + 1) % 10
-    np.testing.assert_array_equal(accuracy(np.stack([right, wrong]), digits.test), [1, 0])
-
-
-def test_module_accuracy_agrees_with_predict(digits: ImageData) -> None:
+@pytest.mark.parametrize("calibrated", [False, True])
+def test_figures_are_those_of_the_predictions_and_of_each_subnet_alone(calibrated: bool, task: Task) -> None:
     space, supernet = make("affine")
-    locals = space.locals(space.sample(np.random.default_rng(0)))
-    expected = accuracy(predict(supernet, [locals], digits, digits.test), digits.test)[0]
-    assert module_accuracy(supernet.extract(locals), digits, digits.test) == expected
+    locals = [space.locals(space.sample(np.random.default_rng(seed))) for seed in range(3)]
+    calibration = task.train if calibrated else None
+    found = ranked(supernet, locals, task, ["accuracy"], calibration=calibration)
+    right = np.concatenate([batch.target.numpy() for batch in task.validation.batches(50)])
+    predicted = classes(supernet, locals, task.validation, calibration=calibration)
+    assert [row["accuracy"] for row in found] == (predicted == right).mean(axis=1).tolist()
+    for path, row in zip(locals, found, strict=True):
+        module = supernet.extract(path)
+        if calibration is not None:
+            calibrate_(module, calibration)
+        assert measure(module, task, task.validation) == row

@@ -7,10 +7,10 @@ import math
 import pytest
 import torch
 
-from nas.data.dataset import ImageData
 from nas.supernets.config import SupernetConfig
 from nas.supernets.make import make_learner
 from nas.supernets.team import OneSupernet
+from nas.tasks import Batch, Task
 from nas.training.config import TrainingConfig
 from search_spaces import SearchSpace, Supernet, make_space
 from search_spaces.layers.resolution_weights import ByResolution
@@ -22,9 +22,9 @@ def pooling(weights: str) -> SearchSpace:
     return make_space("resnet20-pooling", in_channels=1, image_size=8, weights=weights)
 
 
-def learner(weights: str, data: ImageData) -> OneSupernet:
+def learner(weights: str, task: Task) -> OneSupernet:
     shared = SupernetConfig(training=TrainingConfig(epochs=EPOCHS, batch_size=8))
-    made = make_learner(shared, pooling(weights), data, seed=0, device=torch.device("cpu"), mixture=False)
+    made = make_learner(shared, pooling(weights), task, seed=0, device=torch.device("cpu"), mixture=False)
     assert isinstance(made, OneSupernet)
     return made
 
@@ -37,32 +37,32 @@ def sets(supernet: Supernet) -> dict[str, list[dict[str, torch.Tensor]]]:
     }  # fmt: skip
 
 
-def images(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+def images(seed: int) -> Batch:
     rng = torch.Generator().manual_seed(seed)
-    return torch.randn(8, 1, 8, 8, generator=rng), torch.randint(10, (8,), generator=rng)
+    return Batch(torch.randn(8, 1, 8, 8, generator=rng), torch.randint(10, (8,), generator=rng))
 
 
-def test_in_the_first_epoch_they_are_one_set_of_weights(digits: ImageData) -> None:
+def test_in_the_first_epoch_they_are_one_set_of_weights(task: Task) -> None:
     """To the last bit what a supernet of shared weights becomes in the same steps."""
-    one, parting = learner("shared", digits), learner("parting", digits)
+    one, parting = learner("shared", task), learner("parting", task)
     with torch.no_grad():
         for name, block in one.members[0].supernet.blocks.items():
             block.load_state_dict(sets(parting.members[0].supernet)[name][0])
     for made in (one, parting):
         made.begin(0)
         for step in range(4):
-            made.step(*images(step), 0.1)
+            made.step(images(step), 0.1)
         made.end()
     for name, block in one.members[0].supernet.blocks.items():
         for own in sets(parting.members[0].supernet)[name]:
             assert all(torch.equal(own[key], value) for key, value in block.state_dict().items())
 
 
-def test_they_part_afterwards(digits: ImageData) -> None:
-    made = learner("parting", digits)
+def test_they_part_afterwards(task: Task) -> None:
+    made = learner("parting", task)
     made.begin(2)
     for step in range(2):
-        made.step(*images(step), 0.1)
+        made.step(images(step), 0.1)
     several = [own for own in sets(made.members[0].supernet).values() if len(own) > 1]
     assert several
     assert all(not torch.equal(a[key], b[key]) for a, b, *_ in several for key in a if key.endswith("weight"))

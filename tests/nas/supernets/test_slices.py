@@ -11,6 +11,7 @@ from nas.supernets.member import Member
 from nas.supernets.rules import Labels
 from nas.supernets.slices import Box, Scattered, Slices, step_, union, used
 from nas.supernets.team import Team
+from nas.tasks import Batch, Classes
 from nas.training.config import TrainingConfig
 from nas.training.sgd import sgd
 from search_spaces import Architecture, SearchSpace, Supernet, make_space
@@ -21,13 +22,13 @@ CPU = torch.device("cpu")
 HARD = TrainingConfig(epochs=1, batch_size=16, learning_rate=0.1, momentum=0.9, weight_decay=0.1)
 
 
-def batch(count: int = 16) -> tuple[Tensor, Tensor]:
+def batch(count: int = 16) -> Batch:
     torch.manual_seed(0)
-    return torch.randn(count, 1, 8, 8), torch.randint(10, (count,))
+    return Batch(torch.randn(count, 1, 8, 8), torch.randint(10, (count,)))
 
 
 def team(space: SearchSpace = SPACE, config: TrainingConfig = HARD, **settings) -> Team:
-    made = Team(space, config, None, Labels(config), seed=0, device=CPU, **settings)  # type: ignore[arg-type]
+    made = Team(space, config, None, Labels(Classes()), seed=0, device=CPU, **settings)  # type: ignore[arg-type]
     made.sampler = type(
         "Silent",
         (),

@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from nas import search
-from nas.data.dataset import ImageData
 from nas.samplers.basic import Uniform
 from nas.supernets.rules import Labels
 from nas.supernets.splitting import Splitting, halves, rounds, usual_splits
 from nas.supernets.team import Team
+from nas.tasks import Batch, Classes, Task
 from nas.training.config import TrainingConfig
 from nas.training.loop import Row, fit
 from search_spaces import SearchSpace, make_space
@@ -28,10 +28,10 @@ def space() -> SearchSpace:
     return make_space("resnet20-pooling", in_channels=1, image_size=8)
 
 
-def splitting(space: SearchSpace, data: ImageData, splits: dict[int, int], epochs: int = 3) -> Splitting:
+def splitting(space: SearchSpace, task: Task, splits: dict[int, int], epochs: int = 3) -> Splitting:
     config = TrainingConfig(epochs=epochs, batch_size=64)
-    team = Team(space, config, Uniform(space), Labels(config), seed=0, device=CPU)
-    return Splitting(team, data, splits, CPU)
+    team = Team(space, config, Uniform(space), Labels(Classes()), seed=0, device=CPU)
+    return Splitting(team, task, splits, CPU)
 
 
 def test_two_groups_that_agree_within_are_parted() -> None:
@@ -52,13 +52,11 @@ def test_every_round_takes_each_once() -> None:
     assert set(Counter(drawn).values()) == {3} and len(set(drawn[:7])) == 7
 
 
-def test_parts_begin_with_the_weights_they_come_from_and_then_go_their_own_way(
-    space: SearchSpace, digits: ImageData
-) -> None:
-    learner = splitting(space, digits, {1: 5})
+def test_parts_begin_with_the_weights_they_come_from_and_then_go_their_own_way(space: SearchSpace, task: Task) -> None:
+    learner = splitting(space, task, {1: 5})
     learner.begin(0)
-    images, labels = torch.randn(16, 1, 8, 8), torch.randint(0, digits.num_classes, (16,))
-    learner.step(images, labels, 0.1)
+    batch = Batch(torch.randn(16, 1, 8, 8), torch.randint(0, 10, (16,)))
+    learner.step(batch, 0.1)
     learner.begin(1)
     assert len(learner.members) == 5 and set(learner.home) == set(range(5))
     states = [member.tensors() for member in learner.members]
@@ -66,21 +64,21 @@ def test_parts_begin_with_the_weights_they_come_from_and_then_go_their_own_way(
 
     before = [{name: tensor.clone() for name, tensor in state.items()} for state in states]
     learner.order = iter([7])
-    learner.step(images, labels, 0.1)
+    learner.step(batch, 0.1)
     for number, member in enumerate(learner.members):
         same = all(torch.equal(before[number][name], tensor) for name, tensor in member.tensors().items())
         assert same == (number != learner.home[7])
 
 
-def test_a_stopped_run_ends_with_the_same_weights(space: SearchSpace, digits: ImageData, tmp_path: Path) -> None:
+def test_a_stopped_run_ends_with_the_same_weights(space: SearchSpace, task: Task, tmp_path: Path) -> None:
     def run(learner: Splitting, path: Path | None, stop: int | None = None) -> None:
         def on_epoch(history: list[Row]) -> None:
             if history[-1]["epoch"] == stop:
                 raise KeyboardInterrupt
 
-        fit(learner, digits, digits.train, learner.team.config, seed=0, device=CPU, path=path, on_epoch=on_epoch)
+        fit(learner, task.train, learner.team.config, seed=0, device=CPU, path=path, on_epoch=on_epoch)
 
-    whole, first, second = (splitting(space, digits, {1: 2, 2: 5}) for _ in range(3))
+    whole, first, second = (splitting(space, task, {1: 2, 2: 5}) for _ in range(3))
     run(whole, None)
     with pytest.raises(KeyboardInterrupt):
         run(first, tmp_path / "state", stop=1)
@@ -91,9 +89,9 @@ def test_a_stopped_run_ends_with_the_same_weights(space: SearchSpace, digits: Im
 
 
 @pytest.mark.parametrize("splits", [{0: 2}, {1: 1}, {1: 4, 2: 4}, {1: 37}])
-def test_splits_must_rise(space: SearchSpace, digits: ImageData, splits: dict[int, int]) -> None:
+def test_splits_must_rise(space: SearchSpace, task: Task, splits: dict[int, int]) -> None:
     with pytest.raises(ValueError, match="rising numbers of supernets, 2 to 36"):
-        splitting(space, digits, splits)
+        splitting(space, task, splits)
 
 
 def test_the_usual_splits_end_with_a_supernet_for_each_architecture() -> None:

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from nas.tasks import Task
 from nas.training.alone import Alone
 from nas.training.config import TrainingConfig
 from nas.training.sgd import sgd
@@ -71,12 +72,12 @@ def test_a_step_of_a_supernet_decays_what_one_of_the_extracted_network_does(seed
         torch.testing.assert_close(value, other, rtol=1e-4, atol=1e-6, msg=name)
 
 
-def test_the_learning_rate_of_a_step_holds_for_all_parameters() -> None:
+def test_the_learning_rate_of_a_step_holds_for_all_parameters(task: Task) -> None:
     config = TrainingConfig(epochs=1, batch_size=16, momentum=0, weight_decay=0.1)
-    learner = Alone(nn.Sequential(nn.BatchNorm2d(1), nn.Flatten(), nn.Linear(64, 10)), config, CPU)
+    learner = Alone(nn.Sequential(nn.BatchNorm2d(1), nn.Flatten(), nn.Linear(64, 10)), task, config, CPU)
     made = team(config=config)
     for parameters, step in (
-        (list(learner.module.parameters()), lambda rate: learner.step(*batch(), rate)),
+        (list(learner.module.parameters()), lambda rate: learner.step(batch(), rate)),
         (list(made.members[0].supernet.parameters()), lambda rate: train(made, made.space.sample(rng()), rate=rate)),
     ):
         before = [parameter.detach().clone() for parameter in parameters]

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from nas.data.dataset import ImageData, Split
 from nas.runtime import checkpoint
+from nas.tasks import Batch, Task
 from nas.training.alone import Alone
 from nas.training.config import NotFinite, TrainingConfig, learning_rate
 from nas.training.loop import fit
@@ -24,52 +24,52 @@ def network() -> nn.Module:
     return nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 10))
 
 
-def train(data: ImageData, config: TrainingConfig, path: Path | None = None, stop_after: int | None = None, **settings):
-    learner = Alone(network(), config, CPU)
+def train(task: Task, config: TrainingConfig, path: Path | None = None, stop_after: int | None = None, **settings):
+    learner = Alone(network(), task, config, CPU)
 
     def stop(history: list) -> None:
         if history[-1]["epoch"] == stop_after:
             raise KeyboardInterrupt
 
-    history = fit(learner, data, data.train, config, seed=0, device=CPU, path=path, on_epoch=stop, **settings)
+    history = fit(learner, task.train, config, seed=0, device=CPU, path=path, on_epoch=stop, **settings)
     return learner, history
 
 
-def test_it_learns(digits: ImageData) -> None:
-    _, history = train(digits, TrainingConfig(epochs=8, batch_size=32))
+def test_it_learns(task: Task) -> None:
+    _, history = train(task, TrainingConfig(epochs=8, batch_size=32))
     assert history[-1]["loss"] < 0.5 * history[0]["loss"]
     assert [row["epoch"] for row in history] == list(range(8))
 
 
-def test_resuming_equals_not_stopping(digits: ImageData, tmp_path: Path) -> None:
+def test_resuming_equals_not_stopping(task: Task, tmp_path: Path) -> None:
     config = TrainingConfig(epochs=4, batch_size=32)
-    whole, rows = train(digits, config)
+    whole, rows = train(task, config)
     for stop in (0, 2):
         with pytest.raises(KeyboardInterrupt):
-            train(digits, config, tmp_path / "c", stop_after=stop)
-    resumed, again = train(digits, config, tmp_path / "c")
+            train(task, config, tmp_path / "c", stop_after=stop)
+    resumed, again = train(task, config, tmp_path / "c")
     for name, value in whole.module.state_dict().items():
         assert torch.equal(value, resumed.module.state_dict()[name]), name
     assert [row["loss"] for row in rows] == [row["loss"] for row in again]
 
 
-def test_a_finished_training_is_not_repeated(digits: ImageData, tmp_path: Path) -> None:
+def test_a_finished_training_is_not_repeated(task: Task, tmp_path: Path) -> None:
     config = TrainingConfig(epochs=2, batch_size=32)
-    train(digits, config, tmp_path / "c")
+    train(task, config, tmp_path / "c")
     seen: list[float] = []
-    train(digits, config, tmp_path / "c", progress=lambda step, done, total: seen.append(done))
+    train(task, config, tmp_path / "c", progress=lambda step, done, total: seen.append(done))
     assert seen == [2]
 
 
-def test_a_checkpoint_cut_short_goes_back_one_epoch(digits: ImageData, tmp_path: Path) -> None:
+def test_a_checkpoint_cut_short_goes_back_one_epoch(task: Task, tmp_path: Path) -> None:
     config = TrainingConfig(epochs=3, batch_size=32)
-    whole, _ = train(digits, config)
+    whole, _ = train(task, config)
     with pytest.raises(KeyboardInterrupt):
-        train(digits, config, tmp_path / "c", stop_after=1)
+        train(task, config, tmp_path / "c", stop_after=1)
     data = (tmp_path / "c").read_bytes()
     (tmp_path / "c").write_bytes(data[: len(data) // 2])
     with pytest.warns(UserWarning, match="damaged.*earlier state"):
-        resumed, _ = train(digits, config, tmp_path / "c")
+        resumed, _ = train(task, config, tmp_path / "c")
     assert torch.equal(whole.module[4].weight, resumed.module[4].weight)
 
 
@@ -86,41 +86,41 @@ def test_no_checkpoint_is_none(tmp_path: Path) -> None:
     assert checkpoint.load(tmp_path / "c") is None
 
 
-def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_epoch(digits: ImageData, tmp_path: Path) -> None:
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_epoch(task: Task, tmp_path: Path) -> None:
     config = TrainingConfig(epochs=3, batch_size=32)
     with pytest.raises(KeyboardInterrupt):
-        train(digits, config, tmp_path / "c", stop_after=0)
+        train(task, config, tmp_path / "c", stop_after=0)
     kept = (tmp_path / "c").read_bytes()
-    bad = Alone(network(), config, CPU)
+    bad = Alone(network(), task, config, CPU)
     bad.restore = lambda tensors: nn.init.constant_(bad.module[4].weight, float("nan"))  # type: ignore[method-assign, assignment]
     with pytest.raises(NotFinite, match="loss must be finite, got nan; lower `learning_rate`"):
-        fit(bad, digits, digits.train, config, seed=0, device=CPU, path=tmp_path / "c")
+        fit(bad, task.train, config, seed=0, device=CPU, path=tmp_path / "c")
     assert (tmp_path / "c").read_bytes() == kept
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e25])
 def test_weights_that_the_last_step_of_an_epoch_breaks_are_not_kept(
-    value: float, momentum: float, digits: ImageData, tmp_path: Path
+    value: float, momentum: float, task: Task, tmp_path: Path
 ) -> None:
     config = TrainingConfig(epochs=3, batch_size=32, momentum=momentum)
     with pytest.raises(KeyboardInterrupt):
-        train(digits, config, tmp_path / "c", stop_after=0)
+        train(task, config, tmp_path / "c", stop_after=0)
     kept = (tmp_path / "c").read_bytes()
-    steps = len(digits.train) // 32
+    steps = len(task.train) // 32
 
     class Breaking(Alone):
         taken = 0
 
-        def step(self, images: torch.Tensor, labels: torch.Tensor, learning_rate: float) -> None:
+        def step(self, batch: Batch, learning_rate: float) -> None:
             self.taken += 1
-            super().step(images, labels, value if self.taken == steps else learning_rate)
+            super().step(batch, value if self.taken == steps else learning_rate)
 
-    bad = Breaking(network(), config, CPU)
+    bad = Breaking(network(), task, config, CPU)
     with pytest.raises(NotFinite, match="weights must have finite squares.*lower `learning_rate`.*after 1 epochs"):
-        fit(bad, digits, digits.train, config, seed=0, device=CPU, path=tmp_path / "c")
+        fit(bad, task.train, config, seed=0, device=CPU, path=tmp_path / "c")
     assert (tmp_path / "c").read_bytes() == kept
-    _, history = train(digits, config, tmp_path / "c")
+    _, history = train(task, config, tmp_path / "c")
     assert [math.isfinite(row["loss"]) for row in history] == [True] * 3
 
 
@@ -147,24 +147,23 @@ def test_one_cycle_rises_for_three_tenths_and_then_falls_to_the_end() -> None:
     assert rates[:31] == sorted(rates[:31]) and rates[30:] == sorted(rates[30:], reverse=True)
 
 
-def test_parameters_without_a_part_in_the_step_keep_their_bits(digits: ImageData) -> None:
+def test_parameters_without_a_part_in_the_step_keep_their_bits(task: Task) -> None:
     used, unused = nn.Linear(64, 10), nn.Linear(64, 10)
     module = nn.ModuleList([used, unused])
     config = TrainingConfig(epochs=1, batch_size=32, weight_decay=0.1)
-    learner = Alone(module, config, CPU)
+    learner = Alone(module, task, config, CPU)
     module.forward = lambda x: used(x.flatten(1))  # type: ignore[method-assign]
     before = unused.weight.clone()
-    fit(learner, digits, digits.train, config, seed=0, device=CPU)
+    fit(learner, task.train, config, seed=0, device=CPU)
     assert torch.equal(unused.weight, before)
 
 
-def test_a_batch_larger_than_the_split_takes_all_of_it(digits: ImageData) -> None:
+def test_a_batch_larger_than_the_split_takes_all_of_it(task: Task) -> None:
     sizes: list[int] = []
     config = TrainingConfig(epochs=2, batch_size=10_000)
-    learner = Alone(network(), config, CPU)
+    learner = Alone(network(), task, config, CPU)
     learner.module.register_forward_pre_hook(lambda module, args: sizes.append(len(args[0])))
-    few = Split(digits.train.images[:50], digits.train.labels[:50])
-    fit(learner, digits, few, config, seed=0, device=CPU)
+    fit(learner, task.train.head(50), config, seed=0, device=CPU)
     assert sizes == [50, 50]
 
 

@@ -15,10 +15,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from estimators import CostModel
-from nas.data.batches import normalize
-from nas.data.dataset import ImageData
-from nas.supernets.predict import predict
-from nas.training.accuracy import calibrate_
+from nas.tasks import Task
+from nas.training.measure import calibrate_
 from search_spaces import SearchSpace, Supernet, largest, make_space, smallest
 from search_spaces.core.options import usual_resolutions
 from search_spaces.families.mobilenet_elastic import CHOICES as MOBILENET_CHOICES
@@ -29,7 +27,7 @@ from search_spaces.layers.elastic_head import HEAD_OPERATORS
 from search_spaces.layers.sorting import sort_supernet_
 from search_spaces.pooling import make_global_pooling
 from tests.conformance import check_space
-from tests.subnets import check_slice, images, stirred
+from tests.subnets import check_slice, classes, images, stirred
 
 ALL = "width,depth,groups,kernel,pooling,resolution,head"
 THIN = {"width_ratios": (0.0625, 0.125), "num_classes": 5, "stem": "small"}
@@ -135,7 +133,7 @@ def test_a_hundred_subnets_are_slices_to_the_last_bit(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["resnet20-all", "mobilenet-all"])
-def test_shared_prefixes_predict_as_each_subnet_calibrated_alone(name: str, digits: ImageData) -> None:
+def test_shared_prefixes_predict_as_each_subnet_calibrated_alone(name: str, task: Task) -> None:
     kind, options = SPACES[name]
     space = make_space(
         kind, **{**options, "in_channels": 1, "image_size": 8, "num_classes": 10, "resolutions": (8, 10)}
@@ -143,13 +141,13 @@ def test_shared_prefixes_predict_as_each_subnet_calibrated_alone(name: str, digi
     supernet, rng = stirred(space), np.random.default_rng(6)
     parents = [space.sample(rng) for _ in range(3)]
     archs = [*parents, *(space.mutate(parent, rng) for parent in parents)]
-    split = digits.validation
-    found = predict(supernet, [space.locals(a) for a in archs], digits, split, batch_size=50, calibration=digits.train)
+    examples = task.validation
+    found = classes(supernet, [space.locals(a) for a in archs], examples, batch_size=50, calibration=task.train)
     for row, arch in enumerate(archs):
-        alone = calibrate_(supernet.extract(space.locals(arch)), digits, digits.train, batch_size=50)
-        batches = np.array_split(np.arange(len(split)), -(-len(split) // 50))
+        alone = calibrate_(supernet.extract(space.locals(arch)), task.train, batch_size=50)
+        batches = np.array_split(np.arange(len(examples)), -(-len(examples) // 50))
         with torch.inference_mode():
-            logits = [alone(normalize(split.images[torch.from_numpy(b)], digits.mean, digits.std)) for b in batches]
+            logits = [alone(next(examples.take(torch.from_numpy(b)).batches(50)).inputs) for b in batches]
         np.testing.assert_array_equal(found[row], torch.cat(logits).argmax(1).numpy())
     assert len({tuple(row) for row in found.tolist()}) > 1
 

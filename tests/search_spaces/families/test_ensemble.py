@@ -15,10 +15,7 @@ from torch import Tensor, nn
 
 from estimators import CostModel, count
 from examples.own_space import own_space
-from nas.data.dataset import ImageData
-from nas.supernets.predict import predict
-from nas.training.config import TrainingConfig
-from nas.training.sgd import cross_entropy
+from nas.tasks import Classes, Task
 from search_spaces import (
     Architecture,
     Block,
@@ -40,7 +37,7 @@ from search_spaces.core.paths import together
 from tests.conformance import check_space
 from tests.elastic_toy import elastic_space
 from tests.nas.supernets.test_predict import by_hand
-from tests.subnets import check_costs, check_slice, images, stirred
+from tests.subnets import check_costs, check_slice, classes, images, stirred
 
 SMALL = {"in_channels": 1, "image_size": 8}
 BASES = {
@@ -208,7 +205,7 @@ def test_two_equal_heads_give_their_trunk_the_gradient_of_one(extracted: bool) -
     locals = space.locals(twins(space, arch, split=2))
     module = supernet.extract(locals) if extracted else supernet
     heads = module(x) if extracted else supernet(x, locals)
-    both = _gradients(module, cross_entropy(heads, labels, TrainingConfig(epochs=1)))
+    both = _gradients(module, Classes().loss(heads, labels))
     first, second = ("paths.0.", "paths.1.") if extracted else ("blocks.", "blocks.path2_")
     trunk = "" if extracted else "blocks."
     for name in ("stem.conv.weight", "block1.expand"):
@@ -251,20 +248,19 @@ def test_everything_in_an_ensemble_can_be_counted() -> None:
 
 @settings(max_examples=2, deadline=None)
 @given(seed=st.integers(0, 1000))
-def test_shared_prefixes_and_calibration_are_exact(digits: ImageData, seed: int) -> None:
+def test_shared_prefixes_and_calibration_are_exact(task: Task, seed: int) -> None:
     space, rng = pair("resnet-elastic"), np.random.default_rng(seed)
     archs = [space.sample(rng) for _ in range(4)]
     supernet = supernet_of("resnet-elastic")
-    found = predict(
+    found = classes(
         supernet,
         [space.locals(arch) for arch in archs],
-        digits,
-        digits.validation,
+        task.validation,
         batch_size=60,
-        calibration=digits.train,
+        calibration=task.train,
     )
     for row, arch in enumerate(archs):
-        expected = by_hand(space, supernet, arch, digits, digits.validation, digits.train, 60)
+        expected = by_hand(space, supernet, arch, task.validation, task.train, 60)
         np.testing.assert_array_equal(found[row], expected)
 
 

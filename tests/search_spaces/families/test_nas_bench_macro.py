@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from estimators import CostModel, count
-from nas.data.dataset import ImageData
-from nas.supernets.predict import predict
+from nas.tasks import Task
 from search_spaces import Supernet, make_space
 from tests.conformance import check_round_trips, check_variation
+from tests.subnets import classes
 
 SPACE = make_space("nas-bench-macro")
 SMALL = make_space("nas-bench-macro", in_channels=1, image_size=8)
@@ -91,15 +91,15 @@ def test_subnets_are_slices() -> None:
 
 
 @pytest.mark.parametrize("calibrated", [False, True])
-def test_shared_prefixes_predict_as_each_subnet_alone(digits: ImageData, calibrated: bool) -> None:
+def test_shared_prefixes_predict_as_each_subnet_alone(task: Task, calibrated: bool) -> None:
     rng = np.random.default_rng(0)
     supernet = Supernet(SMALL.net, seed=1)
     archs = [SMALL.sample(rng) for _ in range(4)]
     archs += [SMALL.mutate(archs[0], rng) for _ in range(4)] + archs[:1]
-    paths, calibration = [SMALL.locals(arch) for arch in archs], digits.train if calibrated else None
-    together = predict(supernet, paths, digits, digits.validation, batch_size=30, calibration=calibration)
+    paths, calibration = [SMALL.locals(arch) for arch in archs], task.train if calibrated else None
+    together = classes(supernet, paths, task.validation, batch_size=30, calibration=calibration)
     for row, path in zip(together, paths, strict=True):
-        alone = predict(supernet, [path], digits, digits.validation, batch_size=30, calibration=calibration)
+        alone = classes(supernet, [path], task.validation, batch_size=30, calibration=calibration)
         np.testing.assert_array_equal(row, alone[0])
     assert not calibrated or len(np.unique(together, axis=0)) > 1
 

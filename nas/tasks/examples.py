@@ -1,0 +1,117 @@
+"""The examples of one part of a task, and batches of them: the one contract between data and everything that learns or measures."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+from pruners.groups import split_inputs
+
+
+class Batch(NamedTuple):
+    """Some examples at once; as a pair, what `pruners` takes.
+
+    Attributes:
+        inputs: what a model is called with: a tensor, a tuple of positional inputs, or a dict of keyword inputs, examples in the
+            first dimension of their tensors.
+        target: what the outputs are judged by, of any structure; None without labels.
+    """
+
+    inputs: Any
+    target: Any = None
+
+    @property
+    def size(self) -> int:
+        """Examples: the first dimension of the first tensor among the inputs."""
+        return len(next(x for x in tree_leaves(self.inputs) if isinstance(x, Tensor) and x.dim()))
+
+    def call(self, model: nn.Module, *more: Any) -> Any:
+        """What a model returns for the inputs; `more` are further positional arguments behind them."""
+        if isinstance(self.inputs, Tensor):
+            return model(self.inputs, *more)
+        args, kwargs = split_inputs(self.inputs)
+        return model(*args, *more, **kwargs)
+
+    def to(self, device: torch.device) -> Batch:
+        """The same on a device."""
+        return tree_map_only(Tensor, lambda x: x.to(device, non_blocking=True), self)
+
+    def split(self, count: int) -> list[Batch]:
+        """So many parts of nearly equal size; tensors without a dimension of examples stay whole in each."""
+        size = self.size
+        rest = size % count  # the first parts have one more
+        edges = [n * (size // count) + min(n, rest) for n in range(count + 1)]
+
+        def part(x: Tensor, start: int, stop: int) -> Tensor:
+            return x[start:stop] if x.dim() and len(x) == size else x
+
+        return [
+            tree_map_only(Tensor, partial(part, start=start, stop=stop), self)
+            for start, stop in zip(edges, edges[1:], strict=False)
+        ]
+
+
+class Examples(ABC):
+    """The examples of one part of a task."""
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """How many there are."""
+
+    @abstractmethod
+    def batches(
+        self,
+        size: int,
+        *,
+        device: torch.device | str = "cpu",
+        rng: np.random.Generator | None = None,
+        augment: bool = False,
+        drop_last: bool = False,
+    ) -> Iterator[Batch]:
+        """One pass.
+
+        Args:
+            size: examples in a batch; the last one may have fewer.
+            device: where batches come out.
+            rng: shuffles, and drives what is random about examples; None keeps their order.
+            augment: change examples at random as their kind allows; needs `rng`.
+            drop_last: leave out a last batch that is not full.
+        """
+
+    @abstractmethod
+    def evenly(self, size: int, device: torch.device | str = "cpu") -> Iterator[Batch]:
+        """All examples in order, in batches of nearly equal size, at most `size`: none is left too small for batch statistics."""
+
+    @abstractmethod
+    def take(self, indices: Tensor) -> Examples:
+        """The examples at some positions, int64 (count,)."""
+
+    @abstractmethod
+    def joined(self, other: Examples) -> Examples:
+        """These examples followed by others of the same kind."""
+
+    @property
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """Digest that is equal for equal examples on any machine."""
+
+    def head(self, most: int) -> Examples:
+        """The first examples, at most so many."""
+        return self.take(torch.arange(min(most, len(self))))
+
+    def steps(self, size: int) -> int:
+        """Full batches in one pass."""
+        return len(self) // size
+
+
+def even_edges(count: int, size: int) -> list[int]:
+    """Where batches of nearly equal size, at most `size`, begin and end."""
+    edges: list[int] = np.linspace(0, count, -(-count // size) + 1).astype(int).tolist()
+    return edges

@@ -1,0 +1,75 @@
+"""What one network is worth on a task, and its batch statistics."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from nas.runtime import precision
+from nas.tasks import Examples, Task, figures, tallied
+from pruners import recalibrate_
+
+BatchNorm = nn.modules.batchnorm._BatchNorm
+
+
+def measure(
+    module: nn.Module, task: Task, examples: Examples, names: Sequence[str] | None = None, *, batch_size: int = 250
+) -> dict[str, float]:
+    """The metrics of one network in evaluation mode, where its weights are; its mode is left as it was.
+
+    Args:
+        module: the network.
+        task: says what is measured.
+        examples: a part of it.
+        names: of the metrics; None for the first one.
+        batch_size: examples at a time, at most.
+
+    Returns:
+        A figure for each metric, NaN where it has none.
+    """
+    tallies = tallied(task.metric(name) for name in names or [task.main.name])
+    device = next(module.parameters()).device
+    was_training = module.training
+    module.eval()
+    with torch.inference_mode(), precision(device):
+        for batch in examples.evenly(batch_size, device):
+            outputs = batch.call(module)
+            for tally in tallies.values():
+                tally.update(outputs, batch.target)
+    module.train(was_training)
+    return figures(tallies)
+
+
+def warn_of_chance(found: float, task: Task, examples: Examples, who: str) -> None:
+    """Warn where a figure of the task's first metric is no better than what needs no knowledge."""
+    if task.chance is None:
+        return
+    how, chance = task.chance(examples)
+    if found <= chance:
+        warnings.warn(
+            f"{who} has {task.main.name} {found:.4g} on {task.name}, no better than {how}, {chance:.4g}", stacklevel=3
+        )
+
+
+def calibrate_(module: nn.Module, examples: Examples, *, batch_size: int = 250) -> nn.Module:
+    """Give every batch normalisation of `module` its mean statistics on examples, and leave the module in evaluation mode.
+
+    Normalisations by batch statistics become ones with running statistics, so the module no longer depends on how examples are
+    batched.
+    """
+    device = next(module.parameters()).device
+    for norm in batch_norms(module):
+        norm.track_running_stats = True
+        norm.running_mean = torch.zeros(norm.num_features, device=device)
+        norm.running_var = torch.ones(norm.num_features, device=device)
+        norm.num_batches_tracked = torch.tensor(0, device=device)
+    with precision(device):
+        recalibrate_(module, ((batch.inputs, None) for batch in examples.evenly(batch_size, device)))
+    return module.eval()
+
+
+def batch_norms(block: nn.Module) -> list[BatchNorm]:
+    return [module for module in block.modules() if isinstance(module, BatchNorm)]
