@@ -12,12 +12,20 @@ from nas.training.accuracy import (
 from nas.training.alone import Alone, Distillation, Distilled, divergence
 from nas.training.config import NotFinite, TrainingConfig
 from nas.training.loop import Batch, Row, below, fit, under
+from nas.training.optimizer import (
+    check_weights,
+    clip_,
+    cross_entropy,
+    make_optimizer,
+    restore_state_,
+    set_rate_,
+    state_tensors,
+)
 from nas.training.range_test import RangeTest, safe_rate, trial_rate
-from nas.training.sgd import check_weights, cross_entropy, momenta, restore_momenta_, set_rate_, sgd
 
 __all__ = [
     "Alone", "Batch", "BatchNorm", "Distillation", "Distilled", "NotFinite", "RangeTest", "Row", "TrainingConfig",
-    "accuracy", "batch_norms", "below", "calibrate_", "check_classifies", "check_weights", "cross_entropy",
-    "divergence", "even_batches", "fit", "module_accuracy", "momenta", "restore_momenta_", "safe_rate", "set_rate_",
-    "sgd", "trial_rate", "under",
+    "accuracy", "batch_norms", "below", "calibrate_", "check_classifies", "check_weights", "clip_", "cross_entropy",
+    "divergence", "even_batches", "fit", "make_optimizer", "module_accuracy", "restore_state_", "safe_rate", "set_rate_",
+    "state_tensors", "trial_rate", "under",
 ]  # fmt: skip

@@ -12,7 +12,14 @@ from torch import Tensor, nn
 from nas.runtime import memory_format
 from nas.training.config import TrainingConfig
 from nas.training.loop import Row, below, under
-from nas.training.sgd import check_weights, cross_entropy, descend, momenta, restore_momenta_, sgd
+from nas.training.optimizer import (
+    check_weights,
+    cross_entropy,
+    descend,
+    make_optimizer,
+    restore_state_,
+    state_tensors,
+)
 from search_spaces.core import Part, setting
 
 
@@ -28,7 +35,7 @@ class Alone:
     def __init__(self, module: nn.Module, config: TrainingConfig, device: torch.device) -> None:
         self.module = module.to(device, memory_format=memory_format(device))  # type: ignore[call-overload]
         self.config = config
-        self.optimizer = sgd(self.module, config)
+        self.optimizer = make_optimizer(self.module, config)
         self.losses: list[float] = []
 
     def begin(self, epoch: int) -> None:
@@ -36,7 +43,9 @@ class Alone:
         self.losses = []
 
     def step(self, images: Tensor, labels: Tensor, learning_rate: float) -> None:
-        loss = descend(self.optimizer, lambda: self.loss(images, labels), labels.device, learning_rate)
+        loss = descend(
+            self.optimizer, lambda: self.loss(images, labels), labels.device, learning_rate, self.config.clip
+        )
         self.losses.append(loss)
 
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
@@ -49,11 +58,11 @@ class Alone:
         return [{"loss": sum(self.losses) / len(self.losses)}]
 
     def tensors(self) -> dict[str, Tensor]:
-        return {**under("weights", self.module.state_dict()), **under("momenta", momenta(self.optimizer))}
+        return {**under("weights", self.module.state_dict()), **under("momenta", state_tensors(self.optimizer))}
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
         self.module.load_state_dict(below("weights", tensors))
-        restore_momenta_(self.optimizer, below("momenta", tensors))
+        restore_state_(self.optimizer, below("momenta", tensors))
 
 
 class Distillation(Part):

@@ -18,7 +18,7 @@ from examples.own_space import own_space
 from nas.data.dataset import ImageData
 from nas.supernets.predict import predict
 from nas.training.config import TrainingConfig
-from nas.training.sgd import cross_entropy
+from nas.training.optimizer import cross_entropy
 from search_spaces import (
     Architecture,
     Block,
