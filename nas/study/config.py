@@ -264,7 +264,9 @@ def configure(space: str, data: str | None, **settings: Any) -> RunConfig:
     """
     trained = space.partition(":")[0] == PRUNED
     given = {name: value for name, value in settings.items() if value is not None}
-    defaults: dict[str, Any] = {"learning_rate": 0.01 if trained else 0.1, "alone_epochs": settings.get("epochs", 100)}
+    defaults: dict[str, Any] = {"alone_epochs": settings.get("epochs", 100)}
+    if trained:
+        defaults["learning_rate"] = 1e-4 if given.get("optimizer") == "adamw" else 0.01
     if "evaluate" in given:
         defaults |= {"strategy": "nsga2", "supernets": 0, "retrain": "none"}
     else:

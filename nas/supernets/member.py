@@ -13,8 +13,19 @@ from torch.nn.modules.dropout import _DropoutNd
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from nas.runtime import memory_format, torch_seed
-from nas.supernets.slices import Slices, step_
-from nas.training import Row, TrainingConfig, below, momenta, restore_momenta_, set_rate_, sgd, under
+from nas.supernets.partial_step import step_
+from nas.supernets.slices import Slices
+from nas.training import (
+    Row,
+    TrainingConfig,
+    below,
+    clip_,
+    make_optimizer,
+    restore_state_,
+    set_rate_,
+    state_tensors,
+    under,
+)
 from search_spaces import SearchSpace, Supernet
 from search_spaces.core import Local
 
@@ -30,8 +41,8 @@ class Parting(Protocol):
 class Member:
     """A supernet with its optimiser.
 
-    A step moves only the part of the parameters that its subnets use: the rest keeps its bits, momentum and weight decay included; but
-    for weights that are parting, which move together.
+    A step moves only the part of the parameters that its subnets use: the rest keeps its bits, weight decay and what the optimiser
+    remembers included; but for weights that are parting, which move together.
 
     Args:
         space: the search space.
@@ -53,10 +64,11 @@ class Member:
     ) -> None:
         supernet = Supernet(space.net, torch_seed(seed, "supernet", number))
         self.supernet = supernet.to(device, memory_format=memory_format(device))  # type: ignore[call-overload]
-        self.optimizer = sgd(self.supernet, config)
+        self.optimizer = make_optimizer(self.supernet, config)
         self.slices = Slices(self.supernet)
         self.parting = [module for module in self.supernet.modules() if isinstance(module, Parting)]
-        self.moves_unused = bool(config.momentum or config.weight_decay)
+        self.clip = config.clip
+        self.moves_unused = config.optimizer != "sgd" or bool(config.momentum or config.weight_decay)
         self.trained: list[Sequence[Local]] = []
         self.batches = 0
         self.steps = 0
@@ -67,9 +79,10 @@ class Member:
         self.average_anew()
 
     def update(self, learning_rate: float, done: float) -> None:
-        """One step of the optimiser down the gradients that have added up, when a fraction of the training is done."""
+        """One step of the optimiser down the gradients that have added up, clipped, when a fraction of the training is done."""
         for module in self.parting:
             module.spread_gradients_(done)
+        clip_(self.supernet.parameters(), self.clip)
         set_rate_(self.optimizer, learning_rate)
         step_(self.optimizer, self.slices.partial(self.trained) if self.moves_unused else {})
         self.optimizer.zero_grad(set_to_none=True)
@@ -102,13 +115,13 @@ class Member:
     def tensors(self) -> dict[str, Tensor]:
         return {
             **under("weights", self.supernet.state_dict()),
-            **under("momenta", momenta(self.optimizer)),
+            **under("momenta", state_tensors(self.optimizer)),
             **under("averaged", self.averaged),
         }
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
         self.supernet.load_state_dict(below("weights", tensors))
-        restore_momenta_(self.optimizer, below("momenta", tensors))
+        restore_state_(self.optimizer, below("momenta", tensors))
         for name, value in below("averaged", tensors).items():
             self.averaged[name].copy_(value)
 

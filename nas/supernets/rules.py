@@ -77,7 +77,7 @@ class InPlace(Labels):
     """The largest subnet learns from the task, the others from its predictions alone, and only it is regularised by dropout.
 
     Reference: Yu et al., "BigNAS: Scaling Up Neural Architecture Search with Big Single-Stage Models", ECCV 2020, arXiv:2003.11142.
-    Differs: weight decay acts on all weights that it does not spare, see `nas.training.sgd`, as every step trains the largest subnet.
+    Differs: weight decay acts on all weights but those spared (`nas.training.make_optimizer`), as every step trains the largest subnet.
     """
 
     spares_small = True

@@ -1,8 +1,6 @@
-"""Which part of a supernet's parameters a subnet uses, and SGD on that part alone.
+"""Which part of a supernet's parameters a subnet uses.
 
-A step uses a slice of a shared parameter. The gradient is zero elsewhere, but SGD with momentum or weight decay would
-move the rest, too. So the part that a block uses under a local choice is found once, on a copy of the block, and only
-that part is updated.
+It is found once for a block under a local choice, on a copy of the block.
 """
 
 from __future__ import annotations
@@ -11,12 +9,10 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.optim.sgd import sgd
 
 from search_spaces import Block, Supernet
 from search_spaces.core import Local, Shape, seeded
@@ -63,7 +59,7 @@ class Slices:
             for parameter, part in self._parts(tuple(locals)):
                 parts.setdefault(parameter, set()).add(part)
         united = {parameter: union(tuple(parameter.shape), frozenset(found)) for parameter, found in parts.items()}
-        return {parameter: part for parameter, part in united.items() if part != _whole(tuple(parameter.shape))}
+        return {parameter: part for parameter, part in united.items() if part != whole(tuple(parameter.shape))}
 
     def _parts_of_one(self, locals: tuple[Local, ...]) -> list[tuple[nn.Parameter, Part]]:
         return [
@@ -113,54 +109,8 @@ def union(shape: tuple[int, ...], parts: frozenset[Part]) -> Part:
     return united
 
 
-def step_(optimizer: torch.optim.SGD, partial: Mapping[nn.Parameter, Part]) -> None:
-    """One step of `optimizer` that leaves the rest of the partial parameters, and its momentum, as they are to the bit."""
-    with torch.no_grad():
-        for group in optimizer.param_groups:
-            inside = {p: partial[p] for p in group["params"] if p in partial and p.grad is not None}
-            if inside:
-                _step_parts_(optimizer, group, inside)
-    optimizer.step()
-
-
-def _step_parts_(optimizer: torch.optim.SGD, group: Mapping[str, Any], partial: Mapping[nn.Parameter, Part]) -> None:
-    """Step on the parts of parameters of one group, and take their gradients away."""
-    parameters: list[Tensor] = []
-    gradients: list[Tensor] = []
-    buffers: list[Tensor | None] = []
-    scattered: list[tuple[Tensor, Tensor, Tensor]] = []
-    for parameter, part in partial.items():
-        assert parameter.grad is not None
-        state = optimizer.state[parameter]
-        if group["momentum"] and state.get("momentum_buffer") is None:
-            state["momentum_buffer"] = torch.zeros_like(parameter)
-        buffer: Tensor | None = state.get("momentum_buffer")
-        where: Tensor | tuple[slice, ...] = part.slices if isinstance(part, Box) else part.mask.to(parameter.device)
-        parameters.append(parameter[where])
-        gradients.append(parameter.grad[where])
-        inside = None if buffer is None else buffer[where]
-        buffers.append(inside)
-        if isinstance(where, Tensor):  # indexing by a mask gave copies
-            scattered.append((parameter, where, parameters[-1]))
-            if buffer is not None and inside is not None:
-                scattered.append((buffer, where, inside))
-        parameter.grad = None
-    sgd(
-        parameters,
-        gradients,
-        buffers,
-        lr=group["lr"],
-        momentum=group["momentum"],
-        weight_decay=group["weight_decay"],
-        dampening=group["dampening"],
-        nesterov=group["nesterov"],
-        maximize=group["maximize"],
-    )
-    for tensor, where, values in scattered:
-        tensor[where] = values
-
-
-def _whole(shape: tuple[int, ...]) -> Box:
+def whole(shape: tuple[int, ...]) -> Box:
+    """All elements of a tensor of that shape."""
     return Box((0,) * len(shape), shape)
 
 

@@ -13,7 +13,7 @@ from nas.runtime import memory_format
 from nas.tasks import Batch, Goal, Step, Task
 from nas.training.config import TrainingConfig
 from nas.training.loop import Row, below, under
-from nas.training.sgd import check_weights, descend, momenta, restore_momenta_, sgd
+from nas.training.optimizer import check_weights, descend, make_optimizer, restore_state_, state_tensors
 from search_spaces.core import Part, setting
 
 
@@ -32,7 +32,7 @@ class Alone:
         self.goal: Goal = task.goal.smoothed(config.label_smoothing)
         self.own_step: Step | None = task.step
         self.config, self.device = config, device
-        self.optimizer = sgd(self.module, config)
+        self.optimizer = make_optimizer(self.module, config)
         self.losses: list[float] = []
 
     def begin(self, epoch: int) -> None:
@@ -40,7 +40,8 @@ class Alone:
         self.losses = []
 
     def step(self, batch: Batch, learning_rate: float) -> None:
-        self.losses.append(descend(self.optimizer, lambda: self.loss(batch), self.device, learning_rate))
+        loss = descend(self.optimizer, lambda: self.loss(batch), self.device, learning_rate, self.config.clip)
+        self.losses.append(loss)
 
     def loss(self, batch: Batch) -> Tensor:
         """What is minimised on one batch."""
@@ -54,11 +55,11 @@ class Alone:
         return [{"loss": sum(self.losses) / len(self.losses)}]
 
     def tensors(self) -> dict[str, Tensor]:
-        return {**under("weights", self.module.state_dict()), **under("momenta", momenta(self.optimizer))}
+        return {**under("weights", self.module.state_dict()), **under("momenta", state_tensors(self.optimizer))}
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
         self.module.load_state_dict(below("weights", tensors))
-        restore_momenta_(self.optimizer, below("momenta", tensors))
+        restore_state_(self.optimizer, below("momenta", tensors))
 
 
 class Distillation(Part):

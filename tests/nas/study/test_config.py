@@ -49,6 +49,13 @@ def test_it_is_written_whole_and_read_back(tmp_path: Path) -> None:
             {"teacher": "a:b", "distill_temperature": 0.0},
             "`supernets.distillation.temperature`: input should be greater than 0, got 0",
         ),
+        ({"optimizer": "adam"}, "`supernets.training.optimizer`: input should be 'sgd' or 'adamw', got 'adam'"),
+        ({"clip": 0.0}, "`supernets.training.clip`: input should be greater than 0, got 0"),
+        ({"warm_up": 1.0}, "`supernets.training.warm_up`: input should be less than 1, got 1"),
+        (
+            {"warm_up": 0.1, "schedule": "one-cycle"},
+            "one-cycle rises by itself, so `warm_up` must be 0, got 0.1; leave it out, or choose another schedule",
+        ),
         ({"distill_weight": 0.5}, "are for a given teacher, .* leave them out, or give one; got teacher None"),
     ],
 )
@@ -58,11 +65,28 @@ def test_a_bad_setting_is_named_with_its_rule(settings: dict, message: str) -> N
 
 
 def test_momentum_and_label_smoothing_hold_for_both_trainings_and_distillation_for_the_teacher() -> None:
-    settings = {"momentum": 0.8, "label_smoothing": 0.1, "weight_decay": 1e-4}
+    settings = {"momentum": 0.8, "label_smoothing": 0.1, "weight_decay": 1e-4, "clip": 2.0, "warm_up": 0.1}
     config = configure("s", "d", teacher="a:b", distill_weight=0.3, distill_temperature=2.0, **settings)
     for training in (config.supernets.training, config.alone.training):
         assert {name: getattr(training, name) for name in settings} == settings
     assert config.supernets.distillation == Distillation(weight=0.3, temperature=2.0)
+
+
+@pytest.mark.parametrize(
+    ("space", "settings", "rates"),
+    [
+        ("s", {}, (0.1, 1e-3)),
+        ("s", {"optimizer": "adamw"}, (1e-3, 1e-5)),
+        ("s", {"optimizer": "adamw", "learning_rate": 0.02}, (0.02, 1e-5)),
+        ("pruned:a:b", {}, (0.01, 1e-3)),
+        ("pruned:a:b", {"optimizer": "adamw"}, (1e-4, 1e-5)),
+    ],
+)
+def test_a_learning_rate_that_is_not_given_fits_the_optimiser(space: str, settings: dict, rates: tuple) -> None:
+    config = configure(space, "d", **settings)
+    for training in (config.supernets.training, config.alone.training):
+        assert (training.learning_rate, training.final_learning_rate) == rates
+        assert training.optimizer == settings.get("optimizer", "sgd")
 
 
 def test_an_unknown_key_is_refused() -> None:

@@ -25,7 +25,7 @@ from nas.tasks import Classes, Task
 from nas.training.alone import Alone
 from nas.training.config import TrainingConfig
 from nas.training.loop import fit
-from nas.training.sgd import sgd
+from nas.training.optimizer import make_optimizer
 from search_spaces import ensemble
 from search_spaces.core.paths import divide_gradient
 from tests.elastic_toy import elastic_space
@@ -50,7 +50,7 @@ def test_inside_its_slice_an_ensemble_trains_as_it_would_alone(seed: int) -> Non
     made, arch = team(SPACE), SPACE.sample(np.random.default_rng(seed))
     start = state(made.members[0])
     alone = made.members[0].supernet.extract(SPACE.locals(arch))
-    optimizer = sgd(alone, HARD)
+    optimizer = make_optimizer(alone, HARD)
     for _ in range(2):
         train(made, arch)
         optimizer.zero_grad()

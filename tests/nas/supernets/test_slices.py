@@ -8,12 +8,13 @@ from torch import Tensor, nn
 
 from nas.samplers.basic import Draw
 from nas.supernets.member import Member
+from nas.supernets.partial_step import step_
 from nas.supernets.rules import Labels
-from nas.supernets.slices import Box, Scattered, Slices, step_, union, used
+from nas.supernets.slices import Box, Scattered, Slices, union, used
 from nas.supernets.team import Team
 from nas.tasks import Batch, Classes
 from nas.training.config import TrainingConfig
-from nas.training.sgd import sgd
+from nas.training.optimizer import make_optimizer
 from search_spaces import Architecture, SearchSpace, Supernet, make_space
 from tests.elastic_toy import CHANNELS, elastic_space
 from tests.nas.samplers.test_basic import LARGE, SPACE, rng
@@ -101,7 +102,7 @@ def test_it_would_leak_without(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_inside_its_slice_a_subnet_trains_as_it_would_alone(seed: int) -> None:
     made, arch = team(), SPACE.sample(rng(seed))
     alone = made.members[0].supernet.extract(SPACE.locals(arch))
-    optimizer = sgd(alone, HARD)
+    optimizer = make_optimizer(alone, HARD)
     for _ in range(3):
         train(made, arch)
         optimizer.zero_grad()
@@ -117,7 +118,7 @@ def test_the_largest_subnet_trains_to_the_bit_as_plain_sgd_does() -> None:
     made = team()
     plain = Supernet(SPACE.net)
     plain.load_state_dict(made.members[0].supernet.state_dict())
-    optimizer = sgd(plain, HARD)
+    optimizer = make_optimizer(plain, HARD)
     for _ in range(3):
         train(made, LARGE)
         optimizer.zero_grad()

@@ -10,7 +10,7 @@ from torch import nn
 from nas.tasks import Task
 from nas.training.alone import Alone
 from nas.training.config import TrainingConfig
-from nas.training.sgd import sgd
+from nas.training.optimizer import make_optimizer
 from search_spaces import make_space
 from search_spaces.layers.elastic import ElasticBatchNorm2d, ElasticConv2d, ElasticLayerNorm, ElasticLinear
 from search_spaces.pooling import make_pooling
@@ -49,7 +49,7 @@ def test_without_gradients_weights_shrink_and_what_is_spared_keeps_its_bits(name
     for key, parameter in module.named_parameters():
         parameter.data.normal_()
         before[key], parameter.grad = parameter.detach().clone(), torch.zeros_like(parameter)
-    sgd(module, HARD).step()
+    make_optimizer(module, HARD).step()
     for key, parameter in module.named_parameters():
         if key in decayed:
             torch.testing.assert_close(parameter.detach(), before[key] * (1 - 0.1 * 0.1))
@@ -62,7 +62,7 @@ def test_a_step_of_a_supernet_decays_what_one_of_the_extracted_network_does(seed
     space = make_space("resnet-elastic", **POOLED)
     made, arch = team(space), space.sample(rng(seed))
     alone = made.members[0].supernet.extract(space.locals(arch))
-    optimizer = sgd(alone, HARD)
+    optimizer = make_optimizer(alone, HARD)
     images, labels = batch()
     F.cross_entropy(alone(images), labels).backward()
     optimizer.step()

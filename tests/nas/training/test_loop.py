@@ -14,7 +14,7 @@ from nas.tasks import Batch, Task
 from nas.training.alone import Alone
 from nas.training.config import NotFinite, TrainingConfig, learning_rate
 from nas.training.loop import fit
-from nas.training.sgd import check_weights, sgd
+from nas.training.optimizer import check_weights, make_optimizer
 
 CPU = torch.device("cpu")
 
@@ -147,6 +147,15 @@ def test_one_cycle_rises_for_three_tenths_and_then_falls_to_the_end() -> None:
     assert rates[:31] == sorted(rates[:31]) and rates[30:] == sorted(rates[30:], reverse=True)
 
 
+@pytest.mark.parametrize("schedule", ["cosine", "exponential"])
+def test_a_warm_up_rises_along_a_line_and_leaves_the_schedule_the_other_epochs(schedule: str) -> None:
+    config = TrainingConfig(epochs=20, learning_rate=0.4, schedule=schedule, warm_up=0.25)
+    rises = [learning_rate(config, epoch / 4) for epoch in range(20)]
+    assert rises == [pytest.approx(0.4 * step / 20) for step in range(20)] and rises[0] == 0
+    rest = TrainingConfig(epochs=15, learning_rate=0.4, schedule=schedule)
+    assert [learning_rate(config, 5 + epoch) for epoch in range(16)] == [learning_rate(rest, e) for e in range(16)]
+
+
 def test_parameters_without_a_part_in_the_step_keep_their_bits(task: Task) -> None:
     used, unused = nn.Linear(64, 10), nn.Linear(64, 10)
     module = nn.ModuleList([used, unused])
@@ -171,7 +180,7 @@ def test_a_batch_larger_than_the_split_takes_all_of_it(task: Task) -> None:
 @pytest.mark.parametrize("name", ["0.weight", "0.bias", "1.weight"])
 def test_no_parameter_escapes_the_check_of_weights(name: str, weight_decay: float) -> None:
     module = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
-    optimizer = sgd(module, TrainingConfig(epochs=1, weight_decay=weight_decay))
+    optimizer = make_optimizer(module, TrainingConfig(epochs=1, weight_decay=weight_decay))
     check_weights(optimizer)
     with torch.no_grad():
         module.get_parameter(name)[0] = torch.inf

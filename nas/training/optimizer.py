@@ -1,9 +1,9 @@
-"""Stochastic gradient descent: which parameters decay, a step, and what is checked after it."""
+"""Optimisers: which parameters decay, a step, what is checked after it, and what a checkpoint keeps."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -13,6 +13,10 @@ from nas.runtime import precision
 from nas.training.config import NotFinite, TrainingConfig
 from search_spaces.layers import ElasticConv2d
 from search_spaces.pooling import WindowPool
+
+SQUARES = 0.999
+"""Beta2 of AdamW: what its mean of squared gradients keeps in a step."""
+MOMENTUM = "momentum_buffer"
 
 
 def decaying(module: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
@@ -37,11 +41,20 @@ def decaying(module: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]
     return [p for p in every if p not in spared], [p for p in every if p in spared]
 
 
-def sgd(module: nn.Module, config: TrainingConfig) -> torch.optim.SGD:
-    """SGD over all parameters; those without a part in a step are left alone by it. For weight decay see `decaying`."""
+def make_optimizer(module: nn.Module, config: TrainingConfig) -> torch.optim.SGD | torch.optim.AdamW:
+    """SGD or AdamW over all parameters; those without a part in a step are left alone by it. For weight decay see `decaying`.
+
+    Reference: for AdamW, Loshchilov, Hutter, "Decoupled Weight Decay Regularization", ICLR 2019, arXiv:1711.05101.
+    """
     decayed, spared = decaying(module) if config.weight_decay else (list(module.parameters()), [])
-    groups: list[dict[str, Any]] = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": spared}]
+    # the spared have to say 0: torch's AdamW decays by default
+    groups: list[dict[str, Any]] = [
+        {"params": decayed, "weight_decay": config.weight_decay},
+        {"params": spared, "weight_decay": 0.0},
+    ]
     filled = [group for group in groups if group["params"]]
+    if config.optimizer == "adamw":
+        return torch.optim.AdamW(filled, lr=config.learning_rate, betas=(config.momentum, SQUARES))
     return torch.optim.SGD(filled, lr=config.learning_rate, momentum=config.momentum)
 
 
@@ -51,10 +64,23 @@ def set_rate_(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
         group["lr"] = learning_rate
 
 
+def clip_(parameters: Iterable[nn.Parameter], largest: float | None) -> None:
+    """Scale the gradient of all parameters together down to this norm, if it is longer; None leaves it as it is.
+
+    Reference: Pascanu, Mikolov, Bengio, "On the difficulty of training recurrent neural networks", ICML 2013, arXiv:1211.5063.
+    """
+    if largest is not None:
+        nn.utils.clip_grad_norm_(parameters, largest)
+
+
 def descend(
-    optimizer: torch.optim.Optimizer, compute: Callable[[], Tensor], device: torch.device, learning_rate: float
+    optimizer: torch.optim.Optimizer,
+    compute: Callable[[], Tensor],
+    device: torch.device,
+    learning_rate: float,
+    clip: float | None = None,
 ) -> float:
-    """One step down the loss that `compute` gives; returns the loss before the step."""
+    """One step down the loss that `compute` gives, with a gradient clipped as `clip_` does; returns the loss before the step."""
     set_rate_(optimizer, learning_rate)
     optimizer.zero_grad(set_to_none=True)
     with precision(device):
@@ -63,19 +89,20 @@ def descend(
     if not math.isfinite(value):
         raise NotFinite(f"the training loss must be finite, got {value}; lower `learning_rate` (now {learning_rate:g})")
     loss.backward()
+    clip_((weight for group in optimizer.param_groups for weight in group["params"]), clip)
     optimizer.step()
     return value
 
 
 def check_weights(optimizer: torch.optim.Optimizer) -> None:
-    """Raise NotFinite unless all weights and momenta have finite squares: larger ones make the next loss NaN or infinite.
+    """Raise NotFinite unless all weights and the optimiser's state have finite squares: larger ones make the next loss NaN or infinite.
 
     Losses are taken before a step, so that no loss of its epoch shows what an epoch's last step did.
     """
     weights = [weight for group in optimizer.param_groups for weight in group["params"]]
-    tensors = [*weights, *momenta(optimizer).values()]
+    tensors = [*weights, *state_tensors(optimizer).values()]
     with torch.no_grad():
-        sums = torch.stack([tensor.float().square().sum() for tensor in tensors])
+        sums = torch.stack([tensor.float().square().sum().to(weights[0].device) for tensor in tensors])
     if not sums.isfinite().all():
         raise NotFinite(
             f"weights must have finite squares after an epoch, got a sum of {sums.max().item()}; lower `learning_rate` (now "
@@ -83,18 +110,20 @@ def check_weights(optimizer: torch.optim.Optimizer) -> None:
         )
 
 
-def momenta(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The optimiser's momentum buffers, by the number of the parameter."""
-    buffers = optimizer.state_dict()["state"]
+def state_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """What the optimiser remembers, by the number of the parameter: its momentum as `3`, all else as `3.exp_avg`."""
     return {
-        f"{index}": entry["momentum_buffer"]
-        for index, entry in buffers.items()
-        if entry.get("momentum_buffer") is not None
+        str(index) if name == MOMENTUM else f"{index}.{name}": value
+        for index, entry in optimizer.state_dict()["state"].items()
+        for name, value in entry.items()
+        if value is not None
     }
 
 
-def restore_momenta_(optimizer: torch.optim.Optimizer, buffers: Mapping[str, Tensor]) -> None:
-    """Put back what `momenta` gave."""
-    state = optimizer.state_dict()
-    state["state"] = {int(index): {"momentum_buffer": buffer} for index, buffer in buffers.items()}
-    optimizer.load_state_dict(state)
+def restore_state_(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """Put back what `state_tensors` gave."""
+    entries: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        index, _, name = key.partition(".")
+        entries.setdefault(int(index), {})[name or MOMENTUM] = value
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": entries})
