@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from search_spaces.core import Shape
-from search_spaces.layers.elastic import ElasticBatchNorm2d, ElasticConv2d, ElasticLinear
+from search_spaces.layers.elastic import ElasticBatchNorm2d, ElasticLinear
+from search_spaces.layers.elastic_conv import ElasticConv2d
 
 
 class Resize(nn.Module):

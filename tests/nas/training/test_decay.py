@@ -11,7 +11,8 @@ from nas.training.alone import Alone
 from nas.training.config import TrainingConfig
 from nas.training.sgd import sgd
 from search_spaces import make_space
-from search_spaces.layers.elastic import ElasticBatchNorm2d, ElasticConv2d, ElasticLayerNorm, ElasticLinear
+from search_spaces.layers.elastic import ElasticBatchNorm2d, ElasticLayerNorm, ElasticLinear
+from search_spaces.layers.elastic_conv import ElasticConv2d
 from search_spaces.pooling import make_pooling
 from tests.nas.samplers.test_basic import rng
 from tests.nas.supernets.test_slices import CPU, HARD, batch, team, train
