@@ -26,6 +26,7 @@ from search_spaces.core import (
     Labels,
     Local,
     OnPath,
+    OnSkip,
     SearchSpace,
     Value,
     Values,
@@ -65,6 +66,10 @@ def ensemble(space: SearchSpace, paths: int = 2, splits: Sequence[int] | None = 
         raise ValueError(
             f"an ensemble needs a space whose network is a chain of blocks to one head, and without a choice {SPLIT!r}; "
             f"{space.name!r} is not; use `paths` with another space"
+        )
+    if any(isinstance(local, OnSkip) for local in space.locals(next(space.enumerate()))):
+        raise ValueError(
+            f"an ensemble needs a space without skip connections, but {space.name!r} has some; use `paths` with another"
         )
     found = tuple(range(len(blocks))) if splits is None else tuple(splits)
     if not found or len(set(found)) < len(found) or any(type(s) is not int or not 0 <= s < len(blocks) for s in found):
