@@ -16,7 +16,7 @@ from search_spaces import (
     SearchSpace,
     elastic_block,
 )
-from search_spaces.core import code_labels
+from search_spaces.core import code_labels, height_and_width
 
 
 class Layer(nn.Module):
@@ -80,11 +80,11 @@ def unet(in_channels=3, outputs=2, image_size=64, widths=(16, 32, 64), kernels=(
         stage(name, width, joint, joins=f"down{at}")
     head = partial(ElasticConv2d, widths[0], outputs, 1, bias=True)
     blocks.append(elastic_block("head", (), lambda: nn.Sequential(head())))
-    sides = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
+    height, width = height_and_width(image_size)
     return SearchSpace(
         name="unet",
         choices=tuple(choices),
         labels=code_labels(choices),
-        network=Network(tuple(blocks), (in_channels, *sides), outputs),
-        options={"in_channels": in_channels, "outputs": outputs, "image_size": list(sides), "widths": list(widths)},
+        network=Network(tuple(blocks), (in_channels, height, width), outputs),
+        options={"in_channels": in_channels, "outputs": outputs, "image_size": [height, width], "widths": list(widths)},
     )

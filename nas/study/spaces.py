@@ -12,6 +12,7 @@ from nas.data import ImageData
 from nas.pruning import PREFIX, known_options, pruned_space
 from nas.runtime import import_function
 from search_spaces import SPACES, SearchSpace, ensemble, make_space
+from search_spaces.core import image_size_of
 
 OF_ENSEMBLES = ("paths", "splits")
 
@@ -51,8 +52,11 @@ def options_for(name: str, options: dict[str, Any], data: ImageData | None) -> d
         return options
     factory = import_function(name) if ":" in name else SPACES[name].make
     channels, height, width = data.input_shape
-    if height != width:
-        raise ValueError(f"images must be square for a search space, got {height}x{width}; set `image_size`")
-    offered = {"in_channels": channels, "num_classes": data.num_classes, "image_size": height}
+    offered = {
+        "in_channels": channels,
+        "num_classes": data.num_classes,
+        "outputs": data.num_classes,
+        "image_size": image_size_of(height, width),
+    }
     asked = inspect.signature(factory).parameters
     return {**{name: value for name, value in offered.items() if name in asked}, **options}
