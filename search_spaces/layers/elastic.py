@@ -1,8 +1,9 @@
 """Layers whose subnets are slices of shared weights.
 
 A layer holds the weights of its largest form. `choose_` sets the form that the next calls have; the width of the input is always that
-of the tensor that comes in, so it need not be said. Narrower forms use the first channels, smaller kernels the centre of the largest.
-`extract` gives the chosen form as a plain torch layer with a copy of its weights, which computes the same to the last bit.
+of the tensor that comes in, so it need not be said. Narrower forms use the first channels (of each source, where there are
+several), smaller kernels the centre of the largest. `extract` gives the chosen form as a plain torch layer with a copy of its weights,
+which computes the same to the last bit.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,8 +11,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 
+import nas
 from estimators import CostModel, measure_latency
 from examples.sequence_space import sequence_space
 from examples.unet import unet
@@ -139,6 +141,27 @@ def test_they_are_named_on_the_command_line_with_their_options() -> None:
     space = build_space("examples.sequence_space:sequence_space", options)
     assert space.net.input_shape == (6, 50) and space.net.num_classes == 4
     assert space.fingerprint != sequence_space(6, 4, 51).fingerprint
+
+
+@pytest.mark.parametrize("make", [lambda: unet(**UNET), lambda: sequence_space(2, 3, 20, widths=(4, 8))])
+def test_they_are_searched_by_a_function_of_ones_own(make: Callable[[], SearchSpace], tmp_path: Path) -> None:
+    space = make()
+
+    def spread(model: nn.Module) -> float:
+        with torch.no_grad():
+            return float(model.eval()(images(space)).std())
+
+    study = nas.search(
+        space, evaluate=spread, objectives={"score": "max", "macs": "min"}, strategy="nsga2", trials=8, out=tmp_path
+    )
+    assert len(study.trials) == 8 and len(study.front) > 0
+
+
+def test_an_ensemble_of_networks_for_signals_is_a_slice_to_the_last_bit() -> None:
+    space = ensemble(sequence_space(2, 3, 20, widths=(8, 12)), 2)
+    supernet, rng = stirred(space), np.random.default_rng(0)
+    for arch in (space.sample(rng) for _ in range(3)):
+        check_slice(space, supernet, arch)
 
 
 def test_their_latency_is_measured_and_skips_serve_no_ensemble() -> None:
