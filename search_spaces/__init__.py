@@ -16,6 +16,7 @@ from search_spaces.core import (
     Integer,
     Labels,
     Network,
+    OnSkip,
     SearchSpace,
     Subset,
     Supernet,
@@ -33,8 +34,12 @@ from search_spaces.families import (
     resnet_elastic,
 )
 from search_spaces.layers import (
+    ElasticBatchNorm1d,
     ElasticBatchNorm2d,
+    ElasticConv1d,
     ElasticConv2d,
+    ElasticConvTranspose1d,
+    ElasticConvTranspose2d,
     ElasticLayerNorm,
     ElasticLinear,
     Grouping,
@@ -42,9 +47,10 @@ from search_spaces.layers import (
 )
 
 __all__ = [
-    "SPACES", "Architecture", "Block", "Categorical", "Choice", "Constraint", "ElasticBatchNorm2d", "ElasticConv2d",
-    "ElasticLayerNorm", "ElasticLinear", "Grouping", "Integer", "Labels", "Network", "SearchSpace", "Subset",
-    "Supernet", "channel_bench_macro_resnet", "elastic_block", "ensemble", "largest", "make_space", "mobilenet_elastic",
+    "SPACES", "Architecture", "Block", "Categorical", "Choice", "Constraint", "ElasticBatchNorm1d", "ElasticBatchNorm2d",
+    "ElasticConv1d", "ElasticConv2d", "ElasticConvTranspose1d", "ElasticConvTranspose2d", "ElasticLayerNorm",
+    "ElasticLinear", "Grouping", "Integer", "Labels", "Network", "OnSkip", "SearchSpace", "Subset", "Supernet",
+    "channel_bench_macro_resnet", "elastic_block", "ensemble", "largest", "make_space", "mobilenet_elastic",
     "nas_bench_201", "nas_bench_macro", "pooling_space", "resnet_elastic", "smallest",
 ]  # fmt: skip
 

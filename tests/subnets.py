@@ -50,7 +50,8 @@ def check_slice(space: SearchSpace, supernet: Supernet, arch: Architecture) -> N
         expected = supernet(x, chosen)
         assert torch.equal(subnet(x), expected), space.label(arch)
         heads = (space.net.heads,) if training and space.net.heads > 1 else ()
-        assert expected.shape == (len(x), *heads, space.net.num_classes) and expected.isfinite().all()
+        logits, sides = (len(x), *heads, space.net.num_classes), tuple(expected.shape[2 + len(heads) :])
+        assert expected.shape == (*logits, *sides) and sides in ((), x.shape[2:]) and expected.isfinite().all()
         assert same(subnet.state_dict(), supernet.extract(chosen).state_dict())
         assert training or same(state(supernet), before)
     assert {name: t.shape for name, t in subnet.state_dict().items()} == {

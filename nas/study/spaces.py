@@ -13,6 +13,7 @@ from nas.runtime import import_function
 from nas.study.config import OBJECT
 from nas.tasks import Task
 from search_spaces import SPACES, SearchSpace, ensemble, make_space
+from search_spaces.core import image_size_of
 
 OF_ENSEMBLES = ("paths", "splits")
 
@@ -57,10 +58,7 @@ def options_for(name: str, options: dict[str, Any], task: Task | None) -> dict[s
     if task.outputs is not None:
         offered |= {"num_classes": task.outputs, "outputs": task.outputs}
     if len(shape) == 3:
-        _, height, width = shape
-        if height != width and "image_size" in asked and "image_size" not in options:
-            raise ValueError(f"images must be square for a search space, got {height}x{width}; set `image_size`")
-        offered |= {"image_size": height, "height": height, "width": width}
+        offered |= {"image_size": image_size_of(*shape[1:])}
     elif len(shape) == 2:
         offered |= {"length": shape[1]}
     return {**{name: value for name, value in offered.items() if name in asked}, **options}

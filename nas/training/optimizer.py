@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from nas.runtime import precision
 from nas.training.config import NotFinite, TrainingConfig
-from search_spaces.layers import ElasticConv2d
+from search_spaces.layers import ElasticConv
 from search_spaces.pooling import WindowPool
 
 SQUARES = 0.999
@@ -33,7 +33,7 @@ def decaying(module: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]
     """
     spared = {parameter for parameter in module.parameters() if parameter.ndim < 2}
     for layer in module.modules():
-        if isinstance(layer, ElasticConv2d):
+        if isinstance(layer, ElasticConv):
             spared |= set(layer.transforms.values())
         elif isinstance(layer, WindowPool):
             spared |= set(layer.parameters())

@@ -20,7 +20,10 @@ from search_spaces.core.network import (
 )
 from search_spaces.core.numbering import Values, exists
 from search_spaces.core.options import (
+    ImageSize,
     check_images,
+    height_and_width,
+    image_size_of,
     integers,
     plain,
     stage_depths,
@@ -31,14 +34,16 @@ from search_spaces.core.options import (
 from search_spaces.core.paths import SKIPPED, Flow, FlowShape, OnPath, advance, prefix, seen, shape_of, together
 from search_spaces.core.quiet import quiet
 from search_spaces.core.settings import Setting, Settings, fixed, reading
+from search_spaces.core.skips import OnSkip
 from search_spaces.core.space import COUNTABLE, Constraint, Labels, SearchSpace
 
 __all__ = [
     "COUNTABLE", "SKIPPED", "Architecture", "Block", "Categorical", "Choice", "Condition", "Constraint", "Flow",
-    "FlowShape", "Integer", "Keyword", "Labels", "Local", "Network", "OnPath", "Part", "PathText", "SearchSpace",
-    "Setting", "Settings", "Shape", "SharedBlock", "Subset", "Supernet", "Value", "Values", "advance", "blueprint",
-    "check_images", "code_labels", "composed", "conditions", "described", "exists", "first_line", "fixed", "integers",
-    "is_left_out", "keywords", "largest", "nested", "output_shape", "parse", "plain", "prefix", "put", "quiet",
-    "reading", "seeded", "seen", "setting", "shape_of", "smallest", "stage_depths", "switched_on", "takes", "together",
-    "unknown_name", "usual_resolutions", "widths", "written",
+    "FlowShape", "ImageSize", "Integer", "Keyword", "Labels", "Local", "Network", "OnPath", "OnSkip", "Part",
+    "PathText", "SearchSpace", "Setting", "Settings", "Shape", "SharedBlock", "Subset", "Supernet", "Value", "Values",
+    "advance", "blueprint", "check_images", "code_labels", "composed", "conditions", "described", "exists",
+    "first_line", "fixed", "height_and_width", "image_size_of", "integers", "is_left_out", "keywords", "largest",
+    "nested", "output_shape", "parse", "plain", "prefix", "put", "quiet", "reading", "seeded", "seen", "setting",
+    "shape_of", "smallest", "stage_depths", "switched_on", "takes", "together", "unknown_name", "usual_resolutions",
+    "widths", "written",
 ]  # fmt: skip

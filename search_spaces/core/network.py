@@ -2,7 +2,8 @@
 
 A block looks only at its input and at its *local* choice. Everything that is shared rests on this: a block's cost is remembered
 per (block, local, input shape), two subnets that start with the same locals compute the same activations, and a subnet of a
-supernet is cut out block by block. Networks of several paths are chains too, see `search_spaces.core.paths`.
+supernet is cut out block by block. Networks of several paths and with skip connections are chains too, see
+`search_spaces.core.paths` and `search_spaces.core.skips`.
 """
 
 from __future__ import annotations
@@ -58,6 +59,9 @@ class Block:
 @dataclass(frozen=True, eq=False)
 class Network:
     """The chain of blocks of a search space, from an image of `input_shape` (channels, height, width) to `num_classes` logits.
+
+    Other inputs will do, such as a signal (channels, length), and so will other outputs: what is said of logits (batch, classes)
+    holds for values, and for logits of every pixel (batch, classes, height, width).
 
     With more than one head, networks put out the logits of each in training, (batch, heads, classes).
     """

@@ -6,16 +6,35 @@ from collections.abc import Mapping, Sequence
 
 from search_spaces.core.naming import unknown_name
 
+ImageSize = int | Sequence[int]
+"""Height and width of images, in pixels: one number where they are the same, or the two of them."""
 
-def check_images(in_channels: object, num_classes: object, image_size: object) -> None:
-    """Raise ValueError unless these are integers that images and classes can have."""
-    for name, number, least in (
-        ("in_channels", in_channels, 1),
-        ("num_classes", num_classes, 2),
-        ("image_size", image_size, 1),
-    ):
+
+def check_images(in_channels: object, num_classes: object, image_size: object) -> tuple[int, int]:
+    """Height and width of the images; ValueError unless these are integers that images and classes can have."""
+    for name, number, least in (("in_channels", in_channels, 1), ("num_classes", num_classes, 2)):
         if not isinstance(number, int) or number < least:
             raise ValueError(f"`{name}` must be an integer of at least {least}; got {number!r}")
+    return height_and_width(image_size)
+
+
+def height_and_width(image_size: object) -> tuple[int, int]:
+    """Height and width of images of `image_size`; ValueError unless it is an integer of at least 1, or two of them."""
+    sides = (image_size, image_size) if isinstance(image_size, int) else image_size
+    if (
+        not isinstance(sides, (list, tuple))
+        or len(sides) != 2
+        or any(type(side) is not int or side < 1 for side in sides)
+    ):
+        raise ValueError(
+            f"`image_size` must be an integer of at least 1, or two of them, height and width; got {image_size!r}"
+        )
+    return sides[0], sides[1]
+
+
+def image_size_of(height: int, width: int) -> int | list[int]:
+    """Height and width as the options of a space have them: one number where they are the same."""
+    return height if height == width else [height, width]
 
 
 def switched_on(choices: str | Sequence[str], known: Sequence[str], given: Mapping[str, object]) -> tuple[str, ...]:
@@ -63,7 +82,7 @@ def integers(name: str, values: Sequence[int], least: int, *, odd: bool = False)
 
 
 def usual_resolutions(image_size: int, least: int) -> tuple[int, ...]:
-    """3/4, 7/8 and all of `image_size`, rounded down; of the smaller ones those that are at least `least`."""
+    """3/4, 7/8 and all of a side of `image_size` pixels, rounded down; of the smaller ones those that are at least `least`."""
     smaller = {image_size * 3 // 4, image_size * 7 // 8} - {image_size}
     return (*sorted(side for side in smaller if side >= least), image_size)
 

@@ -2,20 +2,22 @@
 
 What a chain passes on is one tensor along the trunk. Behind the trunk it is a tuple: the trunk's output, the logits of
 the finished paths, and the activation of the present path. The end of the last path makes one tensor of them again. A
-block itself always sees one tensor; which one, its local choice says.
+block itself always sees one tensor; which one, its local choice says. What skip connections keep waits in the same way.
 """
 
 from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from search_spaces.core.skips import OnSkip, Skips, joined, joined_shape
 
 Flow = Tensor | tuple[Tensor, ...]
 FlowShape = tuple[int, ...] | tuple[tuple[int, ...], ...]
@@ -52,16 +54,15 @@ def seen(local: Hashable, shape: FlowShape) -> tuple[Hashable, tuple[int, ...]] 
     """What a block itself is told, and the shape that it sees, where `shape` comes in; None if it is skipped."""
     if local is SKIPPED:
         return None
-    if not isinstance(local, OnPath):
-        return local, cast(tuple[int, ...], shape)
-    return local.local, _parted(shape, local.starts)[1]
+    own = _taken(local, shape, joined_shape)[1]
+    return (local.local if isinstance(local, (OnPath, OnSkip)) else local), own
 
 
 def shape_after(local: Hashable, shape: FlowShape, out: tuple[int, ...]) -> FlowShape:
     """The shape that a block passes on that sees a part of `shape` and puts out `out`."""
-    if not isinstance(local, OnPath) or local.ends:
+    if isinstance(local, OnPath) and local.ends:
         return out
-    return (*_parted(shape, local.starts)[0], out)
+    return _passed_on(local, _taken(local, shape, joined_shape)[0], out)
 
 
 def shape_of(x: Flow) -> FlowShape:
@@ -73,13 +74,14 @@ def advance(block: nn.Module, x: Flow, local: Hashable) -> Flow:
     """What a shared block makes of what comes in."""
     if local is SKIPPED:
         return x
+    waiting, own = _taken(local, x, joined)
     if not isinstance(local, OnPath):
-        return block(x, local)
-    waiting, own = _parted(x, local.starts)
+        out = block(own, local.local if isinstance(local, OnSkip) else local)
+        return _passed_on(local, waiting, out)
     if local.starts and block.training:
         own = divide_gradient(own, local.paths)
     out = block(own, local.local)
-    return together((*waiting[1:], out), block.training) if local.ends else (*waiting, out)
+    return together((*waiting[1:], out), block.training) if local.ends else _passed_on(local, waiting, out)
 
 
 def together(logits: Sequence[Tensor], training: bool) -> Tensor:
@@ -123,6 +125,7 @@ def sequence(parts: Iterable[tuple[str, Hashable, nn.Module]]) -> nn.Sequential:
     """The network of blocks that run in this order, each with its name and local choice: the trunk and, if there are any, `paths`."""
     trunk: OrderedDict[str, nn.Module] = OrderedDict()
     paths: list[OrderedDict[str, nn.Module]] = []
+    skips: dict[str, OnSkip] = {}
     for name, local, module in parts:
         if isinstance(local, OnPath):
             if local.starts:
@@ -130,8 +133,13 @@ def sequence(parts: Iterable[tuple[str, Hashable, nn.Module]]) -> nn.Sequential:
             paths[-1][name.removeprefix(prefix(len(paths)))] = module
         else:
             trunk[name] = module
+            if isinstance(local, OnSkip):
+                skips[name] = local
     if paths:
         trunk["paths"] = Paths(nn.Sequential(path) for path in paths)
+    if skips:
+        keeps, joins = ([name for name, skip in skips.items() if getattr(skip, end)] for end in ("keeps", "joins"))
+        return Skips(trunk, keeps, joins)
     return nn.Sequential(trunk)
 
 
@@ -140,8 +148,21 @@ def prefix(path: int) -> str:
     return f"path{path}_" if path > 1 else ""
 
 
-def _parted(flow: Any, starts: bool) -> tuple[tuple[Any, ...], Any]:
-    """What waits, and what the block sees, of tensors or of shapes."""
+def _taken(local: Hashable, flow: Any, join: Callable[[Any, Any], Any]) -> tuple[tuple[Any, ...], Any]:
+    """What goes on waiting, and what the block sees, of tensors or of shapes; `join` makes one of two of them."""
     several = isinstance(flow, tuple) and not isinstance(flow[0], int)
     parts = flow if several else (flow,)
-    return (parts, parts[0]) if starts else (parts[:-1], parts[-1])
+    if isinstance(local, OnPath) and local.starts:
+        return parts, parts[0]
+    waiting, own = parts[:-1], parts[-1]
+    if isinstance(local, OnSkip) and local.joins:
+        if not waiting:
+            raise ValueError("a block that joins a skip connection needs an earlier one that keeps, got none")
+        waiting, own = waiting[:-1], join(waiting[-1], own)
+    return waiting, own
+
+
+def _passed_on(local: Hashable, waiting: tuple[Any, ...], out: Any) -> Any:
+    """What a block passes on that puts out `out`, a tensor or its shape."""
+    kept = (out,) if isinstance(local, OnSkip) and local.keeps else ()
+    return (*waiting, *kept, out) if waiting or kept else out

@@ -21,7 +21,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from search_spaces.core import Block, Categorical, Labels, Local, Network, SearchSpace, Shape, Value
+from search_spaces.core import (
+    Block,
+    Categorical,
+    ImageSize,
+    Labels,
+    Local,
+    Network,
+    SearchSpace,
+    Shape,
+    Value,
+    check_images,
+    image_size_of,
+)
 from search_spaces.families.resnet import SharedFixed
 from search_spaces.pooling import check_image_size
 
@@ -104,7 +116,7 @@ def relu_conv_bn(c_in: int, c_out: int, kernel: int, stride: int = 1) -> nn.Sequ
 
 
 def nas_bench_201(
-    *, in_channels: int = 3, num_classes: int = 10, image_size: int = 32, channels: int = 16, cells: int = 5
+    *, in_channels: int = 3, num_classes: int = 10, image_size: ImageSize = 32, channels: int = 16, cells: int = 5
 ) -> SearchSpace:
     """The space of NAS-Bench-201: 15,625 descriptions of a cell. Labels are the published `cellstr`.
 
@@ -117,39 +129,38 @@ def nas_bench_201(
     Args:
         in_channels: channels of the images.
         num_classes: logits.
-        image_size: height and width of the images, in pixels.
+        image_size: height and width of the images, in pixels, as one number or a pair.
         channels: of the first stage; the second has twice as many, the third four times.
         cells: in each stage.
 
     Raises:
         ValueError: an option that is no integer or too small.
     """
-    options = {
-        "in_channels": in_channels,
-        "num_classes": num_classes,
-        "image_size": image_size,
-        "channels": channels,
-        "cells": cells,
-    }
-    for name, number in options.items():
-        least = 2 if name == "num_classes" else 1
-        if not isinstance(number, int) or number < least:
-            raise ValueError(f"`{name}` must be an integer of at least {least}; got {number!r}")
-    check_image_size(image_size, 2)
+    height, width = check_images(in_channels, num_classes, image_size)
+    for name, number in (("channels", channels), ("cells", cells)):
+        if not isinstance(number, int) or number < 1:
+            raise ValueError(f"`{name}` must be an integer of at least 1; got {number!r}")
+    check_image_size(min(height, width), 2)
     widths = (channels, 2 * channels, 4 * channels)
     blocks = [_fixed("stem", lambda: _stem(in_channels, channels))]
-    for stage, width in enumerate(widths, start=1):
+    for stage, c_out in enumerate(widths, start=1):
         if stage > 1:
-            blocks.append(_reduction(f"reduction{stage - 1}", width // 2, width))
-        blocks += _cells(stage, width, cells)
+            blocks.append(_reduction(f"reduction{stage - 1}", c_out // 2, c_out))
+        blocks += _cells(stage, c_out, cells)
     blocks.append(_fixed("head", lambda: _head(widths[-1], num_classes)))
     return SearchSpace(
         name="nas-bench-201",
         choices=tuple(Categorical(name, OPERATIONS) for name in NAMES),
         canonical=_canonical,
         labels=Labels(_write, _read),
-        network=Network(tuple(blocks), (in_channels, image_size, image_size), num_classes),
-        options=options,
+        network=Network(tuple(blocks), (in_channels, height, width), num_classes),
+        options={
+            "in_channels": in_channels,
+            "num_classes": num_classes,
+            "image_size": image_size_of(height, width),
+            "channels": channels,
+            "cells": cells,
+        },
     )
 
 

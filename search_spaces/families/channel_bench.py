@@ -9,23 +9,37 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from search_spaces.core import Block, Integer, Labels, Local, Network, SearchSpace, Value, check_images
+from search_spaces.core import (
+    Block,
+    ImageSize,
+    Integer,
+    Labels,
+    Local,
+    Network,
+    SearchSpace,
+    Value,
+    check_images,
+    image_size_of,
+)
 from search_spaces.layers import ConvNorm, ElasticResidual, ResidualForm, classifier, elastic_block
 
 LARGEST = (256, 256, 256, 512, 512, 512, 512)
 QUARTERS = (1, 2, 3, 4)
 
 
-def channel_bench_macro_resnet(*, in_channels: int = 3, num_classes: int = 10, image_size: int = 32) -> SearchSpace:
+def channel_bench_macro_resnet(
+    *, in_channels: int = 3, num_classes: int = 10, image_size: ImageSize = 32
+) -> SearchSpace:
     """The space; choice `c0` to `c6` are channels.
 
     Args:
-        in_channels, num_classes, image_size: of the images (square, in pixels) and classes; the table is for 3, 10 and 32.
+        in_channels, num_classes, image_size: of the images (height and width in pixels, one number or a pair) and classes; the table is
+            for 3, 10 and 32.
 
     Raises:
         ValueError: an option that is not allowed.
     """
-    check_images(in_channels, num_classes, image_size)
+    height, width = check_images(in_channels, num_classes, image_size)
     blocks = (
         _conv("stem", "c0", in_channels, LARGEST[0], 2),
         _residual("block1", "c0", "c1", LARGEST[0], LARGEST[1]),
@@ -43,8 +57,8 @@ def channel_bench_macro_resnet(*, in_channels: int = 3, num_classes: int = 10, i
             for at, most in enumerate(LARGEST)
         ),
         labels=Labels(_write, _read),
-        network=Network(blocks, (in_channels, image_size, image_size), num_classes),
-        options={"in_channels": in_channels, "num_classes": num_classes, "image_size": image_size},
+        network=Network(blocks, (in_channels, height, width), num_classes),
+        options={"in_channels": in_channels, "num_classes": num_classes, "image_size": image_size_of(height, width)},
     )
 
 

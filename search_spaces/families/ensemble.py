@@ -15,6 +15,8 @@ from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import islice
 
+import numpy as np
+
 from search_spaces.core import (
     SKIPPED,
     Architecture,
@@ -26,6 +28,7 @@ from search_spaces.core import (
     Labels,
     Local,
     OnPath,
+    OnSkip,
     SearchSpace,
     Value,
     Values,
@@ -52,7 +55,8 @@ def ensemble(space: SearchSpace, paths: int = 2, splits: Sequence[int] | None = 
         splits: values of `split`, from 0 to one fewer than there are blocks. Default: all of them.
 
     Raises:
-        ValueError: the space has no such network, or is an ensemble itself; or other numbers of paths or shared blocks.
+        ValueError: the space has no such network, or one with skip connections, or is an ensemble itself; or other numbers of paths or
+            shared blocks.
     """
     if type(paths) is not int or paths < 1:
         raise ValueError(f"`paths` must be an integer of at least 1, got {paths!r}; 1 is the space itself")
@@ -65,6 +69,10 @@ def ensemble(space: SearchSpace, paths: int = 2, splits: Sequence[int] | None = 
         raise ValueError(
             f"an ensemble needs a space whose network is a chain of blocks to one head, and without a choice {SPLIT!r}; "
             f"{space.name!r} is not; use `paths` with another space"
+        )
+    if any(isinstance(local, OnSkip) for local in space.locals(space.sample(np.random.default_rng(0)))):
+        raise ValueError(
+            f"an ensemble needs a space without skip connections, but {space.name!r} has some; use `paths` with another"
         )
     found = tuple(range(len(blocks))) if splits is None else tuple(splits)
     if not found or len(set(found)) < len(found) or any(type(s) is not int or not 0 <= s < len(blocks) for s in found):

@@ -15,6 +15,7 @@ from torch import nn
 
 from search_spaces.core import (
     Block,
+    ImageSize,
     Local,
     Network,
     SearchSpace,
@@ -24,6 +25,7 @@ from search_spaces.core import (
     check_images,
     code_labels,
     fixed,
+    image_size_of,
     integers,
     plain,
     reading,
@@ -73,7 +75,7 @@ def mobilenet_elastic(
     choices: str | Sequence[str] = ("kernel", "expansion", "depth"),
     in_channels: int = 3,
     num_classes: int = 1000,
-    image_size: int = 224,
+    image_size: ImageSize = 224,
     kernels: Sequence[int] | None = None,
     kernel_transforms: bool | None = None,
     expansions: Sequence[int] | None = None,
@@ -89,20 +91,20 @@ def mobilenet_elastic(
         choices: what is searched, as names or one string of names joined by commas: `kernel` and `expansion` (of each block),
             `depth` and `width` (of each stage), `resolution`, `se` (squeeze-excitation in each block or not), `head` (what pools the
             whole image). All else is as usual: kernel 3, expansion 6, four blocks a stage, squeeze-excitation in stages 2, 4 and 5.
-        in_channels, num_classes, image_size: of the images (square, in pixels) and classes.
+        in_channels, num_classes, image_size: of the images (height and width in pixels, one number or a pair) and classes.
         kernels: sizes of depthwise kernels. Default: 3, 5, 7.
         kernel_transforms: whether smaller kernels are a learned transform of the centre of the largest, not the centre itself.
         expansions: channels inside a block, as multiples of its input's, from 2. Default: 3, 4, 6.
         depths: blocks that a stage can have: one list for all stages, or a list for each. Default: 2, 3, 4.
         width_ratios: widths as fractions of the usual ones. Default: 0.5, 0.75, 1.
-        resolutions: sides to which images are resized. Default: 3/4, 7/8 and all of `image_size`, without those too small.
+        resolutions: pixels to which the shorter side of images is resized. Default: 3/4, 7/8 and all of it, without those too small.
         head_operators: of `elastic_head.HEAD_OPERATORS`, best from the cheapest to the dearest. Default: avg, gem, simpool.
-        stem: `large` halves the resolution five times, `small` three times. Default: large from 96 pixels on.
+        stem: `large` halves the resolution five times, `small` three times. Default: large from 96 pixels on, of the shorter side.
 
     Raises:
         ValueError: an unknown or unneeded option, a depth of zero, or images too small.
     """
-    check_images(in_channels, num_classes, image_size)
+    height, width = check_images(in_channels, num_classes, image_size)
     given = {
         "kernel.kernels": kernels,
         "kernel.kernel_transforms": kernel_transforms,
@@ -113,13 +115,14 @@ def mobilenet_elastic(
         "head.head_operators": head_operators,
     }
     on = switched_on(choices, CHOICES, given)
-    stem = ("large" if image_size >= 96 else "small") if stem is None else stem
+    shorter = min(height, width)
+    stem = ("large" if shorter >= 96 else "small") if stem is None else stem
     if stem not in ("small", "large"):
         raise ValueError(f"`stem` must be small or large; got {stem!r}")
-    sides: tuple[int, ...] = (image_size,)
+    sides: tuple[int, ...] = (shorter,)
     halvings = 5 if stem == "large" else 3
     if "resolution" in on:
-        sides = integers("resolutions", resolutions or usual_resolutions(image_size, 2**halvings), 1)
+        sides = integers("resolutions", resolutions or usual_resolutions(shorter, 2**halvings), 1)
     check_image_size(min(sides), halvings)
     each_depth = stage_depths(depths or (2, 3, 4), len(STAGES)) if "depth" in on else ((4,),) * len(STAGES)
     kernel_sizes = integers("kernels", kernels or (3, 5, 7), 1, odd=True)
@@ -127,7 +130,7 @@ def mobilenet_elastic(
     ratios = tuple(width_ratios or (0.5, 0.75, 1.0))
 
     settings = Settings(on)
-    resolution = settings.add("resolution", "resolution", sides, image_size)
+    resolution = settings.add("resolution", "resolution", sides, shorter)
     chain = [elastic_block("resize", (resolution.column,), Resize)] if resolution.column else []
     first_stride = 2 if stem == "large" else 1
     chain.append(elastic_block("stem", (), lambda: ConvNorm(in_channels, FIRST, 3, first_stride, nn.Hardswish)))
@@ -138,11 +141,11 @@ def mobilenet_elastic(
     blocks = _Blocks(settings, kernel_sizes, expanding, kernel_sizes if kernel_transforms else (), stem)
     before = fixed(FIRST)
     for number, stage in enumerate(STAGES, start=1):
-        width = settings.add(
+        channels = settings.add(
             "width", f"stage{number}.width", widths(stage.width, ratios, f"stage {number}"), stage.width
         )
-        chain += blocks.stage(number, stage, before, width, each_depth[number - 1])
-        before = width
+        chain += blocks.stage(number, stage, before, channels, each_depth[number - 1])
+        before = channels
     widest = max(before.sizes)
     chain.append(elastic_block("last", (), lambda: ConvNorm(widest, LAST, 1, 1, nn.Hardswish)))
     chain.append(head_block(settings, check_head_operators(head_operators), (LAST,), lambda: _classifier(num_classes)))
@@ -150,12 +153,12 @@ def mobilenet_elastic(
         name="mobilenet-elastic",
         choices=tuple(settings.choices),
         labels=code_labels(settings.choices),
-        network=Network(tuple(chain), (in_channels, image_size, image_size), num_classes),
+        network=Network(tuple(chain), (in_channels, height, width), num_classes),
         options={
             "choices": list(on),
             "in_channels": in_channels,
             "num_classes": num_classes,
-            "image_size": image_size,
+            "image_size": image_size_of(height, width),
             "stem": stem,
             **{path.split(".")[1]: plain(value) for path, value in given.items() if value is not None},
         },

@@ -18,7 +18,19 @@ from typing import cast
 
 from torch import Tensor, nn
 
-from search_spaces.core import Block, Categorical, Labels, Local, Network, SearchSpace, Shape, Value, check_images
+from search_spaces.core import (
+    Block,
+    Categorical,
+    ImageSize,
+    Labels,
+    Local,
+    Network,
+    SearchSpace,
+    Shape,
+    Value,
+    check_images,
+    image_size_of,
+)
 from search_spaces.families.resnet import SharedFixed
 
 KINDS = (0, 1, 2)
@@ -67,19 +79,20 @@ class SharedKinds(nn.Module):
         return copy.deepcopy(self.kinds[str(local)])
 
 
-def nas_bench_macro(*, in_channels: int = 3, num_classes: int = 10, image_size: int = 32) -> SearchSpace:
+def nas_bench_macro(*, in_channels: int = 3, num_classes: int = 10, image_size: ImageSize = 32) -> SearchSpace:
     """The space of NAS-Bench-Macro: choices `block1` to `block8`, 3,969 architectures.
 
     Args:
         in_channels: channels of the images.
         num_classes: logits.
-        image_size: height and width of the images, in pixels. The published table is for 3 channels, 10 classes and 32 pixels.
+        image_size: height and width of the images, in pixels, as one number or a pair. The published table is for 3 channels, 10
+            classes and 32 pixels.
 
     Raises:
         ValueError: an option that is not a positive integer, or a single class.
     """
-    check_images(in_channels, num_classes, image_size)
-    widths = [width for width, blocks in STAGES.items() for _ in range(blocks)]
+    height, width = check_images(in_channels, num_classes, image_size)
+    widths = [channels for channels, blocks in STAGES.items() for _ in range(blocks)]
     names = tuple(f"block{at}" for at in range(1, len(widths) + 1))
     blocks = [_fixed("stem", lambda: nn.Sequential(*conv_norm(in_channels, STEM, 3), nn.ReLU()))]
     for name, c_in, c_out in zip(names, [STEM, *widths], widths, strict=False):
@@ -90,8 +103,8 @@ def nas_bench_macro(*, in_channels: int = 3, num_classes: int = 10, image_size: 
         choices=tuple(Categorical(name, KINDS) for name in names),
         canonical=_canonical,
         labels=_labels(names),
-        network=Network(tuple(blocks), (in_channels, image_size, image_size), num_classes),
-        options={"in_channels": in_channels, "num_classes": num_classes, "image_size": image_size},
+        network=Network(tuple(blocks), (in_channels, height, width), num_classes),
+        options={"in_channels": in_channels, "num_classes": num_classes, "image_size": image_size_of(height, width)},
     )
 
 

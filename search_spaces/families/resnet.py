@@ -24,6 +24,7 @@ from search_spaces.core import (
     Block,
     Categorical,
     Choice,
+    ImageSize,
     Labels,
     Local,
     Network,
@@ -32,6 +33,7 @@ from search_spaces.core import (
     Subset,
     Value,
     check_images,
+    image_size_of,
 )
 from search_spaces.layers import ByResolution
 from search_spaces.pooling import check_image_size, check_operators, make_pooling, stride
@@ -177,7 +179,7 @@ def pooling_space(
     *,
     in_channels: int = 3,
     num_classes: int = 10,
-    image_size: int = 32,
+    image_size: ImageSize = 32,
     operators: Sequence[str] | None = None,
     bn: Literal["paper", "affine"] = "paper",
     stem: Literal["small", "large"] = "small",
@@ -189,7 +191,7 @@ def pooling_space(
         depth: 20 (36 placements: 2 of 9 blocks pool), 18 (56: 3 of 8) or 50 (560: 3 of 16).
         in_channels: channels of the images.
         num_classes: logits.
-        image_size: height and width of the images, in pixels.
+        image_size: height and width of the images, in pixels, as one number or a pair.
         operators: any of `search_spaces.pooling.POOLINGS` (`conv` strides the block's own convolution); several make the operator
             a choice of its own. A supernet holds the weights of each operator once per block. Default: max pooling for ResNet-20,
             strided convolution for the others.
@@ -211,15 +213,15 @@ def pooling_space(
         raise ValueError(f"`stem` must be small or large; got {stem!r}")
     if weights not in get_args(Weights):
         raise ValueError(f"`weights` must be one of {', '.join(get_args(Weights))}; got {weights!r}")
-    check_images(in_channels, num_classes, image_size)
+    height, width = check_images(in_channels, num_classes, image_size)
     plan = PLANS[depth]
     operators = (
         plan.operators if operators is None else (operators,) if isinstance(operators, str) else tuple(operators)
     )
     check_operators(operators)
     reduction = 4 if stem == "large" else 1
-    check_image_size(image_size, plan.poolings, reduction)
-    sides = () if weights == "shared" else _sides(image_size, plan.poolings, reduction)
+    check_image_size(min(height, width), plan.poolings, reduction)
+    sides = () if weights == "shared" else _sides(height, width, plan.poolings, reduction)
 
     choices: list[Choice] = [Subset("pools", tuple(range(1, len(plan.blocks) + 1)), plan.poolings)]
     if len(operators) > 1:
@@ -230,13 +232,13 @@ def pooling_space(
         labels=_labels(len(plan.blocks), plan.poolings, operators),
         network=Network(
             _blocks(plan, in_channels, num_classes, operators, bn, stem, sides, weights == "parting"),
-            (in_channels, image_size, image_size),
+            (in_channels, height, width),
             num_classes,
         ),
         options={
             "in_channels": in_channels,
             "num_classes": num_classes,
-            "image_size": image_size,
+            "image_size": image_size_of(height, width),
             "operators": list(operators),
             "bn": bn,
             "stem": stem,
@@ -245,15 +247,16 @@ def pooling_space(
     )
 
 
-def _sides(image_size: int, poolings: int, reduction: int) -> tuple[int, ...]:
-    """The sides of the images after 0, 1, ... poolings, for all operators alike."""
+def _sides(height: int, width: int, poolings: int, reduction: int) -> tuple[int, ...]:
+    """The widths of the images after 0, 1, ... poolings, for all operators alike."""
     largest = reduction * 2**poolings
-    if image_size % largest:
-        raise ValueError(
-            f"`image_size` must be a multiple of {largest} for weights per resolution and {poolings} poolings, got {image_size}; "
-            "resize images, or share the weights"
-        )
-    return tuple(image_size // reduction // 2**count for count in range(poolings + 1))
+    for side in (height, width):
+        if side % largest:
+            raise ValueError(
+                f"`image_size` must be a multiple of {largest} for weights per resolution and {poolings} poolings, got {side}; "
+                "resize images, or share the weights"
+            )
+    return tuple(width // reduction // 2**count for count in range(poolings + 1))
 
 
 def _blocks(

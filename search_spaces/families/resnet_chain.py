@@ -55,15 +55,13 @@ class Chain:
     operators: tuple[str, ...]
     head_operators: tuple[str, ...]
 
-    def blocks(
-        self, in_channels: int, num_classes: int, image_size: int, sides: tuple[int, ...], stem: str
-    ) -> tuple[Block, ...]:
-        """The blocks for images of `in_channels` x `image_size` x `image_size`; fills `settings` with the choices.
+    def blocks(self, in_channels: int, num_classes: int, sides: tuple[int, ...], stem: str) -> tuple[Block, ...]:
+        """The blocks for images of `in_channels`, whose shorter side is one of `sides`; fills `settings` with the choices.
 
         Raises:
             ValueError: widths that groups do not divide.
         """
-        resolution = self.settings.add("resolution", "resolution", sides, image_size)
+        resolution = self.settings.add("resolution", "resolution", sides, sides[-1])
         resize = [elastic_block("resize", (resolution.column,), Resize)] if resolution.column else []
         pools, operator = self._pooling()
         chain: list[Block] = []

@@ -17,12 +17,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from search_spaces.core import (
+    ImageSize,
     Network,
     SearchSpace,
     Settings,
     Value,
     check_images,
     code_labels,
+    image_size_of,
     integers,
     plain,
     stage_depths,
@@ -72,7 +74,7 @@ def resnet_elastic(
     choices: str | Sequence[str] = ("width", "depth"),
     in_channels: int = 3,
     num_classes: int = 10,
-    image_size: int = 32,
+    image_size: ImageSize = 32,
     widths: Sequence[int] | None = None,
     width_ratios: Sequence[float] | None = None,
     depths: Sequence[int] | Sequence[Sequence[int]] | None = None,
@@ -93,7 +95,7 @@ def resnet_elastic(
             block), `depth` (blocks of each stage), `groups` (of each spatial convolution), `kernel` (of each block), `pooling`
             (before which blocks, and by which operator), `resolution`, `head` (what pools the whole image). All else is as in the
             usual network.
-        in_channels, num_classes, image_size: of the images (square, in pixels) and classes.
+        in_channels, num_classes, image_size: of the images (height and width in pixels, one number or a pair) and classes.
         widths: channels of each stage, in place of the family's.
         width_ratios: widths as fractions of those. Default: 0.5, 0.75, 1; with `groups` 0.5, 1.
         depths: blocks that a stage can have: one list for all stages, or a list for each. Default: up to two fewer than usual.
@@ -103,8 +105,8 @@ def resnet_elastic(
         kernels: sizes of spatial kernels. Default: 3, 5. Convolutions of size 1 have no groups.
         kernel_transforms: whether smaller kernels are a learned transform of the centre of the largest, not the centre itself.
         operators: of `search_spaces.pooling.POOLINGS`, for pooling; several are a choice. Default: max, avg, conv.
-        resolutions: sides to which images are resized. Default: 3/4, 7/8 and all of `image_size`, without those too small for the
-            poolings.
+        resolutions: pixels to which the shorter side of images is resized. Default: 3/4, 7/8 and all of it, without those too small
+            for the poolings.
         head_operators: of `elastic_head.HEAD_OPERATORS`, best from the cheapest to the dearest. Default: avg, gem, simpool.
         stem: `small` (3x3 convolution) or `large` (7x7 with stride 2, 3x3 max pooling with stride 2). Default: small for CIFAR
             families.
@@ -116,7 +118,7 @@ def resnet_elastic(
     if depth not in FAMILIES:
         raise ValueError(f"`depth` must be one of {', '.join(map(str, FAMILIES))}; got {depth}")
     family = _widened(FAMILIES[depth], widths)
-    check_images(in_channels, num_classes, image_size)
+    height, width = check_images(in_channels, num_classes, image_size)
     given = {
         "width.width_ratios": width_ratios,
         "depth.depths": depths,
@@ -140,9 +142,10 @@ def resnet_elastic(
     found_operators = (operators,) if isinstance(operators, str) else tuple(operators or OPERATORS)
     check_operators(found_operators)
     poolings, stem_stride = len(family.widths) - 1, 4 if stem == "large" else 1
-    sides: tuple[int, ...] = (image_size,)
+    shorter = min(height, width)
+    sides: tuple[int, ...] = (shorter,)
     if "resolution" in on:
-        usual = usual_resolutions(image_size, stem_stride * 2**poolings)
+        usual = usual_resolutions(shorter, stem_stride * 2**poolings)
         sides = integers("resolutions", resolutions or usual, 1)
     check_image_size(min(sides), poolings, stem_stride)
     grouped, by_size = _grouped(family, group_sizes, groups)
@@ -160,13 +163,13 @@ def resnet_elastic(
         operators=found_operators,
         head_operators=check_head_operators(head_operators),
     )
-    blocks = chain.blocks(in_channels, num_classes, image_size, sides, stem)
+    blocks = chain.blocks(in_channels, num_classes, sides, stem)
     options = {
         "depth": depth,
         "choices": list(on),
         "in_channels": in_channels,
         "num_classes": num_classes,
-        "image_size": image_size,
+        "image_size": image_size_of(height, width),
         "stem": stem,
         **({} if widths is None else {"widths": plain(widths)}),
         **{path.split(".")[1]: plain(value) for path, value in given.items() if value is not None},
@@ -175,7 +178,7 @@ def resnet_elastic(
         name="resnet-elastic",
         choices=tuple(settings.choices),
         labels=code_labels(settings.choices),
-        network=Network(blocks, (in_channels, image_size, image_size), num_classes),
+        network=Network(blocks, (in_channels, height, width), num_classes),
         options=options,
     )
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from search_spaces.core import Block, Local, Shape, Value
-from search_spaces.layers.elastic import Elastic, ElasticBatchNorm2d, ElasticLayerNorm, ElasticLinear, initialise_
+from search_spaces.layers.elastic import Elastic, ElasticBatchNorm, ElasticLayerNorm, ElasticLinear, initialise_
 
 REMEMBERED = 2**16
 Widths = Callable[[Local, Shape], Mapping[str, int]]
@@ -136,7 +136,7 @@ def _input_widths(make: Callable[[], nn.Module], local: Local, in_shape: Shape) 
         for name, layer in body.named_modules():
             if isinstance(layer, Elastic) or name in alternatives:
                 layer.register_forward_pre_hook(partial(note, name=name))
-            if isinstance(layer, ElasticBatchNorm2d):
+            if isinstance(layer, ElasticBatchNorm):
                 layer.forward = _same  # type: ignore[method-assign]  # slow on this device, and only shapes matter
         body(torch.empty(2, *in_shape))
     return widths

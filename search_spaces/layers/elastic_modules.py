@@ -8,20 +8,22 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from search_spaces.core import Shape
-from search_spaces.layers.elastic import ElasticBatchNorm2d, ElasticConv2d, ElasticLinear
+from search_spaces.layers.elastic import ElasticBatchNorm2d, ElasticLinear
+from search_spaces.layers.elastic_conv import ElasticConv2d
 
 
 class Resize(nn.Module):
-    """Brings square images to the chosen resolution, bilinearly; local choice: (pixels a side,)."""
+    """Brings images to the chosen resolution, bilinearly, and keeps their proportions; local choice: (pixels of the shorter side,)."""
 
     def choose_(self, local: tuple[int], in_shape: Shape) -> None:
-        (self.size,) = local
+        shorter = min(in_shape[1:])
+        self.size = tuple((2 * side * local[0] + shorter) // (2 * shorter) for side in in_shape[1:])
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) -> (N, C, size, size)."""
-        if x.shape[-1] == self.size:
+        """(N, C, H, W) -> (N, C, H', W'), the longer side rounded."""
+        if x.shape[2:] == self.size:
             return x
-        return F.interpolate(x, (self.size, self.size), mode="bilinear", align_corners=False)
+        return F.interpolate(x, self.size, mode="bilinear", align_corners=False)
 
 
 class ConvNorm(nn.Module):

@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from search_spaces.core import Shape
-from search_spaces.layers.elastic import ElasticBatchNorm2d, ElasticConv2d
+from search_spaces.layers.elastic import ElasticBatchNorm2d
+from search_spaces.layers.elastic_conv import ElasticConv2d
 from search_spaces.layers.grouping import DENSE, Grouping
 from search_spaces.layers.sorting import sort_channels_
 from search_spaces.pooling import make_pooling, stride

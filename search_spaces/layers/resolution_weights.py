@@ -13,15 +13,15 @@ from search_spaces.core import Local, Shape, SharedBlock
 
 
 class ByResolution(nn.Module):
-    """A shared block with weights of their own for each side of its output; subnets share those of one resolution only.
+    """A shared block with weights of their own for each width of its output; subnets share those of one resolution only.
 
     A convolution may run at 32x32 in one subnet and at 8x8 in another. It sees features of other sizes there, so the
     gradients of one subnet help the other little.
 
     Args:
         make: a freshly initialised block.
-        sides: heights (and widths) of the block's output, in pixels.
-        side_after: (side of the input, local choice) -> side of the output.
+        sides: widths of the block's output, in pixels; heights shrink with them.
+        side_after: (width of the input, local choice) -> width of the output.
         parting: let the weights of all sides start equal, and part in the course of a training that calls `spread_gradients_`.
 
     Reference: none known for `parting`; it lies between one set of weights and one for each part of a split supernet (Zhao et al.,

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from search_spaces.core import Supernet
-from search_spaces.layers.elastic import Elastic, ElasticBatchNorm2d, ElasticConv2d, ElasticLinear
+from search_spaces.layers.elastic import Elastic, ElasticBatchNorm, ElasticLinear
+from search_spaces.layers.elastic_conv import ElasticConv
 
 
 @runtime_checkable
@@ -35,7 +36,7 @@ def sort_supernet_(supernet: Supernet) -> None:
 
 
 def sort_channels_(
-    by: ElasticConv2d | ElasticLinear, outputs: Sequence[Elastic], inputs: Sequence[ElasticConv2d | ElasticLinear] = ()
+    by: ElasticConv | ElasticLinear, outputs: Sequence[Elastic], inputs: Sequence[ElasticConv | ElasticLinear] = ()
 ) -> None:
     """Sort the channels that enter `by`, by the L1 norm of the weights that read them, the largest first.
 
@@ -45,10 +46,16 @@ def sort_channels_(
         inputs: other layers that read them, also dense.
 
     Raises:
-        ValueError: a layer that reads the channels is grouped in its largest form, so inputs cannot change places.
+        ValueError: a layer that reads the channels is grouped in its largest form or has several sources, so inputs cannot change
+            places.
     """
     for layer in (by, *inputs):
-        if isinstance(layer, ElasticConv2d) and layer.weight.shape[1] < layer.in_channels:
+        if layer.sources.several:
+            raise ValueError(
+                f"the inputs of a layer can be sorted only if they are one source, got {len(layer.sources.largest)} sources; do not "
+                "sort these channels"
+            )
+        if isinstance(layer, ElasticConv) and layer.weight.shape[1] < layer.in_channels:
             raise ValueError(
                 f"the inputs of a convolution can be sorted only if its largest form is dense, got groups of at most "
                 f"{layer.weight.shape[1]} of {layer.in_channels} inputs; do not sort these channels"
@@ -64,6 +71,6 @@ def sort_channels_(
 
 def _per_output(layer: Elastic) -> list[Tensor]:
     tensors = [layer.weight, layer.bias]
-    if isinstance(layer, ElasticBatchNorm2d):
+    if isinstance(layer, ElasticBatchNorm):
         tensors += [layer.running_mean, layer.running_var]
     return [tensor for tensor in tensors if tensor is not None]

@@ -22,7 +22,7 @@ def check_operators(operators: Sequence[str]) -> None:
 
 
 def check_image_size(image_size: int, poolings: int, stem_stride: int = 1) -> None:
-    """Raise ValueError unless `poolings` halvings leave at least one pixel of an image of `image_size` pixels a side."""
+    """Raise ValueError unless `poolings` halvings leave at least one pixel of a side of `image_size` pixels, the shorter one."""
     smallest = stem_stride * 2**poolings
     if image_size < smallest:
         raise ValueError(

@@ -16,7 +16,7 @@ from torch.nn.utils.parametrizations import weight_norm
 from estimators.zero_cost import ZERO_COST, score
 from estimators.zero_cost.entropy import stages_of
 from estimators.zero_cost.working import weights
-from search_spaces.layers.elastic import ElasticConv2d
+from search_spaces.layers.elastic_conv import ElasticConv2d
 
 pytestmark = pytest.mark.filterwarnings("error")
 IMAGES = torch.randn(6, 3, 8, 8, generator=torch.Generator().manual_seed(0))

@@ -12,7 +12,8 @@ from nas.training.alone import Alone
 from nas.training.config import TrainingConfig
 from nas.training.optimizer import make_optimizer
 from search_spaces import make_space
-from search_spaces.layers.elastic import ElasticBatchNorm2d, ElasticConv2d, ElasticLayerNorm, ElasticLinear
+from search_spaces.layers.elastic import ElasticBatchNorm2d, ElasticLayerNorm, ElasticLinear
+from search_spaces.layers.elastic_conv import ElasticConv1d, ElasticConv2d, ElasticConvTranspose2d
 from search_spaces.pooling import make_pooling
 from tests.nas.samplers.test_basic import rng
 from tests.nas.supernets.test_slices import CPU, HARD, batch, team, train
@@ -28,6 +29,8 @@ POOLED = {
 LAYERS = {
     "conv": (lambda: nn.Conv2d(4, 4, 3), {"weight"}),
     "elastic conv": (lambda: ElasticConv2d(4, 4, 5, bias=True, transforms=(3,)), {"weight"}),
+    "elastic conv of signals": (lambda: ElasticConv1d(4, 4, 5, bias=True, transforms=(3,)), {"weight"}),
+    "elastic transposed conv": (lambda: ElasticConvTranspose2d(4, 4, 5, bias=True, transforms=(3,)), {"weight"}),
     "linear": (lambda: nn.Linear(4, 4), {"weight"}),
     "elastic linear": (lambda: ElasticLinear(4, 4), {"weight"}),
     "batch norm": (lambda: nn.BatchNorm2d(4), set()),

@@ -22,7 +22,7 @@ from search_spaces.core.options import usual_resolutions
 from search_spaces.families.mobilenet_elastic import CHOICES as MOBILENET_CHOICES
 from search_spaces.families.resnet_elastic import CHOICES as RESNET_CHOICES
 from search_spaces.families.resnet_elastic import FAMILIES
-from search_spaces.layers.elastic import ElasticConv2d
+from search_spaces.layers.elastic_conv import ElasticConv2d
 from search_spaces.layers.elastic_head import HEAD_OPERATORS
 from search_spaces.layers.sorting import sort_supernet_
 from search_spaces.pooling import make_global_pooling

@@ -337,7 +337,11 @@ def test_the_seed_alone_decides_the_weights_and_no_generator_is_touched(monkeypa
         (20, {"in_channels": 0}, "`in_channels` must be an integer of at least 1; got 0"),
         (20, {"num_classes": 1}, "`num_classes` must be an integer of at least 2; got 1"),
         (20, {"num_classes": "10"}, "`num_classes` must be an integer of at least 2; got '10'"),
-        (20, {"image_size": 32.0}, "`image_size` must be an integer of at least 1; got 32.0"),
+        (
+            20,
+            {"image_size": 32.0},
+            "`image_size` must be an integer of at least 1, or two of them, height and width; got 32.0",
+        ),
         (20, {"image_size": 3}, "`image_size` must be at least 4 for 2 poolings, got 3; use larger images"),
         (18, {"image_size": 7}, "`image_size` must be at least 8 for 3 poolings, got 7; use larger images"),
         (50, {"image_size": 31, "stem": "large"}, "`image_size` must be at least 32 for 3 poolings, got 31"),

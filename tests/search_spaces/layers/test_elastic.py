@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from search_spaces import Integer, SearchSpace, Subset, largest, smallest
 from search_spaces.core.space import Constraint
-from search_spaces.layers.elastic import ElasticBatchNorm2d, ElasticConv2d, ElasticLayerNorm, ElasticLinear
+from search_spaces.layers.elastic import ElasticBatchNorm2d, ElasticLayerNorm, ElasticLinear
 from search_spaces.layers.elastic_block import elastic_block
+from search_spaces.layers.elastic_conv import ElasticConv2d
 from search_spaces.layers.grouping import DENSE, Grouping, check_groupings
 from search_spaces.layers.sorting import sort_channels_
 
