@@ -113,8 +113,13 @@ def segmentation(
         "miou": _torchmetric("miou", jaccard, _scores, help="mean intersection over union of the classes"),
         "pixel_accuracy": Metric(own_objective("pixel_accuracy", True, "right pixels", PERCENT), Right),
     }
+
+    def chance(examples: Examples) -> tuple[str, float]:
+        how, share = _largest(examples)
+        return how, share / classes  # the other classes have no pixel right
+
     goal = Classes(weight=_weights(class_weights, classes))
-    return Task(name, *divided(train, validation, test, **data), goal, metrics, outputs=classes, chance=_largest)
+    return Task(name, *divided(train, validation, test, **data), goal, metrics, outputs=classes, chance=chance)
 
 
 def multi_label(

@@ -71,6 +71,23 @@ def test_a_model_that_names_the_largest_class_is_warned_of() -> None:
     assert chance == pytest.approx((target == target.mode().values).double().mean().item())
 
 
+def test_the_chance_of_pixels_is_what_naming_one_class_reaches() -> None:
+    target = (np.arange(20 * 4 * 4).reshape(20, 4, 4) % 5 > 3).astype(np.int64)
+    task = tasks.segmentation((np.zeros((20, 1, 4, 4), np.float32), target), classes=2)
+
+    class Zero(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.own = nn.Parameter(torch.zeros(1))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.cat([x + 1 + self.own, x], dim=1)
+
+    found = measure(Zero(), task, task.test, ["miou", "pixel_accuracy"])
+    assert task.chance is not None and task.chance(task.test)[1] == pytest.approx(found["miou"])
+    assert found["pixel_accuracy"] == pytest.approx(2 * found["miou"])
+
+
 def test_regression_squeezes_and_never_broadcasts() -> None:
     y = X[:, 0] * 2 + X[:, 1]
     task = tasks.regression((X, y))
