@@ -186,7 +186,7 @@ def test_what_does_not_fit_is_said_in_shapes_before_training() -> None:
     task = tasks.classification((X, LABELS))
     with pytest.raises(ValueError, match="the model must take the inputs of 'classification', got 2x6 float32"):
         task.check(nn.Linear(5, 3))
-    with pytest.raises(ValueError, match="2 classes of 3"):
+    with pytest.raises(ValueError, match="2 classes, of 3 or more"):
         task.check(mlp(2))
     with pytest.raises(ValueError, match="a loss of 2 float32, not one number"):
         tasks.task((X, LABELS), loss=lambda out, target: out[:, 0]).check(mlp(3))
