@@ -1,11 +1,11 @@
-"""What the ways to examples cost: a training step on streamed images, on the same images in memory, and written out by hand; and memory.
+"""What the ways to examples cost: a training step on streamed images, on those in memory, and written out by hand; and memory.
 
     python -m benchmarks.streaming --out results/streaming_cpu_202611
 
-Steps: ResNet-20 on batches of 128 images of 3 x 32 x 32, written as PNG; so many steps on streamed images, as many on those in memory,
-and as many of a loop written out by hand on those in memory, which knows no tasks, in turns. A repeat's ratios are those of its medians,
-and starting the readers is not among the steps. At most 1.15 for streamed images with two workers over those in memory is asked for, and
-1.02 for those over the loop by hand; on a machine whose cores all train, readers take theirs from the training.
+Steps: ResNet-20 on batches of 128 images of 3 x 32 x 32, written as PNG; so many steps on streamed images, as many on those in
+memory, and as many of a loop written out by hand on those in memory, which knows no tasks, in turns. A repeat's ratios are those of
+its medians, and starting the readers is not among the steps. At most 1.15 for streamed images with two workers over those in memory
+is asked for, and 1.02 for those over the loop by hand; on a machine whose cores all train, readers take theirs from the training.
 
 Memory: one pass with batches of 128 over folders of 20,000 and 200,000 images, each in a process of its own, without a network. The
 largest that a process held, and the largest of its readers; they should differ by at most 10 %, and stay below 1 GB.
