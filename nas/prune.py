@@ -31,7 +31,7 @@ from nas.report import prune_page
 from nas.runtime import as_yaml, command_line, environment, replacing, resolve_device, write_json, write_text
 from nas.study import OBJECT, make_task
 from nas.tasks import Images, Task, as_task, streamed_task
-from nas.training import measure
+from nas.training import measure, warn_of_chance
 from pruners import CutConfig, PruneResult
 from pruners.importance import AUTO
 from pruners.progress import Progress, silent
@@ -181,6 +181,8 @@ def run(
         )
     result = carry_out(cut, sample)
     assess("before", model)
+    if task is not None:
+        warn_of_chance(test["before"][task.main.name], task, task.test, "the model before pruning")
     assess("pruned", result.model)
     notes = []
     for step in steps if sample is not None else ():

@@ -44,7 +44,7 @@ KEYWORDS = keywords(RunConfig)
 ADJUSTABLE = [".".join(path) for keyword in KEYWORDS.values() if keyword.adjustable for path in keyword.paths]
 OF_BUDGET = [path for path in ADJUSTABLE if path.startswith("budget.")]
 """Settings that may change whenever a run goes on; other adjustable ones only until its supernets are trained."""
-OF_TRAINING = ("space", "data", "supernets", "seed", "device", "bfloat16")
+OF_TRAINING = ("space", "data", "task", "supernets", "seed", "device", "bfloat16")
 NOT_TRAINED_BY = [
     name
     for name, keyword in KEYWORDS.items()

@@ -85,6 +85,9 @@ class Classes:
         """Mean cross-entropy in float32; of the heads of an ensemble (batch, heads, classes) with labels (batch,), the sum of theirs.
 
         Positions of class -100 count nothing.
+
+        Raises:
+            ValueError: a label is no class.
         """
         scores = scores_of(outputs)
         if scores.ndim == 3 and target.ndim == 1:
@@ -93,9 +96,16 @@ class Classes:
             scores, target = scores[:, :-1], target[:, 1:]
         scores = scores if self.axis == 1 else scores.movedim(self.axis, 1)
         weight = None if self.weight is None else self.weight.to(scores.device)
-        return F.cross_entropy(
-            scores.float(), target, weight, label_smoothing=self.label_smoothing, ignore_index=IGNORED
-        )
+        try:
+            return F.cross_entropy(
+                scores.float(), target, weight, label_smoothing=self.label_smoothing, ignore_index=IGNORED
+            )
+        except IndexError:
+            inside = target[target != IGNORED]
+            raise ValueError(
+                f"labels must be in 0..{scores.shape[1] - 1}, for {scores.shape[1]} scores of classes, got {int(inside.min())} to "
+                f"{int(inside.max())}; number the classes from 0, or give the model more outputs"
+            ) from None
 
     def towards(self, teachers: Sequence[Any], outputs: Any) -> Tensor:
         """Cross-entropy with the mean of the teachers' probabilities."""

@@ -19,6 +19,9 @@ Read = Callable[[Any, Any], tuple[Any, Any]]
 """(outputs, target) -> what a metric's `update` takes."""
 
 
+PERCENT = "%"
+
+
 class Tally(Protocol):
     """What adds up over batches."""
 
@@ -103,6 +106,13 @@ class Reading:
     def compute(self) -> float:
         value = self.metric.compute()
         return float(value[self.name] if isinstance(value, Mapping) else value)
+
+
+def torchmetric(
+    name: str, make: Callable[[], Any], read: Read, *, rises: bool = True, unit: str = PERCENT, help: str = ""
+) -> Metric:
+    """A metric that `make` gives when it is asked for, so that torchmetrics is imported only then; `read` says what it is given."""
+    return Metric(own_objective(name, rises, help, unit), lambda: Reading(make(), name, read))
 
 
 def as_metrics(given: Mapping[str, Any], read: Read | None = None) -> dict[str, Metric]:

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from nas.runtime import stream
+from nas.tasks.batches import Unpack, unpacked
 from nas.tasks.examples import Examples
-from nas.tasks.samples import Samples, Unpack, as_examples, unpacked
+from nas.tasks.samples import Samples, as_examples
 
 TEST_FRACTION = 0.2
 VALIDATION_FRACTION = 0.2

@@ -146,6 +146,17 @@ def test_the_command_line_takes_a_task(tmp_path: Path) -> None:
     assert done.returncode and "`--task` brings its own data" in done.stderr
 
 
+def test_supernets_are_trained_by_themselves_from_the_command_line(tmp_path: Path) -> None:
+    done = run(
+        "train", SPACE, "--task", TASK, "--epochs", "1", "--learning-rate", "0.003", "--out", str(tmp_path / "nets")
+    )
+    assert done.returncode == 0, done.stderr
+    options = ["--retrain", "none", "--trials", "2", "--out", str(tmp_path / "run")]
+    done = run("search", "--supernet", str(tmp_path / "nets"), "--space", SPACE, "--task", TASK, *options)
+    assert done.returncode == 0, done.stderr
+    assert Study.open(tmp_path / "run", trust=True).config.objectives == ("error:min", "macs")
+
+
 def test_without_objectives_the_first_metric_and_macs_are_asked_for(tmp_path: Path) -> None:
     made = nas.search(own_space(num_classes=1), ink(), out=tmp_path / "run", **{**QUICK, "retrain": "none"})
     assert made.config.objectives == ("error:min", "macs")

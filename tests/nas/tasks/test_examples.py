@@ -17,7 +17,8 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 from nas.data import ImageData
 from nas.data import batches as image_batches
 from nas.tasks import Batch, Examples, Images
-from nas.tasks.samples import Chained, Samples, Stream, as_examples, unpacked
+from nas.tasks.batches import unpacked
+from nas.tasks.samples import Chained, Samples, Stream, as_examples
 
 COUNT = 23
 X, Y = torch.arange(COUNT * 2.0).view(COUNT, 2), torch.arange(COUNT)

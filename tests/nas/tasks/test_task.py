@@ -199,6 +199,13 @@ def test_what_does_not_fit_is_said_in_shapes_before_training() -> None:
     assert model.training
 
 
+def test_labels_out_of_range_are_said() -> None:
+    labels = np.where(np.arange(200) == 150, 9, LABELS)
+    task = tasks.classification((X, labels), classes=3, validation=(X, labels), test=(X, labels))
+    with pytest.raises(ValueError, match=r"labels must be in 0\.\.2, for 3 scores of classes, got 0 to 9"):
+        learnt(task, mlp(3))
+
+
 def test_groups_are_in_one_part_and_strata_in_all() -> None:
     groups = np.repeat(np.arange(40), 5)
     task = tasks.classification((X, LABELS), groups=groups)
