@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves
 
 import pruners
 from estimators.counting import standing_in
-from nas.data import ImageData, load_configured, named_data, with_normalisation
+from nas.data import ImageData, named_data
 from nas.objectives import estimates
 from nas.pruning import (
     PruneConfig,
@@ -30,7 +30,7 @@ from nas.pruning import (
 from nas.report import prune_page
 from nas.runtime import as_yaml, command_line, environment, replacing, resolve_device, write_json, write_text
 from nas.study import OBJECT, make_task
-from nas.tasks import Images, Task, as_task, streamed_task
+from nas.tasks import Images, Task, as_task, configured_task
 from nas.training import measure, warn_of_chance
 from pruners import CutConfig, PruneResult
 from pruners.importance import AUTO
@@ -224,15 +224,12 @@ def _task(config: PruneConfig) -> tuple[Task | None, PruneConfig]:
         return make_task(config.task), config
     if config.data is None:
         return None, config
-    if config.data.stream:
-        return streamed_task(config.data, config.seed), config
-    data = load_configured(config.data, config.seed)
     own = own_normalisation(config.model) if config.data.mean is None else None
-    if own is not None and len(own[0]) == data.input_shape[0]:
-        data = with_normalisation(data, *own)
+    task = configured_task(config.data, config.seed, own)
+    if own is not None and tuple(task.described["input"]["mean"]) == tuple(own[0]):
         said = config.data.model_copy(update={"mean": own[0], "std": own[1]})
         config = config.model_copy(update={"data": said})
-    return as_task(data), config
+    return task, config
 
 
 def on_cpu(model: nn.Module) -> nn.Module:

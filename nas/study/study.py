@@ -25,7 +25,6 @@ import pandas as pd
 from filelock import FileLock, Timeout
 from optuna.trial import FrozenTrial
 
-from nas.data import load_configured, with_normalisation
 from nas.objectives import OBJECTIVES, Objective, losses, pareto
 from nas.pruning import PREFIX, own_normalisation
 from nas.runtime import (
@@ -41,7 +40,7 @@ from nas.study.config import RunConfig, differences, peek_config
 from nas.study.journal import Journal, repair
 from nas.study.naming import folder_name, old_folder_name
 from nas.study.spaces import build_space, make_task
-from nas.tasks import Task, image_task, streamed_task
+from nas.tasks import Task, configured_task
 from search_spaces import Architecture, SearchSpace
 
 SEARCH = "search"
@@ -378,14 +377,8 @@ def load_task(config: RunConfig) -> Task | None:
         return make_task(config.task)
     if config.data is None:
         return None
-    if config.data.stream:
-        return streamed_task(config.data, config.seed)
-    data = load_configured(config.data, config.seed)
     trained = config.space.name.removeprefix(PREFIX) if config.space.name.startswith(PREFIX) else ""
-    own = own_normalisation(trained) if config.data.mean is None else None
-    return image_task(
-        with_normalisation(data, *own) if own is not None and len(own[0]) == data.input_shape[0] else data
-    )
+    return configured_task(config.data, config.seed, own_normalisation(trained))
 
 
 def _described(task: Task) -> dict[str, Any]:

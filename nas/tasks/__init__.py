@@ -3,6 +3,7 @@
 from nas.tasks.classes import (
     class_metrics,
     classification,
+    configured_task,
     image_task,
     multi_label,
     segmentation,
@@ -19,6 +20,6 @@ from nas.tasks.values import image_to_image, matching, regression
 
 __all__ = [
     "KINDS", "Batch", "Classes", "Examples", "Goal", "Images", "Metric", "Step", "Tally", "Task", "Values", "as_task",
-    "class_metrics", "classification", "ctc", "described", "distance", "figures", "image_task", "image_to_image",
+    "class_metrics", "classification", "configured_task", "ctc", "described", "distance", "figures", "image_task", "image_to_image",
     "language_modelling", "matching", "multi_label", "regression", "scores_of", "segmentation", "streamed_task", "tallied", "task",
 ]  # fmt: skip

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nas.data import DataConfig, ImageData
+from nas.data import DataConfig, ImageData, load_configured, with_normalisation
 from nas.objectives import OBJECTIVES, own_objective
 from nas.tasks.examples import Examples
 from nas.tasks.goals import IGNORED, Classes, Values, scores_of
@@ -19,6 +19,8 @@ from nas.tasks.metrics import PERCENT, Metric, Right, torchmetric
 from nas.tasks.splits import divided
 from nas.tasks.streamed import StreamedImages, stream_images
 from nas.tasks.task import Task
+
+Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
 
 
 def image_task(data: ImageData, class_weights: Sequence[float] | None = None) -> Task:
@@ -40,6 +42,26 @@ def streamed_task(config: DataConfig, seed: int) -> Task:
     task = _classes_task(found.name, found.parts, len(found.class_names), None)
     how = found.parts[0].how
     return replace(task, described=_of_images(found.shape, how.mean, how.std, found.class_names))
+
+
+def configured_task(config: DataConfig, seed: int, own: Normalisation | None = None) -> Task:
+    """The classification of a configuration's images, in memory or streamed.
+
+    Args:
+        config: which images.
+        seed: decides the parts.
+        own: what a pretrained model's images are normalised by, mean and deviation of each channel; it holds where the configuration
+            says nothing else and the images have as many channels.
+    """
+    normalised = config if own is None else config.model_copy(update=dict(zip(("mean", "std"), own, strict=True)))
+    if config.stream:
+        task = streamed_task(config, seed)
+        fits = own is not None and config.mean is None and len(own[0]) == task.described["input"]["shape"][0]
+        return streamed_task(normalised, seed) if fits else task
+    data = load_configured(config, seed)
+    if own is not None and config.mean is None and len(own[0]) == data.input_shape[0]:
+        data = with_normalisation(data, *own)
+    return image_task(data)
 
 
 def classification(
