@@ -23,6 +23,7 @@ from nas.pruning import (
     example_inputs,
     fewer_words,
     load_model,
+    own_image_size,
     own_normalisation,
     parse_recovery,
     repair_unlabelled,
@@ -219,11 +220,17 @@ def run(
 
 
 def _task(config: PruneConfig) -> tuple[Task | None, PruneConfig]:
-    """The task of a configuration, and the configuration with what normalises its images, where a library's model says it."""
+    """The task of a configuration, and the configuration with what a library's model says of its images.
+
+    That is what normalises them, and where no input is given, their size.
+    """
     if config.task is not None:
         return make_task(config.task), config
     if config.data is None:
         return None, config
+    if config.input is None and config.data.image_size is None and (size := own_image_size(config.model)):
+        config = config.model_copy(update={"data": config.data.model_copy(update={"image_size": size})})
+    assert config.data is not None
     own = own_normalisation(config.model) if config.data.mean is None else None
     task = configured_task(config.data, config.seed, own)
     if own is not None and tuple(task.described["input"]["mean"]) == tuple(own[0]):

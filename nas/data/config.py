@@ -71,5 +71,5 @@ def named_data(data: object) -> tuple[str, ImageData | None]:
         return os.fspath(data), None
     raise ValueError(
         f"`data` must be what `nas.load_data` takes (a path, or a name such as digits), or what it returned, got a "
-        f"{type(data).__name__}; save images as a folder per class, or make a `nas.data.ImageData` of them"
+        f"{type(data).__name__}; make a task of other data, such as `nas.tasks.classification(data)`"
     )

@@ -26,10 +26,12 @@ class LibraryEntry(NamedTuple):
     Attributes:
         make: a model from its name, options, and whether weights come from a file.
         normalisation: what images of a model by that name are normalised by, where its own configuration says so.
+        image_size: side in pixels of the images that it was trained on, likewise.
     """
 
     make: Callable[[str, dict[str, Any], bool], nn.Module]
     normalisation: Callable[[str], Normalisation | None]
+    image_size: Callable[[str], int | None]
 
 
 def library_of(target: str) -> str | None:
@@ -64,6 +66,15 @@ def own_normalisation(target: str) -> Normalisation | None:
         return LIBRARIES[prefix].normalisation(target.partition(":")[2])
 
 
+def own_image_size(target: str) -> int | None:
+    """The side in pixels of the images that a library's model was trained on; None for others, and where it says nothing."""
+    prefix = library_of(target)
+    if prefix is None:
+        return None
+    with _explained(target):
+        return LIBRARIES[prefix].image_size(target.partition(":")[2])
+
+
 @contextmanager
 def _explained(target: str) -> Iterator[None]:
     prefix = target.partition(":")[0]
@@ -95,6 +106,13 @@ def _timm_normalisation(name: str) -> Normalisation | None:
     return None if known is None or known.mean is None else (tuple(known.mean), tuple(known.std))
 
 
+def _timm_image_size(name: str) -> int | None:
+    import timm
+
+    known = timm.models.get_pretrained_cfg(name)
+    return None if known is None or known.input_size is None else int(known.input_size[-1])
+
+
 def _torchvision(name: str, options: dict[str, Any], own_weights: bool) -> nn.Module:
     from torchvision import models
 
@@ -109,6 +127,13 @@ def _torchvision_normalisation(name: str) -> Normalisation | None:
     transform = models.get_model_weights(name).DEFAULT.transforms()
     mean, std = getattr(transform, "mean", None), getattr(transform, "std", None)
     return None if mean is None or std is None else (tuple(mean), tuple(std))
+
+
+def _torchvision_image_size(name: str) -> int | None:
+    from torchvision import models
+
+    size = getattr(models.get_model_weights(name).DEFAULT.transforms(), "crop_size", None)
+    return None if not size else int(size[0])
 
 
 def _hugging_face(name: str, options: dict[str, Any], own_weights: bool) -> nn.Module:
@@ -137,18 +162,33 @@ def _is_of_models(kind: object) -> bool:
     return isinstance(kind, type) and (issubclass(kind, nn.Module) or kind.__name__.startswith("AutoModel"))
 
 
-def _hugging_face_normalisation(name: str) -> Normalisation | None:
+def _preprocessor(name: str) -> dict[str, Any]:
+    """What a Hugging Face model's configuration says of images; empty where there is none."""
     from transformers.utils import cached_file
 
     path = cached_file(name, "preprocessor_config.json", _raise_exceptions_for_missing_entries=False)
-    known = {} if path is None else json.loads(Path(path).read_text(encoding="utf-8"))
+    known: dict[str, Any] = {} if path is None else json.loads(Path(path).read_text(encoding="utf-8"))
+    return known
+
+
+def _hugging_face_normalisation(name: str) -> Normalisation | None:
+    known = _preprocessor(name)
     mean, std = known.get("image_mean"), known.get("image_std")
     return None if not mean or not std or known.get("do_normalize") is False else (tuple(mean), tuple(std))
 
 
+def _hugging_face_image_size(name: str) -> int | None:
+    known = _preprocessor(name)
+    size = known.get("crop_size") if known.get("do_center_crop") else None
+    size = size or known.get("size")
+    if isinstance(size, Mapping):
+        size = size.get("height") or size.get("shortest_edge")
+    return int(size) if isinstance(size, int) else None
+
+
 LIBRARIES: dict[str, LibraryEntry] = {
-    "timm": LibraryEntry(_timm, _timm_normalisation),
-    "torchvision": LibraryEntry(_torchvision, _torchvision_normalisation),
-    "hf": LibraryEntry(_hugging_face, _hugging_face_normalisation),
+    "timm": LibraryEntry(_timm, _timm_normalisation, _timm_image_size),
+    "torchvision": LibraryEntry(_torchvision, _torchvision_normalisation, _torchvision_image_size),
+    "hf": LibraryEntry(_hugging_face, _hugging_face_normalisation, _hugging_face_image_size),
 }
 assert set(LIBRARIES) == set(OF_LIBRARIES)

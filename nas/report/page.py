@@ -266,7 +266,8 @@ def _asked(study: Study) -> str:
         "strategy": config.strategy,
         "budget": pairs({name: value for name, value in config.budget.model_dump().items() if value is not None}),
     }
-    recipe = f"batches of {training.batch_size}, learning rate {training.learning_rate:g}"
+    recipe = "AdamW, " if training.optimizer == "adamw" else ""
+    recipe += f"batches of {training.batch_size}, learning rate {training.learning_rate:g}"
     if config.measured and contract(study.space).trains:
         who = config.supernets.count or "each trial alone"
         rows["supernets"] = f"{who}, {training.epochs} epochs, {recipe}"
@@ -284,7 +285,8 @@ def _source(study: Study) -> dict[str, str]:
     data = study.record["data"]
     if data is None:
         return {"figures": f"given by {study.config.evaluate}"}
-    return {"data": f"{data['name']}, fingerprint {data['fingerprint']}"}
+    by = {"task": study.config.task} if study.config.task else {}
+    return {**by, "data": f"{data['name']}, fingerprint {data['fingerprint']}"}
 
 
 def _made(record: Mapping[str, Any]) -> str:

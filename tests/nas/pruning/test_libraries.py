@@ -12,10 +12,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from transformers import BertConfig, BertForSequenceClassification, BertModel
+from transformers import BertConfig, BertForSequenceClassification, BertModel, ViTConfig, ViTForImageClassification
 
+from nas import prune
 from nas.cli.profile import profile
-from nas.pruning import load_model, own_normalisation
+from nas.pruning import load_model, own_image_size, own_normalisation
 from nas.runtime import names_function
 from pruners import load
 from tests.commands import run
@@ -78,6 +79,36 @@ def test_images_are_normalised_as_the_configuration_says(folder: Path) -> None:
     assert own_normalisation(f"hf:{folder}") is None
 
 
+@pytest.mark.parametrize(
+    ("told", "size"),
+    [
+        ({"size": 96}, 96),
+        ({"size": {"height": 64, "width": 64}}, 64),
+        ({"size": {"shortest_edge": 256}, "do_center_crop": True, "crop_size": {"height": 224, "width": 224}}, 224),
+        ({"size": {"longest_edge": 1000}}, None),
+        ({}, None),
+    ],
+)
+def test_the_size_of_images_is_what_the_configuration_says(
+    told: dict[str, Any], size: int | None, folder: Path
+) -> None:
+    (folder / "preprocessor_config.json").write_text(json.dumps(told))
+    assert own_image_size(f"hf:{folder}") == size and own_image_size("torch.nn:Linear") is None
+
+
+def test_an_image_model_is_pruned_on_images_of_its_own_size(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "num_attention_heads": 4, "num_hidden_layers": 2, "intermediate_size": 64}
+    config = ViTConfig(**sizes, image_size=16, patch_size=4, num_channels=1, num_labels=10)
+    ViTForImageClassification(config).save_pretrained(tmp_path / "vit")
+    told = {"size": {"height": 16, "width": 16}, "image_mean": [0.5], "image_std": [0.25]}
+    (tmp_path / "vit" / "preprocessor_config.json").write_text(json.dumps(told))
+    _, summary = prune(f"hf:{tmp_path / 'vit'}", None, {"macs": 0.7}, data="digits", limit=100, test_limit=40)
+    data = summary["settings"]["data"]
+    assert data["image_size"] == 16 and data["mean"] == [0.5] and data["std"] == [0.25]
+    assert set(summary["test"]["before"]) == {"accuracy", "top5", "balanced_accuracy", "macro_f1"}
+
+
 def test_profiled_and_pruned_by_command(folder: Path, tmp_path: Path) -> None:
     inputs = f"{__name__}:tokens"
     found = profile(f"hf:{folder}", inputs=[inputs])
@@ -107,9 +138,9 @@ def libraries(monkeypatch: pytest.MonkeyPatch) -> None:
     timm, torchvision = ModuleType("timm"), ModuleType("torchvision")
     timm.list_models = lambda: ["resnet18", "vit_tiny"]  # type: ignore[attr-defined]
     timm.create_model = Made  # type: ignore[attr-defined]
-    known = SimpleNamespace(mean=(0.1, 0.2, 0.3), std=(1.0, 1.0, 1.0))
+    known = SimpleNamespace(mean=(0.1, 0.2, 0.3), std=(1.0, 1.0, 1.0), input_size=(3, 160, 160))
     timm.models = SimpleNamespace(get_pretrained_cfg=lambda name: known if name == "vit_tiny" else None)  # type: ignore[attr-defined]
-    transform = SimpleNamespace(mean=[0.5], std=[0.25])
+    transform = SimpleNamespace(mean=[0.5], std=[0.25], crop_size=[128])
     weights = SimpleNamespace(DEFAULT=SimpleNamespace(transforms=lambda: transform))
     torchvision.models = SimpleNamespace(  # type: ignore[attr-defined]
         list_models=lambda: ["alexnet"], get_model=Made, get_model_weights=lambda name: weights
@@ -123,7 +154,8 @@ def test_timm_and_torchvision() -> None:
     model = load_model("timm:vit_tiny", {"num_classes": 7})
     assert isinstance(model, Made) and model.options == {"pretrained": False, "num_classes": 7}
     assert own_normalisation("timm:vit_tiny") == ((0.1, 0.2, 0.3), (1.0, 1.0, 1.0))
-    assert own_normalisation("timm:resnet18") is None
+    assert own_normalisation("timm:resnet18") is None and own_image_size("timm:resnet18") is None
+    assert own_image_size("timm:vit_tiny") == 160 and own_image_size("torchvision:alexnet") == 128
     other = load_model("torchvision:alexnet", {"num_classes": 3})
     assert isinstance(other, Made) and other.options == {"weights": None, "num_classes": 3}
     assert own_normalisation("torchvision:alexnet") == ((0.5,), (0.25,))
