@@ -88,7 +88,7 @@ def search(
         given.data,
         task=given.task,
         evaluate=_name(evaluate),
-        **directed(settings, given.made),
+        **directed(settings, None if evaluate else given.made),
     )
     config = adopt(config)
     return run(

@@ -186,6 +186,8 @@ def open_run(
     space = space or build_space(config.space.name, options)
     contract(space).check(config)
     if task is not None:
+        for metric in config.measured:
+            task.metric(metric.name)
         _check_fit(space, task, config)
         if config.supernets.source is not None:
             _check_source(Path(config.supernets.source), space, task, config.supernets)

@@ -43,7 +43,7 @@ class Arrays:
     """
 
     def __init__(self, tree: Any) -> None:
-        self.tree = tree_map(torch.as_tensor, tree, is_leaf=_is_numbers)
+        self.tree = tree_map(_tensor, tree, is_leaf=_is_numbers)
         lengths = {len(x) for x in tree_leaves(self.tree)}
         if len(lengths) != 1:
             found = ", ".join(map(str, sorted(lengths))) or "none"
@@ -97,6 +97,15 @@ class Mapped:
         with _seeded(0):
             seen = [self.dataset[place] for place in places]
         return digest([torch.tensor(count), *(x for one in seen for x in numbers(one))])
+
+
+def _tensor(x: Any) -> Tensor:
+    try:
+        return torch.as_tensor(x)
+    except TypeError:
+        raise ValueError(
+            f"arrays of examples must hold numbers, got {getattr(x, 'dtype', type(x).__name__)}; number the classes from 0"
+        ) from None
 
 
 def is_tree(given: Any) -> bool:

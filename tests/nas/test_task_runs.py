@@ -171,6 +171,15 @@ def test_what_networks_put_out_is_checked_before_training(tmp_path: Path) -> Non
     assert not (tmp_path / "run").exists()
 
 
+def test_what_no_task_can_give_is_said_before_training(tmp_path: Path) -> None:
+    space = own_space(num_classes=1)
+    with pytest.raises(ValueError, match="no metric of the task is named 'accuracy'; known: error, close"):
+        nas.search(space, ink(), objectives=["accuracy", "macs"], out=tmp_path / "run", **QUICK)
+    with pytest.raises(ValueError, match="`evaluate` takes the place of data and training, got `task` as well"):
+        nas.search(space, ink(), evaluate=lambda model: 1.0, objectives=["score:max"], out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_metric_that_is_nan_keeps_a_trial_off_the_front_and_is_counted(tmp_path: Path) -> None:
     calls = []
 

@@ -194,6 +194,8 @@ def test_what_does_not_fit_is_said_in_shapes_before_training() -> None:
         tasks.classification((X, LABELS - 1))
     with pytest.raises(ValueError, match="one whole number as the target"):
         tasks.classification((X, LABELS.astype(np.float32)))
+    with pytest.raises(ValueError, match="must hold numbers, got <U1; number the classes from 0"):
+        tasks.classification((X, np.array(["a", "b"] * 100)))
     model = mlp(3).train()
     task.check(model)
     assert model.training
