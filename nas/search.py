@@ -35,9 +35,9 @@ from nas.scoring import (
     tried,
 )
 from nas.strategies import STRATEGIES, make_strategy
-from nas.study import LOOP, RunConfig, Study, configure, run_folder
+from nas.study import LOOP, RunConfig, Study, configure, directed, named, run_folder
 from nas.tasks import Task
-from nas.train import adopt, directed, named, open_run, train_supernets
+from nas.train import adopt, open_run, train_supernets
 from nas.training import NotFinite
 from pruners.progress import Progress, silent
 from search_spaces import SearchSpace

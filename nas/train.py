@@ -3,29 +3,28 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pandas as pd
 import torch
 from torch import nn
 
 from estimators.latency import load_table
-from nas.data import ImageData, named_data
-from nas.objectives import DIRECTIONS, OBJECTIVES, parse_objectives
+from nas.data import ImageData
 from nas.runtime import check_trust, checkpoint, half, replacing, resolve_device, write_text
 from nas.samplers import cheap_and_dear
 from nas.scoring import check_compares, contract
 from nas.strategies import STRATEGIES
 from nas.study import (
-    OBJECT,
     RunConfig,
     Study,
     build_space,
     configure,
+    directed,
     load_task,
-    make_task,
+    named,
     options_for,
     parse_config,
     peek_config,
@@ -34,11 +33,11 @@ from nas.study import (
 )
 from nas.subnet import load_teacher
 from nas.supernets import LARGEST, SAMPLERS, SupernetConfig, Supernets, make_learner
-from nas.tasks import Task, as_task
+from nas.tasks import Task
 from nas.training import Row, fit
 from pruners.progress import Progress, silent
 from search_spaces import SearchSpace
-from search_spaces.core import keywords, takes, unknown_name
+from search_spaces.core import keywords, takes
 
 KEYWORDS = keywords(RunConfig)
 ADJUSTABLE = [".".join(path) for keyword in KEYWORDS.values() if keyword.adjustable for path in keyword.paths]
@@ -114,54 +113,6 @@ def train(
     with study.locked(), study.session(), half(config.bfloat16):
         train_supernets(study, what, device, progress, on_epoch, trust)
     return study
-
-
-class Named(NamedTuple):
-    """What networks are for, as a configuration names it, and the task itself where it is given or was made."""
-
-    data: str | None
-    task: str | None
-    made: Task | None
-
-
-def named(data: object, task: str | None = None) -> Named:
-    """What `data` and `task` of a search or a training are called in its configuration; a function of `task` is called.
-
-    Raises:
-        ValueError: both are given, `data` is nothing that is known, or the function gives no task.
-    """
-    if isinstance(data, Task):
-        if task is not None:
-            raise ValueError(f"`data` is a task already, got `task` {task} as well; leave out one")
-        return Named(None, OBJECT, data)
-    if task is not None:
-        if data is not None:
-            raise ValueError(f"`task` brings its own data, got `data` {data} as well; leave out one or the other")
-        return Named(None, task, make_task(task))
-    source, images = (None, None) if data is None else named_data(data)
-    return Named(source, None, None if images is None else as_task(images))
-
-
-def directed(settings: Mapping[str, Any], task: Task | None) -> dict[str, Any]:
-    """Settings with the direction of each objective that is a metric of the task; without objectives, its first metric and macs.
-
-    Raises:
-        ValueError: an objective that neither the task nor anyone else has; the nearest are offered.
-    """
-    if task is None:
-        return dict(settings)
-    asked = settings.get("objectives") or (task.main.name, "macs")
-    if isinstance(asked, Mapping):
-        asked = tuple(f"{name}:{way}" for name, way in asked.items())
-    metrics = {name: metric.objective for name, metric in task.metrics.items()}
-    ways = {known: way for way, known in DIRECTIONS.items()}
-    found = []
-    for known in parse_objectives(tuple(asked), metrics):
-        if known.name not in (*metrics, *OBJECTIVES):
-            raise unknown_name("objective", known.name, {**metrics, **OBJECTIVES})
-        of_task = known.name in metrics and known.name not in OBJECTIVES
-        found.append(f"{known.name}:{ways[known.higher_is_better]}" if of_task else known.name)
-    return {**settings, "objectives": tuple(found)}
 
 
 def open_run(

@@ -12,9 +12,9 @@ from nas.cli import terminal
 from nas.cli.options import Choices, Json, Paths, Trust, refuse_beside, space_options, with_settings
 from nas.cli.runs import show_front
 from nas.search import run
-from nas.study import RunConfig, adjusted, choose, configure, make_task, read_config, run_folder
+from nas.study import RunConfig, adjusted, choose, configure, directed, make_task, read_config, run_folder
 from nas.tasks import Task
-from nas.train import adopt, directed
+from nas.train import adopt
 from search_spaces.core import keywords
 
 

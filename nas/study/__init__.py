@@ -1,5 +1,6 @@
 """The run folder: configuration, journal, and choosing from a front."""
 
+from nas.study.asked import directed, named
 from nas.study.choose import choose
 from nas.study.config import (
     LOOP,
@@ -20,6 +21,6 @@ from nas.study.study import ALONE, SEARCH, Study, load_task, read_record
 
 __all__ = [
     "ALONE", "FORMATS", "LOOP", "OBJECT", "SEARCH", "Journal", "RankingConfig", "RunConfig", "Study", "adjusted",
-    "build_space", "check_same", "choose", "configure", "load_task", "make_task", "options_for", "parse_config",
+    "build_space", "check_same", "choose", "configure", "directed", "load_task", "make_task", "named", "options_for", "parse_config",
     "peek_config", "read_config", "read_record", "run_folder",
 ]  # fmt: skip
