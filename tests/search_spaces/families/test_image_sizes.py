@@ -18,6 +18,7 @@ import nas
 from estimators import measure_latency
 from nas.data.dataset import ImageData, Split
 from nas.study.spaces import build_space, options_for
+from nas.tasks import classification, image_task
 from search_spaces import SPACES, SearchSpace, Supernet, make_space, smallest
 from search_spaces.core import Shape
 from search_spaces.layers import Resize
@@ -120,17 +121,19 @@ def cut(data: ImageData, height: int, width: int) -> ImageData:
 
 @pytest.mark.parametrize("name", [*OPTIONS, "examples.own_space:own_space"])
 def test_data_lead_to_their_height_and_width(name: str, digits: ImageData) -> None:
-    options = options_for(name, {}, cut(digits, 8, 6))
+    options = options_for(name, {}, image_task(cut(digits, 8, 6)))
     assert options == {"in_channels": 1, "num_classes": 10, "image_size": [8, 6]}
-    assert options_for(name, {"image_size": 8}, cut(digits, 8, 6))["image_size"] == 8
-    assert options_for(name, {}, digits)["image_size"] == 8
+    assert options_for(name, {"image_size": 8}, image_task(cut(digits, 8, 6)))["image_size"] == 8
+    assert options_for(name, {}, image_task(digits))["image_size"] == 8
 
 
 def test_data_lead_to_the_outputs_of_the_examples(digits: ImageData) -> None:
-    options = options_for("examples.unet:unet", {}, cut(digits, 8, 6))
+    options = options_for("examples.unet:unet", {}, image_task(cut(digits, 8, 6)))
     assert options == {"in_channels": 1, "outputs": 10, "image_size": [8, 6]}
     assert build_space("examples.unet:unet", options).net.input_shape == (1, 8, 6)
-    assert options_for("examples.sequence_space:sequence_space", {}, digits) == {"in_channels": 1, "outputs": 10}
+    signals = classification((torch.zeros(20, 3, 50), torch.arange(20) % 4))
+    found = options_for("examples.sequence_space:sequence_space", {}, signals)
+    assert found == {"in_channels": 3, "outputs": 4, "length": 50}
 
 
 def test_data_that_are_not_square_are_searched(digits: ImageData, tmp_path: Path) -> None:
