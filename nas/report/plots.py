@@ -19,7 +19,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from nas.objectives import OBJECTIVES, Objective, both_figures, kendall, same_order
+from nas.objectives import OBJECTIVES, Objective, both_figures, kendall, losses, non_dominated, same_order
 from nas.report.format import PREFIXES
 from nas.report.point_labels import drawable, spread, write_labels
 
@@ -96,7 +96,7 @@ def front(
         anchors, points, lines = _xy(shown, x, y), [_xy(table, x, y)], [line]
         if y.column == worth.name and own in table:
             alone = y._replace(column=own)
-            lines += _mark_alone(axes, table, x, y, alone)
+            lines += _mark_alone(axes, table.assign(stays=_stays(table, objectives)), x, y, alone)
             points.append(_xy(table[table[own].notna()], x, alone))
             if others[own].isna().all():  # there is room around the diamonds
                 anchors = np.where(shown[[own]].notna(), _xy(shown, x, alone), anchors)
@@ -286,8 +286,23 @@ def _staircase(points: Points, x: Axis, y: Axis) -> Points:
     return np.array(corners)
 
 
+def _stays(table: pd.DataFrame, objectives: Sequence[Objective]) -> pd.Series:
+    """Which rows no other dominates by the figures of networks trained alone, among those that have them."""
+    columns = {
+        objective.name: next(c for c in (f"{objective.name}_alone", objective.name) if c in table)
+        for objective in objectives
+    }
+    values = table[list(columns.values())]
+    known = values.notna().all(axis=1)
+    stays = pd.Series(False, index=table.index)
+    stays[known] = non_dominated(losses(values[known].to_numpy(float), objectives))
+    return stays
+
+
 def _mark_alone(axes: Axes, table: pd.DataFrame, x: Axis, y: Axis, alone: Axis) -> list[Points]:
-    """Diamonds at the figures alone, those of the front tied to what the search saw; returns the ties."""
+    """Diamonds at the figures alone, those of the front tied to what the search saw, and open where others turned out better; returns
+    the ties.
+    """
     known = table[table[alone.column].notna()]
     own = known[known["on_front"]]
     ties = list(np.stack([_xy(own, x, y), _xy(own, x, alone)], axis=1))
@@ -295,11 +310,16 @@ def _mark_alone(axes: Axes, table: pd.DataFrame, x: Axis, y: Axis, alone: Axis) 
         axes.plot(*tie.T, color=BLUE, lw=0.8, ls=(0, (1, 2)))
     size = 4.5 if len(known) < 300 else 3
     for part, style, label in (
-        (known[~known["on_front"]], {"color": DARK, "ms": size, "mew": 0.4}, "dominated (trained alone, test)"),
-        (own, {"color": BLUE, "ms": 6.5, "mew": 0.6}, "front (trained alone, test)"),
+        (
+            known[~known["on_front"] & ~known["stays"]],
+            {"color": DARK, "mec": "white", "ms": size, "mew": 0.4},
+            "dominated (trained alone, test)",
+        ),
+        (own[~own["stays"]], {"color": BLUE, "mfc": "white", "ms": 5.5, "mew": 1.2}, "behind once trained alone"),
+        (known[known["stays"]], {"color": BLUE, "mec": "white", "ms": 6.5, "mew": 0.6}, "front (trained alone, test)"),
     ):
         if len(part):
-            axes.plot(*_xy(part, x, alone).T, "D", mec="white", label=label, **style)
+            axes.plot(*_xy(part, x, alone).T, "D", label=label, **style)
     return ties
 
 

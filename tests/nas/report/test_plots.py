@@ -16,7 +16,7 @@ from PIL import Image
 
 from nas import Study
 from nas.objectives.correlation import both_figures
-from nas.objectives.objective import Objective
+from nas.objectives.objective import Objective, parse_objectives
 from nas.report import plots
 from nas.report.point_labels import drawable, write_labels
 from nas.report.write import HISTORY, history, write_plots
@@ -215,3 +215,14 @@ def test_plots_leave_matplotlib_as_it_was() -> None:
         "assert 'matplotlib.pyplot' not in sys.modules and matplotlib.rcParams.copy() == before"
     )
     subprocess.run([sys.executable, "-W", "error::UserWarning:matplotlib", "-c", code], check=True)
+
+
+def test_networks_that_turn_out_behind_are_told_from_the_front() -> None:
+    objectives = parse_objectives(("accuracy", "macs"))
+    table = pd.DataFrame(
+        {"label": ["a", "b", "c"], "accuracy": [0.5, 0.6, 0.7], "macs": [1e6, 2e6, 3e6], "params": 1, "on_front": True}
+    ).assign(accuracy_alone=[0.9, 0.8, 0.95])
+    axes = plots.front(table, objectives).axes[0]
+    drawn = {line.get_label(): line.get_xydata() for line in axes.lines if not str(line.get_label()).startswith("_")}
+    assert drawn["behind once trained alone"].tolist() == [[2, 80]]
+    assert drawn["front (trained alone, test)"].tolist() == [[1, 90], [3, 95]]
