@@ -45,7 +45,8 @@ def test_each_trial_is_read_once_for_all_tables_and_the_page(
     monkeypatch.setattr(Study, "_row", lambda self, trial: made.append(trial) or row(self, trial))
     page_of(fresh)
     assert len(made) == 12
-    fresh.trials["label"] = "changed"
+    table = fresh.trials
+    table["label"] = "changed"
     assert "changed" not in set(fresh.trials["label"])
     try_(study, 12)
     assert len(fresh.trials) == 13
