@@ -1,8 +1,9 @@
 """What a search takes that only asks, prices and writes down: no training and no evaluation, objectives macs and params, one seed.
 
-Each search runs in a process of its own. Printed and written are the seconds of each thousand trials, the last thousand over the first,
-the most memory that the process held, and the seconds of `nas front` on the finished run, with the start of Python. A space that has
-fewer architectures than trials are asked for is searched to its end.
+Each search runs in a process of its own. Printed and written are the seconds of each thousand trials, the last thousand over the first
+(which also lists the space and counts its blocks) and over the second, the most memory that the process held, and the seconds of
+`nas front` on the finished run beside those of `nas --version`, which only starts. A space that has fewer architectures than trials are
+asked for is searched to its end.
 
     python -m benchmarks.search_overhead --out results/search_overhead_cpu_202611
 """
@@ -13,6 +14,7 @@ import argparse
 import multiprocessing
 import resource
 import shlex
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -39,13 +41,14 @@ def main() -> None:
                 folder = Path(temporary) / "run"
                 with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
                     found = process.submit(searched, space, strategy, options.trials, options.seed, folder).result()
-                found["front_seconds"] = [front_seconds(folder) for _ in range(options.repeats)]
+                for name, words in (("front", ["front", str(folder)]), ("version", ["--version"])):
+                    found[f"{name}_seconds"] = [seconds(words) for _ in range(options.repeats)]
             results.append(found)
-            ratio = found["last_over_first_thousand"]
+            thousands = ", ".join(f"{each:.2f}" for each in found["seconds_of_each_thousand"])
+            front, version = (statistics.median(found[f"{name}_seconds"]) for name in ("front", "version"))
             print(
-                f"{space}, {strategy}: {found['trials']:,} trials in {found['seconds']:.1f} s, the last thousand "
-                f"{'–' if ratio is None else f'{ratio:.2f}'} times the first, at most {found['peak_mib']:.0f} MiB; `nas front` "
-                f"{min(found['front_seconds']):.1f} s",
+                f"{space}, {strategy}: {found['trials']:,} trials in {found['seconds']:.1f} s (each thousand: {thousands}), at most "
+                f"{found['peak_mib']:.0f} MiB; `nas front` {front:.1f} s, `nas --version` {version:.1f} s",
                 flush=True,
             )
             if options.out:
@@ -75,15 +78,16 @@ def searched(space: str, strategy: str, trials: int, seed: int, folder: Path) ->
         "seconds": float(at[-1] - at[0]),
         "seconds_of_each_thousand": thousands,
         "last_over_first_thousand": thousands[-1] / thousands[0] if len(thousands) > 1 else None,
+        "last_over_second_thousand": thousands[-1] / thousands[1] if len(thousands) > 2 else None,
         "tables_and_page_seconds": ended - at[-1],
         "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
     }
 
 
-def front_seconds(folder: Path) -> float:
-    """Wall time of `nas front`."""
+def seconds(words: list[str]) -> float:
+    """Wall time of `nas` with these arguments, in a process of its own."""
     started = time.perf_counter()
-    subprocess.run([sys.executable, "-m", "nas", "front", str(folder)], check=True, capture_output=True)
+    subprocess.run([sys.executable, "-m", "nas", *words], check=True, capture_output=True)
     return time.perf_counter() - started
 
 
@@ -92,7 +96,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--trials", type=int, default=20_000, help="of each search")
     parser.add_argument("--space", nargs="+", default=["nas-bench-201", "resnet-elastic"], help="built-in spaces")
     parser.add_argument("--seed", type=int, default=0, help="of each search")
-    parser.add_argument("--repeats", type=int, default=3, help="times that `nas front` is timed")
+    parser.add_argument("--repeats", type=int, default=3, help="times that commands are timed")
     parser.add_argument("--out", type=Path, help="folder for the result")
     return parser.parse_args()
 

@@ -55,12 +55,8 @@ def train(
         with terminal.bars() as progress:
             study = train_supernets(space, data, out=out, progress=progress, on_epoch=show, trust=trust, **settings)
     except KeyboardInterrupt:
-        terminal.say(
-            "Stopped. The same command goes on after the last finished epoch."
-        )
+        terminal.say("Stopped. The same command goes on after the last finished epoch.")
         raise typer.Exit(130) from None
     if not json:
         terminal.show(study.folder / "supernets" / "history.csv")
-        terminal.say(
-            f"Rank with: nas search --supernet {shlex.quote(str(study.folder))}"
-        )
+        terminal.say(f"Rank with: nas search --supernet {shlex.quote(str(study.folder))}")

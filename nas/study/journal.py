@@ -151,19 +151,17 @@ class Journal:
         return self._studies
 
     def _take(self, event: Mapping[str, Any]) -> bool:
-        """Whether an event was understood: trials written by steps, and what changes or deletes them, are left to Optuna."""
+        """Whether an event was understood: what ends or changes trials that were not over, or deletes them, is left to Optuna."""
         kind = event["op_code"]
         if kind == CREATE_STUDY:
             self._studies.setdefault(event["study_name"], _Trials(len(self._studies)))
         elif kind == CREATE_TRIAL:
-            state = event.get("state", TrialState.RUNNING)
-            if state not in OVER:
-                return False
-            single = event["value"]
-            trial = Trial(event["values"] if single is None else [single], event["user_attrs"])
-            for study in self._studies.values():
-                if study.number == event["study_id"]:
-                    study.take(trial)
+            if event.get("state") in OVER:
+                single = event["value"]
+                trial = Trial(event["values"] if single is None else [single], event["user_attrs"])
+                for study in self._studies.values():
+                    if study.number == event["study_id"]:
+                        study.take(trial)
         return kind in (CREATE_STUDY, CREATE_TRIAL, *NO_TRIALS)
 
     def _replay(self) -> JournalStorage:
