@@ -155,13 +155,12 @@ class Journal:
         kind = event["op_code"]
         if kind == CREATE_STUDY:
             self._studies.setdefault(event["study_name"], _Trials(len(self._studies)))
-        elif kind == CREATE_TRIAL:
-            if event.get("state") in OVER:
-                single = event["value"]
-                trial = Trial(event["values"] if single is None else [single], event["user_attrs"])
-                for study in self._studies.values():
-                    if study.number == event["study_id"]:
-                        study.take(trial)
+        elif kind == CREATE_TRIAL and event.get("state") in OVER:
+            single = event["value"]
+            trial = Trial(event["values"] if single is None else [single], event["user_attrs"])
+            for study in self._studies.values():
+                if study.number == event["study_id"]:
+                    study.take(trial)
         return kind in (CREATE_STUDY, CREATE_TRIAL, *NO_TRIALS)
 
     def _replay(self) -> JournalStorage:
