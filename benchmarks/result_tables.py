@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+import statistics
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -224,6 +225,26 @@ def costs() -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["space", "million a second, in batches", "µs for a new one", "µs remembered"])
 
 
+def overhead() -> pd.DataFrame:
+    """What a search of costs alone takes, and its command for the front."""
+    rows = [[f"`{row['space']}`, {row['strategy']}", f"{row['trials']:,}", f"{row['seconds']:.0f}",
+             *(f"{row['seconds_of_each_thousand'][at]:.1f}" for at in (0, 1, -1)), f"{row['peak_mib']:.0f}",
+             *(f"{statistics.median(row[f'{name}_seconds']):.1f}" for name in ("front", "version"))]
+            for row in read("search_overhead_cpu_202611/search_overhead.json")["results"]]  # fmt: skip
+    columns = [
+        "search",
+        "trials",
+        "s",
+        "first thousand, s",
+        "second, s",
+        "last, s",
+        "MiB",
+        "`nas front`, s",
+        "`nas --version`, s",
+    ]
+    return pd.DataFrame(rows, columns=columns)
+
+
 def shared() -> pd.DataFrame:
     """Time one by one over time with shared prefixes, and the same for macs, which are all that can be expected."""
     bn = {"paper": "36 placements, batch statistics", "affine": "36 placements, calibrated"}
@@ -359,6 +380,7 @@ TABLES: dict[str, Callable[[], pd.DataFrame]] = {
     "block-table": block_table,
     "transfer": transfer,
     "costs": costs,
+    "overhead": overhead,
     "shared": shared,
     "steps": steps,
     "group-size": group_size,

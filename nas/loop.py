@@ -111,5 +111,6 @@ class Loop:
     def _tell(self, arch: Architecture, outcome: dict[str, Any]) -> None:
         begun = self._asked.pop(arch.key, None)
         outcome["seconds"] = 0.0 if begun is None else round(time.perf_counter() - begun, 4)
-        trial = self._tried[arch.key] = add(self.study, arch, outcome)
+        (trial,) = add(self.study, [arch], [outcome])
+        self._tried[arch.key] = trial
         self._strategy.tell([arch], losses_of([trial], self.study.objectives))

@@ -43,6 +43,9 @@ from pruners.progress import Progress, silent
 from search_spaces import SearchSpace
 from search_spaces.core import takes
 
+AT_ONCE = 64
+"""Trials at most that are priced and written down together."""
+
 
 @takes(RunConfig)
 def search(
@@ -180,12 +183,14 @@ def propose(study: Study, costs: Sequence[Scorer], scorers: Sequence[Scorer], pr
     if first := inherited(study):
         strategy.tell([study.architecture(trial) for trial in first], losses_of(first, study.objectives))
     expected = min(config.budget.trials or space.raw_size, space.raw_size - len(first))
-    together = STRATEGIES[config.strategy].together if config.supernets.count else 1
+    entry, scored = STRATEGIES[config.strategy], [*costs, *scorers]
+    at_once = AT_ONCE if len(scored) == 1 else 1  # exact costs alone take less than writing them down
     there = {study.architecture(trial) for trial in first}
     start = [arch for arch in kept.start() if space.keeps(arch) and arch not in there]
     told, spent, failures = 0, 0.0, 0
     progress("ranking", 0, expected)
     while told < expected and spent < (config.budget.seconds or float("inf")):
+        together = entry.together if config.supernets.count else min(strategy.ahead, at_once)
         archs = start[told : told + 1] or strategy.ask(min(together, expected - told))
         if not archs:
             break
@@ -194,8 +199,9 @@ def propose(study: Study, costs: Sequence[Scorer], scorers: Sequence[Scorer], pr
             progress("ranking", told + count * done / total, expected)
 
         new = [arch for arch in archs if arch.key not in known]
-        for arch, outcome in zip(new, score(new, [*costs, *scorers], inner), strict=True):
-            known[arch.key] = add(study, arch, outcome)
+        outcomes = score(new, scored, inner)
+        known |= zip((arch.key for arch in new), add(study, new, outcomes), strict=True)
+        for outcome in outcomes:
             failures = failures + 1 if "reason" in outcome else 0
             if failures == config.budget.max_failures:
                 raise ValueError(

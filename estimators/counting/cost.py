@@ -244,10 +244,10 @@ class _Table:
 def block_cost(block: Block, local: Local, shape: FlowShape) -> Cost:
     """The cost of a stand-alone block where `shape` (without the batch) comes in, counted on the meta device and remembered.
 
-    Blocks that are made by the same function are counted once.
+    Blocks that are made by the same function are counted once, and so are local choices that are alike.
     """
     own = seen(local, shape)
-    return Cost() if own is None else _counted(block.alone, *own)
+    return Cost() if own is None else _counted(block.alone, block.stand_in(own[0]), own[1])
 
 
 @lru_cache(maxsize=REMEMBERED)

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 
 from nas.cli import terminal
 from nas.cli.list import list_names
@@ -47,7 +46,7 @@ for name, command in COMMANDS.items():
 
 def _print_version(asked: bool) -> None:
     if asked:
-        print(f"nas-toolkit {version('nas-toolkit')}")
+        terminal.show(f"nas-toolkit {version('nas-toolkit')}")
         raise typer.Exit
 
 
@@ -70,6 +69,11 @@ def main() -> None:
     here = str(Path.cwd())
     if here not in sys.path and ("--trust" in sys.argv or any(map(names_function, sys.argv[1:]))):
         sys.path.insert(0, here)
+    with terminal.plain():
+        _run()
+
+
+def _run() -> None:
     try:
         app()
     except NotFinite as error:
@@ -83,5 +87,5 @@ def main() -> None:
 
 
 def _fail(message: str, code: int) -> None:
-    terminal.err.print("[bold red]error:[/]", escape(message), highlight=False, soft_wrap=True)
+    terminal.say_error(message)
     sys.exit(code)

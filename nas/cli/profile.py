@@ -80,7 +80,7 @@ def profile_command(
         return
     terminal.show_table(found.columns, found.rows, title=found.title)
     for note in found.notes:
-        terminal.err.print(note, highlight=False)
+        terminal.say(note)
 
 
 def profile(

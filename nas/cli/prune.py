@@ -63,7 +63,7 @@ def prune(
         terminal.show_table(["left out"], [[name] for name in result.summary.blocks])
     if words := summary["vocabulary"]:
         saved, share = words["bytes_before"] - words["bytes_after"], percent(words["coverage"])
-        print(
+        terminal.show(
             f"vocabulary of {words['before']:,} tokens before all else: {words['after']:,} stay, {share} of those in the texts; "
             f"{si(saved)}B less"
         )
@@ -79,28 +79,28 @@ def prune(
         terminal.show_table(["test examples", *(name.replace("_", " ") for name in show)], cells)
     for note in summary["recovery"]:
         if "did" not in note and (words := repaired(note)):  # else it stands among what `auto` came to
-            print(f"{note['step']}: {words}")
+            terminal.show(f"{note['step']}: {words}")
     if result.summary.difference is not None:
-        print(f"differs from the masked model by {result.summary.difference:.1e}, relative")
+        terminal.show(f"differs from the masked model by {result.summary.difference:.1e}, relative")
     if result.summary.reason:
-        print(f"a graph, as the model's own forward cannot express the smaller shapes: {result.summary.reason}")
+        terminal.show(f"a graph, as the model's own forward cannot express the smaller shapes: {result.summary.reason}")
     if result.summary.form_before == "module" and result.summary.form == "graph":
-        print("before, as an earlier prune returned it, it was a module")
+        terminal.show("before, as an earlier prune returned it, it was a module")
     for line in result.summary.lacks:
-        print(line)
+        terminal.show(line)
     if result.summary.alike:
-        print(_alike(result.summary.alike))
+        terminal.show(_alike(result.summary.alike))
     if result.summary.serves:
-        print(f"serves {', '.join(f'{name} of {shape}' for name, shape in result.summary.serves.items())}")
+        terminal.show(f"serves {', '.join(f'{name} of {shape}' for name, shape in result.summary.serves.items())}")
     if result.summary.fixed:
-        print(f"no other sizes but the batch: {result.summary.fixed}")
+        terminal.show(f"no other sizes but the batch: {result.summary.fixed}")
     for setting, chosen in result.summary.chosen.items():
-        print(f"{setting} auto: {chosen}")
+        terminal.show(f"{setting} auto: {chosen}")
     for note in result.summary.notes:
-        terminal.err.print(note, highlight=False, soft_wrap=True)
+        terminal.say(note)
     _show_unknown(result.summary.unknown)
     if out is not None:
-        print(out)
+        terminal.show(out)
 
 
 @with_settings(PruneConfig, leaving_out=[name for name in KEYWORDS if name not in OF_GROUPS])
@@ -146,4 +146,4 @@ def _alike(alike: Mapping[str, Any]) -> str:
 
 def _show_unknown(operators: Mapping[str, int]) -> None:
     for operator, times in operators.items():
-        terminal.err.print(f"left alone, as its rule is not known: {operator} ({times} times)", highlight=False)
+        terminal.say(f"left alone, as its rule is not known: {operator} ({times} times)")

@@ -62,7 +62,7 @@ def export(
         if json:
             terminal.show_json({"label": study.space.label(arch), "folder": str(path)})
         else:
-            print(path)
+            terminal.show(path)
 
 
 def report(folder: Folder, trust: Trust = False, json: Json = False) -> None:
@@ -75,7 +75,7 @@ def report(folder: Folder, trust: Trust = False, json: Json = False) -> None:
         if json:
             terminal.show_json({"path": str(path)})
         else:
-            print(path)
+            terminal.show(path)
 
 
 def show_front(study: Study, rows: pd.DataFrame) -> None:

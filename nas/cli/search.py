@@ -45,7 +45,7 @@ def search(
         with terminal.bars() as progress:
             study = run(asked, folder, task=task, progress=progress, trust=trust)
     except KeyboardInterrupt:
-        terminal.err.print(f"Stopped. Go on with: nas search --resume {shlex.quote(str(folder))}", highlight=False)
+        terminal.say(f"Stopped. Go on with: nas search --resume {shlex.quote(str(folder))}")
         raise typer.Exit(130) from None
     if json:
         terminal.show_rows(study.front)
@@ -53,7 +53,7 @@ def search(
     show_front(study, choose(study))
     for path in [*sorted(folder.glob("plots/*.png")), folder / "report.html", folder / "exports", folder / "run.yaml"]:
         if path.exists():
-            print(path)
+            terminal.show(path)
 
 
 def _asked(

@@ -46,9 +46,7 @@ def train(
                 terminal.show_json(row)
             else:
                 losses = ", ".join(f"{name} {row[name]:.3f}" for name in LOSSES if name in row)
-                terminal.err.print(
-                    f"epoch {row['epoch'] + 1:g}, supernet {row['supernet']:g}: {losses}", highlight=False
-                )
+                terminal.say(f"epoch {row['epoch'] + 1:g}, supernet {row['supernet']:g}: {losses}")
 
     if options := space_options(settings.pop("space_options", {}), choices, paths):
         settings["space_options"] = options
@@ -57,12 +55,8 @@ def train(
         with terminal.bars() as progress:
             study = train_supernets(space, data, out=out, progress=progress, on_epoch=show, trust=trust, **settings)
     except KeyboardInterrupt:
-        terminal.err.print(
-            "Stopped. The same command goes on after the last finished epoch.", highlight=False, soft_wrap=True
-        )
+        terminal.say("Stopped. The same command goes on after the last finished epoch.")
         raise typer.Exit(130) from None
     if not json:
-        print(study.folder / "supernets" / "history.csv")
-        terminal.err.print(
-            f"Rank with: nas search --supernet {shlex.quote(str(study.folder))}", highlight=False, soft_wrap=True
-        )
+        terminal.show(study.folder / "supernets" / "history.csv")
+        terminal.say(f"Rank with: nas search --supernet {shlex.quote(str(study.folder))}")

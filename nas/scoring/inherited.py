@@ -7,12 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from optuna.trial import FrozenTrial
-
 from estimators import METRICS
 from nas.scoring.costs import Scorer
 from nas.scoring.outcome import tried
-from nas.study import SEARCH, Journal, RunConfig, Study, peek_config, read_record
+from nas.study import SEARCH, Journal, RunConfig, Study, Trial, peek_config, read_record
 from pruners.progress import silent
 from search_spaces import Architecture, SearchSpace
 
@@ -55,7 +53,7 @@ def inherit(study: Study, allowed: SearchSpace, costs: Scorer) -> None:
         )
 
 
-def inherited(study: Study) -> list[FrozenTrial]:
+def inherited(study: Study) -> list[Trial]:
     """The trials that a run started with."""
     return [trial for trial in tried(study).values() if ORIGIN in trial.user_attrs]
 
@@ -88,7 +86,7 @@ def _same_training(theirs: RunConfig, ours: RunConfig, folder: Path) -> bool:
     return source is not None and (Path(source).resolve() == folder.resolve() or source == theirs.supernets.source)
 
 
-def _same(trial: FrozenTrial, allowed: SearchSpace, costs: Scorer, study: Study) -> Architecture | None:
+def _same(trial: Trial, allowed: SearchSpace, costs: Scorer, study: Study) -> Architecture | None:
     """The architecture of another run's trial here, if it is one and costs the same."""
     try:
         choices = trial.user_attrs["architecture"]["choices"]

@@ -8,11 +8,10 @@ import warnings
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from optuna.trial import FrozenTrial
 
 from nas.objectives import Floats, Objective, losses, worst_if_nan
 from nas.scoring.costs import Figures, Scorer
-from nas.study import SEARCH, Study
+from nas.study import SEARCH, New, Study, Trial
 from pruners.progress import Progress
 from search_spaces import Architecture
 from search_spaces.core import first_line
@@ -45,24 +44,26 @@ def reason(why: str | BaseException) -> str:
     return "".join(letter if letter.isprintable() else "?" for letter in said)
 
 
-def add(study: Study, arch: Architecture, outcome: Figures) -> FrozenTrial:
-    """Write down a trial: failed if its outcome has a `reason`. A figure that is missing or NaN counts as worse than any."""
+def add(study: Study, archs: Sequence[Architecture], outcomes: Sequence[Figures]) -> list[Trial]:
+    """Write down trials: failed if its outcome has a `reason`. A figure that is missing or NaN counts as worse than any."""
+    return study.add_all(SEARCH, [_new(study, *each) for each in zip(archs, outcomes, strict=True)])
+
+
+def _new(study: Study, arch: Architecture, outcome: Figures) -> New:
     if "reason" in outcome:
-        return study.add(SEARCH, arch, None, outcome)
-    values = []
-    for objective in study.objectives:
-        values.append(worst_if_nan(outcome[objective.name], objective))
+        return New(arch, None, outcome)
     names = [objective.name for objective in study.objectives]
-    return study.add(SEARCH, arch, values, {name: value for name, value in outcome.items() if name not in names})
+    values = [worst_if_nan(outcome[objective.name], objective) for objective in study.objectives]
+    return New(arch, values, {name: value for name, value in outcome.items() if name not in names})
 
 
-def tried(study: Study) -> dict[str, FrozenTrial]:
+def tried(study: Study) -> dict[str, Trial]:
     """Trials by architecture, finished or failed."""
     trials = [*study.journal.trials(SEARCH), *study.journal.trials(SEARCH, failed=True)]
     return {study.architecture(trial).key: trial for trial in trials}
 
 
-def losses_of(trials: Sequence[FrozenTrial], objectives: Sequence[Objective]) -> Floats:
+def losses_of(trials: Sequence[Trial], objectives: Sequence[Objective]) -> Floats:
     """What a strategy is told of trials, shape (trials, objectives)."""
     worst = [-WORST if objective.higher_is_better else WORST for objective in objectives]
     return losses(np.clip([trial.values or worst for trial in trials], -WORST, WORST), objectives)

@@ -50,6 +50,11 @@ class CoarseToFine:
         """See `Strategy.ask`."""
         return self._archive.hand_out(n, self._next)
 
+    @property
+    def ahead(self) -> int:
+        """See `Strategy.ahead`: each change starts from the best so far."""
+        return 1
+
     def tell(self, archs: Sequence[Architecture], losses: ArrayLike) -> None:
         """See `Strategy.tell`; told architectures that were not asked take part as well."""
         members = [*self._front, *zip(archs, self._archive.record(archs, losses), strict=True)]

@@ -47,6 +47,11 @@ class Evolution:
         """See `Strategy.ask`."""
         return self._archive.hand_out(n, lambda: self._archive.new_child(self._breed))
 
+    @property
+    def ahead(self) -> int:
+        """See `Strategy.ahead`: the first population, then one by one."""
+        return max(1, self.population - len(self._archive))
+
     def tell(self, archs: Sequence[Architecture], losses: ArrayLike) -> None:
         """See `Strategy.tell`; told architectures that were not asked take part as well."""
         self._alive.extend(zip(archs, self._archive.record(archs, losses), strict=True))

@@ -27,6 +27,11 @@ class Exhaustive:
         """See `Strategy.ask`."""
         return self._archive.hand_out(n, lambda: next((arch for arch in self._rest if arch not in self._archive), None))
 
+    @property
+    def ahead(self) -> int:
+        """See `Strategy.ahead`: all, as nothing told changes them."""
+        return self._archive.space.raw_size
+
     def tell(self, archs: Sequence[Architecture], losses: ArrayLike) -> None:
         """See `Strategy.tell`; changes only what is left."""
         self._archive.record(archs, losses)

@@ -52,6 +52,11 @@ class NSGA2:
         """See `Strategy.ask`."""
         return self._archive.hand_out(n, lambda: self._archive.new_child(self._breed))
 
+    @property
+    def ahead(self) -> int:
+        """See `Strategy.ahead`: those that close the generation."""
+        return self.population - len(self._newcomers)
+
     def tell(self, archs: Sequence[Architecture], losses: ArrayLike) -> None:
         """See `Strategy.tell`; told architectures that were not asked take part as well."""
         for member in zip(archs, self._archive.record(archs, losses), strict=True):

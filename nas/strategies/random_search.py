@@ -26,6 +26,11 @@ class RandomSearch:
         """See `Strategy.ask`."""
         return self._archive.hand_out(n, self._archive.sample)
 
+    @property
+    def ahead(self) -> int:
+        """See `Strategy.ahead`: all, as nothing told changes them."""
+        return self._archive.space.raw_size
+
     def tell(self, archs: Sequence[Architecture], losses: ArrayLike) -> None:
         """See `Strategy.tell`; changes only what is left."""
         self._archive.record(archs, losses)

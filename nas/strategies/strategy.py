@@ -33,6 +33,13 @@ class Strategy(Protocol):
         """At most `n` architectures, none of which was asked or told before; none at all when nothing is left to propose."""
         ...
 
+    @property
+    def ahead(self) -> int:
+        """How many architectures, at least 1, may be asked for at once, where all that were asked before are told, without that any of
+        them would be another one if those before it had been told first.
+        """
+        ...
+
     def tell(self, archs: Sequence[Architecture], losses: ArrayLike) -> None:
         """What architectures, asked here or not, turned out to be worth; each is told once.
 

@@ -6,73 +6,181 @@ import json
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+from uuid import uuid4
 
 import optuna
-from optuna.distributions import CategoricalDistribution
+from optuna.distributions import CategoricalDistribution, distribution_to_json
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.study import StudyDirection
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 
 from nas.objectives import Objective
 from search_spaces import Architecture, SearchSpace
 
+CREATE_STUDY, CREATE_TRIAL = 0, 4
+OVER = (TrialState.COMPLETE, TrialState.FAIL)
+NO_TRIALS = (2, 3, 10)
+"""What Optuna writes that changes no trial: attributes of studies, and marks of its own."""
+
+
+class Trial(NamedTuple):
+    """A trial that is over.
+
+    Attributes:
+        values: of the objectives, in their order; None of a trial that failed.
+        user_attrs: `architecture` as `Architecture.to_json` gives it, `label`, and notes.
+    """
+
+    values: list[float] | None
+    user_attrs: dict[str, Any]
+
+
+class New(NamedTuple):
+    """A trial to write down; one that failed has no values."""
+
+    arch: Architecture
+    values: Sequence[float] | None
+    notes: Mapping[str, Any]
+
+
+@dataclass
+class _Trials:
+    """The trials of one study, in the order they were added."""
+
+    number: int
+    finished: list[Trial] = field(default_factory=list)
+    failed: list[Trial] = field(default_factory=list)
+
+    def take(self, trial: Trial) -> None:
+        (self.failed if trial.values is None else self.finished).append(trial)
+
 
 class Journal:
-    """Finished trials by study name.
+    """Finished trials by study name. Each line of the file is read once; what another process appends is seen by the next call.
 
     Args:
         path: the journal file; made if it is not there.
     """
 
     def __init__(self, path: Path) -> None:
-        self._storage = JournalStorage(JournalFileBackend(str(path)))
+        self.path = path
+        self._file = JournalFileBackend(str(path))
+        self._worker = str(uuid4())
+        self._studies: dict[str, _Trials] = {}
+        self._at = 0
+        self._replayed: JournalStorage | None = None
 
     def create(self, name: str, objectives: Sequence[Objective]) -> None:
         """Make the study of that name, unless it is there."""
-        if name in self._names():
+        if name in self._studies or name in self._read():
             return
         directions = [
             StudyDirection.MAXIMIZE if objective.higher_is_better else StudyDirection.MINIMIZE
             for objective in objectives
         ]
         with _quiet():
-            study = optuna.create_study(study_name=name, storage=self._storage, directions=directions)
+            study = optuna.create_study(study_name=name, storage=self._replay(), directions=directions)
             study.set_metric_names([objective.name for objective in objectives])
+        self._read()
 
-    def add(
-        self,
-        name: str,
-        space: SearchSpace,
-        arch: Architecture,
-        values: Sequence[float] | None,
-        notes: Mapping[str, Any],
-    ) -> FrozenTrial:
-        """Append one finished trial, or one that failed, without values; it is on disk when this returns."""
-        columns = {column.name: column for column in space.columns}
-        params = {key: value for key, value in space.column_values(arch).items() if value is not None}
-        trial = optuna.trial.create_trial(
-            params=params,
-            distributions={key: CategoricalDistribution(columns[key].values) for key in params},  # type: ignore[arg-type]
-            values=None if values is None else list(values),
-            state=TrialState.FAIL if values is None else TrialState.COMPLETE,
-            user_attrs={"architecture": arch.to_json(), "label": space.label(arch), **notes},
-        )
-        self._study(name).add_trial(trial)
-        return trial
+    def add(self, name: str, space: SearchSpace, new: Sequence[New]) -> list[Trial]:
+        """Append trials to a study that is there; all are on disk when this returns, by one write.
 
-    def trials(self, name: str, *, failed: bool = False) -> list[FrozenTrial]:
+        Raises:
+            KeyError: there is no such study.
+        """
+        number = (self._studies if name in self._studies else self._read())[name].number
+        trials = [
+            Trial(
+                None if values is None else list(values),
+                {"architecture": arch.to_json(), "label": space.label(arch), **notes},
+            )
+            for arch, values, notes in new
+        ]
+        events = [self._event(number, space, each.arch, trial) for each, trial in zip(new, trials, strict=True)]
+        if events:
+            self._file.append_logs(events)
+        return trials
+
+    def trials(self, name: str, *, failed: bool = False) -> list[Trial]:
         """Every finished or every failed trial of a study, in the order they were added; none if there is no such study."""
-        state = TrialState.FAIL if failed else TrialState.COMPLETE
-        return self._study(name).get_trials(deepcopy=False, states=(state,)) if name in self._names() else []
+        found = self._read().get(name)
+        return [] if found is None else list(found.failed if failed else found.finished)
 
-    def _names(self) -> list[str]:
-        return optuna.get_all_study_names(self._storage)
+    def _event(self, number: int, space: SearchSpace, arch: Architecture, trial: Trial) -> dict[str, Any]:
+        """What Optuna writes of a trial that is added to its study of that number when it is over."""
+        now = datetime.now(UTC).isoformat(timespec="microseconds")
+        chosen = {column: code for column, code in zip(space.columns, space.codes(arch), strict=True) if code >= 0}
+        single = trial.values[0] if trial.values is not None and len(trial.values) == 1 else None
+        return {
+            "op_code": CREATE_TRIAL,
+            "worker_id": self._worker,
+            "study_id": number,
+            "datetime_start": now,
+            "state": TrialState.FAIL if trial.values is None else TrialState.COMPLETE,
+            "value": single,
+            "values": trial.values if single is None else None,
+            "datetime_complete": now,
+            "distributions": {column.name: _distribution(column.values) for column in chosen},
+            "params": {column.name: code for column, code in chosen.items()},
+            "user_attrs": trial.user_attrs,
+            "system_attrs": {},
+            "intermediate_values": {},
+        }
 
-    def _study(self, name: str) -> optuna.Study:
-        return optuna.load_study(study_name=name, storage=self._storage)
+    def _read(self) -> Mapping[str, _Trials]:
+        """The studies, with what was appended since the last call; a last line that is still being written waits."""
+        if self._replayed is None:
+            with open(self.path, "rb") as file:
+                file.seek(self._at)
+                for line in file:
+                    if not line.endswith(b"\n"):
+                        break
+                    if not self._take(json.loads(line)):
+                        self._replayed = self._replay()
+                        break
+                    self._at += len(line)
+        if self._replayed is not None:
+            self._studies = _studies_of(self._replayed)
+        return self._studies
+
+    def _take(self, event: Mapping[str, Any]) -> bool:
+        """Whether an event was understood: what ends or changes trials that were not over, or deletes them, is left to Optuna."""
+        kind = event["op_code"]
+        if kind == CREATE_STUDY:
+            self._studies.setdefault(event["study_name"], _Trials(len(self._studies)))
+        elif kind == CREATE_TRIAL and event.get("state") in OVER:
+            single = event["value"]
+            trial = Trial(event["values"] if single is None else [single], event["user_attrs"])
+            for study in self._studies.values():
+                if study.number == event["study_id"]:
+                    study.take(trial)
+        return kind in (CREATE_STUDY, CREATE_TRIAL, *NO_TRIALS)
+
+    def _replay(self) -> JournalStorage:
+        return JournalStorage(JournalFileBackend(str(self.path)))
+
+
+@lru_cache
+def _distribution(values: tuple[Any, ...]) -> str:
+    """A column's values as Optuna writes them, which numbers them as the column does."""
+    return distribution_to_json(CategoricalDistribution(values))
+
+
+def _studies_of(storage: JournalStorage) -> dict[str, _Trials]:
+    """The studies of a journal that others wrote to as well, as Optuna replays it."""
+    studies = {}
+    for study in storage.get_all_studies():
+        studies[study.study_name] = found = _Trials(study._study_id)
+        for trial in storage.get_all_trials(study._study_id, deepcopy=False, states=OVER):
+            found.take(Trial(trial.values, trial.user_attrs))
+    return studies
 
 
 @contextmanager

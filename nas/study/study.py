@@ -23,7 +23,6 @@ from typing import Any
 
 import pandas as pd
 from filelock import FileLock, Timeout
-from optuna.trial import FrozenTrial
 
 from nas.objectives import OBJECTIVES, Objective, losses, pareto
 from nas.pruning import PREFIX, own_normalisation
@@ -37,7 +36,7 @@ from nas.runtime import (
     write_text,
 )
 from nas.study.config import RunConfig, differences, peek_config
-from nas.study.journal import Journal, repair
+from nas.study.journal import Journal, New, Trial, repair
 from nas.study.naming import folder_name, old_folder_name
 from nas.study.spaces import build_space, make_task
 from nas.tasks import Task, configured_task
@@ -60,6 +59,7 @@ class Study:
 
     def __init__(self, folder: Path, config: RunConfig, space: SearchSpace, *, trusted: bool = True) -> None:
         self.folder, self.config, self.space, self.trusted = folder, config, space, trusted
+        self._table: tuple[list[Trial], pd.DataFrame] = [], pd.DataFrame()  # of `trials`, and what it was made from
 
     # --- opening ---
 
@@ -175,15 +175,17 @@ class Study:
         """The trials on disk."""
         return Journal(self.journal_path)
 
-    def add(
-        self, name: str, arch: Architecture, values: Sequence[float] | None, notes: Mapping[str, Any]
-    ) -> FrozenTrial:
+    def add(self, name: str, arch: Architecture, values: Sequence[float] | None, notes: Mapping[str, Any]) -> Trial:
         """Write down a trial of study `search`, or a network of study `alone`; it is on disk when this returns.
 
         One without values has failed; its notes hold the `reason`.
         """
+        return self.add_all(name, [New(arch, values, notes)])[0]
+
+    def add_all(self, name: str, new: Sequence[New]) -> list[Trial]:
+        """Write down several as `add` does, at once: they wait for the disk together."""
         self.journal.create(name, self.objectives if name == SEARCH else self.metrics)
-        return self.journal.add(name, self.space, arch, values, notes)
+        return self.journal.add(name, self.space, new)
 
     @cached_property
     def objectives(self) -> tuple[Objective, ...]:
@@ -228,7 +230,7 @@ class Study:
             raise ValueError(f"{task.name} no longer holds the data that {self.folder} was made from")
         return task
 
-    def architecture(self, trial: FrozenTrial) -> Architecture:
+    def architecture(self, trial: Trial) -> Architecture:
         return self.space.from_json(trial.user_attrs["architecture"])
 
     @property
@@ -238,7 +240,10 @@ class Study:
         Columns: `label`, `architecture` (its key), the objectives (NaN where it has no value) and costs, `accuracy_supernet0`… (by
         the task's metric) where several supernets ranked it, `seconds`. Accuracies are fractions in [0, 1].
         """
-        return pd.DataFrame([self._row(trial) for trial in self.journal.trials(SEARCH)])
+        trials = self.journal.trials(SEARCH)
+        if trials != self._table[0]:
+            self._table = trials, pd.DataFrame([self._row(trial) for trial in trials])
+        return self._table[1].copy()
 
     @property
     def failed(self) -> pd.DataFrame:
@@ -345,7 +350,7 @@ class Study:
             else label in tried
         )
 
-    def _row(self, trial: FrozenTrial) -> dict[str, Any]:
+    def _row(self, trial: Trial) -> dict[str, Any]:
         names = [objective.name for objective in self.objectives]
         return {
             "label": trial.user_attrs["label"],
@@ -407,12 +412,12 @@ def read_record(folder: Path) -> dict[str, Any]:
         ) from error
 
 
-def _finite(names: Sequence[str], values: Sequence[float]) -> dict[str, float]:
+def _finite(names: Sequence[str], values: Sequence[float] | None) -> dict[str, float]:
     """Values by name; NaN for those that the journal holds as worse than any."""
-    return {name: value if math.isfinite(value) else math.nan for name, value in zip(names, values, strict=True)}
+    return {name: value if math.isfinite(value) else math.nan for name, value in zip(names, values or (), strict=True)}
 
 
-def _notes(trial: FrozenTrial) -> dict[str, Any]:
+def _notes(trial: Trial) -> dict[str, Any]:
     return {name: value for name, value in trial.user_attrs.items() if name not in ("architecture", "label")}
 
 

@@ -47,6 +47,8 @@ class Block:
             to count it, so it must not look at the values of its weights. Blocks that share
             this function are counted once.
         shared: a freshly initialised `SharedBlock`.
+        alike: local choice -> what costs and output shape depend on besides the input shape, where that is less than the local choice;
+            of local choices with an equal answer one is counted for all.
     """
 
     name: str
@@ -54,6 +56,12 @@ class Block:
     read: Callable[..., Local]
     alone: Callable[[Local, Shape], nn.Module]
     shared: Callable[[], nn.Module]
+    alike: Callable[[Local], Hashable] | None = None
+    _first: dict[Hashable, Local] = field(default_factory=dict, init=False, repr=False)
+
+    def stand_in(self, local: Local) -> Local:
+        """The local choice that is counted in place of this one: the first of those that are alike."""
+        return local if self.alike is None else self._first.setdefault(self.alike(local), local)
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,7 +150,9 @@ def output_shape(block: Block, local: Local, in_shape: FlowShape) -> FlowShape:
     Blocks that are made by the same function are measured once.
     """
     own = seen(local, in_shape)
-    return in_shape if own is None else shape_after(local, in_shape, _measured(block.alone, *own)[0])
+    if own is None:
+        return in_shape
+    return shape_after(local, in_shape, _measured(block.alone, block.stand_in(own[0]), own[1])[0])
 
 
 def is_left_out(block: Block, local: Local, in_shape: Shape) -> bool:

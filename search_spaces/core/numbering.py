@@ -16,6 +16,8 @@ State = tuple[int, tuple[Value, ...]]
 
 def exists(choice: Choice, values: Mapping[str, Value]) -> bool:
     """Whether the earlier `values` call for this choice."""
+    if not choice.when:  # most choices: no condition always holds, no alternative never does
+        return choice.when != ()
     return any(
         all(parent in values and values[parent] in allowed for parent, allowed in condition.items())
         for condition in conditions(choice)

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import islice
 
 import numpy as np
@@ -22,6 +22,7 @@ TRIES = 10_000
 TRIES_PER_VALUE = 1_000
 NEIGHBOUR_TRIES = 100
 COUNTABLE = 2_000_000
+REMEMBERED = 2**12
 
 
 @dataclass(frozen=True)
@@ -200,6 +201,14 @@ class SearchSpace:
 
     def check(self, arch: Architecture) -> None:
         """Raise ValueError unless `arch` is an architecture of this space."""
+        self._checked(arch)
+
+    @cached_property
+    def _checked(self) -> Callable[[Architecture], None]:
+        """What remembers that an architecture was checked: parents are, for each child."""
+        return lru_cache(REMEMBERED)(self._check)
+
+    def _check(self, arch: Architecture) -> None:
         self._check_name(arch)
         if self.architecture(arch) != arch:
             raise ValueError(f"{arch} is not in canonical form; make it with `SearchSpace.architecture`")

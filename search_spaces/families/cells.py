@@ -14,8 +14,9 @@ import copy
 import itertools
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from functools import cache
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -181,11 +182,25 @@ def _cells(stage: int, channels: int, count: int) -> list[Block]:
     def shared() -> SharedCell:
         return SharedCell(channels)
 
-    return [Block(f"stage{stage}cell{number}", NAMES, _operations, alone, shared) for number in range(1, count + 1)]
+    names = [f"stage{stage}cell{number}" for number in range(1, count + 1)]
+    return [Block(name, NAMES, _operations, alone, shared, alike=convolutions) for name in names]
 
 
 def _operations(*values: Value) -> Local:
     return values
+
+
+def convolutions(local: Local) -> Hashable:
+    """What a cell costs: the convolutions that it holds, and those that run, as their edge's source is reached from the input."""
+    reached, held, run = {0}, [], []
+    for (source, target), operation in zip(EDGES, cast(Operations, local), strict=True):
+        if operation in KERNELS:
+            held.append(operation)
+        if operation != "none" and source in reached:
+            reached.add(target)
+            if operation in KERNELS:
+                run.append(operation)
+    return tuple(sorted(held)), tuple(sorted(run))
 
 
 def _stem(c_in: int, c_out: int) -> nn.Sequential:

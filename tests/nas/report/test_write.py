@@ -37,6 +37,21 @@ def test_tables_hold_the_study(start: Callable[..., Study]) -> None:
     assert np.isnan(curves["loss"][1]) and curves["steps"][1] == 0 and curves["loss"][4] == 1.0
 
 
+def test_each_trial_is_read_once_for_all_tables_and_the_page(
+    start: Callable[..., Study], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study, made, row = complete(start(), trials=12), list[object](), Study._row
+    fresh = Study.open(study.folder)
+    monkeypatch.setattr(Study, "_row", lambda self, trial: made.append(trial) or row(self, trial))
+    page_of(fresh)
+    assert len(made) == 12
+    table = fresh.trials
+    table["label"] = "changed"
+    assert "changed" not in set(fresh.trials["label"])
+    try_(study, 12)
+    assert len(fresh.trials) == 13
+
+
 def test_tables_of_a_run_that_has_only_begun_have_no_rows(start: Callable[..., Study]) -> None:
     study = start()
     tables = {path.stem: pd.read_csv(path) for path in write_tables(study)}

@@ -67,6 +67,24 @@ def test_every_strategy_keeps_the_contract_on_awkward_spaces(name: str, space: S
     check_strategy(SETTINGS[name], space)
 
 
+@pytest.mark.parametrize("name", SETTINGS)
+def test_asking_ahead_asks_what_asking_one_by_one_does(name: str) -> None:
+    asked = {}
+    for most in (1, 7, 64):
+        strategy, asked[most] = SETTINGS[name](WIDE, np.random.default_rng(5)), list[Architecture]()
+        while len(asked[most]) < 150:
+            archs = strategy.ask(min(strategy.ahead, most, 150 - len(asked[most])))
+            strategy.tell(archs, made_up_losses(archs))
+            asked[most] += archs
+    assert asked[1] == asked[7] == asked[64]
+
+
+def test_what_can_be_asked_ahead() -> None:
+    rng = np.random.default_rng(0)
+    assert NSGA2(WIDE, rng).ahead == 20 and Evolution(WIDE, rng).ahead == 50 and CoarseToFine(WIDE, rng).ahead == 1
+    assert RandomSearch(WIDE, rng).ahead == Exhaustive(WIDE, rng).ahead == 8**10
+
+
 def test_same_seed_same_architectures_in_another_process() -> None:
     spaces = ["resnet20-pooling", "resnet50-pooling"]
     here = sequences(list(ASKED), spaces, seed=3)

@@ -10,10 +10,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
-from estimators import CostModel, count
+from estimators import METRICS, Cost, CostModel, Profile, count
 from search_spaces import Architecture, SearchSpace, Supernet, make_space
-from search_spaces.families.cells import EDGES, KERNELS, NAMES, OPERATIONS, Cell
+from search_spaces.families.cells import EDGES, KERNELS, NAMES, OPERATIONS, Cell, convolutions
 from tests.conformance import check_enumeration, check_variation
 
 SIDE = 4
@@ -247,3 +248,26 @@ def test_labels_that_name_no_cell_are_refused(label: str) -> None:
         make_space("nas-bench-201").parse(label)
     with pytest.raises(ValueError, match="choice 'edge01' must be one of 'none'"):
         make_space("nas-bench-201").parse("|pool~0|+|none~0|none~1|+|none~0|none~1|none~2|")
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_cells_that_are_alike_are_counted_once_and_cost_what_each_counts(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    space, rng = _small(channels=4 + seed), np.random.default_rng(seed)
+    codes = rng.integers(len(OPERATIONS), size=(150, len(EDGES)))
+    counted: list[nn.Module] = []
+
+    def counting(module: nn.Module, shape: tuple[int, ...]) -> Profile:
+        counted.append(module)
+        return count(module, shape)
+
+    monkeypatch.setattr("estimators.counting.cost.count", counting)
+    costs = CostModel(space).batch(codes)
+    kinds = {convolutions(tuple(OPERATIONS[at] for at in row)) for row in codes}
+    assert len(counted) <= 3 * len(kinds) + 4 < 3 * len(codes)
+    for row in rng.permutation(150)[:6]:
+        operations = tuple(OPERATIONS[at] for at in codes[row])
+        locals = space.net.locals(dict(zip(NAMES, operations, strict=True)))
+        found = Cost(*(int(costs[metric][row]) for metric in METRICS))
+        assert found == count(space.net.build(locals), space.net.input_shape).total
