@@ -15,8 +15,9 @@ from nas.study.config import (
 from nas.study.formats import FORMATS, check_same
 from nas.study.journal import Journal
 from nas.study.naming import run_folder
+from nas.study.records import read_record
 from nas.study.spaces import build_space, make_task, options_for
-from nas.study.study import ALONE, SEARCH, Study, load_task, read_record
+from nas.study.study import ALONE, SEARCH, Study, load_task
 
 __all__ = [
     "ALONE", "FORMATS", "LOOP", "OBJECT", "SEARCH", "Journal", "RankingConfig", "RunConfig", "Study", "adjusted",

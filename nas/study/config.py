@@ -19,7 +19,19 @@ from nas.study.formats import FORMATS
 from nas.supernets import SupernetConfig
 from nas.tasks import class_metrics
 from nas.training import TrainingConfig
-from search_spaces.core import Part, PathText, keywords, nested, parse, put, setting, takes, unknown_name
+from search_spaces.core import (
+    MOST_SEEDS,
+    Part,
+    PathText,
+    keywords,
+    nested,
+    of_file,
+    parse,
+    put,
+    setting,
+    takes,
+    unknown_name,
+)
 
 KNOWN = {name: metric.objective for name, metric in class_metrics(2).items()}
 """Objectives beside `OBJECTIVES` that need no direction: metrics of a classification."""
@@ -93,7 +105,7 @@ class AloneConfig(Part):
         "front", name="retrain", help="What is trained alone afterwards: front, all or none."
     )
     training: AloneTraining = AloneTraining()
-    seeds: int = setting(1, gt=0, help="How often each network is trained alone.")
+    seeds: int = setting(1, gt=0, le=MOST_SEEDS, help="How often each network is trained alone.")
     compile: bool = setting(False, help="Train networks alone by torch.compile; it needs a C++ compiler or a GPU.")
 
 
@@ -326,7 +338,9 @@ def read_config(path: Path, *, trust: bool = False) -> RunConfig:
 
 def peek_config(path: Path) -> RunConfig:
     """Read a configuration from a YAML file, to look at it: what it names is not known to be trusted."""
-    return parse_config(read_yaml(path, "nas search"))
+    data = read_yaml(path, "nas search")
+    with of_file(path, "mend it, or take that of another run"):
+        return parse_config(data)
 
 
 def differences(a: RunConfig, b: RunConfig) -> list[str]:
