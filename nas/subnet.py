@@ -63,7 +63,7 @@ def load(folder: str | Path, space: str | SearchSpace | None = None, *, trust: b
         arch = space.architecture(described.choices)
         _check_size(space, arch, sum(tensor.numel() for tensor in weights.values()))
     module = space.build(arch)
-    fill(module, weights, stored, AGAIN)
+    fill(module, weights, stored, f"both it and architecture.json must be of one export; {AGAIN}")
     return module.eval()
 
 

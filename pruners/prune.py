@@ -381,7 +381,7 @@ def _load_weights(model: nn.Module, path: Path) -> None:
     if missing or extra or wrong:
         raise ValueError(
             f"the weights in {path} must be those of the smaller model, got missing {missing[:4]}, extra {extra[:4]}, other shapes "
-            f"{wrong[:4]}; load them with the plan they were saved with."
+            f"{wrong[:4]}; load them with the {PLAN} they were saved with."
         )
     own = model.state_dict()
     with torch.no_grad():

@@ -13,6 +13,7 @@ import typer
 from rich.markup import escape
 
 from nas.cli import terminal
+from nas.cli.inspect import inspect
 from nas.cli.list import list_names
 from nas.cli.profile import profile_command
 from nas.cli.prune import groups, prune
@@ -35,6 +36,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "front": front,
     "export": export,
     "report": report,
+    "inspect": inspect,
     "prune": prune,
     "groups": groups,
     "profile": profile_command,

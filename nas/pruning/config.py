@@ -138,9 +138,7 @@ def read_prune_config(path: Path, *, model: str | None = None, trust: bool = Fal
         FileNotFoundError: there is no such file.
         ValueError: it is no configuration of pruning, is of another model, or names a function that is not trusted.
     """
-    data = read_yaml(path, "nas prune")
-    with of_file(path, "mend it, or take that of another pruned model"):
-        config = parse(PruneConfig, data)
+    config = peek_prune_config(path)
     if model is not None and model != config.model:
         raise ValueError(f"{path} is of model {config.model!r}, got {model!r} as well; give the same, or none")
     check_trust(config.model, path, named=model, trust=trust)
@@ -148,3 +146,10 @@ def read_prune_config(path: Path, *, model: str | None = None, trust: bool = Fal
         if function is not None and names_function(function):
             check_trust(function, path, trust=trust)
     return config
+
+
+def peek_prune_config(path: Path) -> PruneConfig:
+    """Read a configuration from a YAML file, to look at it: what it names is not known to be trusted."""
+    data = read_yaml(path, "nas prune")
+    with of_file(path, "mend it, or take that of another pruned model"):
+        return parse(PruneConfig, data)

@@ -8,6 +8,7 @@ from nas.study.config import (
     RunConfig,
     adjusted,
     configure,
+    named_functions,
     parse_config,
     peek_config,
     read_config,
@@ -20,7 +21,7 @@ from nas.study.spaces import build_space, make_task, options_for
 from nas.study.study import ALONE, SEARCH, Study, load_task
 
 __all__ = [
-    "ALONE", "FORMATS", "LOOP", "OBJECT", "SEARCH", "Journal", "RankingConfig", "RunConfig", "Study", "adjusted",
-    "build_space", "check_same", "choose", "configure", "load_task", "make_task", "options_for", "parse_config",
-    "peek_config", "read_config", "read_record", "run_folder",
+    "ALONE", "FORMATS", "LOOP", "OBJECT", "SEARCH", "Journal", "RankingConfig", "RunConfig", "Study",
+    "adjusted", "build_space", "check_same", "choose", "configure", "load_task", "make_task", "named_functions",
+    "options_for", "parse_config", "peek_config", "read_config", "read_record", "run_folder",
 ]  # fmt: skip

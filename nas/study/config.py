@@ -13,7 +13,7 @@ from estimators.zero_cost import ZERO_COST
 from nas.data import DataConfig
 from nas.objectives import ESTIMATES, OBJECTIVES, Hardware, Objective, estimates, parse_objectives
 from nas.pruning import PRUNED
-from nas.runtime import check_trust, read_yaml, teaches_by_function
+from nas.runtime import check_trust, names_function, read_yaml, teaches_by_function
 from nas.strategies import STRATEGIES
 from nas.study.formats import FORMATS
 from nas.supernets import SupernetConfig
@@ -310,13 +310,16 @@ def check_functions(config: RunConfig, path: Path) -> None:
     Raises:
         Untrusted: a space, a task, a teacher or what evaluates is a function.
     """
-    check_trust(config.space.name, path)
-    for function in (config.task, config.evaluate):
-        if function is not None:
-            check_trust(function, path)
+    for _, function in named_functions(config):
+        check_trust(function, path)
+
+
+def named_functions(config: RunConfig) -> list[tuple[str, str]]:
+    """The functions that a run of a configuration imports, each after what it is for."""
     teacher = config.supernets.teacher if config.supernets.source is None else None
-    if teacher is not None and teaches_by_function(teacher):
-        check_trust(teacher, path)
+    given = {"space": config.space.name, "task": config.task, "evaluate": config.evaluate}
+    found = [(what, name) for what, name in given.items() if name is not None and names_function(name)]
+    return [*found, *([("teacher", teacher)] if teacher is not None and teaches_by_function(teacher) else [])]
 
 
 def read_config(path: Path, *, trust: bool = False) -> RunConfig:

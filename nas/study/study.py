@@ -123,11 +123,12 @@ class Study:
         recorded = read_record(folder)["space"]
         if not isinstance(space, SearchSpace):
             check_trust(config.space.name, folder / "run.yaml", named=space, trust=trust)
-            with of_file(folder / "record.json", "bring it back, or use the version that made it"):
+            with of_file(folder / "record.json", "bring it and run.yaml back, or use the version that made them"):
                 space = build_space(config.space.name, recorded["options"])
         if space.fingerprint != recorded["fingerprint"]:
             raise ValueError(
-                f"{folder} was made with another definition of space {space.name!r}, says its record.json; use the version that made it"
+                f"{folder} was made with another definition of space {space.name!r}, say its run.yaml and record.json; "
+                "use the version that made it"
             )
         return cls(folder, config, space, trusted=trust)
 
