@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from estimators.counting import Inputs, Tally, run_with
-from search_spaces.core import load_yaml, of_file, quoted
+from search_spaces.core import bare, load_yaml, of_file, quoted
 
 ASK = "docs/estimators.md shows one"
 
@@ -110,7 +110,7 @@ def read_device(path: str | Path) -> Device:
     known = [field.name for field in fields(Device)]
     missing, unknown = (
         [name for name in known if name not in data],
-        [quoted(name).strip("'") for name in data if name not in known],
+        [bare(name) for name in data if name not in known],
     )
     if missing or unknown:
         wrong = [
@@ -119,9 +119,7 @@ def read_device(path: str | Path) -> Device:
         raise ValueError(f"{path} must give exactly the fields {', '.join(known)}: {'; '.join(wrong)}; {ASK}")
     values: dict[str, Any] = {name: _number(data[name]) for name in known[1:]}
     with of_file(path, ASK):
-        return Device(
-            str(data["name"]) if isinstance(data["name"], (str, int, float)) else quoted(data["name"]), **values
-        )
+        return Device(bare(data["name"]), **values)
 
 
 def estimate_energy(module: nn.Module, inputs: Inputs, device: Device) -> Energy:

@@ -17,7 +17,7 @@ from nas.runtime import check_trust, names_function, read_yaml
 from pruners import CutConfig
 from pruners.allocation import ALLOCATIONS
 from pruners.importance import AUTO, criterion_entry
-from search_spaces.core import MOST_SYNTHETIC, Part, of_file, parse, setting
+from search_spaces.core import MOST_SYNTHETIC, Part, of_file, parse, quoted, setting
 
 
 class PruningData(DataConfig):
@@ -140,7 +140,9 @@ def read_prune_config(path: Path, *, model: str | None = None, trust: bool = Fal
     """
     config = peek_prune_config(path)
     if model is not None and model != config.model:
-        raise ValueError(f"{path} is of model {config.model!r}, got {model!r} as well; give the same, or none")
+        raise ValueError(
+            f"{path} is of model {quoted(config.model)}, got {quoted(model)} as well; give the same, or none"
+        )
     check_trust(config.model, path, named=model, trust=trust)
     for function in (config.input, config.task):
         if function is not None and names_function(function):

@@ -13,9 +13,8 @@ from nas.runtime import import_function, shape
 from pruners.allocation import COUNTED, MILLISECONDS
 from pruners.groups import split_inputs
 from pruners.untouched import untouched
-from search_spaces.core import first_line, quoted
+from search_spaces.core import bare, first_line, quoted
 
-QUOTES = "\"'"
 TARGETS = (*COUNTED, *MILLISECONDS, *ESTIMATES)
 
 
@@ -38,9 +37,9 @@ def _amount(name: str, value: Any) -> Any:
     timed = name.endswith("_ms") and isinstance(value, str) and value.endswith("ms")
     try:
         return value if timed else float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise ValueError(
-            f"`targets` must be name=number, such as macs=0.5 or latency_ms=0.8ms, got {name}={quoted(value).strip(QUOTES)}"
+            f"`targets` must be name=number, such as macs=0.5 or latency_ms=0.8ms, got {name}={bare(value)}"
         ) from None
 
 

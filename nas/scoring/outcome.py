@@ -12,7 +12,7 @@ from optuna.trial import FrozenTrial
 
 from nas.objectives import Floats, Objective, losses, worst_if_nan
 from nas.scoring.costs import Figures, Scorer
-from nas.study import SEARCH, Study
+from nas.study import SEARCH, Study, whole
 from pruners.progress import Progress
 from search_spaces import Architecture
 from search_spaces.core import first_line
@@ -58,8 +58,9 @@ def add(study: Study, arch: Architecture, outcome: Figures) -> FrozenTrial:
 
 def tried(study: Study) -> dict[str, FrozenTrial]:
     """Trials by architecture, finished or failed."""
-    trials = [*study.journal.trials(SEARCH), *study.journal.trials(SEARCH, failed=True)]
-    return {study.architecture(trial).key: trial for trial in trials}
+    with whole(study.journal_path):
+        trials = [*study.journal.trials(SEARCH), *study.journal.trials(SEARCH, failed=True)]
+        return {study.architecture(trial).key: trial for trial in trials}
 
 
 def losses_of(trials: Sequence[FrozenTrial], objectives: Sequence[Objective]) -> Floats:

@@ -14,7 +14,7 @@ from nas.study.config import (
     read_config,
 )
 from nas.study.formats import FORMATS, check_same
-from nas.study.journal import Journal
+from nas.study.journal import Journal, whole
 from nas.study.naming import run_folder
 from nas.study.records import read_record
 from nas.study.spaces import build_space, make_task, options_for
@@ -23,5 +23,5 @@ from nas.study.study import ALONE, SEARCH, Study, load_task
 __all__ = [
     "ALONE", "FORMATS", "LOOP", "OBJECT", "SEARCH", "Journal", "RankingConfig", "RunConfig", "Study",
     "adjusted", "build_space", "check_same", "choose", "configure", "load_task", "make_task", "named_functions",
-    "options_for", "parse_config", "peek_config", "read_config", "read_record", "run_folder",
+    "options_for", "parse_config", "peek_config", "read_config", "read_record", "run_folder", "whole",
 ]  # fmt: skip

@@ -23,6 +23,7 @@ from search_spaces.core import (
     MOST_SEEDS,
     Part,
     PathText,
+    bare,
     keywords,
     nested,
     of_file,
@@ -350,7 +351,7 @@ def differences(a: RunConfig, b: RunConfig) -> list[str]:
     """The settings in which two configurations differ, as `name: a, not b`."""
     left, right = _flat(a.model_dump(mode="json")), _flat(b.model_dump(mode="json"))
     return [
-        f"{name}: {left.get(name)}, not {right.get(name)}"
+        f"{name}: {bare(left.get(name))}, not {bare(right.get(name))}"
         for name in {**left, **right}
         if left.get(name) != right.get(name)
     ]

@@ -340,7 +340,8 @@ class Study:
         No other label that was tried may have had the same folder: its weights may be in there. An export says whose it is; weights
         alone do not, and are taken for those of a label that was tried.
         """
-        tried = {trial.user_attrs["label"] for trial in self.journal.trials(SEARCH)}
+        with whole(self.journal_path):
+            tried = {trial.user_attrs["label"] for trial in self.journal.trials(SEARCH)}
         if any(other != label and old_folder_name(other).lower() == old.name.lower() for other in tried):
             return False
         described = old / "architecture.json"

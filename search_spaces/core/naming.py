@@ -41,6 +41,11 @@ def quoted(value: object) -> str:
     return cut(text, LINE)
 
 
+def bare(value: object) -> str:
+    """`quoted`, but text without quotes."""
+    return cut(value, LINE) if isinstance(value, str) else quoted(value)
+
+
 def _pieces(value: object) -> Iterator[str]:
     if isinstance(value, dict):
         yield "{"

@@ -182,6 +182,7 @@ def test_a_damaged_file_is_read_or_refused_by_its_name(cases: dict[str, Case], d
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @settings(max_examples=2000, deadline=None, suppress_health_check=QUIETLY)
 @given(data=st.data())
 def test_many_damaged_files_are_read_or_refused_by_their_names(cases: dict[str, Case], data: st.DataObject) -> None:
