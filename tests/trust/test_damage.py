@@ -24,6 +24,7 @@ from nas.retrain import build, weights_path
 from nas.study.config import read_config
 from nas.train import load_supernets
 from search_spaces import make_space
+from tests.commands import run
 from tests.pruners.networks import build as build_network
 from tests.pruners.plain import prune
 
@@ -51,33 +52,33 @@ def open_run(folder: Path) -> None:
 def cases(finished: Study, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Case]:
     """Whole files and their readers."""
     base = tmp_path_factory.mktemp("damage")
-    run = base / "run"
-    shutil.copytree(finished.folder, run)
+    folder = base / "run"
+    shutil.copytree(finished.folder, folder)
     arch = finished.find(finished.alone["label"][0])
     task = finished.task()
 
     def network(path: Path) -> None:
-        build(Study.open(run), arch)
+        build(Study.open(folder), arch)
 
     def supernets(path: Path) -> None:
         (path.with_name(path.name + ".previous")).unlink(missing_ok=True)
-        load_supernets(Study.open(run), task)
+        load_supernets(Study.open(folder), task)
 
     export = base / "export"
-    shutil.copytree(next((run / "exports").iterdir()), export)
+    shutil.copytree(next((folder / "exports").iterdir()), export)
     model, example = build_network("residual")
     prune(model, example, {"macs": 0.5}).save(base / "pruned")
     measure_table(SPACE, [next(SPACE.enumerate())], warmup_s=0.01, runs=5).save(base / "table.json")
     (base / "device.yaml").write_text(DEVICE)
     (base / "prune.yaml").write_text(yaml.safe_dump(PRUNE))
     return {
-        "run.yaml": Case(run / "run.yaml", lambda path: open_run(run)),
-        "config": Case(run / "run.yaml", lambda path: read_config(path, trust=True)),
-        "record.json": Case(run / "record.json", lambda path: open_run(run)),
-        "journal.log": Case(run / "journal.log", lambda path: open_run(run)),
-        "latency.json": Case(run / "latency.json", lambda path: open_run(run)),
-        "alone": Case(weights_path(Study.open(run), arch), network),
-        "checkpoint": Case(run / "supernets" / "checkpoint.safetensors", supernets),
+        "run.yaml": Case(folder / "run.yaml", lambda path: open_run(folder)),
+        "config": Case(folder / "run.yaml", lambda path: read_config(path, trust=True)),
+        "record.json": Case(folder / "record.json", lambda path: open_run(folder)),
+        "journal.log": Case(folder / "journal.log", lambda path: open_run(folder)),
+        "latency.json": Case(folder / "latency.json", lambda path: open_run(folder)),
+        "alone": Case(weights_path(Study.open(folder), arch), network),
+        "checkpoint": Case(folder / "supernets" / "checkpoint.safetensors", supernets),
         "architecture.json": Case(export / "architecture.json", lambda path: nas.load(export)),
         "model.safetensors": Case(export / "model.safetensors", lambda path: nas.load(export)),
         "plan.json": Case(base / "pruned" / "plan.json", lambda path: pruners.load(base / "pruned", model)),
@@ -170,6 +171,63 @@ def check(cases: dict[str, Case], draw: Draw) -> None:
         assert len(str(error)) < 4000 + len(str(path))
     finally:
         path.write_bytes(kept)
+
+
+def refuses(cases: dict[str, Case], name: str, damaged: bytes) -> str:
+    """What the error says of a file that holds something else."""
+    path, read = cases[name]
+    kept = path.read_bytes()
+    path.write_bytes(damaged)
+    try:
+        with warnings.catch_warnings(), pytest.raises((ValueError, FileNotFoundError)) as caught:
+            warnings.simplefilter("ignore")
+            read(path)
+    finally:
+        path.write_bytes(kept)
+    assert path.name in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "journal.log"])
+def test_half_a_file_is_refused(cases: dict[str, Case], name: str) -> None:
+    """Of a journal half its trials are left, as after a search that was stopped."""
+    data = cases[name].path.read_bytes()
+    assert "; " in refuses(cases, name, data[: len(data) // 2]), "what to do comes last"
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new", "rest"),
+    [
+        ("journal.log", b'"op_code"', b'"op_cole"', "bring it back"),
+        ("journal.log", b'"architecture"', b'"architectura"', "bring it back"),
+        ("architecture.json", b'"choices"', b'"choises"', "`choices` is missing; give it; export it again"),
+        ("record.json", b'"fingerprint"', b'"fingerprins"', "`space.fingerprint` is missing"),
+        ("latency.json", b'"latency_ms"', b'"latency_mz"', "remove it, and resume the search"),
+        ("table.json", b'"median_ms"', b'"median_mz"', "measure it again"),
+        ("plan.json", b'"removed"', b'"remover"', "prune the model again"),
+        ("alone", b"stem", b"step", "resume the search, to train the network again"),
+        ("checkpoint", b"stem", b"step", "to train this part again"),
+        ("model.safetensors", b"stem", b"step", "export it again"),
+        ("weights.safetensors", b"stem", b"step", "load them with the plan.json"),
+    ],
+)
+def test_another_name_is_refused(cases: dict[str, Case], name: str, old: bytes, new: bytes, rest: str) -> None:
+    data = cases[name].path.read_bytes()
+    assert old in data and rest in refuses(cases, name, data.replace(old, new, 1))
+
+
+@pytest.mark.parametrize("name", ["run.yaml", "record.json", "journal.log", "latency.json"])
+def test_the_command_says_so_without_a_traceback(cases: dict[str, Case], name: str) -> None:
+    path, _ = cases[name]
+    kept = path.read_bytes()
+    path.write_bytes(
+        kept.replace(b"space", b"spade", 1).replace(b"op_code", b"op_cole").replace(b"latency_ms", b"latency")
+    )
+    try:
+        done = run("front", path.parent)
+    finally:
+        path.write_bytes(kept)
+    assert done.returncode == 2 and done.stdout == "" and name in done.stderr and "Traceback" not in done.stderr
 
 
 QUIETLY = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture, HealthCheck.data_too_large]
