@@ -13,11 +13,13 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import yaml
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from estimators.counting import Inputs, Tally, run_with
+from search_spaces.core import bare, load_yaml, of_file, quoted
+
+ASK = "docs/estimators.md shows one"
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,9 @@ class Device:
         for field in fields(self)[1:]:
             value = getattr(self, field.name)
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < float("inf"):
-                raise ValueError(f"device {self.name!r}: `{field.name}` must be a positive number, got {value!r}")
+                raise ValueError(
+                    f"device {quoted(self.name)}: `{field.name}` must be a positive number, got {quoted(value)}"
+                )
 
     @property
     def balance(self) -> float:
@@ -98,20 +102,24 @@ def read_device(path: str | Path) -> Device:
     """
     path = Path(path)
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        data = load_yaml(path, ASK)
     except FileNotFoundError:
-        raise FileNotFoundError(f"no device file at {path}; docs/estimators.md shows one") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} must be a YAML file: {error}") from error
+        raise FileNotFoundError(f"no device file at {path}; {ASK}") from None
     if not isinstance(data, Mapping):
         raise ValueError(f"{path} must describe a device as `field: value` lines, got {type(data).__name__}")
     known = [field.name for field in fields(Device)]
-    missing, unknown = [name for name in known if name not in data], [str(name) for name in data if name not in known]
+    missing, unknown = (
+        [name for name in known if name not in data],
+        [bare(name) for name in data if name not in known],
+    )
     if missing or unknown:
-        wrong = [f"{kind} {', '.join(names)}" for kind, names in (("missing", missing), ("unknown", unknown)) if names]
-        raise ValueError(f"{path} must give exactly the fields {', '.join(known)}: {'; '.join(wrong)}")
+        wrong = [
+            f"{kind} {', '.join(names[:10])}" for kind, names in (("missing", missing), ("unknown", unknown)) if names
+        ]
+        raise ValueError(f"{path} must give exactly the fields {', '.join(known)}: {'; '.join(wrong)}; {ASK}")
     values: dict[str, Any] = {name: _number(data[name]) for name in known[1:]}
-    return Device(str(data["name"]), **values)
+    with of_file(path, ASK):
+        return Device(bare(data["name"]), **values)
 
 
 def estimate_energy(module: nn.Module, inputs: Inputs, device: Device) -> Energy:

@@ -7,16 +7,17 @@ from pathlib import Path
 from typing import cast
 
 import torch
-from safetensors.torch import load_file
 from torch import nn
 
 from nas.objectives import worst_if_nan
-from nas.runtime import checkpoint, put_tensors, replacing, torch_seed
+from nas.runtime import checkpoint, fill, put_tensors, read_tensors, replacing, torch_seed
 from nas.study import ALONE, Study
 from nas.tasks import Task
 from nas.training import Alone, fit, measure, warn_of_chance
 from pruners.progress import Progress
 from search_spaces import Architecture
+
+AGAIN = "remove it and its trials of study `alone`, and resume the search, to train the network again"
 
 
 def retrain(study: Study, task: Task, device: torch.device, progress: Progress) -> None:
@@ -46,7 +47,7 @@ def build(study: Study, arch: Architecture) -> nn.Module:
     module = study.space.build(arch)
     path = weights_path(study, arch)
     if path.exists():
-        module.load_state_dict(load_file(path))
+        fill(module, read_tensors(path, AGAIN), path, AGAIN)
     return module.eval()
 
 

@@ -2,17 +2,35 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
+from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from pydantic import BaseModel
 from torch import nn
 
 from nas.pruning import library_of, load_model
-from nas.runtime import check_trust, import_function, teaches_by_function
+from nas.runtime import check_trust, fill, import_function, read_tensors, teaches_by_function
 from nas.study import build_space
-from search_spaces import SearchSpace
+from search_spaces import Architecture, SearchSpace
+from search_spaces.core import blueprint, load_json, of_file, parse
+
+AGAIN = "export it again"
+
+
+class DescribedSpace(BaseModel):
+    """The space of an export: its name, and what its factory is called with."""
+
+    name: str
+    options: dict[str, Any]
+
+
+class Described(BaseModel):
+    """What loading an export takes from its `architecture.json`: the space, and a value for each choice."""
+
+    space: DescribedSpace
+    choices: dict[str, Any]
+    label: str | None = None
+    weights: str | None = None
 
 
 def load(folder: str | Path, space: str | SearchSpace | None = None, *, trust: bool = False) -> nn.Module:
@@ -34,22 +52,42 @@ def load(folder: str | Path, space: str | SearchSpace | None = None, *, trust: b
     for name in ("architecture.json", "model.safetensors"):
         if not (folder / name).exists():
             raise ValueError(f"{folder} holds no exported subnet: {name} is missing; export it again")
-    try:
-        described = json.loads((folder / "architecture.json").read_text(encoding="utf-8"))
-        weights = load_file(folder / "model.safetensors")
-    except (ValueError, SafetensorError) as error:
-        raise ValueError(f"the subnet in {folder} is damaged ({error}); export it again") from error
+    file, stored = folder / "architecture.json", folder / "model.safetensors"
+    described = read_described(folder)
+    weights = read_tensors(stored, AGAIN)
     if not isinstance(space, SearchSpace):
-        check_trust(described["space"]["name"], folder / "architecture.json", named=space, trust=trust)
-        space = build_space(described["space"]["name"], described["space"]["options"])
-    module = space.build(space.architecture(described["choices"]))
-    try:
-        module.load_state_dict(weights)
-    except RuntimeError as error:
-        raise ValueError(
-            f"the weights in {folder} do not fit its architecture.json ({error}); export it again"
-        ) from error
+        check_trust(described.space.name, file, named=space, trust=trust)
+        with of_file(file, AGAIN):
+            space = build_space(described.space.name, described.space.options)
+    with of_file(file, AGAIN):
+        arch = space.architecture(described.choices)
+        _check_size(space, arch, sum(tensor.numel() for tensor in weights.values()))
+    module = space.build(arch)
+    fill(module, weights, stored, f"both it and architecture.json must be of one export; {AGAIN}")
     return module.eval()
+
+
+def read_described(folder: Path) -> Described:
+    """What `architecture.json` of an export says; nothing that it names is imported.
+
+    Raises:
+        FileNotFoundError: it is missing.
+        ValueError: it is damaged.
+    """
+    path = folder / "architecture.json"
+    data = load_json(path, AGAIN)
+    with of_file(path, AGAIN):
+        return parse(Described, data)
+
+
+def _check_size(space: SearchSpace, arch: Architecture, stored: int) -> None:
+    """Refuse an architecture of more parameters than a file holds numbers, before they are allocated."""
+    if space.network is None or not space.network.blocks:
+        return
+    parts = space.network.parts(space.locals(arch))
+    asked = sum(x.numel() for part in parts for x in blueprint(part.block.alone, *part.seen).parameters())
+    if asked > stored:
+        raise ValueError(f"must be of the weights beside it, {stored:,} numbers, got an architecture of {asked:,}")
 
 
 def load_teacher(name: str, *, trust: bool = False) -> nn.Module:

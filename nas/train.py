@@ -13,7 +13,7 @@ from torch import nn
 
 from estimators.latency import load_table
 from nas.data import ImageData
-from nas.runtime import check_trust, checkpoint, half, replacing, resolve_device, write_text
+from nas.runtime import check_trust, checkpoint, fitting, half, replacing, resolve_device, write_text
 from nas.samplers import cheap_and_dear
 from nas.scoring import check_compares, contract
 from nas.strategies import STRATEGIES
@@ -199,7 +199,9 @@ def load_supernets(study: Study, task: Task) -> Supernets | None:
     if found is None:
         return None
     learner = _learner(study, task, torch.device("cpu"), _untaught(study.config.supernets))
-    learner.restore(found.tensors)
+    path = _checkpoint(study.folder)
+    with fitting(path, f"remove {path.parent} to train this part again"):
+        learner.restore(found.tensors)
     learner.team.use_averages_()
     return learner
 

@@ -52,6 +52,7 @@ from pruners.result import PLAN, WEIGHTS, PruneResult, Summary, count, timed
 from pruners.surgery import (
     Proved,
     PruningPlan,
+    Removal,
     Surgery,
     configure,
     describe_inputs,
@@ -65,7 +66,7 @@ from pruners.surgery import (
     unique_state,
 )
 from pruners.vocabulary import VOCABULARY, Vocabulary, cut_rows
-from search_spaces.core import nested, parse, takes
+from search_spaces.core import first_line, nested, of_file, parse, read_bytes, takes
 
 SHALLOW = 0.7  # what a target leaves at least where no block is left out by default
 
@@ -328,10 +329,12 @@ def load(folder: str | Path, model: nn.Module) -> nn.Module:
     path = Path(folder) / PLAN
     if not path.exists():
         raise FileNotFoundError(f"no plan at {path}; give a folder that `PruneResult.save` wrote")
-    plan = PruningPlan.from_json(path.read_bytes())
+    with of_file(path, "prune the model again"):
+        plan = PruningPlan.from_json(read_bytes(path))
     if (Path(folder) / VOCABULARY).exists():
         model = cut_rows(model, Vocabulary.load(folder).kept)
-    smaller, full, removal = follow(plan, model)
+    with of_file(path, "prune the model again"):
+        smaller, full, removal = _followed(plan, model)
     _load_weights(smaller, Path(folder) / WEIGHTS)
     configure(smaller, full, removal)
     remember(smaller, plan)
@@ -357,18 +360,28 @@ def refuse_missed(report: Mapping[str, Mapping[str, float]]) -> None:
         )
 
 
+def _followed(plan: PruningPlan, model: nn.Module) -> tuple[nn.Module, nn.Module, Removal]:
+    """`follow` for a plan of a file, of which only the form was checked."""
+    try:
+        return follow(plan, model)
+    except Exception as error:  # names of parts that the model lacks raise whatever they lead to
+        raise ValueError(f"the plan must be of the model, got: {first_line(error)}") from error
+
+
 def _load_weights(model: nn.Module, path: Path) -> None:
     try:
         state = load_file(path)
     except (SafetensorError, OSError) as error:
-        raise ValueError(f"weights must be a complete safetensors file, got {path.name}: {error}") from error
+        raise ValueError(
+            f"weights must be a complete safetensors file, got {path}: {error}; prune the model again"
+        ) from error
     expected = unique_state(model)
     missing, extra = sorted(expected.keys() - state.keys()), sorted(state.keys() - expected.keys())
     wrong = sorted(name for name in expected.keys() & state.keys() if expected[name].shape != state[name].shape)
     if missing or extra or wrong:
         raise ValueError(
-            f"weights must be those of the smaller model, got missing {missing[:4]}, extra {extra[:4]}, other shapes "
-            f"{wrong[:4]}; load them with the plan they were saved with."
+            f"the weights in {path} must be those of the smaller model, got missing {missing[:4]}, extra {extra[:4]}, other shapes "
+            f"{wrong[:4]}; load them with the {PLAN} they were saved with."
         )
     own = model.state_dict()
     with torch.no_grad():

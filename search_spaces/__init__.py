@@ -20,7 +20,9 @@ from search_spaces.core import (
     SearchSpace,
     Subset,
     Supernet,
+    first_line,
     largest,
+    quoted,
     smallest,
     unknown_name,
 )
@@ -100,4 +102,10 @@ def make_space(name: str, /, **options: object) -> SearchSpace:
     for option in options:
         if option not in known:
             raise unknown_name(f"option of search space {name!r}", option, known)
-    return SPACES[name].make(**options)
+    try:
+        return SPACES[name].make(**options)
+    except (TypeError, AttributeError, ArithmeticError) as error:
+        raise ValueError(
+            f"the options of search space {name!r} must have the types of its factory, got {quoted(options)} ({first_line(error)}); "
+            "`nas spaces` shows the defaults"
+        ) from error

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = ["nas", "pruners", "estimators", "search_spaces"]
 ROOMS = {
     "nas": [
-        "__main__", "cli", "search", "loop", "export", "train", "prune", "retrain", "subnet", "report", "scoring", "study",
+        "__main__", "cli", "contents", "search", "loop", "export", "train", "prune", "retrain", "subnet", "report", "scoring", "study",
         "pruning", "supernets", "samplers", "training", "tasks", "strategies", "objectives", "data", "runtime",
     ],
     "pruners": [

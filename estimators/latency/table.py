@@ -11,16 +11,18 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
+from pydantic import ConfigDict
 from scipy.optimize import nnls
 from torch import nn
 
 from estimators.latency.measure import Latency, compare_latency
 from search_spaces import Architecture, Block, SearchSpace
-from search_spaces.core import Local, Shape, seeded
+from search_spaces.core import Local, Shape, load_json, of_file, parse, seeded
 
+AGAIN = "measure it again"
 CONDITIONS = ("batch_size", "threads", "device", "torch_version", "runtime")
 FEWEST = 3
 MOST_LISTED, SETTLED = 5_000, 1_000  # architectures, see `covering`
@@ -36,6 +38,8 @@ class LatencyTable:
         options: what the space was made with, where that is known.
         overhead_ms, scale: a network takes overhead_ms + scale x the sum of its blocks' medians; 0 and 1 until `fitted`.
     """
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     space: str
     fingerprint: str
@@ -178,19 +182,19 @@ def load_table(path: str | Path, space: SearchSpace) -> LatencyTable:
         FileNotFoundError: there is no such file.
         ValueError: the file is no latency table, or one of another space.
     """
+    path = Path(path)
+    otherwise = f"it must be a latency table that `save` wrote; {AGAIN}"
     try:
-        data = json.loads(Path(path).read_text(encoding="utf-8"))
-        blocks = {key: Latency(**latency) for key, latency in data.pop("blocks").items()}
-        table = LatencyTable(blocks=blocks, **data)
+        data = load_json(path, otherwise)
     except FileNotFoundError:
         raise FileNotFoundError(
             f"no latency table at {path}; `measure_table` makes one, its `save` writes it"
         ) from None
-    except (KeyError, TypeError, AttributeError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path} must be a latency table that `save` wrote: {error}; measure it again") from error
-    if not blocks:
-        raise ValueError(f"{path} must hold at least one measured block, got none; measure it again")
-    table.check(space)
+    with of_file(path, otherwise):
+        table = parse(LatencyTable, data)
+        if not table.blocks:
+            raise ValueError("must hold at least one measured block, got none")
+        table.check(space)
     return table
 
 

@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from nas.cli import terminal
+from nas.cli.inspect import inspect
 from nas.cli.list import list_names
 from nas.cli.profile import profile_command
 from nas.cli.prune import groups, prune
@@ -34,6 +35,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "front": front,
     "export": export,
     "report": report,
+    "inspect": inspect,
     "prune": prune,
     "groups": groups,
     "profile": profile_command,

@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import model_validator
 
 from nas.data.dataset import ImageData, load_data, with_normalisation
-from search_spaces.core import Part, setting
+from search_spaces.core import MOST_WORKERS, Part, setting
 
 
 class DataConfig(Part):
@@ -38,7 +38,7 @@ class DataConfig(Part):
     stream: bool = setting(
         False, help="Read images from disk when they are needed, by `workers`, for data that exceed memory."
     )
-    workers: int = setting(2, ge=0, help="Processes that read streamed images.")
+    workers: int = setting(2, ge=0, le=MOST_WORKERS, help="Processes that read streamed images.")
     mean: tuple[float, ...] | None = setting(
         None, help="What images are normalised by, such as 0.5,0.5,0.5.", otherwise="the data's own"
     )

@@ -1,6 +1,6 @@
 """A given model: its weights, its inputs, its recovery, and the search space that it is."""
 
-from nas.pruning.config import PruneConfig, read_prune_config
+from nas.pruning.config import PruneConfig, peek_prune_config, read_prune_config
 from nas.pruning.inputs import check_input, example_inputs
 from nas.pruning.libraries import library_of, own_image_size, own_normalisation
 from nas.pruning.matching import Matching, match_
@@ -32,6 +32,7 @@ __all__ = [
     "own_image_size",
     "own_normalisation",
     "parse_recovery",
+    "peek_prune_config",
     "pruned_space",
     "read_prune_config",
     "repair_unlabelled",

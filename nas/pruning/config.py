@@ -17,7 +17,7 @@ from nas.runtime import check_trust, names_function, read_yaml
 from pruners import CutConfig
 from pruners.allocation import ALLOCATIONS
 from pruners.importance import AUTO, criterion_entry
-from search_spaces.core import Part, parse, setting
+from search_spaces.core import MOST_SYNTHETIC, Part, of_file, parse, quoted, setting
 
 
 class PruningData(DataConfig):
@@ -63,6 +63,7 @@ class PruneConfig(Part):
     synthetic: int = setting(
         0,
         ge=0,
+        le=MOST_SYNTHETIC,
         help="Without data: so many inputs made from the model's batch norms, for least-squares, calibrate, obs, activation and "
         "distortion; 500 are good.",
     )
@@ -137,11 +138,20 @@ def read_prune_config(path: Path, *, model: str | None = None, trust: bool = Fal
         FileNotFoundError: there is no such file.
         ValueError: it is no configuration of pruning, is of another model, or names a function that is not trusted.
     """
-    config = parse(PruneConfig, read_yaml(path, "nas prune"))
+    config = peek_prune_config(path)
     if model is not None and model != config.model:
-        raise ValueError(f"{path} is of model {config.model!r}, got {model!r} as well; give the same, or none")
+        raise ValueError(
+            f"{path} is of model {quoted(config.model)}, got {quoted(model)} as well; give the same, or none"
+        )
     check_trust(config.model, path, named=model, trust=trust)
     for function in (config.input, config.task):
         if function is not None and names_function(function):
             check_trust(function, path, trust=trust)
     return config
+
+
+def peek_prune_config(path: Path) -> PruneConfig:
+    """Read a configuration from a YAML file, to look at it: what it names is not known to be trusted."""
+    data = read_yaml(path, "nas prune")
+    with of_file(path, "mend it, or take that of another pruned model"):
+        return parse(PruneConfig, data)

@@ -13,7 +13,7 @@ from nas.runtime import import_function, shape
 from pruners.allocation import COUNTED, MILLISECONDS
 from pruners.groups import split_inputs
 from pruners.untouched import untouched
-from search_spaces.core import first_line
+from search_spaces.core import bare, first_line, quoted
 
 TARGETS = (*COUNTED, *MILLISECONDS, *ESTIMATES)
 
@@ -25,7 +25,7 @@ def read_targets(given: Any) -> Any:
         ValueError: no target, an unknown one, or an amount that is none.
     """
     if not isinstance(given, Mapping):
-        raise ValueError(f"`targets` must be a mapping such as {{'macs': 0.5}}, got {given!r}")
+        raise ValueError(f"`targets` must be a mapping such as {{'macs': 0.5}}, got {quoted(given)}")
     if not given:
         raise ValueError(f"`targets` must name at least one of {', '.join(TARGETS)}, got none")
     return {name: _amount(name, value) for name, value in given.items()}
@@ -33,13 +33,13 @@ def read_targets(given: Any) -> Any:
 
 def _amount(name: str, value: Any) -> Any:
     if name not in TARGETS:
-        raise ValueError(f"`targets` must be among {', '.join(TARGETS)}, got {name!r}")
+        raise ValueError(f"`targets` must be among {', '.join(TARGETS)}, got {quoted(name)}")
     timed = name.endswith("_ms") and isinstance(value, str) and value.endswith("ms")
     try:
         return value if timed else float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise ValueError(
-            f"`targets` must be name=number, such as macs=0.5 or latency_ms=0.8ms, got {name}={value}"
+            f"`targets` must be name=number, such as macs=0.5 or latency_ms=0.8ms, got {name}={bare(value)}"
         ) from None
 
 

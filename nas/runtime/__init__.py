@@ -10,10 +10,11 @@ from nas.runtime.pt2 import read_pt2
 from nas.runtime.seeding import stream, torch_seed
 from nas.runtime.text import floats, names, numbers, pairs, shape, yaml_values
 from nas.runtime.trust import OF_LIBRARIES, Untrusted, check_trust, names_function, teaches_by_function
+from nas.runtime.weights import fill, fitting, read_tensors
 
 __all__ = [
-    "OF_LIBRARIES", "Untrusted", "as_yaml", "check_trust", "checkpoint", "command_line", "environment", "floats", "half",
-    "import_function", "memory_format", "names", "names_function", "numbers", "pairs", "precision", "put_tensors",
-    "read_pt2", "read_yaml", "replacing", "resolve_device", "shape", "stream", "sweep", "teaches_by_function",
-    "torch_seed", "write_json", "write_text", "yaml_values",
+    "OF_LIBRARIES", "Untrusted", "as_yaml", "check_trust", "checkpoint", "command_line", "environment", "fill",
+    "fitting", "floats", "half", "import_function", "memory_format", "names", "names_function", "numbers",
+    "pairs", "precision", "put_tensors", "read_pt2", "read_tensors", "read_yaml", "replacing", "resolve_device",
+    "shape", "stream", "sweep", "teaches_by_function", "torch_seed", "write_json", "write_text", "yaml_values",
 ]  # fmt: skip

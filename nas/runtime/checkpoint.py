@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from nas.runtime.files import put_tensors, replacing
+from search_spaces.core import parse_json
 
 
 class Checkpoint(NamedTuple):
@@ -40,9 +41,13 @@ def load(path: Path) -> Checkpoint | None:
     for candidate in written:
         try:
             with safe_open(candidate, framework="pt") as file:
-                state = json.loads((file.metadata() or {})["state"])
+                state = parse_json((file.metadata() or {})["state"])
+                if not isinstance(state, dict) or {"epochs": int, "history": list} != {
+                    name: type(state.get(name)) for name in ("epochs", "history")
+                }:
+                    raise ValueError("its state has no epochs or no history")
                 return Checkpoint({name: file.get_tensor(name) for name in file.keys()}, state)  # noqa: SIM118
-        except (SafetensorError, KeyError, json.JSONDecodeError) as error:
+        except (SafetensorError, KeyError, ValueError, OSError) as error:
             warnings.warn(f"{candidate} is damaged ({error}); going on from an earlier state", stacklevel=2)
     if written:
         raise ValueError(f"no readable checkpoint is left at {path}; remove {path.parent} to train this part again")

@@ -9,6 +9,8 @@ from typing import Any
 import yaml
 from pydantic import BaseModel
 
+from search_spaces.core import load_yaml
+
 OF_COMMANDS = {"nas search": ("run.yaml", "space"), "nas prune": ("prune.yaml", "cut")}
 """Command to the name of its configuration files, and a key that the files of no other command have."""
 
@@ -18,15 +20,13 @@ def read_yaml(path: Path, command: str) -> Any:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is no YAML, or the file of another command.
+        ValueError: it is no YAML, beyond the bounds of `load_yaml`, or the file of another command.
     """
     name = OF_COMMANDS[command][0]
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        data = load_yaml(path, f"`{command}` keeps its own as {name}")
     except FileNotFoundError:
         raise FileNotFoundError(f"no configuration at {path}; `{command}` keeps its own as {name}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} must be a YAML file: {error}") from error
     for other, (_, key) in OF_COMMANDS.items():
         if other != command and isinstance(data, Mapping) and key in data:
             raise ValueError(f"{path} is a configuration of `{other}`; `{command}` takes its own, such as a {name}")

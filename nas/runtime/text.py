@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
-import yaml
+from search_spaces.core import LARGEST_INPUT, MOST_DIMENSIONS, parse_yaml, quoted
 
 
 def names(text: str) -> list[str]:
@@ -18,7 +19,7 @@ def pairs(texts: list[str] | None, flag: str) -> dict[str, str]:
     for text in texts or []:
         name, equals, value = text.partition("=")
         if not equals or not name or not value:
-            raise ValueError(f"`{flag}` must be name=value, got {text!r}")
+            raise ValueError(f"`{flag}` must be name=value, got {quoted(text)}")
         if name in found:
             raise ValueError(f"`{flag}` must name each once, got {name}={found[name]} and {text}; keep one")
         found[name] = value
@@ -28,8 +29,8 @@ def pairs(texts: list[str] | None, flag: str) -> dict[str, str]:
 def yaml_values(texts: list[str] | None, flag: str) -> dict[str, Any]:
     """Values by name from `name=value`, each in YAML, such as 3 or [max,conv], as `flag` was given them."""
     try:
-        return {name: yaml.safe_load(value) for name, value in pairs(texts, flag).items()}
-    except yaml.YAMLError as error:
+        return {name: parse_yaml(value) for name, value in pairs(texts, flag).items()}
+    except ValueError as error:
         raise ValueError(f"the value of an `{flag}` must be YAML, such as 3 or [max,conv]: {error}") from error
 
 
@@ -49,11 +50,15 @@ def floats(text: str, flag: str) -> list[float]:
     try:
         return [float(part) for part in names(text)]
     except ValueError:
-        raise ValueError(f"`{flag}` must be numbers joined by commas, got {text!r}") from None
+        raise ValueError(f"`{flag}` must be numbers joined by commas, got {quoted(text)}") from None
 
 
 def shape(text: str | None) -> tuple[int, ...] | None:
-    """Sizes joined by x, batch first, such as 1x3x32x32."""
+    """Sizes joined by x, batch first, such as 1x3x32x32.
+
+    Raises:
+        ValueError: they are no such sizes, or come to more than `LARGEST_INPUT` numbers.
+    """
     if text is None:
         return None
     try:
@@ -61,5 +66,9 @@ def shape(text: str | None) -> tuple[int, ...] | None:
     except ValueError:
         sizes = ()
     if len(sizes) < 2 or min(sizes) < 1:
-        raise ValueError(f"`input` must be sizes joined by x, batch first, such as 1x3x32x32, got {text!r}")
+        raise ValueError(f"`input` must be sizes joined by x, batch first, such as 1x3x32x32, got {quoted(text)}")
+    if len(sizes) > MOST_DIMENSIONS or math.prod(sizes) > LARGEST_INPUT:
+        raise ValueError(
+            f"`input` must have at most {LARGEST_INPUT:,} numbers in {MOST_DIMENSIONS} dimensions, got {quoted(text)}; give fewer"
+        )
     return sizes

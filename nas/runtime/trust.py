@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from search_spaces.core import quoted
+
 OF_LIBRARIES = ("timm", "torchvision", "hf")
 """What the name of a library's model starts with, before a colon."""
 
@@ -26,10 +28,12 @@ def check_trust(name: str, file: Path, *, named: str | None = None, trust: bool 
         ValueError: the caller named something else.
     """
     if named is not None and named != name:
-        raise ValueError(f"{file} is of space {name!r}, not of {named!r}; give the name that it says, or none")
+        raise ValueError(
+            f"{file} is of space {quoted(name)}, not of {quoted(named)}; give the name that it says, or none"
+        )
     if names_function(name) and named is None and not trust:
         raise Untrusted(
-            f"{file} names the function {name!r}, and to import it runs its module; if you trust it, give `trust=True`"
+            f"{file} names the function {quoted(name)}, and to import it runs its module; if you trust it, give `trust=True`"
         )
 
 

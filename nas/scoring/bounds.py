@@ -13,7 +13,7 @@ from nas.samplers import cheap_and_dear
 from nas.scoring.costs import CostScorer, Figures, Scorer
 from pruners.progress import Progress, silent
 from search_spaces import Architecture, Constraint, SearchSpace
-from search_spaces.core import Value
+from search_spaces.core import Value, of_file, parse, parse_json, read_bytes
 
 LISTED = 100_000
 
@@ -32,9 +32,10 @@ class Remembered:
         self.scorer, self.path = scorer, path
         self.known: dict[str, Figures] = {}
         if path is not None and path.exists():
-            for line in path.read_text(encoding="utf-8").splitlines():
-                key, figures = json.loads(line)
-                self.known[key] = figures
+            with of_file(path, "remove it to measure again"):
+                for line in read_bytes(path).splitlines():
+                    key, figures = parse(tuple[str, dict[str, float]], parse_json(line))
+                    self.known[key] = figures
 
     def __call__(self, archs: Sequence[Architecture], progress: Progress) -> list[Figures]:
         new = [arch for arch in archs if arch.key not in self.known]

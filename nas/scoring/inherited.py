@@ -10,7 +10,7 @@ from typing import Any
 from estimators import METRICS
 from nas.scoring.costs import Scorer
 from nas.scoring.outcome import tried
-from nas.study import SEARCH, Journal, RunConfig, Study, Trial, peek_config, read_record
+from nas.study import SEARCH, Journal, RunConfig, Study, Trial, peek_config, read_record, whole
 from pruners.progress import silent
 from search_spaces import Architecture, SearchSpace
 
@@ -35,8 +35,10 @@ def inherit(study: Study, allowed: SearchSpace, costs: Scorer) -> None:
         return
     folder = Path(study.config.start_from)
     check_compares(study.config, study.record["data"])
-    journal, known = Journal(folder / "journal.log"), tried(study)
-    theirs = [*journal.trials(SEARCH), *journal.trials(SEARCH, failed=True)]
+    known, path = tried(study), folder / "journal.log"
+    with whole(path):
+        journal = Journal(path)
+        theirs = [*journal.trials(SEARCH), *journal.trials(SEARCH, failed=True)]
     left_out = 0
     for trial in theirs:
         arch = _same(trial, allowed, costs, study)

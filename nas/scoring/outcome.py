@@ -11,7 +11,7 @@ import numpy as np
 
 from nas.objectives import Floats, Objective, losses, worst_if_nan
 from nas.scoring.costs import Figures, Scorer
-from nas.study import SEARCH, New, Study, Trial
+from nas.study import SEARCH, New, Study, Trial, whole
 from pruners.progress import Progress
 from search_spaces import Architecture
 from search_spaces.core import first_line
@@ -59,8 +59,9 @@ def _new(study: Study, arch: Architecture, outcome: Figures) -> New:
 
 def tried(study: Study) -> dict[str, Trial]:
     """Trials by architecture, finished or failed."""
-    trials = [*study.journal.trials(SEARCH), *study.journal.trials(SEARCH, failed=True)]
-    return {study.architecture(trial).key: trial for trial in trials}
+    with whole(study.journal_path):
+        trials = [*study.journal.trials(SEARCH), *study.journal.trials(SEARCH, failed=True)]
+        return {study.architecture(trial).key: trial for trial in trials}
 
 
 def losses_of(trials: Sequence[Trial], objectives: Sequence[Objective]) -> Floats:

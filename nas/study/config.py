@@ -13,13 +13,26 @@ from estimators.zero_cost import ZERO_COST
 from nas.data import DataConfig
 from nas.objectives import ESTIMATES, OBJECTIVES, Hardware, Objective, estimates, parse_objectives
 from nas.pruning import PRUNED
-from nas.runtime import check_trust, read_yaml, teaches_by_function
+from nas.runtime import check_trust, names_function, read_yaml, teaches_by_function
 from nas.strategies import STRATEGIES
 from nas.study.formats import FORMATS
 from nas.supernets import SupernetConfig
 from nas.tasks import class_metrics
 from nas.training import TrainingConfig
-from search_spaces.core import Part, PathText, keywords, nested, parse, put, setting, takes, unknown_name
+from search_spaces.core import (
+    MOST_SEEDS,
+    Part,
+    PathText,
+    bare,
+    keywords,
+    nested,
+    of_file,
+    parse,
+    put,
+    setting,
+    takes,
+    unknown_name,
+)
 
 KNOWN = {name: metric.objective for name, metric in class_metrics(2).items()}
 """Objectives beside `OBJECTIVES` that need no direction: metrics of a classification."""
@@ -93,7 +106,7 @@ class AloneConfig(Part):
         "front", name="retrain", help="What is trained alone afterwards: front, all or none."
     )
     training: AloneTraining = AloneTraining()
-    seeds: int = setting(1, gt=0, help="How often each network is trained alone.")
+    seeds: int = setting(1, gt=0, le=MOST_SEEDS, help="How often each network is trained alone.")
     compile: bool = setting(False, help="Train networks alone by torch.compile; it needs a C++ compiler or a GPU.")
 
 
@@ -298,13 +311,16 @@ def check_functions(config: RunConfig, path: Path) -> None:
     Raises:
         Untrusted: a space, a task, a teacher or what evaluates is a function.
     """
-    check_trust(config.space.name, path)
-    for function in (config.task, config.evaluate):
-        if function is not None:
-            check_trust(function, path)
+    for _, function in named_functions(config):
+        check_trust(function, path)
+
+
+def named_functions(config: RunConfig) -> list[tuple[str, str]]:
+    """The functions that a run of a configuration imports, each after what it is for."""
     teacher = config.supernets.teacher if config.supernets.source is None else None
-    if teacher is not None and teaches_by_function(teacher):
-        check_trust(teacher, path)
+    given = {"space": config.space.name, "task": config.task, "evaluate": config.evaluate}
+    found = [(what, name) for what, name in given.items() if name is not None and names_function(name)]
+    return [*found, *([("teacher", teacher)] if teacher is not None and teaches_by_function(teacher) else [])]
 
 
 def read_config(path: Path, *, trust: bool = False) -> RunConfig:
@@ -326,14 +342,16 @@ def read_config(path: Path, *, trust: bool = False) -> RunConfig:
 
 def peek_config(path: Path) -> RunConfig:
     """Read a configuration from a YAML file, to look at it: what it names is not known to be trusted."""
-    return parse_config(read_yaml(path, "nas search"))
+    data = read_yaml(path, "nas search")
+    with of_file(path, "mend it, or take that of another run"):
+        return parse_config(data)
 
 
 def differences(a: RunConfig, b: RunConfig) -> list[str]:
     """The settings in which two configurations differ, as `name: a, not b`."""
     left, right = _flat(a.model_dump(mode="json")), _flat(b.model_dump(mode="json"))
     return [
-        f"{name}: {left.get(name)}, not {right.get(name)}"
+        f"{name}: {bare(left.get(name))}, not {bare(right.get(name))}"
         for name in {**left, **right}
         if left.get(name) != right.get(name)
     ]

@@ -22,6 +22,7 @@ from optuna.trial import TrialState
 
 from nas.objectives import Objective
 from search_spaces import Architecture, SearchSpace
+from search_spaces.core import first_line
 
 CREATE_STUDY, CREATE_TRIAL = 0, 4
 OVER = (TrialState.COMPLETE, TrialState.FAIL)
@@ -215,6 +216,17 @@ def repair(path: Path) -> None:
         warnings.warn(f"the last line of {path} was cut short and is dropped; its trial will be repeated", stacklevel=2)
         with open(path, "rb+") as file:
             file.truncate(sum(map(len, lines[:-1])))
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[None]:
+    """Turn whatever a damaged line of a journal leads to, in Optuna or behind it, into a ValueError that names the file."""
+    try:
+        yield
+    except Exception as error:  # Optuna replays lines as they come, and raises whatever they lead to
+        raise ValueError(
+            f"{path} is damaged ({type(error).__name__}: {first_line(error)}); bring it back, or delete the line to lose its trial"
+        ) from error
 
 
 def _whole(line: bytes) -> bool:

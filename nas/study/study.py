@@ -11,7 +11,6 @@ exports/       the front's subnets
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -36,11 +35,13 @@ from nas.runtime import (
     write_text,
 )
 from nas.study.config import RunConfig, differences, peek_config
-from nas.study.journal import Journal, New, Trial, repair
+from nas.study.journal import Journal, New, Trial, repair, whole
 from nas.study.naming import folder_name, old_folder_name
+from nas.study.records import read_latency, read_record
 from nas.study.spaces import build_space, make_task
 from nas.tasks import Task, configured_task
 from search_spaces import Architecture, SearchSpace
+from search_spaces.core import load_json, of_file
 
 SEARCH = "search"
 ALONE = "alone"
@@ -122,10 +123,12 @@ class Study:
         recorded = read_record(folder)["space"]
         if not isinstance(space, SearchSpace):
             check_trust(config.space.name, folder / "run.yaml", named=space, trust=trust)
-            space = build_space(config.space.name, recorded["options"])
+            with of_file(folder / "record.json", "bring it and run.yaml back, or use the version that made them"):
+                space = build_space(config.space.name, recorded["options"])
         if space.fingerprint != recorded["fingerprint"]:
             raise ValueError(
-                f"{folder} was made with another definition of space {space.name!r}; use the version that made it"
+                f"{folder} was made with another definition of space {space.name!r}, say its run.yaml and record.json; "
+                "use the version that made it"
             )
         return cls(folder, config, space, trusted=trust)
 
@@ -240,33 +243,36 @@ class Study:
         Columns: `label`, `architecture` (its key), the objectives (NaN where it has no value) and costs, `accuracy_supernet0`… (by
         the task's metric) where several supernets ranked it, `seconds`. Accuracies are fractions in [0, 1].
         """
-        trials = self.journal.trials(SEARCH)
-        if trials != self._table[0]:
-            self._table = trials, pd.DataFrame([self._row(trial) for trial in trials])
-        return self._table[1].copy()
+        with whole(self.journal_path):
+            trials = self.journal.trials(SEARCH)
+            if trials != self._table[0]:
+                self._table = trials, pd.DataFrame([self._row(trial) for trial in trials])
+            return self._table[1].copy()
 
     @property
     def failed(self) -> pd.DataFrame:
         """One row per trial that failed: `label`, `architecture` (its key), `reason`, `seconds`."""
-        rows = [
-            {"label": trial.user_attrs["label"], "architecture": self.architecture(trial).key, **_notes(trial)}
-            for trial in self.journal.trials(SEARCH, failed=True)
-        ]
+        with whole(self.journal_path):
+            rows = [
+                {"label": trial.user_attrs["label"], "architecture": self.architecture(trial).key, **_notes(trial)}
+                for trial in self.journal.trials(SEARCH, failed=True)
+            ]
         return pd.DataFrame(rows, columns=["label", "architecture", "reason", "seconds"])
 
     @property
     def alone(self) -> pd.DataFrame:
         """One row per network trained alone: `label`, `architecture`, `seed`, `metrics` on the test part, `seconds`."""
         names = [metric.name for metric in self.metrics]
-        rows = [
-            {
-                "label": trial.user_attrs["label"],
-                "architecture": self.architecture(trial).key,
-                **_notes(trial),
-                **_finite(names, trial.values),
-            }
-            for trial in self.journal.trials(ALONE)
-        ]
+        with whole(self.journal_path):
+            rows = [
+                {
+                    "label": trial.user_attrs["label"],
+                    "architecture": self.architecture(trial).key,
+                    **_notes(trial),
+                    **_finite(names, trial.values),
+                }
+                for trial in self.journal.trials(ALONE)
+            ]
         return pd.DataFrame(rows, columns=["label", "architecture", "seed", *names, "seconds"])
 
     @property
@@ -319,8 +325,7 @@ class Study:
     @property
     def latency(self) -> dict[str, dict[str, Any]]:
         """Measured latency by architecture key: median and quartiles in milliseconds, and the conditions of the measurement."""
-        path = self.folder / "latency.json"
-        return json.loads(path.read_text()) if path.exists() else {}
+        return read_latency(self.folder)
 
     def find(self, text: str) -> Architecture:
         """The architecture that a user names by label or JSON."""
@@ -340,15 +345,12 @@ class Study:
         No other label that was tried may have had the same folder: its weights may be in there. An export says whose it is; weights
         alone do not, and are taken for those of a label that was tried.
         """
-        tried = {trial.user_attrs["label"] for trial in self.journal.trials(SEARCH)}
+        with whole(self.journal_path):
+            tried = {trial.user_attrs["label"] for trial in self.journal.trials(SEARCH)}
         if any(other != label and old_folder_name(other).lower() == old.name.lower() for other in tried):
             return False
         described = old / "architecture.json"
-        return (
-            json.loads(described.read_text(encoding="utf-8")).get("label") == label
-            if described.exists()
-            else label in tried
-        )
+        return load_json(described, "remove its folder").get("label") == label if described.exists() else label in tried
 
     def _row(self, trial: Trial) -> dict[str, Any]:
         names = [objective.name for objective in self.objectives]
@@ -396,20 +398,6 @@ def _described(task: Task) -> dict[str, Any]:
         "main": asdict(task.main),
         "units": {name: metric.objective.unit for name, metric in task.metrics.items()},
     }
-
-
-def read_record(folder: Path) -> dict[str, Any]:
-    """What `record.json` of a run folder says.
-
-    Raises:
-        ValueError: it is missing or damaged.
-    """
-    try:
-        return json.loads((folder / "record.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(
-            f"{folder} is no whole run folder: record.json cannot be read ({error}); start in another folder"
-        ) from error
 
 
 def _finite(names: Sequence[str], values: Sequence[float] | None) -> dict[str, float]:

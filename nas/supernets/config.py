@@ -7,7 +7,7 @@ from pydantic import field_validator, model_validator
 from nas.supernets.mixture import MixtureConfig
 from nas.supernets.samplers import SAMPLERS, names_with
 from nas.training import Distillation, TrainingConfig
-from search_spaces.core import Part, PathText, setting, unknown_name
+from search_spaces.core import MOST_SUBNETS, MOST_SUPERNETS, Part, PathText, setting, unknown_name
 
 LARGEST = "largest"
 
@@ -22,6 +22,7 @@ class SupernetConfig(Part):
         1,
         name="supernets",
         ge=0,
+        le=MOST_SUPERNETS,
         help="Supernets that share the architectures; 0 trains every trial alone.",
         otherwise="4 for mixture, 0 for a trained model, else 1",
     )
@@ -32,7 +33,11 @@ class SupernetConfig(Part):
     )
     sampler: str = setting("uniform", help="Which architectures a step trains: see `nas list samplers`.")
     subnets: int | None = setting(
-        None, gt=0, help="Architectures drawn at random per step.", otherwise="the sampler's own number"
+        None,
+        gt=0,
+        le=MOST_SUBNETS,
+        help="Architectures drawn at random per step.",
+        otherwise="the sampler's own number",
     )
     teacher: PathText | None = setting(
         None,

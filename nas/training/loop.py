@@ -10,7 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from nas.runtime import checkpoint, stream
+from nas.runtime import checkpoint, fitting, stream
 from nas.tasks import Batch, Examples
 from nas.training.config import NotFinite, TrainingConfig, learning_rate
 from pruners.progress import Progress, silent
@@ -67,7 +67,8 @@ def fit(
     history: list[Row] = []
     done = 0
     if path is not None and (found := checkpoint.load(path)) is not None:
-        learner.restore(found.tensors)
+        with fitting(path, f"remove {path.parent} to train this part again"):
+            learner.restore(found.tensors)
         done, history = found.state["epochs"], found.state["history"]
     size = min(config.batch_size, len(examples))
     steps = examples.steps(size)

@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import count, islice
 from typing import Annotated, Any, ClassVar, Literal
@@ -19,10 +19,10 @@ from torch.fx import GraphModule
 from pruners.groups import AxisGraph, Group
 from pruners.operators import Axis, operator
 from pruners.surgery.folding import Factors
+from search_spaces.core import LARGEST_INPUT, MOST_DIMENSIONS, check_json, quoted
 
 VERSION = 5  # 2 knew no inputs in lists, tuples and dicts, 3 no free sizes but the batch, 4 no plans before it and no dropped layers
 READABLE = (2, 3, 4, VERSION)
-LARGEST_INPUT = 2**28  # numbers in a tensor that a plan may ask for
 Index = Annotated[int, Field(ge=0)]
 REMEMBERED = "_pruned_by"  # where a model holds the plan that made it
 
@@ -130,6 +130,7 @@ class PruningPlan:
         Raises:
             ValueError: if the text is no plan of this version.
         """
+        check_json(text)
         try:
             plan = TypeAdapter(cls).validate_json(text)
             for step in plan.chain:
@@ -138,7 +139,7 @@ class PruningPlan:
             first = error.errors(include_url=False)[0]
             where = ".".join(map(str, first["loc"])) or "the text"
             raise ValueError(
-                f"a plan must be JSON with the fields of `PruningPlan`, got {str(first['input'])[:80]!r} for {where} "
+                f"a plan must be JSON with the fields of `PruningPlan`, got {quoted(first['input'])} for {where} "
                 f"({first['msg']}); save it again."
             ) from error
         for step in plan.chain:
@@ -221,7 +222,7 @@ def kept_by(plan: PruningPlan, graph: AxisGraph, groups: Sequence[Group]) -> dic
         if group is None or kept is None:
             raise ValueError(
                 f"a plan must remove some indices of groups that the model has, of a ragged group as many for each index of its "
-                f"host, got {name!r}: {str(indices)[:80]}."
+                f"host, got {name!r}: {quoted(indices)}."
             )
         keep[group.axis] = kept
     return keep
@@ -284,9 +285,26 @@ def example_inputs(inputs: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str
     """Inputs of the described shapes and types, filled with zeros.
 
     Raises:
-        ValueError: if a type is none of torch, or a tensor would have more than `LARGEST_INPUT` numbers.
+        ValueError: if a type is none of torch, or all tensors together would have more than `LARGEST_INPUT` numbers.
     """
+    numbers = 0
+    for shape in (shape for item in (*inputs["args"], *inputs["kwargs"].values()) for shape in _shapes(item)):
+        if len(shape) > MOST_DIMENSIONS:
+            raise ValueError(f"an input of a plan must have at most {MOST_DIMENSIONS} dimensions, got {len(shape):,}.")
+        numbers += math.prod(max(size, 1) for size in shape)
+        if numbers > LARGEST_INPUT:
+            raise ValueError(
+                f"the inputs of a plan must have at most {LARGEST_INPUT:,} numbers together, got more at shape {quoted(shape)}."
+            )
     return tuple(map(_restored, inputs["args"])), {name: _restored(item) for name, item in inputs["kwargs"].items()}
+
+
+def _shapes(item: Mapping[str, Any]) -> Iterator[list[int]]:
+    """The shapes of the tensors in an input."""
+    if "shape" in item:
+        yield item["shape"]
+    for inner in (*item.get("items", ()), *item.get("named", {}).values()):
+        yield from _shapes(inner)
 
 
 def _restored(item: Mapping[str, Any]) -> Any:
@@ -299,9 +317,7 @@ def _restored(item: Mapping[str, Any]) -> Any:
         return {name: _restored(x) for name, x in item["named"].items()}
     dtype = getattr(torch, item["dtype"], None)
     if not isinstance(dtype, torch.dtype):
-        raise ValueError(f"`dtype` of an input must be a torch type, got {item['dtype']!r}.")
-    if math.prod(item["shape"]) > LARGEST_INPUT:
-        raise ValueError(f"an input of a plan must have at most {LARGEST_INPUT:,} numbers, got shape {item['shape']}.")
+        raise ValueError(f"`dtype` of an input must be a torch type, got {quoted(item['dtype'])}.")
     return torch.zeros(item["shape"], dtype=dtype)
 
 

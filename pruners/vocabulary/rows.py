@@ -13,6 +13,8 @@ import torch
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from torch import Tensor, nn
 
+from search_spaces.core import first_line, read_bytes
+
 VOCABULARY = "vocabulary.json"
 SIZE = "vocab_size"
 NUMBERS = ("token_id", "token_ids", "token_index", "padding_idx")  # how names of special tokens' numbers end
@@ -81,9 +83,11 @@ class Vocabulary:
         """
         path = Path(folder) / VOCABULARY
         try:
-            found = TypeAdapter(cls).validate_json(path.read_bytes())
+            found = TypeAdapter(cls).validate_json(read_bytes(path))
         except ValidationError as error:
-            raise ValueError(f"{path} must hold what `Vocabulary.save` wrote; save it again ({error})") from error
+            raise ValueError(
+                f"{path} must hold what `Vocabulary.save` wrote; save it again ({first_line(error)})"
+            ) from error
         _check_rows(found.kept, found.before)
         return found
 

@@ -1,11 +1,25 @@
 """Choices, architectures, spaces, and the networks that they describe."""
 
 from search_spaces.core.architecture import Architecture
+from search_spaces.core.bounds import (
+    LARGEST_EXPANSION,
+    LARGEST_INPUT,
+    LARGEST_KERNEL,
+    MOST_CHANNELS,
+    MOST_DIMENSIONS,
+    MOST_PATHS,
+    MOST_SEEDS,
+    MOST_SUBNETS,
+    MOST_SUPERNETS,
+    MOST_SYNTHETIC,
+    MOST_WORKERS,
+)
 from search_spaces.core.choices import Categorical, Choice, Condition, Integer, Subset, Value, conditions
 from search_spaces.core.config import Keyword, Part, PathText, keywords, nested, parse, put, setting, takes
+from search_spaces.core.documents import check_json, load_json, load_yaml, of_file, parse_json, parse_yaml, read_bytes
 from search_spaces.core.extremes import composed, described, largest, smallest
 from search_spaces.core.labels import code_labels, written
-from search_spaces.core.naming import first_line, unknown_name
+from search_spaces.core.naming import bare, first_line, quoted, unknown_name
 from search_spaces.core.network import (
     Block,
     Local,
@@ -38,12 +52,15 @@ from search_spaces.core.skips import OnSkip
 from search_spaces.core.space import COUNTABLE, Constraint, Labels, SearchSpace
 
 __all__ = [
-    "COUNTABLE", "SKIPPED", "Architecture", "Block", "Categorical", "Choice", "Condition", "Constraint", "Flow",
-    "FlowShape", "ImageSize", "Integer", "Keyword", "Labels", "Local", "Network", "OnPath", "OnSkip", "Part",
-    "PathText", "SearchSpace", "Setting", "Settings", "Shape", "SharedBlock", "Subset", "Supernet", "Value", "Values",
-    "advance", "blueprint", "check_images", "code_labels", "composed", "conditions", "described", "exists",
-    "first_line", "fixed", "height_and_width", "image_size_of", "integers", "is_left_out", "keywords", "largest",
-    "nested", "output_shape", "parse", "plain", "prefix", "put", "quiet", "reading", "seeded", "seen", "setting",
-    "shape_of", "smallest", "stage_depths", "switched_on", "takes", "together", "unknown_name", "usual_resolutions",
-    "widths", "written",
+    "COUNTABLE", "LARGEST_EXPANSION", "LARGEST_INPUT", "LARGEST_KERNEL", "MOST_CHANNELS", "MOST_DIMENSIONS",
+    "MOST_PATHS", "MOST_SEEDS", "MOST_SUBNETS", "MOST_SUPERNETS", "MOST_SYNTHETIC", "MOST_WORKERS", "SKIPPED",
+    "Architecture", "Block", "Categorical", "Choice", "Condition", "Constraint", "Flow", "FlowShape",
+    "ImageSize", "Integer", "Keyword", "Labels", "Local", "Network", "OnPath", "OnSkip", "Part", "PathText",
+    "SearchSpace", "Setting", "Settings", "Shape", "SharedBlock", "Subset", "Supernet", "Value", "Values",
+    "advance", "bare", "blueprint", "check_images", "check_json", "code_labels", "composed", "conditions",
+    "described", "exists", "first_line", "fixed", "height_and_width", "image_size_of", "integers",
+    "is_left_out", "keywords", "largest", "load_json", "load_yaml", "nested", "of_file", "output_shape",
+    "parse", "parse_json", "parse_yaml", "plain", "prefix", "put", "quiet", "quoted", "read_bytes", "reading",
+    "seeded", "seen", "setting", "shape_of", "smallest", "stage_depths", "switched_on", "takes", "together",
+    "unknown_name", "usual_resolutions", "widths", "written",
 ]  # fmt: skip

@@ -16,7 +16,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from search_spaces.core.naming import unknown_name
+from search_spaces.core.naming import quoted, unknown_name
 
 Value = int | str | tuple[int | str, ...] | None
 Condition = Mapping[str, tuple[Value, ...]]
@@ -105,10 +105,10 @@ def _check_listed(name: str, values: Sequence[Value], kind: str | None) -> None:
     if kind is not None and kind not in KINDS:
         raise unknown_name("kind of choice", kind, KINDS)
     if not values or len(set(values)) != len(values):
-        raise ValueError(f"choice {name!r} needs at least one value and no value twice, got {list(values)}")
+        raise ValueError(f"choice {name!r} needs at least one value and no value twice, got {quoted(list(values))}")
     for value in values:
         if not isinstance(value, (int, str)):
-            raise ValueError(f"the values of choice {name!r} must be integers or strings, got {value!r}")
+            raise ValueError(f"the values of choice {name!r} must be integers or strings, got {quoted(value)}")
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ class Integer(_Listed):
     def __post_init__(self) -> None:
         _check_listed(self.name, self.values, self.kind)
         if any(type(value) is not int for value in self.values) or list(self.values) != sorted(self.values):
-            raise ValueError(f"choice {self.name!r} needs integers in rising order, got {list(self.values)}")
+            raise ValueError(f"choice {self.name!r} needs integers in rising order, got {quoted(list(self.values))}")
 
     def mutate(self, value: Value, rng: np.random.Generator) -> Value:
         at = self.values.index(value)

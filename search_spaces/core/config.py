@@ -13,16 +13,18 @@ from pathlib import PurePath
 from types import UnionType
 from typing import Annotated, Any, ParamSpec, TypeVar, Union, get_args, get_origin
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from search_spaces.core.naming import unknown_name
+from search_spaces.core.naming import LINE, cut, quoted, unknown_name
 
-Model = TypeVar("Model", bound=BaseModel)
+Model = TypeVar("Model")
 Result = TypeVar("Result")
 Given = ParamSpec("Given")
 Place = tuple[str, ...]
+MOST_PROBLEMS = 10
+"""Wrong settings that one error names."""
 
 
 class Part(BaseModel):
@@ -184,11 +186,13 @@ def put(data: dict[str, Any], path: Place, value: Any) -> None:
 
 
 def parse(kind: type[Model], data: object) -> Model:
-    """Check settings; ValueError names each one that is wrong, what it is, and the rule it breaks."""
+    """Check settings, or other data of a known form; ValueError names each one that is wrong, what it is, and the rule it breaks."""
     try:
-        return kind.model_validate(data)
+        return TypeAdapter(kind).validate_python(data)
     except ValidationError as error:
-        raise ValueError("; ".join(_sentence(dict(problem)) for problem in error.errors())) from None
+        found = error.errors(include_url=False)
+        more = f"; and {len(found) - MOST_PROBLEMS} more" if len(found) > MOST_PROBLEMS else ""
+        raise ValueError("; ".join(_sentence(dict(problem)) for problem in found[:MOST_PROBLEMS]) + more) from None
 
 
 def part_of(annotation: Any) -> type[BaseModel] | None:
@@ -207,10 +211,10 @@ def _leaves(kind: type[BaseModel], path: Place) -> Iterator[tuple[Place, FieldIn
 
 
 def _sentence(problem: dict[str, Any]) -> str:
-    where = ".".join(map(str, problem["loc"]))
+    where = cut(".".join(map(str, problem["loc"])), LINE) or "the whole"
     message = problem["msg"].removeprefix("Value error, ")
     if problem["type"] == "value_error":
         return message
     if problem["type"] == "missing":
         return f"`{where}` is missing; give it"
-    return f"`{where}`: {message[0].lower()}{message[1:]}, got {problem['input']!r}"
+    return f"`{where}`: {message[0].lower()}{message[1:]}, got {quoted(problem['input'])}"

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from string import ascii_lowercase, digits
 
 from search_spaces.core.choices import Choice, Value
+from search_spaces.core.naming import quoted
 from search_spaces.core.numbering import Values, exists
 from search_spaces.core.space import Labels
 
@@ -42,12 +43,12 @@ def code_labels(choices: Sequence[Choice]) -> Labels:
                 if code not in known:
                     raise ValueError(
                         f"a label must give choice {choice.name!r} the position of its value, 0 to {written(choice.size - 1)} "
-                        f"({choice.allowed}); got {code!r} in {text!r}"
+                        f"({choice.allowed}); got {code!r} in {quoted(text)}"
                     )
                 values[choice.name] = known[code]
         if rest:
             raise ValueError(
-                f"a label must have one position per choice that exists, got {rest!r} too much in {text!r}"
+                f"a label must have one position per choice that exists, got {quoted(rest)} too much in {quoted(text)}"
             )
         return values
 

@@ -14,7 +14,8 @@ from torch import nn
 
 from search_spaces.core.architecture import Architecture
 from search_spaces.core.choices import Choice, Column, Value, conditions
-from search_spaces.core.naming import unknown_name
+from search_spaces.core.documents import parse_json
+from search_spaces.core.naming import quoted, unknown_name
 from search_spaces.core.network import Local, Network
 from search_spaces.core.numbering import Numbering, Values, exists
 
@@ -221,24 +222,28 @@ class SearchSpace:
         """Read what `Architecture.to_json` wrote, or a plain `{choice: value}` mapping."""
         if isinstance(data, dict) and set(data) == {"space", "choices"}:
             if data["space"] != self.name:
-                raise ValueError(f"expected an architecture of {self.name!r}, got one of {data['space']!r}")
+                raise ValueError(f"expected an architecture of {self.name!r}, got one of {quoted(data['space'])}")
             data = data["choices"]
         if not isinstance(data, dict):
-            raise ValueError(f"the choices of {self.name!r} must be a JSON object of a value per choice, got {data!r}")
+            raise ValueError(
+                f"the choices of {self.name!r} must be a JSON object of a value per choice, got {quoted(data)}"
+            )
         return self.architecture(data)
 
     def parse(self, text: str) -> Architecture:
         """Read an architecture as a user types it: a label such as `4-3-3`, or a JSON object."""
         if text.lstrip().startswith("{"):
             try:
-                data = json.loads(text)
-            except json.JSONDecodeError as error:
+                data = parse_json(text)
+            except ValueError as error:
                 raise ValueError(
-                    f"an architecture of {self.name!r} must be valid JSON, got {text!r} ({error})"
+                    f"an architecture of {self.name!r} must be valid JSON, got {quoted(text)} ({error})"
                 ) from error
             return self.from_json(data)
         if self.labels is None:
-            raise ValueError(f"an architecture of {self.name!r} must be a JSON object of its choices, got {text!r}")
+            raise ValueError(
+                f"an architecture of {self.name!r} must be a JSON object of its choices, got {quoted(text)}"
+            )
         return self.architecture(self.labels.read(text))
 
     def label(self, arch: Architecture) -> str:
@@ -404,7 +409,7 @@ def _normal(choice: Choice, value: object) -> Value:
     try:
         return choice.normal(value)
     except (ValueError, TypeError):
-        raise ValueError(f"choice {choice.name!r} must be {choice.allowed}; got {value!r}") from None
+        raise ValueError(f"choice {choice.name!r} must be {choice.allowed}; got {quoted(value)}") from None
 
 
 def _condition(choice: Choice) -> str:

@@ -34,6 +34,7 @@ from search_spaces.core import (
     Value,
     check_images,
     image_size_of,
+    quoted,
 )
 from search_spaces.families.resnet import SharedFixed
 from search_spaces.pooling import check_image_size
@@ -226,7 +227,7 @@ def _read(text: str) -> Mapping[str, Value]:
     if len(operations) != len(NAMES) or _write(values) != text:
         example = _write(dict.fromkeys(NAMES, OPERATIONS[1]))
         raise ValueError(
-            f"a label must list operation~source node by node, as in {example}; got {text!r}; "
+            f"a label must list operation~source node by node, as in {example}; got {quoted(text)}; "
             f"operations: {', '.join(OPERATIONS)}"
         )
     return values

@@ -20,6 +20,7 @@ from search_spaces.core import (
     Value,
     check_images,
     image_size_of,
+    quoted,
 )
 from search_spaces.layers import ConvNorm, ElasticResidual, ResidualForm, classifier, elastic_block
 
@@ -79,5 +80,5 @@ def _write(values: Mapping[str, Value]) -> str:
 
 def _read(text: str) -> Mapping[str, Value]:
     if len(text) != len(LARGEST) or not set(text) <= set(map(str, QUARTERS)):
-        raise ValueError(f"a label must be {len(LARGEST)} digits of 1 to 4, as in 4444444; got {text!r}")
+        raise ValueError(f"a label must be {len(LARGEST)} digits of 1 to 4, as in 4444444; got {quoted(text)}")
     return {f"c{at}": most * int(digit) // 4 for at, (digit, most) in enumerate(zip(text, LARGEST, strict=True))}

@@ -18,6 +18,7 @@ from itertools import islice
 import numpy as np
 
 from search_spaces.core import (
+    MOST_PATHS,
     SKIPPED,
     Architecture,
     Block,
@@ -36,6 +37,7 @@ from search_spaces.core import (
     conditions,
     is_left_out,
     prefix,
+    quoted,
     written,
 )
 
@@ -58,8 +60,10 @@ def ensemble(space: SearchSpace, paths: int = 2, splits: Sequence[int] | None = 
         ValueError: the space has no such network, or one with skip connections, or is an ensemble itself; or other numbers of paths or
             shared blocks.
     """
-    if type(paths) is not int or paths < 1:
-        raise ValueError(f"`paths` must be an integer of at least 1, got {paths!r}; 1 is the space itself")
+    if type(paths) is not int or not 1 <= paths <= MOST_PATHS:
+        raise ValueError(
+            f"`paths` must be an integer of at least 1, got {quoted(paths)}; 1 is the space itself, {MOST_PATHS} the most"
+        )
     if paths == 1:
         if splits is not None:
             raise ValueError("`splits` are for 2 paths or more, got 1; leave them out")
@@ -77,7 +81,7 @@ def ensemble(space: SearchSpace, paths: int = 2, splits: Sequence[int] | None = 
     found = tuple(range(len(blocks))) if splits is None else tuple(splits)
     if not found or len(set(found)) < len(found) or any(type(s) is not int or not 0 <= s < len(blocks) for s in found):
         raise ValueError(
-            f"`splits` must be different numbers of shared blocks, 0 to {len(blocks) - 1} in {space.name!r}, got {list(found)}"
+            f"`splits` must be different numbers of shared blocks, 0 to {len(blocks) - 1} in {space.name!r}, got {quoted(list(found))}"
         )
     return _Ensemble(space, paths, tuple(sorted(found, reverse=True))).space()
 

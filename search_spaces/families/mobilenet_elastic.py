@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from torch import nn
 
 from search_spaces.core import (
+    LARGEST_EXPANSION,
+    LARGEST_KERNEL,
     Block,
     ImageSize,
     Local,
@@ -125,8 +127,8 @@ def mobilenet_elastic(
         sides = integers("resolutions", resolutions or usual_resolutions(shorter, 2**halvings), 1)
     check_image_size(min(sides), halvings)
     each_depth = stage_depths(depths or (2, 3, 4), len(STAGES)) if "depth" in on else ((4,),) * len(STAGES)
-    kernel_sizes = integers("kernels", kernels or (3, 5, 7), 1, odd=True)
-    expanding = integers("expansions", expansions or (3, 4, 6), 2)
+    kernel_sizes = integers("kernels", kernels or (3, 5, 7), 1, LARGEST_KERNEL, odd=True)
+    expanding = integers("expansions", expansions or (3, 4, 6), 2, LARGEST_EXPANSION)
     ratios = tuple(width_ratios or (0.5, 0.75, 1.0))
 
     settings = Settings(on)

@@ -30,6 +30,7 @@ from search_spaces.core import (
     Value,
     check_images,
     image_size_of,
+    quoted,
 )
 from search_spaces.families.resnet import SharedFixed
 
@@ -156,7 +157,7 @@ def _labels(names: tuple[str, ...]) -> Labels:
 
     def read(text: str) -> Mapping[str, Value]:
         if len(text) != len(names) or not set(text) <= set(map(str, KINDS)):
-            raise ValueError(f"a label must be {len(names)} digits, each 0, 1 or 2, as in 22212220; got {text!r}")
+            raise ValueError(f"a label must be {len(names)} digits, each 0, 1 or 2, as in 22212220; got {quoted(text)}")
         return dict(zip(names, map(int, text), strict=True))
 
     return Labels(write, read)

@@ -34,6 +34,7 @@ from search_spaces.core import (
     Value,
     check_images,
     image_size_of,
+    quoted,
 )
 from search_spaces.layers import ByResolution
 from search_spaces.pooling import check_image_size, check_operators, make_pooling, stride
@@ -350,7 +351,7 @@ def _labels(blocks: int, poolings: int, operators: tuple[str, ...]) -> Labels:
         ):
             raise ValueError(
                 f"a label must be {poolings + 1} counts of layers, each at least 1, that add up to {layers}"
-                f"{', then / and an operator' if len(operators) > 1 else ''}, as in {example}; got {text!r}"
+                f"{', then / and an operator' if len(operators) > 1 else ''}, as in {example}; got {quoted(text)}"
             )
         pools = tuple(sum(counts[: end + 1]) for end in range(poolings))
         return {"pools": pools, "operator": operator} if operator else {"pools": pools}

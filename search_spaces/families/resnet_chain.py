@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 
+import torch
 from torch import nn
 
 from search_spaces.core import Block, Categorical, Local, Setting, Settings, Subset, Value, fixed, reading
@@ -147,7 +148,8 @@ class Chain:
         pooled = operator if 1 in pool.values else fixed(None)
         operators = [name for name in pooled.values if isinstance(name, str)]
         for operator_name, channels in product(operators, ins):
-            make_pooling(operator_name, channels)  # raises where groups of channels do not fit
+            with torch.device("meta"):
+                make_pooling(operator_name, channels)  # raises where groups of channels do not fit
         kept = entering is width or (entering is None and not self.bottleneck)
 
         def make() -> nn.Module:

@@ -17,6 +17,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from search_spaces.core import (
+    LARGEST_KERNEL,
+    MOST_CHANNELS,
     ImageSize,
     Network,
     SearchSpace,
@@ -27,6 +29,7 @@ from search_spaces.core import (
     image_size_of,
     integers,
     plain,
+    quoted,
     stage_depths,
     switched_on,
     usual_resolutions,
@@ -138,7 +141,7 @@ def resnet_elastic(
     each_depth = stage_depths(
         depths or [range(max(1, usual - 2), usual + 1) for usual in family.depths], len(family.depths)
     )
-    kernel_sizes = integers("kernels", kernels or (3, 5), 1, odd=True)
+    kernel_sizes = integers("kernels", kernels or (3, 5), 1, LARGEST_KERNEL, odd=True)
     found_operators = (operators,) if isinstance(operators, str) else tuple(operators or OPERATORS)
     check_operators(found_operators)
     poolings, stem_stride = len(family.widths) - 1, 4 if stem == "large" else 1
@@ -186,9 +189,12 @@ def resnet_elastic(
 def _widened(family: Family, widths: Sequence[int] | None) -> Family:
     if widths is None:
         return family
-    if len(widths) != len(family.widths) or any(type(width) is not int or width < 1 for width in widths):
+    if len(widths) != len(family.widths) or any(
+        type(width) is not int or not 1 <= width <= MOST_CHANNELS for width in widths
+    ):
         raise ValueError(
-            f"`widths` must be positive integers, one for each of {len(family.widths)} stages; got {list(widths)}"
+            f"`widths` must be positive integers, one for each of {len(family.widths)} stages; got {quoted(list(widths))}; "
+            f"at most {MOST_CHANNELS:,}"
         )
     return replace(family, widths=tuple(widths))
 

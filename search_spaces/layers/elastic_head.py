@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import torch
 from torch import Tensor, nn
 
 from search_spaces.core import Block, Settings, Shape
@@ -59,7 +60,8 @@ def head_block(
         return elastic_block("head", (), lambda: nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), *layers()))
     for width in widths:
         for operator in operators:
-            make_global_pooling(operator, width)  # raises where groups of channels do not fit
+            with torch.device("meta"):
+                make_global_pooling(operator, width)  # raises where groups of channels do not fit
     return elastic_block(
         "head", (pooling.column,), lambda: ElasticHead(operators, max(widths), nn.Sequential(*layers()))
     )

@@ -93,14 +93,17 @@ def test_no_device_file(tmp_path: Path) -> None:
     [
         (
             "name: a\nmacs_per_second: 1\njoules_per_mac: 1\nbytes_per_word: 4",
-            "missing bytes_per_second, joules_per_byte$",
+            "missing bytes_per_second, joules_per_byte; docs",
         ),
-        (GOOD + "watts: 3", "exactly the fields name, .*: unknown watts$"),
-        (GOOD.replace("bytes_per_word: 4", "bytes_per_words: 4"), "missing bytes_per_word; unknown bytes_per_words$"),
+        (GOOD + "watts: 3", "exactly the fields name, .*: unknown watts; docs"),
+        (
+            GOOD.replace("bytes_per_word: 4", "bytes_per_words: 4"),
+            "missing bytes_per_word; unknown bytes_per_words; docs",
+        ),
         (GOOD.replace("1e-12", "0"), "device 'phone': `joules_per_mac` must be a positive number, got 0"),
         (GOOD.replace("1e-12", "many"), "`joules_per_mac` must be a positive number, got 'many'"),
         ("- 1", "must describe a device as `field: value` lines, got list"),
-        ("a: [", "must be a YAML file"),
+        ("a: [", "must be YAML"),
     ],
 )
 def test_wrong_device_files(tmp_path: Path, text: str, message: str) -> None:

@@ -101,7 +101,7 @@ def test_what_cannot_be_fitted_or_predicted(space: SearchSpace, table: LatencyTa
 @pytest.mark.parametrize("text", ["{}", "[]", "not json", json.dumps({"blocks": {"a": {"median_ms": 1}}})])
 def test_files_that_are_no_tables(space: SearchSpace, tmp_path: Path, text: str) -> None:
     (tmp_path / "table.json").write_text(text)
-    with pytest.raises(ValueError, match="must be a latency table that `save` wrote: .*; measure it again"):
+    with pytest.raises(ValueError, match="must be a latency table that `save` wrote; measure it again"):
         load_table(tmp_path / "table.json", space)
 
 

@@ -96,7 +96,7 @@ def test_an_unknown_key_is_refused() -> None:
 
 def test_a_file_that_is_no_yaml_is_named(tmp_path: Path) -> None:
     (tmp_path / "run.yaml").write_text("a: [")
-    with pytest.raises(ValueError, match=r"run\.yaml must be a YAML file"):
+    with pytest.raises(ValueError, match=r"run\.yaml: must be YAML"):
         read_config(tmp_path / "run.yaml")
     with pytest.raises(FileNotFoundError, match=r"no configuration at .*absent\.yaml"):
         read_config(tmp_path / "absent.yaml")

@@ -174,7 +174,7 @@ def test_a_supernet_goes_on_from_a_checkpoint_to_the_same_bits(config: TrainingC
         return taken.tensors()
 
     whole = run(team(config=config), archs)
-    checkpoint.save(tmp_path / "c", run(team(config=config), archs[:4]), {})
+    checkpoint.save(tmp_path / "c", run(team(config=config), archs[:4]), {"epochs": 1, "history": []})
     found = checkpoint.load(tmp_path / "c")
     resumed = team(config=config)
     assert found is not None

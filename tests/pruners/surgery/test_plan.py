@@ -81,7 +81,7 @@ def test_damage_to_any_part_of_a_plan_is_a_value_error(residual: Any) -> None:
     ("field", "value", "message"),
     [
         ("inputs", {}, "for args"),
-        ("inputs", 5, "got '5' for inputs"),
+        ("inputs", 5, "got 5 for inputs"),
         ("inputs", {"args": [{"shape": [10**6, 10**6], "dtype": "float32"}], "kwargs": {}}, "at most 268,435,456 numbers"),
         ("removed", [], "for removed"),
         ("removed", {"inner.weight:0": [True]}, "removed.inner.weight:0"),

@@ -1,0 +1,155 @@
+"""What a folder holds and what loading it would import: read from its files, of which nothing is built or imported."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pydantic import BaseModel
+
+from nas.pruning import peek_prune_config
+from nas.runtime import names_function
+from nas.study import named_functions, peek_config, read_record
+from nas.subnet import read_described
+from pruners.result import PLAN
+from pruners.surgery import PruningPlan
+from search_spaces.core import load_json, of_file, parse, read_bytes
+
+FIGURES = ("macs", "params")
+
+
+class Name(NamedTuple):
+    """A space, a model or a function that a file names.
+
+    Attributes:
+        file: where it stands.
+        what: such as space or model.
+        name: as the file says it.
+        function: whether it is one that has to be imported, which needs `--trust`.
+    """
+
+    file: str
+    what: str
+    name: str
+    function: bool
+
+
+class File(NamedTuple):
+    """A file: its path from the folder, bytes, and sha256 in hexadecimal digits; a link is not followed, and has no digest."""
+
+    path: str
+    size: int
+    sha256: str | None
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a folder is.
+
+    Attributes:
+        kind: run folder, pruned model or exported subnet.
+        names: what its files name.
+        figures: macs (for one example) and parameters, where a file says them.
+        files: all of them.
+    """
+
+    kind: str
+    names: tuple[Name, ...]
+    figures: dict[str, float]
+    files: tuple[File, ...]
+
+    @property
+    def needs_trust(self) -> bool:
+        """Whether loading or running it imports a function that a file names."""
+        return any(name.function for name in self.names)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        plain = asdict(self)
+        return {
+            **plain,
+            "names": [name._asdict() for name in self.names],
+            "files": [file._asdict() for file in self.files],
+            "needs_trust": self.needs_trust,
+        }
+
+
+class Summary(BaseModel):
+    """What is taken from the summary of a pruned model: figures of the smaller one."""
+
+    after: dict[str, float]
+
+
+def contents(folder: str | Path) -> Contents:
+    """Look at a folder without building or importing anything.
+
+    Args:
+        folder: of a run, an exported subnet or a pruned model.
+
+    Raises:
+        FileNotFoundError: there is no such folder.
+        ValueError: it is none of them, or a file of it is damaged.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"no folder at {folder}; give a run, an exported subnet or a pruned model")
+    for mark, (kind, names) in KINDS.items():
+        if (folder / mark).exists():
+            return Contents(kind, tuple(names(folder)), _figures(folder), tuple(_files(folder)))
+    raise ValueError(f"{folder} must hold one of {', '.join(KINDS)}, got none; give a run, an export or a pruned model")
+
+
+def _of_run(folder: Path) -> Iterator[Name]:
+    config = peek_config(folder / "run.yaml")
+    read_record(folder)
+    yield Name("run.yaml", "space", config.space.name, names_function(config.space.name))
+    for what, name in named_functions(config):
+        if what != "space":
+            yield Name("run.yaml", what, name, True)
+
+
+def _of_pruned(folder: Path) -> Iterator[Name]:
+    with of_file(folder / PLAN, "prune the model again"):
+        PruningPlan.from_json(read_bytes(folder / PLAN))
+    path = folder / "prune.yaml"
+    if path.exists():
+        config = peek_prune_config(path)
+        for what, name in (("model", config.model), ("input", config.input), ("task", config.task)):
+            if name is not None and (what == "model" or names_function(name)):
+                yield Name(path.name, what, name, names_function(name))
+
+
+def _of_export(folder: Path) -> Iterator[Name]:
+    name = read_described(folder).space.name
+    yield Name("architecture.json", "space", name, names_function(name))
+
+
+KINDS = {
+    "run.yaml": ("run folder", _of_run),
+    PLAN: ("pruned model", _of_pruned),
+    "architecture.json": ("exported subnet", _of_export),
+}
+"""The file by which a folder is known, what it is then, and what its files name."""
+
+
+def _figures(folder: Path) -> dict[str, float]:
+    path, otherwise = folder / "summary.json", "prune the model again"
+    if not path.exists():
+        return {}
+    data = load_json(path, otherwise)
+    with of_file(path, otherwise):
+        after = parse(Summary, data).after
+    return {name: after[name] for name in FIGURES if name in after}
+
+
+def _files(folder: Path) -> Iterator[File]:
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if path.is_symlink():
+            yield File(name, path.lstat().st_size, None)
+        elif path.is_file():
+            with open(path, "rb") as file:
+                yield File(name, path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest())
