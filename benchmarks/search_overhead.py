@@ -34,7 +34,8 @@ THOUSAND = 1000
 
 def main() -> None:
     options = parse()
-    results = []
+    command = shlex.join(["python", "-m", "benchmarks.search_overhead", *sys.argv[1:]])
+    made, results = {"command": command, "seed": options.seed, **environment()}, []
     for space in options.space:
         for strategy in STRATEGIES:
             with tempfile.TemporaryDirectory() as temporary:
@@ -52,8 +53,6 @@ def main() -> None:
                 flush=True,
             )
             if options.out:
-                command = shlex.join(["python", "-m", "benchmarks.search_overhead", *sys.argv[1:]])
-                made = {"command": command, "seed": options.seed, **environment()}
                 write_json(options.out / "search_overhead.json", {**made, "results": results})
 
 
