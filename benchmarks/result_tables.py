@@ -225,6 +225,24 @@ def costs() -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["space", "million a second, in batches", "µs for a new one", "µs remembered"])
 
 
+def streaming() -> pd.DataFrame:
+    """What streamed images cost beside those in memory, and the memory of large folders."""
+    steps, passes = (read(f"streaming_cpu_202611/{name}.jsonl").to_dict("records") for name in ("steps", "memory"))
+    rows = []
+    for step in steps:
+        workers = step["workers"]
+        held = {row["images"]: row for row in passes if row["workers"] == workers}
+        rows.append(
+            {
+                "workers": workers,
+                "step: streamed over memory": f"{step['streamed_over_memory']:.2f}",
+                "step: memory over a loop by hand": f"{step['memory_over_by_hand']:.2f}",
+                **{f"MiB, {count:,} images": f"{row['peak_mib']} + {row['reader_mib']}" for count, row in held.items()},
+            }
+        )
+    return pd.DataFrame(rows)
+
+
 def overhead() -> pd.DataFrame:
     """What a search of costs alone takes, and its command for the front."""
     rows = [[f"`{row['space']}`, {row['strategy']}", f"{row['trials']:,}", f"{row['seconds']:.0f}",
@@ -381,6 +399,7 @@ TABLES: dict[str, Callable[[], pd.DataFrame]] = {
     "transfer": transfer,
     "costs": costs,
     "overhead": overhead,
+    "streaming": streaming,
     "shared": shared,
     "steps": steps,
     "group-size": group_size,
