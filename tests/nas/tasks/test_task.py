@@ -166,6 +166,23 @@ def test_metrics_of_ones_own() -> None:
     assert alone.main.name == "loss" and measure(mlp(3), alone, alone.test)["loss"] > 0
 
 
+def test_of_a_metric_that_computes_several_figures_the_one_of_its_name_counts() -> None:
+    class Several:
+        higher_is_better = True
+
+        def reset(self) -> None:
+            self.count = 0
+
+        def update(self, outputs: Tensor, target: Tensor) -> None:
+            self.count += len(target)
+
+        def compute(self) -> dict[str, Tensor]:
+            return {"map": torch.tensor(0.1), "map_50": torch.tensor(float(self.count))}
+
+    task = tasks.task((X, LABELS), loss=F.cross_entropy, metrics={"map_50": Several()})
+    assert measure(mlp(3), task, task.test)["map_50"] == len(task.test) == measure(mlp(3), task, task.test)["map_50"]
+
+
 @pytest.mark.parametrize(
     ("metrics", "said"),
     [
