@@ -1,4 +1,4 @@
-"""Boxes around digits, by a loss of one's own and mean average precision; targets are dicts, one per image, which batches hold in a list."""
+"""Boxes around digits, by a loss of one's own and mean average precision; targets are dicts, which batches hold in a list."""
 
 from __future__ import annotations
 
