@@ -102,7 +102,9 @@ def test_data_are_taken_by_name_by_path_and_loaded(tmp_path: Path) -> None:
     digits = load_data("digits")
     assert named_data(digits) == ("digits", digits)
     dataset = TensorDataset(torch.zeros(3, 1))
-    with pytest.raises(ValueError, match=r"a path, or a name such as digits.* got a TensorDataset; make a task of other data"):
+    with pytest.raises(
+        ValueError, match=r"a path, or a name such as digits.* got a TensorDataset; make a task of other data"
+    ):
         named_data(dataset)
     with pytest.raises(ValueError, match="got a TensorDataset"):
         search("resnet20-pooling", dataset)  # type: ignore[arg-type]
