@@ -311,6 +311,8 @@ def real_rows(target: str) -> pd.DataFrame:
 def real(target: str, prefix: str = "") -> pd.DataFrame:
     """A row per model, metric and part that may remain, a column per method: means of the seeds with the smallest and largest."""
     table = real_rows(target)
+    if prefix:  # what went wrong before any training stands in the table of what was not trained
+        table = table[table["train"] != ""]
     dense = read("prune_real_cpu_202611/prune_real.jsonl").query("method == 'dense'").groupby("model").first()
     rows = []
     for (model, metric), (title, form) in REAL_METRICS.items():
