@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import operator
+import warnings
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import fx, nn
@@ -37,6 +38,11 @@ class GraphModel(fx.GraphModule):
     Dropout that the model leaves on in evaluation stays on. Dropout inside fused attention and randomness of another kind
     (stochastic depth) are not in the graph and stay off. Inputs of sizes that the trace does not hold for are refused.
     """
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> GraphModel:
+        with warnings.catch_warnings():  # torch copies what it says is deprecated
+            warnings.filterwarnings("ignore", ".*LeafSpec", FutureWarning)
+            return cast(GraphModel, super().__deepcopy__(memo))
 
     def train(self, mode: bool = True) -> GraphModel:
         """Switch batch normalisation between batch and running statistics, and dropout on or off."""
