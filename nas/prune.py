@@ -23,6 +23,7 @@ from nas.pruning import (
     example_inputs,
     fewer_words,
     load_model,
+    own_classes,
     own_image_size,
     own_normalisation,
     parse_recovery,
@@ -232,7 +233,7 @@ def _task(config: PruneConfig) -> tuple[Task | None, PruneConfig]:
         config = config.model_copy(update={"data": config.data.model_copy(update={"image_size": size})})
     assert config.data is not None
     own = own_normalisation(config.model) if config.data.mean is None else None
-    task = configured_task(config.data, config.seed, own)
+    task = configured_task(config.data, config.seed, own, own_classes(config.model))
     if own is not None and tuple(task.described["input"]["mean"]) == tuple(own[0]):
         said = config.data.model_copy(update={"mean": own[0], "std": own[1]})
         config = config.model_copy(update={"data": said})

@@ -132,6 +132,29 @@ def with_normalisation(data: ImageData, mean: Sequence[float], std: Sequence[flo
     return replace(data, mean=tuple(mean), std=tuple(std))
 
 
+def with_classes(data: ImageData, names: Sequence[str]) -> ImageData:
+    """The same images with labels in the order of a pretrained model's outputs, where its classes have the names of all of the data's.
+
+    A name is found whatever its case, `_` is a space, and of several names that are joined by commas each counts. Data that already are
+    in that order, or have a class without such a name, stay as they are.
+    """
+    known = {_plain(part): at for at, name in reversed(list(enumerate(names))) for part in (name, *name.split(","))}
+    places = [known.get(_plain(name)) for name in data.class_names]
+    if None in places or places == list(range(len(names))) or len(set(places)) < len(places):
+        return data
+    order = torch.tensor(places, dtype=torch.int64)
+
+    def numbered(split: Split) -> Split:
+        return Split(split.images, order[split.labels])
+
+    train, validation, test = map(numbered, (data.train, data.validation, data.test))
+    return replace(data, class_names=tuple(names), train=train, validation=validation, test=test)
+
+
+def _plain(name: str) -> str:
+    return name.strip().lower().replace("_", " ")
+
+
 def load_data(
     source: str | os.PathLike[str],
     *,

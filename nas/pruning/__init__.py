@@ -2,7 +2,7 @@
 
 from nas.pruning.config import PruneConfig, peek_prune_config, read_prune_config
 from nas.pruning.inputs import check_input, example_inputs
-from nas.pruning.libraries import library_of, own_image_size, own_normalisation
+from nas.pruning.libraries import library_of, own_classes, own_image_size, own_normalisation
 from nas.pruning.matching import Matching, match_
 from nas.pruning.paths import better_path
 from nas.pruning.recovery import RECOVERIES, Recovery, RecoveryConfig, Repair, parse_recovery, repair_unlabelled
@@ -29,6 +29,7 @@ __all__ = [
     "library_of",
     "load_model",
     "match_",
+    "own_classes",
     "own_image_size",
     "own_normalisation",
     "parse_recovery",

@@ -6,6 +6,7 @@ Nothing is imported but the library: a Hugging Face model whose own code would h
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,11 +28,13 @@ class LibraryEntry(NamedTuple):
         make: a model from its name, options, and whether weights come from a file.
         normalisation: what images of a model by that name are normalised by, where its own configuration says so.
         image_size: side in pixels of the images that it was trained on, likewise.
+        classes: names of its classes, likewise.
     """
 
     make: Callable[[str, dict[str, Any], bool], nn.Module]
     normalisation: Callable[[str], Normalisation | None]
     image_size: Callable[[str], int | None]
+    classes: Callable[[str], tuple[str, ...] | None]
 
 
 def library_of(target: str) -> str | None:
@@ -75,6 +78,15 @@ def own_image_size(target: str) -> int | None:
         return LIBRARIES[prefix].image_size(target.partition(":")[2])
 
 
+def own_classes(target: str) -> tuple[str, ...] | None:
+    """Names of a library's model's classes, in the order of its outputs; None for others, and where its configuration has none."""
+    prefix = library_of(target)
+    if prefix is None:
+        return None
+    with _explained(target):
+        return LIBRARIES[prefix].classes(target.partition(":")[2])
+
+
 @contextmanager
 def _explained(target: str) -> Iterator[None]:
     prefix = target.partition(":")[0]
@@ -113,6 +125,14 @@ def _timm_image_size(name: str) -> int | None:
     return None if known is None or known.input_size is None else int(known.input_size[-1])
 
 
+def _timm_classes(name: str) -> tuple[str, ...] | None:
+    import timm
+
+    known = timm.models.get_pretrained_cfg(name)
+    names = None if known is None else getattr(known, "label_names", None)
+    return tuple(names) if names else None
+
+
 def _torchvision(name: str, options: dict[str, Any], own_weights: bool) -> nn.Module:
     from torchvision import models
 
@@ -134,6 +154,13 @@ def _torchvision_image_size(name: str) -> int | None:
 
     size = getattr(models.get_model_weights(name).DEFAULT.transforms(), "crop_size", None)
     return None if not size else int(size[0])
+
+
+def _torchvision_classes(name: str) -> tuple[str, ...] | None:
+    from torchvision import models
+
+    names = models.get_model_weights(name).DEFAULT.meta.get("categories")
+    return tuple(names) if names else None
 
 
 def _hugging_face(name: str, options: dict[str, Any], own_weights: bool) -> nn.Module:
@@ -186,9 +213,19 @@ def _hugging_face_image_size(name: str) -> int | None:
     return int(size) if isinstance(size, int) else None
 
 
+def _hugging_face_classes(name: str) -> tuple[str, ...] | None:
+    import transformers
+
+    named = transformers.AutoConfig.from_pretrained(name, trust_remote_code=False).id2label
+    names = tuple(str(named[number]) for number in sorted(named))
+    return None if all(re.fullmatch(r"LABEL_\d+", one) for one in names) else names
+
+
 LIBRARIES: dict[str, LibraryEntry] = {
-    "timm": LibraryEntry(_timm, _timm_normalisation, _timm_image_size),
-    "torchvision": LibraryEntry(_torchvision, _torchvision_normalisation, _torchvision_image_size),
-    "hf": LibraryEntry(_hugging_face, _hugging_face_normalisation, _hugging_face_image_size),
+    "timm": LibraryEntry(_timm, _timm_normalisation, _timm_image_size, _timm_classes),
+    "torchvision": LibraryEntry(
+        _torchvision, _torchvision_normalisation, _torchvision_image_size, _torchvision_classes
+    ),
+    "hf": LibraryEntry(_hugging_face, _hugging_face_normalisation, _hugging_face_image_size, _hugging_face_classes),
 }
 assert set(LIBRARIES) == set(OF_LIBRARIES)

@@ -24,7 +24,7 @@ import pandas as pd
 from filelock import FileLock, Timeout
 
 from nas.objectives import OBJECTIVES, Objective, losses, pareto
-from nas.pruning import PREFIX, own_normalisation
+from nas.pruning import PREFIX, own_classes, own_normalisation
 from nas.runtime import (
     as_yaml,
     check_trust,
@@ -385,7 +385,7 @@ def load_task(config: RunConfig) -> Task | None:
     if config.data is None:
         return None
     trained = config.space.name.removeprefix(PREFIX) if config.space.name.startswith(PREFIX) else ""
-    return configured_task(config.data, config.seed, own_normalisation(trained))
+    return configured_task(config.data, config.seed, own_normalisation(trained), own_classes(trained))
 
 
 def _described(task: Task) -> dict[str, Any]:

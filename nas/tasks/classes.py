@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nas.data import DataConfig, ImageData, load_configured, with_normalisation
+from nas.data import DataConfig, ImageData, load_configured, with_classes, with_normalisation
 from nas.objectives import OBJECTIVES, own_objective
 from nas.tasks.examples import Examples
 from nas.tasks.goals import IGNORED, Classes, Values, scores_of
@@ -44,7 +44,9 @@ def streamed_task(config: DataConfig, seed: int) -> Task:
     return replace(task, described=_of_images(found.shape, how.mean, how.std, found.class_names))
 
 
-def configured_task(config: DataConfig, seed: int, own: Normalisation | None = None) -> Task:
+def configured_task(
+    config: DataConfig, seed: int, own: Normalisation | None = None, classes: Sequence[str] | None = None
+) -> Task:
     """The classification of a configuration's images, in memory or streamed.
 
     Args:
@@ -52,6 +54,7 @@ def configured_task(config: DataConfig, seed: int, own: Normalisation | None = N
         seed: decides the parts.
         own: what a pretrained model's images are normalised by, mean and deviation of each channel; it holds where the configuration
             says nothing else and the images have as many channels.
+        classes: names of its classes in the order of its outputs, see `nas.data.with_classes`; not for streamed images.
     """
     normalised = config if own is None else config.model_copy(update=dict(zip(("mean", "std"), own, strict=True)))
     if config.stream:
@@ -61,7 +64,7 @@ def configured_task(config: DataConfig, seed: int, own: Normalisation | None = N
     data = load_configured(config, seed)
     if own is not None and config.mean is None and len(own[0]) == data.input_shape[0]:
         data = with_normalisation(data, *own)
-    return image_task(data)
+    return image_task(data if classes is None else with_classes(data, classes))
 
 
 def classification(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -16,7 +17,8 @@ from transformers import BertConfig, BertForSequenceClassification, BertModel, V
 
 from nas import prune
 from nas.cli.profile import profile
-from nas.pruning import load_model, own_image_size, own_normalisation
+from nas.data.dataset import ImageData, with_classes
+from nas.pruning import load_model, own_classes, own_image_size, own_normalisation
 from nas.runtime import names_function
 from pruners import load
 from tests.commands import run
@@ -103,10 +105,31 @@ def test_an_image_model_is_pruned_on_images_of_its_own_size(tmp_path: Path) -> N
     ViTForImageClassification(config).save_pretrained(tmp_path / "vit")
     told = {"size": {"height": 16, "width": 16}, "image_mean": [0.5], "image_std": [0.25]}
     (tmp_path / "vit" / "preprocessor_config.json").write_text(json.dumps(told))
+    assert own_classes(f"hf:{tmp_path / 'vit'}") is None
     _, summary = prune(f"hf:{tmp_path / 'vit'}", None, {"macs": 0.7}, data="digits", limit=100, test_limit=40)
     data = summary["settings"]["data"]
     assert data["image_size"] == 16 and data["mean"] == [0.5] and data["std"] == [0.25]
     assert set(summary["test"]["before"]) == {"accuracy", "top5", "balanced_accuracy", "macro_f1"}
+
+
+def test_classes_are_in_the_order_of_the_models_outputs(digits: ImageData) -> None:
+    names = [f"digit {n}" for n in (3, 1, 4, 0, 5, 9, 2, 6, 8, 7)]
+    given = replace(digits, class_names=tuple(f"Digit_{n}" for n in range(10)))
+    ours = with_classes(given, [*names, "letter a, A"])
+    assert ours.num_classes == 11 and ours.class_names[3] == "digit 0"
+    for split, before in ((ours.train, given.train), (ours.test, given.test)):
+        found = [names[label] for label in split.labels.tolist()]
+        assert found == [f"digit {label}" for label in before.labels.tolist()]
+    assert with_classes(given, names[1:]) is given and with_classes(digits, [str(n) for n in range(10)]) is digits
+    synonyms = replace(digits, class_names=("tench", *map(str, range(1, 10))))
+    assert with_classes(synonyms, [*map(str, range(1, 10)), "Tench, Tinca tinca"]).train.labels.max() == 9
+
+
+def test_a_folder_says_its_classes(folder: Path) -> None:
+    assert own_classes(f"hf:{folder}") is None and own_classes("torch.nn:Linear") is None
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "id2label": {"1": "bad", "0": "good"}}))
+    assert own_classes(f"hf:{folder}") == ("good", "bad")
 
 
 def test_profiled_and_pruned_by_command(folder: Path, tmp_path: Path) -> None:
@@ -141,7 +164,7 @@ def libraries(monkeypatch: pytest.MonkeyPatch) -> None:
     known = SimpleNamespace(mean=(0.1, 0.2, 0.3), std=(1.0, 1.0, 1.0), input_size=(3, 160, 160))
     timm.models = SimpleNamespace(get_pretrained_cfg=lambda name: known if name == "vit_tiny" else None)  # type: ignore[attr-defined]
     transform = SimpleNamespace(mean=[0.5], std=[0.25], crop_size=[128])
-    weights = SimpleNamespace(DEFAULT=SimpleNamespace(transforms=lambda: transform))
+    weights = SimpleNamespace(DEFAULT=SimpleNamespace(transforms=lambda: transform, meta={"categories": ["a", "b"]}))
     torchvision.models = SimpleNamespace(  # type: ignore[attr-defined]
         list_models=lambda: ["alexnet"], get_model=Made, get_model_weights=lambda name: weights
     )
@@ -155,6 +178,7 @@ def test_timm_and_torchvision() -> None:
     assert isinstance(model, Made) and model.options == {"pretrained": False, "num_classes": 7}
     assert own_normalisation("timm:vit_tiny") == ((0.1, 0.2, 0.3), (1.0, 1.0, 1.0))
     assert own_normalisation("timm:resnet18") is None and own_image_size("timm:resnet18") is None
+    assert own_classes("timm:vit_tiny") is None and own_classes("torchvision:alexnet") == ("a", "b")
     assert own_image_size("timm:vit_tiny") == 160 and own_image_size("torchvision:alexnet") == 128
     other = load_model("torchvision:alexnet", {"num_classes": 3})
     assert isinstance(other, Made) and other.options == {"weights": None, "num_classes": 3}
