@@ -111,6 +111,18 @@ class Examples(ABC):
         return len(self) // size
 
 
+def parts_of(positions: Tensor, size: int, drop_last: bool) -> list[Tensor]:
+    """Positions in parts of `size`, the last one with what is left, or without it."""
+    parts = list(positions.split(size))
+    return parts[:-1] if drop_last and parts and len(parts[-1]) < size else parts
+
+
+def even_parts(positions: Tensor, size: int) -> list[Tensor]:
+    """Positions in order, in parts of nearly equal size, at most `size`."""
+    edges = even_edges(len(positions), size)
+    return [positions[start:stop] for start, stop in zip(edges, edges[1:], strict=False)]
+
+
 def even_edges(count: int, size: int) -> list[int]:
     """Where batches of nearly equal size, at most `size`, begin and end."""
     edges: list[int] = np.linspace(0, count, -(-count // size) + 1).astype(int).tolist()

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, RandomSampler, SequentialSampler
 
 from nas.tasks.batches import Unpack, unpacked
-from nas.tasks.examples import Batch, Examples, even_edges
+from nas.tasks.examples import Batch, Examples, even_parts, parts_of
 from nas.tasks.sources import Arrays, Mapped, Source, by_seed, digest, is_tree, numbers
 
 
@@ -44,15 +44,10 @@ class Samples(Examples):
     ) -> Iterator[Batch]:
         order = self.indices if rng is None else self.indices[torch.from_numpy(rng.permutation(len(self)))]
         seed = 0 if rng is None else int(rng.integers(2**63))
-        parts = list(order.split(size))
-        if drop_last and parts and len(parts[-1]) < size:
-            parts.pop()
-        return self._read(parts, seed, torch.device(device))
+        return self._read(parts_of(order, size, drop_last), seed, torch.device(device))
 
     def evenly(self, size: int, device: torch.device | str = "cpu") -> Iterator[Batch]:
-        edges = even_edges(len(self), size)
-        parts = [self.indices[a:b] for a, b in zip(edges, edges[1:], strict=False)]
-        return self._read(parts, 0, torch.device(device))
+        return self._read(even_parts(self.indices, size), 0, torch.device(device))
 
     def _read(self, parts: Sequence[Tensor], seed: int, device: torch.device) -> Iterator[Batch]:
         for raw in self.source.read(parts, seed):

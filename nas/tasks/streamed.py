@@ -25,7 +25,7 @@ from nas.data import (
     read_one,
 )
 from nas.runtime import memory_format, stream
-from nas.tasks.examples import Batch, Examples, even_edges
+from nas.tasks.examples import Batch, Examples, even_parts, parts_of
 
 LOOKED_AT = 2000
 """Training and validation images by which channels, bits, mean and deviation are known."""
@@ -98,15 +98,10 @@ class StreamedImages(Examples):
     ) -> Iterator[Batch]:
         order = self.positions if rng is None else self.positions[torch.from_numpy(rng.permutation(len(self)))]
         drawn = torch.Generator().manual_seed(int(rng.integers(2**63))) if rng is not None and augment else None
-        parts = list(order.split(size))
-        if drop_last and parts and len(parts[-1]) < size:
-            parts.pop()
-        return self._read(parts, torch.device(device), drawn)
+        return self._read(parts_of(order, size, drop_last), torch.device(device), drawn)
 
     def evenly(self, size: int, device: torch.device | str = "cpu") -> Iterator[Batch]:
-        edges = even_edges(len(self), size)
-        parts = [self.positions[a:b] for a, b in zip(edges, edges[1:], strict=False)]
-        return self._read(parts, torch.device(device), None)
+        return self._read(even_parts(self.positions, size), torch.device(device), None)
 
     def _read(self, parts: Sequence[Tensor], device: torch.device, drawn: torch.Generator | None) -> Iterator[Batch]:
         how = self.how
