@@ -304,3 +304,17 @@ def test_label_smoothing_is_of_classes() -> None:
     with pytest.raises(ValueError, match="`label_smoothing` is for a task whose target is one of several classes"):
         Alone(mlp(1), tasks.regression((X, X[:, 0])), MLP.model_copy(update={"label_smoothing": 0.1}), CPU)
     assert Values(F.mse_loss).smoothed(0.0)
+
+
+def test_places_without_a_class_count_neither_right_nor_wrong() -> None:
+    target = torch.tensor([[[0, 1], [-100, -100]]])
+    scores = torch.stack([1.0 - (target == 1).float(), (target == 1).float()], dim=1)
+    tally = tasks.segmentation((np.zeros((9, 1)), np.zeros((9,))), classes=2).metric("pixel_accuracy").make()
+    tally.update(scores, target)
+    assert tally.compute() == 1
+
+
+def test_a_teacher_shows_what_it_puts_out_in_evaluation() -> None:
+    teacher = nn.Sequential(nn.Linear(6, 4), nn.Dropout(0.5)).train()
+    batch = next(tasks.matching(teacher, X).train.batches(8))
+    assert batch.target.equal(teacher[0](batch.inputs)) and teacher.training
