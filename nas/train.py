@@ -41,7 +41,7 @@ from search_spaces.core import keywords, takes
 
 KEYWORDS = keywords(RunConfig)
 ADJUSTABLE = [".".join(path) for keyword in KEYWORDS.values() if keyword.adjustable for path in keyword.paths]
-OF_BUDGET = [path for path in ADJUSTABLE if path.startswith("budget.")]
+ALWAYS = [path for path in ADJUSTABLE if not path.startswith(("supernets.", "alone."))]
 """Settings that may change whenever a run goes on; other adjustable ones only until its supernets are trained."""
 OF_TRAINING = ("space", "data", "task", "supernets", "seed", "device", "bfloat16")
 NOT_TRAINED_BY = [
@@ -152,7 +152,7 @@ def open_run(
             load_table(config.latency_table, space).check_covers(space)
         if trains and task is not None:
             _check_learner(config, space, task, device, trust)
-    adjustable = ADJUSTABLE if trains else OF_BUDGET
+    adjustable = ADJUSTABLE if trains else ALWAYS
     return Study.create(folder, config, space, task, options, adjustable), task, device
 
 

@@ -169,9 +169,10 @@ class Named(nn.Module):
         return self.last(result)
 
 
-@pytest.mark.parametrize("model", [Choosing(some_needed), Named()], ids=["some needed", "named"])
-def test_choices_that_are_proved(model: nn.Module) -> None:
+@pytest.mark.parametrize("make", [lambda: Choosing(some_needed), Named], ids=["some needed", "named"])
+def test_choices_that_are_proved(make: Callable[[], nn.Module]) -> None:
     torch.manual_seed(0)
+    model = make()
     assert prune(model, torch.randn(16, 5), {"params": 0.7}).summary.difference < 1e-5
 
 
