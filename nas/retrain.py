@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import nn
 
+from nas.engines import Job, Workers, results
 from nas.objectives import worst_if_nan
 from nas.runtime import checkpoint, fill, put_tensors, read_tensors, replacing, torch_seed
 from nas.study import ALONE, Study
@@ -20,21 +21,41 @@ from search_spaces import Architecture
 AGAIN = "remove it and its trials of study `alone`, and resume the search, to train the network again"
 
 
-def retrain(study: Study, task: Task, device: torch.device, progress: Progress) -> None:
+class Trained(NamedTuple):
+    """A network trained alone: its test figures by metric, and notes."""
+
+    figures: Mapping[str, float]
+    notes: Mapping[str, Any]
+
+
+def retrain(study: Study, task: Task, workers: Workers, progress: Progress) -> None:
     """Train what the configuration asks for alone, and write test figures (of the last epoch) to the journal.
 
     Networks that the journal knows are not trained again.
+
+    Args:
+        study: the run.
+        task: of the run.
+        workers: train, by `train_alone` of their state.
+        progress: told about networks.
+
+    Raises:
+        Exception: what a network raised in training, such as `NotFinite`.
     """
     wanted = [(arch, seed) for arch in _wanted(study) for seed in range(study.config.alone.seeds)]
     known = {(row.architecture, row.seed) for row in study.alone.itertuples()}
-    for number, (arch, seed) in enumerate(wanted):
+    new = [(arch, seed) for arch, seed in wanted if (arch.key, seed) not in known]
+    before = len(wanted) - len(new)
+    progress("training alone", before, len(wanted))
 
-        def inner(step: str, done: float, total: float, number: int = number) -> None:
-            progress("training alone", number + done / total, len(wanted))
+    def told(done: float) -> None:
+        progress("training alone", before + done, len(wanted))
 
-        if (arch.key, seed) not in known:
-            train_one(study, arch, seed, task, device, inner)
-        inner("", 1, 1)
+    for over, (place, result) in enumerate(results(workers, (Job("train_alone", each) for each in new), told), start=1):
+        if result.error is not None:
+            raise result.error
+        _write(study, *new[place], result.value, task)
+        told(over)
 
 
 def weights_path(study: Study, arch: Architecture, seed: int = 0) -> Path:
@@ -53,11 +74,10 @@ def build(study: Study, arch: Architecture) -> nn.Module:
 
 def train_one(
     study: Study, arch: Architecture, seed: int, task: Task, device: torch.device, progress: Progress
-) -> None:
-    """Train one architecture with one seed, and write down its weights and its test figures."""
+) -> Trained:
+    """Train one architecture with one seed, and leave its weights in the run folder, beside the checkpoint of its last epoch."""
     config = study.config
     path = weights_path(study, arch, seed)
-    unfinished = path.with_suffix(".checkpoint")
     module = study.space.build(arch, torch_seed(config.seed, "alone", arch.key, seed))
     trained = cast(nn.Module, torch.compile(module)) if config.alone.compile else module
     history = fit(
@@ -66,11 +86,10 @@ def train_one(
         config.alone.training,
         seed=torch_seed(config.seed, "alone batches", seed),
         device=device,
-        path=unfinished,
+        path=_unfinished(path),
         progress=progress,
     )
-    names = [metric.name for metric in study.metrics]
-    found = measure(module, task, task.test, names)
+    found = measure(module, task, task.test, [metric.name for metric in study.metrics])
     with replacing(path) as temporary:
         put_tensors(temporary, module.state_dict())
     notes = {
@@ -78,10 +97,21 @@ def train_one(
         "seconds": round(sum(row["seconds"] for row in history), 2),
         "loss": [round(row["loss"], 5) for row in history],
     }
-    study.add(ALONE, arch, [worst_if_nan(found[metric.name], metric) for metric in study.metrics], notes)
-    checkpoint.remove(unfinished)
+    return Trained(found, notes)
+
+
+def _write(study: Study, arch: Architecture, seed: int, trained: Trained, task: Task) -> None:
+    """Write down a network whose weights are there; its checkpoint is needed no more."""
+    found = trained.figures
+    study.add(ALONE, arch, [worst_if_nan(found[metric.name], metric) for metric in study.metrics], trained.notes)
+    checkpoint.remove(_unfinished(weights_path(study, arch, seed)))
     if task.main.name in found:
         warn_of_chance(found[task.main.name], task, task.test, study.space.label(arch))
+
+
+def _unfinished(weights: Path) -> Path:
+    """The checkpoint of a network in training."""
+    return weights.with_suffix(".checkpoint")
 
 
 def _wanted(study: Study) -> Sequence[Architecture]:

@@ -2,49 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from estimators.latency import CONDITIONS, compare_latency
-from estimators.zero_cost import ZERO_COST
 from nas.data import ImageData
+from nas.engines import Workers, open_engine
 from nas.export import export
+from nas.propose import propose
 from nas.report import write_report, write_tables
 from nas.retrain import build, retrain
-from nas.runtime import half, import_function, stream, write_json
-from nas.scoring import (
-    Evaluate,
-    EvaluatedScorer,
-    Scorer,
-    SupernetScorer,
-    UntrainedScorer,
-    add,
-    allowed,
-    contract,
-    cost_scorers,
-    inherit,
-    inherited,
-    latency_figures,
-    losses_of,
-    score,
-    taken_by,
-    tell_missing,
-    tried,
-)
-from nas.strategies import STRATEGIES, make_strategy
+from nas.runtime import half, import_function, write_json
+from nas.scoring import Evaluate, cost_scorers, latency_figures, taken_by
 from nas.study import LOOP, RunConfig, Study, configure, directed, named, run_folder
 from nas.tasks import Task
 from nas.train import adopt, open_run, train_supernets
 from nas.training import NotFinite
+from nas.worker import Recruit, Worker
 from pruners.progress import Progress, silent
-from search_spaces import SearchSpace
+from search_spaces import SPACES, SearchSpace
 from search_spaces.core import takes
-
-AT_ONCE = 64
-"""Trials at most that are priced and written down together."""
 
 
 @takes(RunConfig)
@@ -121,27 +100,23 @@ def run(
     if config.evaluate is not None:
         evaluate = evaluate or import_function(config.evaluate)
         taken_by(evaluate)
-    study, task, device = open_run(config, folder, space=space, task=task, trust=trust)
-    space = study.space
+    study, made, device = open_run(config, folder, space=space, task=task, trust=trust)
     with study.locked(), study.session():
-        kept, costs = contract(space), cost_scorers(study, device)
-        if evaluate is not None:
-            propose(study, costs, [EvaluatedScorer(space, evaluate, study.objectives, config.seed)], progress)
-            return _written(study)
-        scorers: list[Scorer] = []
-        assert task is not None
-        if untrained := [name for name in config.objectives if name in ZERO_COST]:
-            scorers.append(UntrainedScorer(space, untrained, task, device, config.seed))
-        with half(config.bfloat16):
-            if wanted := [metric.name for metric in config.measured]:
-                learner = (
-                    train_supernets(study, task, device, progress, trust=trust) if config.supernets.count else None
-                )
-                scorers.append(kept.worth(config, task, wanted, device, learner))
-            propose(study, costs, scorers, progress)
-            _retrain(study, task, device, progress)
-        _export_front(study, task, progress)
-        _measure_front(study, device)
+        learner = None
+        if made is not None and config.measured and config.supernets.count:
+            with half(config.bfloat16):
+                learner = train_supernets(study, made, device, progress, trust=trust)
+        worker = Worker(study, made, evaluate, device, lambda: learner)
+        has_name = config.space.name in SPACES or ":" in config.space.name
+        recruit = Recruit(folder, None if has_name else space, task, evaluate)
+        with open_engine(config.engine, recruit if config.engine.elsewhere else lambda place: worker) as workers:
+            part = study.space if learner is None else learner.team.sampler.narrowed(study.space)
+            propose(study, part, cost_scorers(study, device), workers if worker.scores else None, progress)
+            if made is not None:
+                _retrain(study, made, workers, progress)
+        if made is not None:
+            _export_front(study, made, progress)
+            _measure_front(study, device)
         return _written(study)
 
 
@@ -159,71 +134,9 @@ def _name(evaluate: str | Evaluate | None) -> str | None:
     return f"{named.__module__}:{named.__qualname__}"
 
 
-def propose(study: Study, costs: Sequence[Scorer], scorers: Sequence[Scorer], progress: Progress) -> None:
-    """Ask the strategy, score, tell, until the budget is spent or nothing is left to propose.
-
-    The journal is a memory of scores: a search that goes on asks the strategy from the start, and only what the journal does not
-    know is scored. So the strategy ends in the same state, and no trial is lost or doubled. Of a trained model the strategy is told
-    of the uniformly pruned ones first, and before of the trials of another run that it starts with, which no budget counts.
-
-    Costs give what limits are set on, other scorers the rest. What a trial raises makes it a failed one, which the strategy is told of
-    as worse than any; it is not tried again.
-
-    Raises:
-        ValueError: no architecture keeps the limits, or too many trials failed in a row.
-    """
-    config, space, kept = study.config, study.space, contract(study.space)
-    for scorer in scorers:
-        if isinstance(scorer, SupernetScorer):
-            space = scorer.sampler.narrowed(space)
-    space = allowed(study, space, costs)
-    strategy = make_strategy(config.strategy, space, stream(config.seed, "strategy"))
-    inherit(study, space, kept.costs)
-    known = tried(study)
-    if first := inherited(study):
-        strategy.tell([study.architecture(trial) for trial in first], losses_of(first, study.objectives))
-    expected = min(config.budget.trials or space.raw_size, space.raw_size - len(first))
-    entry, scored = STRATEGIES[config.strategy], [*costs, *scorers]
-    at_once = AT_ONCE if len(scored) == 1 else 1  # exact costs alone take less than writing them down
-    there = {study.architecture(trial) for trial in first}
-    start = [arch for arch in kept.start() if space.keeps(arch) and arch not in there]
-    told, spent, failures = 0, 0.0, 0
-    progress("ranking", 0, expected)
-    while told < expected and spent < (config.budget.seconds or float("inf")):
-        together = entry.together if config.supernets.count else min(strategy.ahead, at_once)
-        archs = start[told : told + 1] or strategy.ask(min(together, expected - told))
-        if not archs:
-            break
-
-        def inner(step: str, done: float, total: float, told: int = told, count: int = len(archs)) -> None:
-            progress("ranking", told + count * done / total, expected)
-
-        new = [arch for arch in archs if arch.key not in known]
-        outcomes = score(new, scored, inner)
-        known |= zip((arch.key for arch in new), add(study, new, outcomes), strict=True)
-        for outcome in outcomes:
-            failures = failures + 1 if "reason" in outcome else 0
-            if failures == config.budget.max_failures:
-                raise ValueError(
-                    f"{failures} trials in a row failed, the last of them with {outcome['reason']}; mend what fails, or allow more by "
-                    f"`max_failures`; {study.folder} keeps what was tried"
-                )
-        batch = [known[arch.key] for arch in archs]
-        strategy.tell(archs, losses_of(batch, study.objectives))
-        told += len(archs)
-        spent += sum(trial.user_attrs["seconds"] for trial in batch)
-        progress("ranking", told, expected)
-    progress("ranking", expected, expected)
-    if config.limits and not told:
-        raise ValueError(
-            f"no architecture of {space.name!r} has {space.constraints[-1].rule}; allow more, in another folder"
-        )
-    tell_missing(study)
-
-
-def _retrain(study: Study, task: Task, device: torch.device, progress: Progress) -> None:
+def _retrain(study: Study, task: Task, workers: Workers, progress: Progress) -> None:
     try:
-        retrain(study, task, device, progress)
+        retrain(study, task, workers, progress)
     except NotFinite as error:
         saved = f", and `supernet` {study.folder} there keeps the supernets" if study.config.supernets.count else ""
         raise NotFinite(f"{error}; a lower rate needs another folder{saved}") from None

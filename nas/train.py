@@ -50,6 +50,7 @@ NOT_TRAINED_BY = [
     if name == "supernet" or not any(path[0] in OF_TRAINING for path in keyword.paths)
 ]
 """Settings of a search that training supernets has no use for."""
+CPU = torch.device("cpu")
 OnEpoch = Callable[[list[Row]], None]
 
 
@@ -193,12 +194,12 @@ def train_supernets(
     return learner
 
 
-def load_supernets(study: Study, task: Task) -> Supernets | None:
-    """The trained supernets of a run on the CPU; None if it has none."""
+def load_supernets(study: Study, task: Task, device: torch.device = CPU) -> Supernets | None:
+    """The trained supernets of a run; None if it has none."""
     found = checkpoint.load(_checkpoint(study.folder))
     if found is None:
         return None
-    learner = _learner(study, task, torch.device("cpu"), _untaught(study.config.supernets))
+    learner = _learner(study, task, device, _untaught(study.config.supernets))
     path = _checkpoint(study.folder)
     with fitting(path, f"remove {path.parent} to train this part again"):
         learner.restore(found.tensors)

@@ -17,8 +17,9 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = ["nas", "pruners", "estimators", "search_spaces"]
 ROOMS = {
     "nas": [
-        "__main__", "cli", "contents", "search", "loop", "export", "train", "prune", "retrain", "subnet", "report", "scoring", "study",
-        "pruning", "supernets", "samplers", "training", "tasks", "strategies", "objectives", "data", "runtime",
+        "__main__", "cli", "contents", "search", "loop", "export", "propose", "worker", "retrain", "train", "prune", "subnet",
+        "report", "scoring", "study", "engines", "pruning", "supernets", "samplers", "training", "tasks", "strategies", "objectives",
+        "data", "runtime",
     ],
     "pruners": [
         "space", "prune", "half", "vocabulary", "chosen", "config", "repair", "result", "allocation", "importance", "surgery",

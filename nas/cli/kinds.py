@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from estimators.accuracy import PREDICTORS
 from estimators.counting import COUNTERS
 from estimators.zero_cost import ZERO_COST
+from nas.engines import ENGINES
 from nas.objectives import OBJECTIVES
 from nas.pruning import RECOVERIES
 from nas.strategies import STRATEGIES
@@ -80,6 +81,7 @@ KINDS: dict[str, Kind] = {
     "schedules": Kind("how a model shrinks over the steps of pruning", SCHEDULES, "what it does"),
     "tasks": Kind("kinds of tasks", TASKS, "what outputs are", {"metrics": _attribute("metrics")}),
     "recoveries": Kind("repair of a pruned model", RECOVERIES, "what it does", {"named as": _step, **NEEDS}),
+    "engines": Kind("where trials run", ENGINES, "where", NEEDS),
     "counters": Kind("who counts multiply-accumulates", COUNTERS, "what it is"),
     "formats": Kind("files of an exported network", FORMATS, "what it is"),
 }  # fmt: skip

@@ -47,7 +47,7 @@ class SupernetScorer:
         return [[number] for number in self.learner.assign(archs)]
 
     def __call__(self, archs: Sequence[Architecture], progress: Progress) -> list[Figures]:
-        table: list[dict[int, dict[str, float]]] = [{} for _ in archs]
+        table: list[dict[int, dict[str, float] | None]] = [{} for _ in archs]
         asked = self.choose(archs)
         for number, supernet in enumerate(self.supernets):
             rows = [row for row, numbers in enumerate(asked) if number in numbers]
@@ -70,10 +70,13 @@ class SupernetScorer:
                 table[row][number] = figures
         return [self._figures(row) for row in table]
 
-    def _figures(self, by_supernet: dict[int, dict[str, float]]) -> Figures:
-        """Those of the supernet with the best first metric, and the first metric of each."""
+    def _figures(self, asked: dict[int, dict[str, float] | None]) -> Figures:
+        """Those of the supernet with the best first metric, and the first metric of each; failed where the outputs of all are NaN."""
         first = self.names[0]
         rises = self.task.metric(first).objective.higher_is_better
+        by_supernet = {number: found for number, found in asked.items() if found is not None}
+        if not by_supernet:
+            return {"reason": "NotFinite: outputs must be numbers, got NaN"}
 
         def loss(number: int) -> float:
             value = by_supernet[number][first]

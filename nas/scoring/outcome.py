@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from nas.engines import Late
 from nas.objectives import Floats, Objective, losses, worst_if_nan
 from nas.scoring.costs import Figures, Scorer
 from nas.study import SEARCH, New, Study, Trial, whole
@@ -21,7 +22,11 @@ WORST = 1e30
 
 
 def score(archs: Sequence[Architecture], scorers: Sequence[Scorer], progress: Progress) -> list[Figures]:
-    """Figures of each architecture, or the `reason` why it has none, with the seconds that they took, shared evenly."""
+    """Figures of each architecture, or the `reason` why it has none, with the seconds that they took, shared evenly.
+
+    Raises:
+        Late: it takes longer than it may.
+    """
     if not archs:
         return []
     started = time.perf_counter()
@@ -30,6 +35,8 @@ def score(archs: Sequence[Architecture], scorers: Sequence[Scorer], progress: Pr
         for scorer in scorers:
             for figures, more in zip(merged, scorer(archs, progress), strict=True):
                 figures |= more
+    except Late:
+        raise
     except Exception as error:
         if len(archs) > 1:  # which of them it was
             return [outcome for arch in archs for outcome in score([arch], scorers, progress)]

@@ -11,6 +11,7 @@ from pydantic import Field, field_validator, model_validator
 from estimators import METRICS
 from estimators.zero_cost import ZERO_COST
 from nas.data import DataConfig
+from nas.engines import EngineConfig
 from nas.objectives import ESTIMATES, OBJECTIVES, Hardware, Objective, estimates, parse_objectives
 from nas.pruning import PRUNED
 from nas.runtime import check_trust, names_function, read_yaml, teaches_by_function
@@ -86,7 +87,9 @@ class BudgetConfig(Part):
     """When the search stops, whichever comes first."""
 
     trials: int | None = setting(None, gt=0, adjustable=True, help="Most trials.")
-    seconds: float | None = setting(None, gt=0, adjustable=True, help="Most seconds of evaluating trials.")
+    seconds: float | None = setting(
+        None, gt=0, adjustable=True, help="Most seconds of evaluating trials, added up over workers."
+    )
     max_failures: int = setting(10, gt=0, adjustable=True, help="End a search after so many failed trials in a row.")
 
 
@@ -142,6 +145,7 @@ class RunConfig(Part):
     supernets: SupernetConfig = SupernetConfig(count=4)
     ranking: RankingConfig = RankingConfig()
     budget: BudgetConfig = BudgetConfig()
+    engine: EngineConfig = EngineConfig()
     limits: dict[str, float] = setting(
         {},
         flag="at-most",

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from nas.runtime import precision
-from nas.tasks import Batch, Examples, Task, figures, tallied
+from nas.tasks import Batch, Examples, Numbers, Task, figures, tallied
 from nas.training import BatchNorm, batch_norms
 from pruners.progress import Progress, silent
 from search_spaces import Supernet
@@ -79,16 +79,21 @@ def ranked(
     batch_size: int = 250,
     calibration: Examples | None = None,
     progress: Progress = silent,
-) -> list[dict[str, float]]:
-    """The figures of each subnet on the validation part of a task, by the names of its metrics; see `predict`."""
+) -> list[dict[str, float] | None]:
+    """The figures of each subnet on the validation part of a task, by the names of its metrics; None where outputs are NaN.
+
+    See `predict`.
+    """
     tallies = [tallied(map(task.metric, names)) for _ in locals]
+    numbers = [Numbers() for _ in locals]
 
     def see(row: int, outputs: Any, batch: Batch) -> None:
+        numbers[row].update(outputs)
         for tally in tallies[row].values():
             tally.update(outputs, batch.target)
 
     predict(supernet, locals, task.validation, see, batch_size=batch_size, calibration=calibration, progress=progress)
-    return [figures(own) for own in tallies]
+    return [figures(own) if seen.all() else None for own, seen in zip(tallies, numbers, strict=True)]
 
 
 def predict(

@@ -62,6 +62,21 @@ class Right:
         return int(self.right) / int(self.count) if int(self.count) else math.nan
 
 
+class Numbers:
+    """Whether outputs are numbers, and none of them NaN, of which any metric may make a figure that says nothing."""
+
+    def __init__(self) -> None:
+        self._broken: Tensor | bool = False
+
+    def update(self, outputs: Any) -> None:
+        for x in tree_leaves(outputs):
+            if isinstance(x, Tensor) and x.is_floating_point():
+                self._broken = self._broken | x.isnan().any()
+
+    def all(self) -> bool:
+        return not self._broken
+
+
 class Mean:
     """The mean of a function of batches, (outputs, target) -> number, each batch by its examples."""
 

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from nas.runtime import precision
-from nas.tasks import Examples, Task, figures, tallied
+from nas.tasks import Examples, Numbers, Task, figures, tallied
+from nas.training.config import NotFinite
 from pruners import recalibrate_
 
 BatchNorm = nn.modules.batchnorm._BatchNorm
@@ -29,17 +30,24 @@ def measure(
 
     Returns:
         A figure for each metric, NaN where it has none.
+
+    Raises:
+        NotFinite: outputs are NaN.
     """
     tallies = tallied(task.metric(name) for name in names or [task.main.name])
     device = next(module.parameters()).device
+    numbers = Numbers()
     was_training = module.training
     module.eval()
     with torch.inference_mode(), precision(device):
         for batch in examples.evenly(batch_size, device):
             outputs = batch.call(module)
+            numbers.update(outputs)
             for tally in tallies.values():
                 tally.update(outputs, batch.target)
     module.train(was_training)
+    if not numbers.all():
+        raise NotFinite("outputs must be numbers, got NaN")
     return figures(tallies)
 
 

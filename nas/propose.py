@@ -1,0 +1,195 @@
+"""The loop of a search: ask the strategy, let workers score, write down, tell the strategy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container, Sequence
+from math import ceil, inf
+
+from nas.engines import Workers
+from nas.runtime import stream
+from nas.scoring import (
+    Scored,
+    Scorer,
+    Trials,
+    add,
+    allowed,
+    contract,
+    inherit,
+    inherited,
+    losses_of,
+    tell_missing,
+    tried,
+)
+from nas.strategies import STRATEGIES, Strategy, make_strategy
+from nas.study import Study
+from pruners.progress import Progress
+from search_spaces import Architecture, SearchSpace
+
+AT_ONCE = 64
+"""Trials at most that are asked for together, where no supernet scores them."""
+SHARES = 4
+"""Jobs for each of several workers that trials are cut into which a supernet scores together."""
+
+
+def propose(
+    study: Study, space: SearchSpace, costs: Sequence[Scorer], workers: Workers | None, progress: Progress
+) -> None:
+    """Ask the strategy, score, tell, until the budget is spent or nothing is left to propose.
+
+    The journal is a memory of scores: a search that goes on asks the strategy from the start, and only what the journal does not
+    know is scored. So the strategy ends in the same state, and no trial is lost or doubled. Of a trained model the strategy is told
+    of the uniformly pruned ones first, and before of the trials of another run that it starts with, which no budget counts.
+
+    What a trial raises, and what takes longer than it may, makes it a failed one, which the strategy is told of as worse than any; it
+    is not tried again.
+
+    Args:
+        study: the run.
+        space: the part of its space that is searched, before limits.
+        costs: scorers of this process, which give what limits are set on.
+        workers: give the rest, by `score` of their state; None where costs are all.
+        progress: told about trials.
+
+    Raises:
+        ValueError: no architecture keeps the limits, or too many trials failed in a row.
+    """
+    config, kept = study.config, contract(study.space)
+    space = allowed(study, space, costs)
+    strategy = make_strategy(config.strategy, space, stream(config.seed, "strategy"))
+    inherit(study, space, kept.costs)
+    first = inherited(study)
+    there = {study.architecture(trial) for trial in first}
+    if first:
+        strategy.tell([study.architecture(trial) for trial in first], losses_of(first, study.objectives))
+    start = [arch for arch in kept.start() if space.keeps(arch) and arch not in there]
+    expected = min(config.budget.trials or space.raw_size, space.raw_size - len(first))
+    loop = Loop(study, strategy, start, expected, Trials(costs, workers, config.engine.trial_seconds), progress)
+    progress("ranking", 0, expected)
+    if config.engine.asynchronous:
+        loop.as_they_come(there)
+    else:
+        loop.in_generations()
+    progress("ranking", expected, expected)
+    if config.limits and not loop.told:
+        raise ValueError(
+            f"no architecture of {space.name!r} has {space.constraints[-1].rule}; allow more, in another folder"
+        )
+    tell_missing(study)
+
+
+class Loop:
+    """A search at work.
+
+    Args:
+        study: the run.
+        strategy: proposes, and is told.
+        start: what comes before the strategy is asked.
+        expected: trials at most.
+        trials: scores them.
+        progress: told about them.
+
+    Attributes:
+        told: trials that the strategy was told of.
+    """
+
+    def __init__(
+        self,
+        study: Study,
+        strategy: Strategy,
+        start: Sequence[Architecture],
+        expected: int,
+        trials: Trials,
+        progress: Progress,
+    ) -> None:
+        self.study, self.strategy, self.start, self.expected = study, strategy, list(start), expected
+        self.trials, self.progress = trials, progress
+        self.known = tried(study)
+        self.told, self.spent, self.failures = 0, 0.0, 0
+
+    def in_generations(self) -> None:
+        """Ask for what the strategy knows without being told, score it, tell. So trials are the same whoever scores them."""
+        while self._goes_on(self.told) and (archs := self._ask(self._together(), self.told)):
+            new = [arch for arch in archs if arch.key not in self.known]
+            over = len(archs) - len(new) + self._write(self.trials.start(new, self._share(len(new))))
+            while self.trials.running:
+                over += self._write(self.trials.next(self._telling(self.told + over)))
+            self._tell(archs)
+
+    def as_they_come(self, first: Container[Architecture]) -> None:
+        """Ask for the next trial as soon as a worker is free; a search that goes on tells what it knows first, but for the `first`."""
+        known = [self.study.architecture(trial) for trial in self.known.values()]
+        if before := [arch for arch in known if arch not in first]:
+            self._tell(before)
+        asked = self.told
+        while True:
+            while len(self.trials.running) < self._workers and self._goes_on(asked):
+                if not (archs := self._ask(self._share(self._together()), asked)):
+                    break
+                asked += len(archs)
+                self._write_and_tell(self.trials.start(archs, len(archs)))
+            if not self.trials.running:
+                return
+            self._write_and_tell(self.trials.next(self._telling(self.told)))
+
+    @property
+    def _workers(self) -> int:
+        return 1 if self.trials.workers is None else self.trials.workers.count
+
+    @property
+    def _shared(self) -> bool:
+        """Whether supernets share work between trials."""
+        return self.study.config.supernets.count > 0 and self.trials.workers is not None
+
+    def _together(self) -> int:
+        """How many trials make a generation. It changes none of them, as long as it is no more than the strategy says."""
+        config = self.study.config
+        if self._shared:
+            return STRATEGIES[config.strategy].together
+        if self.trials.workers is None:  # exact costs alone take less than writing them down
+            at_once = AT_ONCE if len(self.trials.costs) == 1 else 1
+        elif self._workers == 1 or config.budget.seconds:
+            at_once = self._workers
+        else:
+            at_once = AT_ONCE
+        return min(self.strategy.ahead, at_once)
+
+    def _share(self, trials: int) -> int:
+        """How many of some trials make a job."""
+        if not self._shared:
+            return 1
+        return max(trials if self._workers == 1 else ceil(trials / (SHARES * self._workers)), 1)
+
+    def _goes_on(self, asked: int) -> bool:
+        return asked < self.expected and self.spent < (self.study.config.budget.seconds or inf)
+
+    def _ask(self, n: int, asked: int) -> list[Architecture]:
+        return [self.start.pop(0)] if self.start else self.strategy.ask(min(n, self.expected - asked))
+
+    def _write(self, scored: Scored) -> int:
+        """Write down trials; gives their number."""
+        archs, outcomes = [arch for arch, _ in scored], [outcome for _, outcome in scored]
+        self.known |= zip((arch.key for arch in archs), add(self.study, archs, outcomes), strict=True)
+        most = self.study.config.budget.max_failures
+        for outcome in outcomes:
+            self.failures = self.failures + 1 if "reason" in outcome else 0
+            if self.failures == most:
+                raise ValueError(
+                    f"{most} trials in a row failed, the last of them with {outcome['reason']}; mend what fails, or allow more by "
+                    f"`max_failures`; {self.study.folder} keeps what was tried"
+                )
+        return len(scored)
+
+    def _tell(self, archs: Sequence[Architecture]) -> None:
+        trials = [self.known[arch.key] for arch in archs]
+        self.strategy.tell(archs, losses_of(trials, self.study.objectives))
+        self.told += len(archs)
+        self.spent += sum(trial.user_attrs["seconds"] for trial in trials)
+        self.progress("ranking", self.told, self.expected)
+
+    def _write_and_tell(self, scored: Scored) -> None:
+        if scored:
+            self._write(scored)
+            self._tell([arch for arch, _ in scored])
+
+    def _telling(self, over: int) -> Callable[[float], None]:
+        return lambda parts: self.progress("ranking", over + parts, self.expected)

@@ -1,0 +1,106 @@
+"""What workers do for a search: score trials and train networks alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+
+from estimators.zero_cost import ZERO_COST
+from nas.engines import Place
+from nas.retrain import Trained, train_one
+from nas.runtime import half, import_function, resolve_device
+from nas.scoring import Evaluate, EvaluatedScorer, Figures, Scorer, UntrainedScorer, contract, score
+from nas.study import Study, load_task
+from nas.supernets import Supernets
+from nas.tasks import Task
+from nas.train import load_supernets
+from pruners.progress import Progress, silent
+from search_spaces import Architecture, SearchSpace
+
+
+@dataclass
+class Worker:
+    """The state of a worker.
+
+    Args:
+        study: the run.
+        task: of the run; None where a function evaluates.
+        evaluate: the function that does.
+        device: where it computes.
+        learner: gives the run's trained supernets, or None if it has none; asked once, and only to score trials.
+    """
+
+    study: Study
+    task: Task | None
+    evaluate: Evaluate | None
+    device: torch.device
+    learner: Callable[[], Supernets | None]
+
+    def score(self, archs: Sequence[Architecture], *, progress: Progress = silent) -> list[Figures]:
+        """Figures of architectures beside costs, or the reason why one has none; see `nas.scoring.score`."""
+        with half(self.study.config.bfloat16):
+            return score(archs, self.scorers, progress)
+
+    def train_alone(self, arch: Architecture, seed: int, *, progress: Progress = silent) -> Trained:
+        """Train a network alone, and leave its weights in the run folder."""
+        assert self.task is not None
+        with half(self.study.config.bfloat16):
+            return train_one(self.study, arch, seed, self.task, self.device, progress)
+
+    @property
+    def scores(self) -> bool:
+        """Whether trials have figures beside costs."""
+        config = self.study.config
+        return bool(self.evaluate or config.measured or ZERO_COST.keys() & set(config.objectives))
+
+    @cached_property
+    def scorers(self) -> list[Scorer]:
+        """What gives trials their figures beside costs."""
+        config, space = self.study.config, self.study.space
+        if self.evaluate is not None:
+            return [EvaluatedScorer(space, self.evaluate, self.study.objectives, config.seed)]
+        assert self.task is not None
+        scorers: list[Scorer] = []
+        if untrained := [name for name in config.objectives if name in ZERO_COST]:
+            scorers.append(UntrainedScorer(space, untrained, self.task, self.device, config.seed))
+        if wanted := [metric.name for metric in config.measured]:
+            scorers.append(contract(space).worth(config, self.task, wanted, self.device, self.learner()))
+        return scorers
+
+
+@dataclass(frozen=True)
+class Recruit:
+    """Makes the worker of another process from the run folder, of which it makes the task again and loads the supernets.
+
+    Args:
+        folder: of the run.
+        space, task, evaluate: where they were given as objects, which the folder cannot name.
+    """
+
+    folder: Path
+    space: SearchSpace | None = None
+    task: Task | None = None
+    evaluate: Evaluate | None = None
+
+    def __call__(self, place: Place) -> Worker:
+        study = Study.open(
+            self.folder, self.space, trust=True
+        )  # what it imports, the process that searches has imported
+        config = study.config
+        device = resolve_device(config.device)
+        if device.type == "cuda" and device.index is None:
+            device = torch.device("cuda", place.number % torch.cuda.device_count())
+        task, evaluate = self.task, self.evaluate
+        if config.evaluate is not None:
+            evaluate = evaluate or import_function(config.evaluate)
+        else:
+            task = task or load_task(config)
+
+        def learner() -> Supernets | None:
+            return load_supernets(study, task, device) if task is not None and config.supernets.count else None
+
+        return Worker(study, task, evaluate, device, learner)
