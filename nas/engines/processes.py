@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
-from multiprocessing.context import ForkServerContext, SpawnContext
+from multiprocessing.context import SpawnContext
 from multiprocessing.process import BaseProcess
 from typing import Any
 
@@ -212,7 +212,7 @@ class Processes:
         return max(min(ends) - time.monotonic(), 0) if ends else None
 
 
-def _context(make: Make) -> SpawnContext | ForkServerContext:
+def _context(make: Make) -> SpawnContext:
     """How processes start: never as a fork of this one, whose threads they would miss.
 
     On Linux they are forks of a server without threads, which has imported what makes their state, so that a new one is there at once.
@@ -221,7 +221,7 @@ def _context(make: Make) -> SpawnContext | ForkServerContext:
         return get_context("spawn")
     context = get_context("forkserver")
     context.set_forkserver_preload([make.__module__])
-    return context
+    return context  # type: ignore[return-value]  # a type that other systems lack
 
 
 @contextmanager
