@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -9,9 +10,10 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import nn
 
-from nas.engines import Job, Workers, results
+from nas.engines import Job, Result, Workers, results
 from nas.objectives import worst_if_nan
 from nas.runtime import checkpoint, fill, put_tensors, read_tensors, replacing, torch_seed
+from nas.scoring import reason
 from nas.study import ALONE, Study
 from nas.tasks import Task
 from nas.training import Alone, fit, measure, warn_of_chance
@@ -31,7 +33,7 @@ class Trained(NamedTuple):
 def retrain(study: Study, task: Task, workers: Workers, progress: Progress) -> None:
     """Train what the configuration asks for alone, and write test figures (of the last epoch) to the journal.
 
-    Networks that the journal knows are not trained again.
+    Networks that the journal knows are not trained again, nor those that failed: one of them does not end the run.
 
     Args:
         study: the run.
@@ -40,10 +42,11 @@ def retrain(study: Study, task: Task, workers: Workers, progress: Progress) -> N
         progress: told about networks.
 
     Raises:
-        Exception: what a network raised in training, such as `NotFinite`.
+        ValueError: all have failed.
+        OSError: a file cannot be read or written.
     """
     wanted = [(arch, seed) for arch in _wanted(study) for seed in range(study.config.alone.seeds)]
-    known = {(row.architecture, row.seed) for row in study.alone.itertuples()}
+    known = {(row.architecture, row.seed) for row in [*study.alone.itertuples(), *study.failed_alone.itertuples()]}
     new = [(arch, seed) for arch, seed in wanted if (arch.key, seed) not in known]
     before = len(wanted) - len(new)
     progress("training alone", before, len(wanted))
@@ -52,10 +55,14 @@ def retrain(study: Study, task: Task, workers: Workers, progress: Progress) -> N
         progress("training alone", before + done, len(wanted))
 
     for over, (place, result) in enumerate(results(workers, (Job("train_alone", each) for each in new), told), start=1):
-        if result.error is not None:
+        if isinstance(result.error, OSError):
             raise result.error
-        _write(study, *new[place], result.value, task)
+        if result.error is None:
+            _write(study, *new[place], result.value, task)
+        else:
+            _fail(study, *new[place], result)
         told(over)
+    _tell_failed(study, wanted)
 
 
 def weights_path(study: Study, arch: Architecture, seed: int = 0) -> Path:
@@ -107,6 +114,28 @@ def _write(study: Study, arch: Architecture, seed: int, trained: Trained, task: 
     checkpoint.remove(_unfinished(weights_path(study, arch, seed)))
     if task.main.name in found:
         warn_of_chance(found[task.main.name], task, task.test, study.space.label(arch))
+
+
+def _fail(study: Study, arch: Architecture, seed: int, result: Result) -> None:
+    """Write down a network that failed."""
+    assert result.error is not None
+    study.add(ALONE, arch, None, {"seed": seed, "reason": reason(result.error), "seconds": result.seconds})
+
+
+def _tell_failed(study: Study, wanted: Sequence[tuple[Architecture, int]]) -> None:
+    """Warn of networks that failed; an error where all did."""
+    failed = study.failed_alone
+    if failed.empty:
+        return
+    first = failed.iloc[0]
+    text = (
+        f"{len(failed)} of {len(wanted)} networks failed in training alone, such as {first['label']} with seed {first['seed']}: "
+        f"{first['reason']}"
+    )
+    if study.alone.empty:
+        kept = f", where `supernet` {study.folder} keeps the supernets" if study.config.supernets.count else ""
+        raise ValueError(f"{text}; mend what fails, such as a lower `learning_rate`, in another folder{kept}")
+    warnings.warn(f"{text}; they are left out of the front", stacklevel=3)
 
 
 def _unfinished(weights: Path) -> Path:

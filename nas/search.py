@@ -9,7 +9,7 @@ import torch
 
 from estimators.latency import CONDITIONS, compare_latency
 from nas.data import ImageData
-from nas.engines import Workers, open_engine
+from nas.engines import open_engine
 from nas.export import export
 from nas.propose import propose
 from nas.report import write_report, write_tables
@@ -19,7 +19,6 @@ from nas.scoring import Evaluate, cost_scorers, latency_figures, taken_by
 from nas.study import LOOP, RunConfig, Study, configure, directed, named, run_folder
 from nas.tasks import Task
 from nas.train import adopt, open_run, train_supernets
-from nas.training import NotFinite
 from nas.worker import Recruit, Worker
 from pruners.progress import Progress, silent
 from search_spaces import SPACES, SearchSpace
@@ -113,7 +112,7 @@ def run(
             part = study.space if learner is None else learner.team.sampler.narrowed(study.space)
             propose(study, part, cost_scorers(study, device), workers if worker.scores else None, progress)
             if made is not None:
-                _retrain(study, made, workers, progress)
+                retrain(study, made, workers, progress)
         if made is not None:
             _export_front(study, made, progress)
             _measure_front(study, device)
@@ -132,14 +131,6 @@ def _name(evaluate: str | Evaluate | None) -> str | None:
         return evaluate
     named = evaluate if hasattr(evaluate, "__qualname__") else type(evaluate)
     return f"{named.__module__}:{named.__qualname__}"
-
-
-def _retrain(study: Study, task: Task, workers: Workers, progress: Progress) -> None:
-    try:
-        retrain(study, task, workers, progress)
-    except NotFinite as error:
-        saved = f", and `supernet` {study.folder} there keeps the supernets" if study.config.supernets.count else ""
-        raise NotFinite(f"{error}; a lower rate needs another folder{saved}") from None
 
 
 def _export_front(study: Study, task: Task, progress: Progress) -> None:

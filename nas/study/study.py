@@ -260,6 +260,16 @@ class Study:
         return pd.DataFrame(rows, columns=["label", "architecture", "reason", "seconds"])
 
     @property
+    def failed_alone(self) -> pd.DataFrame:
+        """One row per network that failed as it was trained alone: `label`, `architecture` (its key), `seed`, `reason`, `seconds`."""
+        with whole(self.journal_path):
+            rows = [
+                {"label": trial.user_attrs["label"], "architecture": self.architecture(trial).key, **_notes(trial)}
+                for trial in self.journal.trials(ALONE, failed=True)
+            ]
+        return pd.DataFrame(rows, columns=["label", "architecture", "seed", "reason", "seconds"])
+
+    @property
     def alone(self) -> pd.DataFrame:
         """One row per network trained alone: `label`, `architecture`, `seed`, `metrics` on the test part, `seconds`."""
         names = [metric.name for metric in self.metrics]
@@ -301,13 +311,16 @@ class Study:
 
     @property
     def front(self) -> pd.DataFrame:
-        """The front of the final figures: once all of `searched_front` are trained alone, the best of what is trained.
+        """The front of the final figures: once all of `searched_front` are trained alone, or failed there, the best of what is trained.
 
         Until then, and without a metric of the task among the objectives, it is `searched_front`.
         """
         searched, names = self.searched_front, [objective.name for objective in self.objectives]
         alone = {metric.name: f"{metric.name}_alone" for metric in self.config.measured}
-        if searched.empty or not alone or searched[list(alone.values())].isna().any(axis=None):
+        if searched.empty or not alone:
+            return searched
+        sound = searched[~searched["architecture"].isin(self.failed_alone["architecture"])]
+        if sound[list(alone.values())].isna().any(axis=None):
             return searched
         table = self.ranked
         trained = table[table[list(alone.values())].notna().all(axis=1) & table[names].notna().all(axis=1)]

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 import nas
 from nas.data.dataset import ImageData
-from nas.retrain import build
+from nas.retrain import Trained, build, train_one
+from search_spaces import Architecture
 from tests.elastic_toy import elastic_space
 
 QUICK = {"strategy": "random", "trials": 1, "epochs": 1, "alone_epochs": 2, "batch_size": 50}
@@ -32,3 +34,28 @@ def test_compiling_changes_how_a_network_runs_and_not_what_is_trained(
     assert ours.keys() == theirs.keys()
     for name, value in ours.items():
         torch.testing.assert_close(value, theirs[name], msg=name)
+
+
+def test_one_network_that_fails_does_not_end_the_run(
+    digits: ImageData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings: dict[str, Any] = {**QUICK, "trials": 4, "retrain": "all", "out": tmp_path}
+    train = train_one
+    asked: list[str] = []
+
+    def second_fails(study: nas.Study, arch: Architecture, *rest: Any) -> Trained:
+        asked.append(arch.key)
+        if len(asked) == 2:
+            raise RuntimeError("out of memory")
+        return train(study, arch, *rest)
+
+    monkeypatch.setattr("nas.worker.train_one", second_fails)
+    with pytest.warns(
+        UserWarning, match="1 of 4 networks failed .*with seed 0: RuntimeError: out of memory; they are left out"
+    ):
+        study = nas.search(elastic_space(), digits, **settings)
+    assert study.failed_alone["architecture"].tolist() == [asked[1]] and len(study.alone) == 3
+    assert asked[1] not in set(study.front["architecture"]) and study.front["accuracy_alone"].notna().all()
+    with pytest.warns(UserWarning, match="1 of 4 networks failed"):
+        nas.search(elastic_space(), digits, **settings)
+    assert len(asked) == 4
