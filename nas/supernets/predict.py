@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from nas.runtime import precision
 from nas.tasks import Batch, Examples, Numbers, Task, figures, tallied
-from nas.training import BatchNorm, batch_norms
+from nas.training import BatchNorm, as_large_as_fits, batch_norms
 from pruners.progress import Progress, silent
 from search_spaces import Supernet
 from search_spaces.core import Flow, FlowShape, Local, advance, shape_of
@@ -84,16 +84,20 @@ def ranked(
 
     See `predict`.
     """
-    tallies = [tallied(map(task.metric, names)) for _ in locals]
-    numbers = [Numbers() for _ in locals]
 
-    def see(row: int, outputs: Any, batch: Batch) -> None:
-        numbers[row].update(outputs)
-        for tally in tallies[row].values():
-            tally.update(outputs, batch.target)
+    def by(size: int) -> list[dict[str, float] | None]:
+        tallies = [tallied(map(task.metric, names)) for _ in locals]
+        numbers = [Numbers() for _ in locals]
 
-    predict(supernet, locals, task.validation, see, batch_size=batch_size, calibration=calibration, progress=progress)
-    return [figures(own) if seen.all() else None for own, seen in zip(tallies, numbers, strict=True)]
+        def see(row: int, outputs: Any, batch: Batch) -> None:
+            numbers[row].update(outputs)
+            for tally in tallies[row].values():
+                tally.update(outputs, batch.target)
+
+        predict(supernet, locals, task.validation, see, batch_size=size, calibration=calibration, progress=progress)
+        return [figures(own) if seen.all() else None for own, seen in zip(tallies, numbers, strict=True)]
+
+    return as_large_as_fits(by, batch_size)
 
 
 def predict(

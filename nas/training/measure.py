@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import torch
 from torch import nn
@@ -13,6 +14,7 @@ from nas.tasks import Examples, Numbers, Task, figures, tallied
 from nas.training.config import NotFinite
 from pruners import recalibrate_
 
+Result = TypeVar("Result")
 BatchNorm = nn.modules.batchnorm._BatchNorm
 
 
@@ -34,21 +36,43 @@ def measure(
     Raises:
         NotFinite: outputs are NaN.
     """
-    tallies = tallied(task.metric(name) for name in names or [task.main.name])
+    wanted = [task.metric(name) for name in names or [task.main.name]]
     device = next(module.parameters()).device
-    numbers = Numbers()
-    was_training = module.training
-    module.eval()
-    with torch.inference_mode(), precision(device):
-        for batch in examples.evenly(batch_size, device):
+
+    def by(size: int) -> dict[str, float]:
+        tallies, numbers = tallied(wanted), Numbers()
+        for batch in examples.evenly(size, device):
             outputs = batch.call(module)
             numbers.update(outputs)
             for tally in tallies.values():
                 tally.update(outputs, batch.target)
-    module.train(was_training)
-    if not numbers.all():
-        raise NotFinite("outputs must be numbers, got NaN")
-    return figures(tallies)
+        if not numbers.all():
+            raise NotFinite("outputs must be numbers, got NaN")
+        return figures(tallies)
+
+    was_training = module.training
+    module.eval()
+    try:
+        with torch.inference_mode(), precision(device):
+            return as_large_as_fits(by, batch_size)
+    finally:
+        module.train(was_training)
+
+
+def as_large_as_fits(by: Callable[[int], Result], batch_size: int) -> Result:
+    """What `by` computes in batches of a size; where the memory of a GPU does not do, of half of it, and so on, with a warning."""
+    while True:
+        try:
+            return by(batch_size)
+        except torch.OutOfMemoryError:
+            if batch_size == 1:
+                raise
+        torch.cuda.empty_cache()
+        warnings.warn(
+            f"the GPU has no memory for {batch_size} examples at a time; measuring goes on with {batch_size // 2}",
+            stacklevel=3,
+        )
+        batch_size //= 2
 
 
 def warn_of_chance(found: float, task: Task, examples: Examples, who: str) -> None:

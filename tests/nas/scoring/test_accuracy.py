@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from torch import Tensor, nn
 
 from nas.scoring import SupernetScorer
 from nas.study.config import RankingConfig
@@ -34,3 +35,28 @@ def test_nan_is_no_chance(task: Task) -> None:
     module = learner.members[0].supernet.extract(SPACE.locals(archs[0]))
     with pytest.raises(NotFinite, match="got NaN"):
         measure(module, task, task.test)
+
+
+class Hungry(nn.Module):
+    """Has no memory for more than 30 examples."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last = nn.Linear(64, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if len(x) > 30:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return self.last(x.flatten(1))
+
+
+def test_measuring_takes_as_many_examples_as_there_is_memory_for(task: Task) -> None:
+    torch.manual_seed(0)
+    module = Hungry()
+    with pytest.warns(UserWarning) as told:
+        found = measure(module, task, task.test, batch_size=100)
+    assert [str(each.message).partition("memory for ")[2] for each in told] == [
+        "100 examples at a time; measuring goes on with 50",
+        "50 examples at a time; measuring goes on with 25",
+    ]
+    assert found == measure(module, task, task.test, batch_size=25) and module.training
