@@ -19,7 +19,15 @@ import pytest
 NEEDED = "NAS_NEEDS_CHROMIUM"
 """A variable of the environment: set, tests without Chromium fail; else they are skipped."""
 NAMES = ("chromium", "chromium-browser", "google-chrome")
-OPTIONS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--no-first-run", "--enable-logging=stderr", "--v=0")
+OPTIONS = (
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--hide-scrollbars",
+    "--no-first-run",
+    "--enable-logging=stderr",
+    "--v=0",
+)
 RESULT = "result-of-the-test"
 
 
@@ -49,17 +57,27 @@ def with_script(page: str, script: str) -> str:
     return page.replace("</body>", f"<script>{script}</script></body>")
 
 
-def open_page(page: str, body: str, *options: str, wait: int = 5000) -> Opened:
-    """Run the body of an asynchronous function at the end of a page; `page` is its text, and what it returns has to be JSON."""
+def open_page(page: str, body: str, *options: str, wait: int | None = 5000) -> Opened:
+    """Run the body of an asynchronous function at the end of a page.
+
+    Args:
+        page: its text.
+        body: of the function; what it returns has to be JSON.
+        options: of Chromium.
+        wait: milliseconds of a clock that stands still while anything is computed; None for the real one, and a body that waits for
+            nothing.
+    """
     script = (
-        "(async () => { let found; try { found = await (async () => {\n" + body + "\n})() } catch (error) { found = 'failed: ' + error.stack }\n"
+        f"(async () => {{ let found; try {{ found = await (async () => {{\n{body}\n}})() }}\n"
+        "catch (error) { found = 'failed: ' + error.stack }\n"
         f"const held = document.createElement('pre'); held.id = '{RESULT}'; held.textContent = JSON.stringify(found);\n"
         "document.body.append(held) })()"
     )
     with TemporaryDirectory() as folder:
         path = Path(folder) / "page.html"
         path.write_text(with_script(page, script), encoding="utf-8")
-        done = _run(folder, "--dump-dom", f"--virtual-time-budget={wait}", *options, path.as_uri())
+        clock = () if wait is None else (f"--virtual-time-budget={wait}",)
+        done = _run(folder, "--dump-dom", *clock, *options, path.as_uri())
     found = re.search(rf'<pre id="{RESULT}">(.*?)</pre>', done.stdout, flags=re.S)
     assert found, f"the script did not end: {done.stderr[-2000:]}"
     return Opened(json.loads(unescape(found[1])), _console(done.stderr))

@@ -10,6 +10,7 @@ from html import escape
 from importlib import resources
 from typing import Any
 
+
 def document(title: str, parts: Iterable[str], data: str = "") -> str:
     """A page of parts that are HTML already, under its title, which is text; empty parts are left out.
 
@@ -22,7 +23,8 @@ def document(title: str, parts: Iterable[str], data: str = "") -> str:
     """
     heading, style, script = escape(title), shipped("page.css"), shipped("page.js")
     policy = (
-        f"default-src 'none'; script-src {_hash(script)}; style-src {_hash(style)}; img-src data:; base-uri 'none'; form-action 'none'"
+        f"default-src 'none'; script-src {_hash(script)}; style-src {_hash(style)}; img-src data:; "
+        "base-uri 'none'; form-action 'none'"
     )
     held = f'<script type="application/json" id="data">{data}</script>\n' if data else ""
     return (

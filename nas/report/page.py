@@ -15,7 +15,7 @@ from nas.report.format import UNKNOWN, Table, front_table, measured, si
 from nas.report.html import document, facts, figure, framed, listed, pairs, table
 from nas.report.page_data import island, page_data
 from nas.report.point_labels import drawable
-from nas.report.timeline import DONE, FAILED, TRAINED, by_worker, clock, sessions, spans
+from nas.report.timeline import DONE, FAILED, TRAINED, Span, by_worker, clock, sessions, spans
 from nas.runtime import names_function
 from nas.scoring import contract
 from nas.strategies import STRATEGIES
@@ -44,18 +44,18 @@ EXPLORER = """
 <div class="closer"><div id="plot"><svg role="group"></svg>
 <ul class="legend quiet">
 <li><svg viewBox="0 0 12 12" aria-hidden="true"><circle class="member" cx="6" cy="6" r="4.5"/></svg>front</li>
-<li id="legend-behind"><svg viewBox="0 0 12 12" aria-hidden="true"><circle class="member behind" cx="6" cy="6" r="4.5"/></svg>behind once
-trained alone</li>
+<li id="legend-behind"><svg viewBox="0 0 12 12" aria-hidden="true"><circle class="member behind" cx="6" cy="6" r="4.5"/></svg>
+behind once trained alone</li>
 <li id="legend-alone"><svg viewBox="0 0 12 12" aria-hidden="true"><path class="alone" d="M6 1l5 5l-5 5l-5-5z"/></svg>trained alone</li>
 <li><svg viewBox="0 0 12 12" aria-hidden="true"><path class="dots" d="M6 6h0"/></svg>other trials</li>
 </ul></div>
-<section id="details" aria-label="The chosen trial" aria-live="polite"><p class="quiet empty">Point at a dot to see what it is. Click it, or a
-name in a table, for its choices and a command that makes something of it.</p></section></div>
+<section id="details" aria-label="The chosen trial" aria-live="polite"><p class="quiet empty">Point at a dot to
+see what it is. Click it, or a name in a table, for its choices and a command that makes something of it.</p></section></div>
 <form id="filter" class="controls"><label>name or choice <input id="words" type="search" placeholder="words, name=value"></label>
 <label><input id="front-only" type="checkbox"> front only</label>
-<fieldset><label>limit <select id="limited"></select></label><select id="side" aria-label="at most or at least"><option value="most">≤</option>
-<option value="least">≥</option></select><input id="bound" aria-label="value of the limit" placeholder="60M, 93, 1.5" autocomplete="off">
-<button>Add</button></fieldset></form>
+<fieldset><label>limit <select id="limited"></select></label><select id="side" aria-label="at most or at least">
+<option value="most">≤</option><option value="least">≥</option></select>
+<input id="bound" aria-label="value of the limit" placeholder="60M, 93, 1.5" autocomplete="off"> <button>Add</button></fieldset></form>
 <div id="limits"></div>
 <p id="count" class="quiet" role="status"></p>
 <div id="trials"></div>
@@ -101,7 +101,8 @@ def render(study: Study, images: Mapping[str, bytes], epochs: int) -> str:
         epochs: how long the supernets were trained.
     """
     ranked, front, asked = study.ranked, study.front, study.searched_front
-    data = page_data(study, ranked, front, asked, searched(study))
+    done = spans(study)
+    data = page_data(study, ranked, front, asked, searched(study), done)
     places = {label: at for at, label in enumerate(data.get("labels", ()))}
     parts = [
         _lede(study),
@@ -113,7 +114,7 @@ def render(study: Study, images: Mapping[str, bytes], epochs: int) -> str:
         _ranking(study, ranked),
         _exports(study),
         _failed(study),
-        _workers(study),
+        _workers(done),
         _sessions(study.record),
         _asked(study),
         _made(study.record),
@@ -204,9 +205,9 @@ def _front(
             f"Latency: one {kind.removesuffix('s')} at a time, median and quartiles, on the hardware named below."
         )
     numbers = None if drawable(ranked["label"]) else {label: at for at, label in enumerate(asked["label"], start=1)}
-    table = _table(shown, knee, numbers, places)
+    listing = _table(shown, knee, numbers, places)
     behind = asked[~asked["label"].isin(front["label"])]
-    text = f'<h2>The front, cheapest first</h2>\n{table}\n<p class="quiet">{" ".join(notes)}</p>'
+    text = f'<h2>The front, cheapest first</h2>\n{listing}\n<p class="quiet">{" ".join(notes)}</p>'
     if behind.empty:
         return text
     rest = _table(front_table(behind, searched(study), names, study.metrics), knee, numbers, places)
@@ -301,9 +302,9 @@ def _failed(study: Study) -> str:
 # --- who did what when ---
 
 
-def _workers(study: Study) -> str:
+def _workers(found: Sequence[Span]) -> str:
     rows = []
-    for worker, own in by_worker(spans(study)):
+    for worker, own in by_worker(found):
         count = Counter(span.kind for span in own)
         busy = sum(span.end - span.start for span in own)
         ends = clock(own[0].start), clock(max(span.end for span in own))

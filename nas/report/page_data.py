@@ -14,7 +14,7 @@ from pandas.api.types import is_bool_dtype, is_numeric_dtype
 
 from nas.objectives import OBJECTIVES, Objective
 from nas.report.plots import front_axes
-from nas.report.timeline import DONE, FAILED, TRAINED, Span, by_worker, sessions, spans
+from nas.report.timeline import DONE, FAILED, TRAINED, Span, by_worker, sessions
 from nas.runtime import names_function
 from nas.study import OBJECT, Study, choose
 from search_spaces import SPACES
@@ -26,7 +26,9 @@ KINDS = (DONE, TRAINED, FAILED)
 DIGITS = 7
 
 
-def page_data(study: Study, ranked: pd.DataFrame, front: pd.DataFrame, asked: pd.DataFrame, source: str) -> dict[str, Any]:
+def page_data(
+    study: Study, ranked: pd.DataFrame, front: pd.DataFrame, asked: pd.DataFrame, source: str, found: Sequence[Span]
+) -> dict[str, Any]:
     """Plain data, by column.
 
     Args:
@@ -35,8 +37,8 @@ def page_data(study: Study, ranked: pd.DataFrame, front: pd.DataFrame, asked: pd
         front: its `front`.
         asked: its `searched_front`.
         source: where the figures that the search saw come from; part of a column's name.
+        found: what was done when.
     """
-    found = spans(study)
     failed = study.failed
     data: dict[str, Any] = {
         "failed": {
@@ -47,7 +49,7 @@ def page_data(study: Study, ranked: pd.DataFrame, front: pd.DataFrame, asked: pd
         }
     }
     if ranked.empty:
-        return {**data, "timeline": _timeline(study, found, {})}
+        return {**data, "timeline": _timeline(study.record, found, [])}
     keys = {*front["architecture"], *asked["architecture"]}
     kept = _kept(ranked, keys)
     table = ranked.iloc[kept].assign(trial=np.asarray(kept) + 1)
@@ -63,12 +65,12 @@ def page_data(study: Study, ranked: pd.DataFrame, front: pd.DataFrame, asked: pd
         "axes": [names.index(axis.column) if axis.column in names else 0 for axis in axes],
         "labels": _texts(table["label"]),
         "values": [_numbers(table[name]) for name in names],
-        **_choices(table["architecture"]),
+        **_choices(_texts(table["architecture"])),
         "front": [places[key] for key in front["architecture"]],
         "behind": [places[key] for key in asked["architecture"] if key not in set(front["architecture"])],
         "knee": places[choose(study, "knee")["architecture"].iloc[0]] if len(front) else None,
         "command": command(study),
-        "timeline": _timeline(study, found, places),
+        "timeline": _timeline(study.record, found, _texts(table["label"])),
     }
 
 
@@ -91,7 +93,7 @@ def command(study: Study) -> dict[str, str]:
 def _kept(ranked: pd.DataFrame, keys: set[str]) -> list[int]:
     if len(ranked) <= MOST:
         return list(range(len(ranked)))
-    alone = [name for name in ranked if name.endswith("_alone")]
+    alone = [name for name in ranked if str(name).endswith("_alone")]
     needed = ranked["architecture"].isin(keys) | ranked[alone].notna().any(axis=1)
     others = np.flatnonzero(~needed)
     evenly = np.linspace(0, len(others) - 1, max(0, min(len(others), MOST - int(needed.sum())))).astype(int)
@@ -121,7 +123,10 @@ def _columns(study: Study, table: pd.DataFrame, source: str) -> list[dict[str, A
         for name in table
         if is_numeric_dtype(table[name]) and not is_bool_dtype(table[name]) and table[name].notna().any()
     ]
-    ordered = [*(name for name in dict.fromkeys(first) if name in there), *(name for name in there if name not in first)]
+    ordered = [
+        *(name for name in dict.fromkeys(first) if name in there),
+        *(name for name in there if name not in first),
+    ]
     return [_column(name, known, metrics, source, main=name in first) for name in ordered]
 
 
@@ -141,11 +146,11 @@ def _column(
             behind = f" {source}"
     objective = known.get(of)
     unit = "ms" if of.endswith("_ms") else "s" if of == "seconds" else objective.unit if objective else ""
-    words = {"latency_p25_ms": "latency, lower quartile", "latency_p75_ms": "latency, upper quartile"}.get(of)
+    quartile = {"latency_p25_ms": "latency, lower quartile", "latency_p75_ms": "latency, upper quartile"}.get(of)
     written = "percent" if unit == "%" else "plain" if of in metrics or unit == "s" else "ms" if unit == "ms" else "si"
     return {
         "name": name,
-        "title": words or of.removesuffix("_ms").replace("_", " ") + behind,
+        "title": quartile or of.removesuffix("_ms").replace("_", " ") + behind,
         "unit": {"bytes": "B"}.get(unit, unit),
         "as": written,
         "up": bool(objective and objective.higher_is_better and not name.endswith("_std")),
@@ -167,6 +172,9 @@ def _choices(keys: Sequence[str]) -> dict[str, Any]:
 
 
 def _word(value: object) -> str:
+    """A value of a choice as the keys of architectures write it, a string without quotes."""
+    if type(value) is int:  # most are, and this is quick
+        return str(value)
     return value if isinstance(value, str) else json.dumps(value)
 
 
@@ -185,26 +193,22 @@ def _number(value: float) -> float | int | None:
     return int(value) if value == int(value) and abs(value) < 2**53 else float(f"{value:.{DIGITS}g}")
 
 
-def _timeline(study: Study, found: Sequence[Span], places: Mapping[str, int]) -> dict[str, Any]:
-    """Workers with their spans by column, in seconds since the first; and sessions."""
-    commands = sessions(study.record)
+def _timeline(record: Mapping[str, Any], found: Sequence[Span], labels: Sequence[str]) -> dict[str, Any]:
+    """Workers with their spans by column, in seconds since the first, and sessions. Spans know trials by their place in `labels`."""
+    commands, places = sessions(record), {label: at for at, label in enumerate(labels)}
     origin = min([span.start for span in found] + [session.start for session in commands], default=0.0)
     workers = []
     for name, own in by_worker(found):
-        at = [places.get(study.architecture(span.trial).key, -1) for span in own]
-        shown = [
-            (span, place) for span, place in zip(own, at, strict=True) if place >= 0 or span.kind != DONE
-        ]
+        named = [(span, str(span.trial.user_attrs["label"])) for span in own]
+        shown = [(span, label) for span, label in named if label in places or span.kind != DONE]
         workers.append(
             {
                 "name": name,
                 "start": [round(span.start - origin, 2) for span, _ in shown],
                 "seconds": [round(span.end - span.start, 2) for span, _ in shown],
                 "kind": [KINDS.index(span.kind) for span, _ in shown],
-                "trial": [place for _, place in shown],
-                "labels": {
-                    at: str(span.trial.user_attrs["label"]) for at, (span, place) in enumerate(shown) if place < 0
-                },
+                "trial": [places.get(label, -1) for _, label in shown],
+                "labels": {at: label for at, (_, label) in enumerate(shown) if label not in places},
             }
         )
     ends = [None if session.end is None else round(session.end - origin, 2) for session in commands]

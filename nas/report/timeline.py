@@ -70,7 +70,9 @@ def spans(study: Study) -> list[Span]:
             told.append(Span(worker, start, start + seconds(trial), kind, trial))
         elif end is not None:
             rest[worker].append(Span(worker, end - seconds(trial), end, kind, trial))
-    return sorted([*told, *(span for own in rest.values() for span in _apart(own, begins))], key=lambda span: span.start)
+    return sorted(
+        [*told, *(span for own in rest.values() for span in _apart(own, begins))], key=lambda span: span.start
+    )
 
 
 def by_worker(found: Iterable[Span]) -> list[tuple[str, list[Span]]]:
@@ -105,8 +107,6 @@ def _apart(own: list[Span], begins: list[float]) -> Iterator[Span]:
         while at >= 0 and begins[at] > span.end:
             at -= 1
         end = min(span.end, following)
-        start = end - (span.end - span.start)
-        if at >= 0 and end > begins[at]:
-            start = max(start, begins[at])
+        start = max(end - (span.end - span.start), begins[at] if at >= 0 else -math.inf)
         following = start
         yield span._replace(start=start, end=end)

@@ -27,21 +27,25 @@ TOOLS = """
 const all = (selector, from = document) => [...from.querySelectorAll(selector)];
 const one = (selector) => document.querySelector(selector);
 const text = (selector, from = document) => all(selector, from).map((each) => each.textContent);
-const change = (selector, value, kind = "change") => { const input = one(selector); input.value = value; input.dispatchEvent(new Event(kind)); };
-const key = (element, name) => element.dispatchEvent(new KeyboardEvent("keydown", { key: name, bubbles: true, cancelable: true }));
+const change = (selector, value, kind = "change") => { one(selector).value = value; one(selector).dispatchEvent(new Event(kind)); };
+const key = (element, key) => element.dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true, cancelable: true }));
 const heading = (host, title) => all(`${host} button.sort`).find((each) => each.textContent === title);
 const option = (selector, title) => all(`${selector} option`).find((each) => each.textContent === title).value;
 const column = (host, at) => all(`${host} tbody tr`).map((row) => row.cells[at].textContent);
 """
 WALK = """
 const found = {};
-const centre = (element) => { const box = element.getBoundingClientRect(); return { clientX: box.x + box.width / 2, clientY: box.y + box.height / 2, bubbles: true } };
+const centre = (element) => {
+  const box = element.getBoundingClientRect();
+  return { clientX: box.x + box.width / 2, clientY: box.y + box.height / 2, bubbles: true };
+};
 const plot = one("#plot > svg"), members = () => all("#plot > svg .member");
 found.drawn = [members().length, one(".replaced").hidden, one("#explorer").hidden];
 plot.dispatchEvent(new PointerEvent("pointermove", centre(members()[2])));
 found.tip = [one("#tip").hidden, one("#tip").textContent];
 plot.dispatchEvent(new MouseEvent("click", centre(members()[2])));
-found.chosen = [one("#details h3").textContent, one("#details code").textContent, text("tr[aria-current]"), members()[2].getAttribute("aria-pressed")];
+found.chosen = [one("#details h3").textContent, one("#details code").textContent, text("tr[aria-current]"),
+  members()[2].getAttribute("aria-pressed")];
 members()[0].focus();
 key(members()[0], "ArrowRight");
 found.focused = members().indexOf(document.activeElement);
@@ -77,7 +81,8 @@ found.axes = members()[0].getAttribute("aria-label");
 change("#up", option("#up", "accuracy supernet"));
 
 found.failed = [all("#failures tbody tr").length, one("#failures tbody tr").textContent];
-found.timeline = [one("#timeline").hidden, ...text("#timeline > svg text").slice(-1), ...[0, 1, 2].map((kind) => all(`#timeline path.kind${kind}`).some((path) => path.getAttribute("d")))];
+const bars = (kind) => all(`#timeline path.kind${kind}`).some((path) => path.getAttribute("d"));
+found.timeline = [one("#timeline").hidden, ...text("#timeline > svg text").slice(-1), ...[0, 1, 2].map(bars)];
 const box = plot.getBoundingClientRect();
 found.box = [box.left, box.top, box.right, box.bottom].map((side) => side + 0);
 found.wide = document.documentElement.scrollWidth <= window.innerWidth;
@@ -131,7 +136,10 @@ found.rows = [all("#trials tbody tr").length, one("#trials > button").textConten
 one("#trials > button").click();
 found.more = all("#trials tbody tr").length;
 found.commands = {};
-for (const button of all("#trials .pick").slice(0, 4)) { button.click(); found.commands[one("#details h3").textContent] = one("#details code")?.textContent ?? null; }
+for (const button of all("#trials .pick").slice(0, 4)) {
+  button.click();
+  found.commands[one("#details h3").textContent] = one("#details code").textContent;
+}
 for (const circle of all("#plot > svg .member")) { circle.focus(); }
 found.failed = text("#failures td")[1];
 found.after = [document.title, all("#details img, #tip img, #trials img, #failures img, svg img").length, Boolean(window.owned)];
@@ -140,20 +148,38 @@ return found;
 
 
 def test_labels_and_reasons_stay_text_and_long_tables_have_windows(start: Callable[..., Study]) -> None:
-    nasty = "</script><script>window.owned = document.title = 'owned'</script><img src=x onerror='window.owned = 1'><!--"
-    names = (nasty, "it's $(id) `id` \\ \"&amp;\" \u2028", "--help", "<b class=mine>bold</b>", *(f"plain{at}" for at in range(446)))
+    nasty = (
+        "</script><script>window.owned = document.title = 'owned'</script><img src=x onerror='window.owned = 1'><!--"
+    )
+    names = (
+        nasty,
+        'it\'s $(id) `id` \\ "&amp;" \u2028',
+        "--help",
+        "<b class=mine>bold</b>",
+        *(f"plain{at}" for at in range(446)),
+    )
     space = SearchSpace("resnet20-pooling", (Categorical("<i>", names),))
     study = start(space, retrain="none")
     archs = list(space.enumerate())
     with study.session(f"nas search --out '{nasty}'"):
-        study.add_all(SEARCH, [New(arch, [0.5 + at / 1000, 1e6 + at], {"params": at, "worker": nasty}) for at, arch in enumerate(archs)])
+        study.add_all(
+            SEARCH,
+            [New(arch, [0.5 + at / 1000, 1e6 + at], {"params": at, "worker": nasty}) for at, arch in enumerate(archs)],
+        )
         study.add(SEARCH, archs[0], None, {"reason": nasty, "seconds": 1.0})
     page = page_of(study)
-    assert page.count("</script") == page.count("<script") == 2 and "<img src=x" not in page and "\u2028" not in page.split('id="data"')[1]
+    assert (
+        page.count("</script") == page.count("<script") == 2
+        and "<img src=x" not in page
+        and "\u2028" not in page.split('id="data"')[1]
+    )
     found, console = open_page(page, TOOLS + HOSTILE)
     assert isinstance(found, dict), found
     assert found["title"] == found["after"][0] == "resnet20-pooling on digits" and found["after"][1:] == [0, False]
-    assert "IMG" not in {name for name in found["elements"] if name.startswith("mine")} and found["elements"].count("SCRIPT") == 3
+    assert (
+        "IMG" not in {name for name in found["elements"] if name.startswith("mine")}
+        and found["elements"].count("SCRIPT") == 3
+    )
     assert found["rows"] == [200, "Show 200 more of 250"] and found["more"] == 400
     assert len(found["commands"]) == 4
     for label, command in found["commands"].items():
@@ -163,17 +189,22 @@ def test_labels_and_reasons_stay_text_and_long_tables_have_windows(start: Callab
 
 
 def test_the_policy_keeps_out_scripts_that_it_does_not_name(start: Callable[..., Study]) -> None:
-    page = page_of(start()).replace("</body>", "<script>window.owned = 1</script><img src=x onerror='window.owned = 1'></body>")
+    page = page_of(start()).replace(
+        "</body>", "<script>window.owned = 1</script><img src=x onerror='window.owned = 1'></body>"
+    )
     found, console = open_page(page, "return Boolean(window.owned)")
     assert found is False and any("Content Security Policy" in line for line in console)
 
 
 def test_tables_of_a_pruning_are_sorted() -> None:
-    script = TOOLS + """
+    script = (
+        TOOLS
+        + """
     const tables = all("table"), last = tables.at(-1), names = () => [...last.tBodies[0].rows].map((row) => row.cells[0].textContent);
     const found = [names()];
     for (const at of [1, 1, 3]) { last.tHead.rows[0].cells[at].querySelector("button").click(); found.push(names()); }
     return found;"""
+    )
     groups = {"a": (1000, 1000), "b": (64, 8), "c": (2, 1)}
     found, console = open_page(prune_page({**WHOLE, "groups": groups}), script)
     assert found == [["a", "b", "c"], ["c", "b", "a"], ["a", "b", "c"], ["b", "c", "a"]] and console == []
@@ -181,7 +212,11 @@ def test_tables_of_a_pruning_are_sorted() -> None:
 
 def test_what_is_shipped_cannot_end_its_element_and_needs_no_network() -> None:
     script, style = shipped("page.js"), shipped("page.css")
-    assert "</" not in script + style and "<!--" not in script and not re.search(r"innerHTML|outerHTML|eval\(|Function\(|https?:", script)
+    assert (
+        "</" not in script + style
+        and "<!--" not in script
+        and not re.search(r"innerHTML|outerHTML|eval\(|Function\(|https?:", script)
+    )
     assert "url(" not in style and "@import" not in style
 
 

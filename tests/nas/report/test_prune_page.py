@@ -92,7 +92,9 @@ def test_only_warnings_are_drawn_as_warnings_each_once() -> None:
     page = prune_page(WHOLE)
     assert re.findall(r'<p class="warning">(.*?)[:;]', page) == ["The smaller model is no faster in ONNX Runtime"]
     assert re.findall(r'<p class="note">(.*?)</p>', page) == ["Pass &lt;1&gt;: 512 of 1,000 samples were used."]
-    assert 'class="warning"' not in prune_page({**WHOLE, "milliseconds": {"eager": (4.0, 2.0)}, "notes": WHOLE["notes"][:1]})
+    assert 'class="warning"' not in prune_page(
+        {**WHOLE, "milliseconds": {"eager": (4.0, 2.0)}, "notes": WHOLE["notes"][:1]}
+    )
 
 
 @pytest.mark.parametrize(
