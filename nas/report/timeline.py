@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from itertools import groupby
 from typing import Any, NamedTuple
@@ -70,9 +70,8 @@ def spans(study: Study) -> list[Span]:
             told.append(Span(worker, start, start + seconds(trial), kind, trial))
         elif end is not None:
             rest[worker].append(Span(worker, end - seconds(trial), end, kind, trial))
-    return sorted(
-        [*told, *(span for own in rest.values() for span in _apart(own, begins))], key=lambda span: span.start
-    )
+    inferred = [span for own in rest.values() for span in _apart(own, begins)]
+    return sorted([*told, *inferred], key=lambda span: span.start)
 
 
 def by_worker(found: Iterable[Span]) -> list[tuple[str, list[Span]]]:
@@ -100,13 +99,14 @@ def seconds(trial: Trial) -> float:
     return float(took) if isinstance(took, int | float) and math.isfinite(took) and took > 0 else 0.0
 
 
-def _apart(own: list[Span], begins: list[float]) -> Iterator[Span]:
-    """Spans of one worker that do at most one thing at a time: each ends where the next starts, and none starts before its session."""
+def _apart(own: list[Span], begins: list[float]) -> list[Span]:
+    """Spans of one worker that does one thing at a time: each ends where the next starts, and none starts before its session."""
+    found: list[Span] = []
     following, at = math.inf, len(begins) - 1
     for span in reversed(sorted(own, key=lambda span: span.end)):  # in a batch, the last is the last
         while at >= 0 and begins[at] > span.end:
             at -= 1
         end = min(span.end, following)
-        start = max(end - (span.end - span.start), begins[at] if at >= 0 else -math.inf)
-        following = start
-        yield span._replace(start=start, end=end)
+        following = max(end - (span.end - span.start), begins[at] if at >= 0 else -math.inf)
+        found.append(span._replace(start=following, end=end))
+    return found[::-1]

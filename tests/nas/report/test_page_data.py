@@ -82,8 +82,8 @@ def test_trials_that_say_who_and_when_stand_where_they_say(start: Callable[..., 
 def test_trials_that_do_not_say_so_are_one_workers_within_its_session(start: Callable[..., Study]) -> None:
     study = start()
     with study.session("nas search"):
-        arch = [try_(study, number) for number in range(4)][0]
-        train_alone(study, arch, 0.9)
+        archs = [try_(study, number) for number in range(4)]
+        train_alone(study, archs[0], 0.9)
     found = spans(study)
     (session,) = sessions(study.record)
     assert [span.kind for span in found] == [*[DONE] * 4, TRAINED] and {span.worker for span in found} == {THE_ONE}
@@ -97,7 +97,7 @@ def test_trials_that_do_not_say_so_are_one_workers_within_its_session(start: Cal
 )
 def test_one_worker_does_one_thing_at_a_time(known: list[tuple[int, int]], begins: list[float]) -> None:
     given_ = [Span("w", end - took, end, DONE, Trial([float(at)], {})) for at, (end, took) in enumerate(known)]
-    found = sorted(_apart(given_, begins), key=lambda span: (span.start, span.end))
+    found = _apart(given_, begins)
     assert len(found) == len(given_)
     assert all(one.start <= one.end <= other.start for one, other in zip(found, found[1:], strict=False))
     assert all(span.end <= given_[int(span.trial.values[0])].end for span in found)  # type: ignore[index]
