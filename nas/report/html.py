@@ -10,6 +10,8 @@ from html import escape
 from importlib import resources
 from typing import Any
 
+LONG = 24  # letters; figures are shorter, and longer labels are written smaller
+
 
 def document(title: str, parts: Iterable[str], data: str = "") -> str:
     """A page of parts that are HTML already, under its title, which is text; empty parts are left out.
@@ -50,7 +52,11 @@ def _hash(text: str) -> str:
 
 def facts(tiles: Iterable[tuple[str, str]]) -> str:
     """Figures that stand out, each with what it is; both are HTML already."""
-    return '<div class="facts">' + "".join(f"<div><b>{head}</b>{text}</div>" for head, text in tiles) + "</div>"
+    return '<div class="facts">' + "".join(f"<div>{_head(head)}{text}</div>" for head, text in tiles) + "</div>"
+
+
+def _head(text: str) -> str:
+    return f'<b class="long">{text}</b>' if len(text) > LONG else f"<b>{text}</b>"
 
 
 def figure(name: str, image: bytes, caption: str) -> str:

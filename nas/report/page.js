@@ -123,7 +123,8 @@
   const held = byId("data");
   if (!held) return;
   const data = JSON.parse(held.textContent);
-  const tip = byId("tip");
+  const tip = make("div", { id: "tip", role: "tooltip", hidden: true });
+  document.body.append(tip);
   const all = data.labels ? data.labels.map((_, at) => at) : [];
 
   // --- what a trial is ---

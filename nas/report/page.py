@@ -59,8 +59,7 @@ see what it is. Click it, or a name in a table, for its choices and a command th
 <div id="limits"></div>
 <p id="count" class="quiet" role="status"></p>
 <div id="trials"></div>
-</section>
-<div id="tip" role="tooltip" hidden></div>"""
+</section>"""
 TIMELINE = """
 <div id="timeline" hidden>
 <div class="controls" id="zoom"><label>show <select id="period"></select></label></div>

@@ -186,12 +186,19 @@ def test_labels_and_reasons_stay_text_and_long_tables_have_windows(start: Callab
     assert found["failed"] == nasty and console == []
 
 
-def test_the_policy_keeps_out_scripts_that_it_does_not_name(start: Callable[..., Study]) -> None:
-    page = page_of(start()).replace(
-        "</body>", "<script>window.owned = 1</script><img src=x onerror='window.owned = 1'></body>"
-    )
-    found, console = open_page(page, "return Boolean(window.owned)")
-    assert found is False and any("Content Security Policy" in line for line in console)
+def test_the_policy_keeps_out_scripts_that_it_does_not_name_on_a_page_of_failures_alone(
+    start: Callable[..., Study],
+) -> None:
+    study = start()
+    study.add(SEARCH, next(iter(study.space.enumerate())), None, {"reason": "ValueError: no", "seconds": 1.0})
+    added = "<script>window.owned = 1</script><img src=x onerror='window.owned = 1'></body>"
+    script = """
+    const box = one("#timeline > svg").getBoundingClientRect();
+    one("#timeline > svg").dispatchEvent(new PointerEvent("pointermove", { clientX: box.x + box.width / 2, clientY: box.y + 22 }));
+    return [Boolean(window.owned), one("#tip").textContent, text("#failures td")[1]];"""
+    found, console = open_page(page_of(study).replace("</body>", added), TOOLS + script)
+    assert found[0] is False and "1-1-8" in found[1] and "failed trial" in found[1] and found[2] == "ValueError: no"
+    assert console and all("Content Security Policy" in line for line in console)
 
 
 def test_tables_of_a_pruning_are_sorted() -> None:
