@@ -80,17 +80,18 @@ def page_of(study: Study) -> str:
 
 
 class Reader(HTMLParser):
-    """The text of a page, its attributes, and whether every tag is closed in order."""
+    """The text of a page without its style and scripts, its attributes, and whether every tag is closed in order."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
         self.text, self.attributes, self.open, self.rows = "", [], [], []  # type: ignore[var-annotated]
+        self.scripts: list[str] = []
         self.feed(page)
         assert self.open == []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.attributes += [(tag, name, value) for name, value in attrs]
-        if tag not in ("meta", "img"):
+        if tag not in ("meta", "img", "input"):
             self.open.append(tag)
         if tag == "tr":
             self.rows.append([])
@@ -101,6 +102,9 @@ class Reader(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] in ("script", "style"):
+            self.scripts += [data] * (self.open[-1] == "script")
+            return
         self.text += data
         if self.open and self.open[-1] in ("td", "th"):
             self.rows[-1][-1] += data

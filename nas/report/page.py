@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
@@ -11,8 +12,10 @@ import pandas as pd
 
 from nas.objectives import both_figures, gap, kendall, same_order
 from nas.report.format import UNKNOWN, Table, front_table, measured, si
-from nas.report.html import document, facts, figure, listed, pairs
+from nas.report.html import document, facts, figure, framed, listed, pairs, table
+from nas.report.page_data import island, page_data
 from nas.report.point_labels import drawable
+from nas.report.timeline import DONE, FAILED, TRAINED, Span, by_worker, clock, sessions, spans
 from nas.runtime import names_function
 from nas.scoring import contract
 from nas.strategies import STRATEGIES
@@ -20,7 +23,7 @@ from nas.study import Study, choose
 from search_spaces import SPACES
 
 FAILURES = 20
-"""Failed trials that a page names."""
+"""Failed trials that a page names without its script."""
 COUNTED = 50_000
 """Descriptions that a page walks over at most to tell how many architectures they are."""
 WORTHWHILE = 0.1
@@ -34,6 +37,36 @@ CAPTIONS = {
     "rank": "The closer the points on the left come to rising steadily, the better the supernet ordered the architectures; it was "
     "worth its training where its τ is clearly above that of macs on the right.",
 }
+EXPLORER = """
+<section id="explorer" aria-labelledby="explorer-title" hidden>
+<h2 id="explorer-title">Trials, point by point</h2>
+<div class="controls"><label>up <select id="up"></select></label><label>across <select id="across"></select></label></div>
+<div class="closer"><div id="plot"><svg role="group"></svg>
+<ul class="legend quiet">
+<li><svg viewBox="0 0 12 12" aria-hidden="true"><circle class="member" cx="6" cy="6" r="4.5"/></svg>front</li>
+<li id="legend-behind"><svg viewBox="0 0 12 12" aria-hidden="true"><circle class="member behind" cx="6" cy="6" r="4.5"/></svg>
+behind once trained alone</li>
+<li id="legend-alone"><svg viewBox="0 0 12 12" aria-hidden="true"><path class="alone" d="M6 1l5 5l-5 5l-5-5z"/></svg>trained alone</li>
+<li><svg viewBox="0 0 12 12" aria-hidden="true"><path class="dots" d="M6 6h0"/></svg>other trials</li>
+</ul></div>
+<section id="details" aria-label="The chosen trial" aria-live="polite"><p class="quiet empty">Point at a dot to
+see what it is. Click it, or a name in a table, for its choices and a command that makes something of it.</p></section></div>
+<form id="filter" class="controls"><label>name or choice <input id="words" type="search" placeholder="words, name=value"></label>
+<label><input id="front-only" type="checkbox"> front only</label>
+<fieldset><label>limit <select id="limited"></select></label><select id="side" aria-label="at most or at least">
+<option value="most">≤</option><option value="least">≥</option></select>
+<input id="bound" aria-label="value of the limit" placeholder="60M, 93, 1.5" autocomplete="off"> <button>Add</button></fieldset></form>
+<div id="limits"></div>
+<p id="count" class="quiet" role="status"></p>
+<div id="trials"></div>
+</section>"""
+TIMELINE = """
+<div id="timeline" hidden>
+<div class="controls" id="zoom"><label>show <select id="period"></select></label></div>
+<svg role="img" aria-label="What each worker did when; the table below says it in numbers"></svg>
+<ul class="legend quiet"><li><span class="key0">■</span> trial</li><li><span class="key1">■</span> training alone</li>
+<li><span class="key2">■</span> failed trial</li><li>gray behind: a session</li></ul>
+</div>"""
 
 
 def title(study: Study) -> str:
@@ -67,18 +100,31 @@ def render(study: Study, images: Mapping[str, bytes], epochs: int) -> str:
         epochs: how long the supernets were trained.
     """
     ranked, front, asked = study.ranked, study.front, study.searched_front
+    done = spans(study)
+    data = page_data(study, ranked, front, asked, searched(study), done)
+    places = {label: at for at, label in enumerate(data.get("labels", ()))}
     parts = [
         _lede(study),
         _unfinished(study, ranked, asked, epochs),
-        *([_headline(study, ranked, front), _front(study, ranked, front, asked)] if len(front) else []),
-        *(figure(name, images[name], CAPTIONS[name]) for name in CAPTIONS if name in images),
+        *([_headline(study, ranked, front)] if len(front) else []),
+        EXPLORER if len(ranked) else "",
+        *([_front(study, ranked, front, asked, places)] if len(front) else []),
+        *(_image(name, images[name]) for name in CAPTIONS if name in images),
         _ranking(study, ranked),
         _exports(study),
         _failed(study),
+        _workers(done),
+        _sessions(study.record),
         _asked(study),
         _made(study.record),
     ]
-    return document(title(study), parts)
+    return document(title(study), parts, island(data))
+
+
+def _image(name: str, image: bytes) -> str:
+    """A figure; the script draws that of the front in a better form."""
+    drawn = figure(name, image, CAPTIONS[name])
+    return f'<div class="replaced">{drawn}</div>' if name == "front" else drawn
 
 
 # --- what came out ---
@@ -136,7 +182,9 @@ def _headline(study: Study, ranked: pd.DataFrame, front: pd.DataFrame) -> str:
     return facts(tiles)
 
 
-def _front(study: Study, ranked: pd.DataFrame, front: pd.DataFrame, asked: pd.DataFrame) -> str:
+def _front(
+    study: Study, ranked: pd.DataFrame, front: pd.DataFrame, asked: pd.DataFrame, places: Mapping[str, int]
+) -> str:
     names = [objective.name for objective in study.objectives]
     shown = front_table(front, searched(study), names, study.metrics)
     kept = contract(study.space)
@@ -156,30 +204,27 @@ def _front(study: Study, ranked: pd.DataFrame, front: pd.DataFrame, asked: pd.Da
             f"Latency: one {kind.removesuffix('s')} at a time, median and quartiles, on the hardware named below."
         )
     numbers = None if drawable(ranked["label"]) else {label: at for at, label in enumerate(asked["label"], start=1)}
-    table = _table(shown, knee, numbers)
+    listing = _table(shown, knee, numbers, places)
     behind = asked[~asked["label"].isin(front["label"])]
-    text = f'<h2>The front, cheapest first</h2>\n{table}\n<p class="quiet">{" ".join(notes)}</p>'
+    text = f'<h2>The front, cheapest first</h2>\n{listing}\n<p class="quiet">{" ".join(notes)}</p>'
     if behind.empty:
         return text
-    rest = _table(front_table(behind, searched(study), names, study.metrics), knee, numbers)
+    rest = _table(front_table(behind, searched(study), names, study.metrics), knee, numbers, places)
     return f"{text}\n<h2>On the front as the search saw it, and behind once trained alone</h2>\n{rest}"
 
 
-def _table(table: Table, knee: str, numbers: Mapping[str, int] | None) -> str:
-    """Rows have numbers where labels are too long, because the plots call them by those."""
-    name = ' class="long"' if numbers else ""
-    cells = [["#", *table.columns]] if numbers else [table.columns]
-    cells += [[str(numbers.get(row[0], UNKNOWN)), *row] if numbers else row for row in table.rows]
+def _table(table: Table, knee: str, numbers: Mapping[str, int] | None, places: Mapping[str, int]) -> str:
+    """Rows have numbers where labels are too long, because the plots call them by those. The script finds trials by their places."""
+    long = ' class="long"' if numbers else ""
+    heads = [*(["#"] if numbers else []), *table.columns]
+    titles = (f"<th{long if head == table.columns[0] else ''}>{escape(head)}</th>" for head in heads)
     lines = []
-    for at, row in enumerate(cells):
-        tag, where = "td" if at else "th", len(row) - len(table.columns)
-        mark = '<span class="tag">knee</span>' if at and row[where] == knee else ""
-        parts = [
-            f"<{tag}{name}>{escape(cell)}{mark}</{tag}>" if column == where else f"<{tag}>{escape(cell)}</{tag}>"
-            for column, cell in enumerate(row)
-        ]
-        lines.append(f"<tr>{''.join(parts)}</tr>")
-    return '<div class="wide"><table>' + "\n".join(lines) + "</table></div>"
+    for label, *figures in table.rows:
+        number = f"<td>{numbers.get(label, UNKNOWN)}</td>" if numbers else ""
+        mark = '<span class="tag">knee</span>' if label == knee else ""
+        cells = "".join(f"<td>{escape(cell)}</td>" for cell in figures)
+        lines.append(f'<tr>{number}<td{long} data-trial="{places[label]}">{escape(label)}{mark}</td>{cells}</tr>')
+    return framed(f"<tr>{''.join(titles)}</tr>", lines)
 
 
 def _ranking(study: Study, ranked: pd.DataFrame) -> str:
@@ -249,7 +294,34 @@ def _failed(study: Study) -> str:
     rest = (
         f'<p class="quiet">{len(failed) - FAILURES:,} more stand in failed.csv.</p>' if len(failed) > FAILURES else ""
     )
-    return f"<h2>Trials that failed: {len(failed):,}</h2>\n{listed(rows)}\n{rest}"
+    listing = f'<div class="replaced">{listed(rows)}\n{rest}</div>'
+    return f'<h2>Trials that failed: {len(failed):,}</h2>\n<div id="failures"></div>\n{listing}'
+
+
+# --- who did what when ---
+
+
+def _workers(found: Sequence[Span]) -> str:
+    rows = []
+    for worker, own in by_worker(found):
+        count = Counter(span.kind for span in own)
+        busy = sum(span.end - span.start for span in own)
+        ends = clock(own[0].start), clock(max(span.end for span in own))
+        rows.append([worker, *(f"{count[kind]:,}" for kind in (DONE, FAILED, TRAINED)), f"{busy:,.1f}", *ends])
+    if not rows:
+        return ""
+    heads = ["worker", "trials", "failed", "trained alone", "busy (s)", "from (UTC)", "to (UTC)"]
+    return f"<h2>Who did what when</h2>{TIMELINE}\n{table(heads, rows)}"
+
+
+def _sessions(record: Mapping[str, Any]) -> str:
+    rows = []
+    for session in sessions(record):
+        ended = "" if session.end is None else clock(session.end)
+        how = "finished" if ended else "not finished when this page was written: running, or stopped"
+        rows.append([session.command, clock(session.start), ended, how])
+    shown = table(["command", "started (UTC)", "ended (UTC)", "how it ended"], rows, wide=["command", "how it ended"])
+    return f"<h2>Sessions</h2>\n{shown}" if rows else ""
 
 
 # --- what was asked, and how it was made ---
@@ -290,12 +362,10 @@ def _source(study: Study) -> dict[str, str]:
 
 
 def _made(record: Mapping[str, Any]) -> str:
-    sessions = record["sessions"]
-    if not sessions:
+    if not record["sessions"]:
         return ""
-    last = sessions[-1]
-    rows = [("command", session["command"]) for session in sessions]
-    rows += [
+    last = record["sessions"][-1]
+    rows = [
         ("last started", last["started"]),
         ("commit", last["commit"] or "not from a checkout"),
         ("hardware", pairs(last["hardware"])),

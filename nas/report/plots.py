@@ -81,7 +81,7 @@ def front(
         figure, (axes,) = _panels(1)
         table = ranked.assign(trial=np.arange(1, len(ranked) + 1), name=_names(ranked))
         table = table.dropna(subset=[objective.name for objective in objectives])
-        x, y = _axes(table, objectives, worth)
+        x, y = front_axes(table, objectives, worth)
         members = table[table["on_front"]].sort_values([x.column, y.column], ascending=[True, not y.higher_is_better])
         where = {True: f" ({searched})", False: ""}[y.column == worth.name]
         own = f"{worth.name}_alone"
@@ -219,7 +219,8 @@ def _panels(count: int, *, strip: bool = False, sharey: bool = False) -> tuple[F
     return figure, panels
 
 
-def _axes(table: pd.DataFrame, objectives: Sequence[Objective], worth: Objective) -> tuple[Axis, Axis]:
+def front_axes(table: pd.DataFrame, objectives: Sequence[Objective], worth: Objective) -> tuple[Axis, Axis]:
+    """What stands along the axes of `front`."""
     by_name = {objective.name: objective for objective in objectives}
     rest = [objective for objective in objectives if objective.name != worth.name]
     y = by_name.get(worth.name, objectives[0])

@@ -10,7 +10,7 @@ from nas.objectives import Objective
 from nas.report import plots
 from nas.report.format import measured, milliseconds, percent, repaired, si
 from nas.report.html import document, facts, figure, listed, pairs, table
-from pruners.result import RUNTIMES
+from pruners.result import RUNTIMES, slower
 
 CAPTION = (
     "Blue stays, grey is gone: a bar for each group of indices that lost any, in order of the model; indices of a group go together "
@@ -30,7 +30,7 @@ def prune_page(summary: Mapping[str, Any]) -> str:
     """
     parts = [
         _lede(summary),
-        *(f'<p class="warning">{escape(_sentence(note))}</p>' for note in summary.get("notes", ())),
+        *_notes(summary),
         _headline(summary),
         _costs(summary),
         _milliseconds(summary),
@@ -48,6 +48,16 @@ def prune_page(summary: Mapping[str, Any]) -> str:
 
 def _title(summary: Mapping[str, Any]) -> str:
     return f"{summary.get('settings', {}).get('model', 'A model')}, pruned"
+
+
+def _notes(summary: Mapping[str, Any]) -> Iterator[str]:
+    """What is to be known: a warning where the smaller model is no faster, and a note of everything else."""
+    warnings = slower(summary.get("milliseconds", {}))
+    for warning in warnings:
+        yield f'<p class="warning">{escape(_sentence(warning))}</p>'
+    for note in summary.get("notes", ()):
+        if note not in warnings:
+            yield f'<p class="note">{escape(_sentence(note))}</p>'
 
 
 def _lede(summary: Mapping[str, Any]) -> str:

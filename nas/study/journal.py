@@ -36,10 +36,12 @@ class Trial(NamedTuple):
     Attributes:
         values: of the objectives, in their order; None of a trial that failed.
         user_attrs: `architecture` as `Architecture.to_json` gives it, `label`, and notes.
+        ended: when it was written down, as ISO 8601; None where the journal does not say.
     """
 
     values: list[float] | None
     user_attrs: dict[str, Any]
+    ended: str | None = None
 
 
 class New(NamedTuple):
@@ -97,10 +99,12 @@ class Journal:
             KeyError: there is no such study.
         """
         number = (self._studies if name in self._studies else self._read())[name].number
+        now = datetime.now(UTC).isoformat(timespec="microseconds")
         trials = [
             Trial(
                 None if values is None else list(values),
                 {"architecture": arch.to_json(), "label": space.label(arch), **notes},
+                now,
             )
             for arch, values, notes in new
         ]
@@ -116,18 +120,17 @@ class Journal:
 
     def _event(self, number: int, space: SearchSpace, arch: Architecture, trial: Trial) -> dict[str, Any]:
         """What Optuna writes of a trial that is added to its study of that number when it is over."""
-        now = datetime.now(UTC).isoformat(timespec="microseconds")
         chosen = {column: code for column, code in zip(space.columns, space.codes(arch), strict=True) if code >= 0}
         single = trial.values[0] if trial.values is not None and len(trial.values) == 1 else None
         return {
             "op_code": CREATE_TRIAL,
             "worker_id": self._worker,
             "study_id": number,
-            "datetime_start": now,
+            "datetime_start": trial.ended,
             "state": TrialState.FAIL if trial.values is None else TrialState.COMPLETE,
             "value": single,
             "values": trial.values if single is None else None,
-            "datetime_complete": now,
+            "datetime_complete": trial.ended,
             "distributions": {column.name: _distribution(column.values) for column in chosen},
             "params": {column.name: code for column, code in chosen.items()},
             "user_attrs": trial.user_attrs,
@@ -158,7 +161,8 @@ class Journal:
             self._studies.setdefault(event["study_name"], _Trials(len(self._studies)))
         elif kind == CREATE_TRIAL and event.get("state") in OVER:
             single = event["value"]
-            trial = Trial(event["values"] if single is None else [single], event["user_attrs"])
+            values = event["values"] if single is None else [single]
+            trial = Trial(values, event["user_attrs"], event.get("datetime_complete"))
             for study in self._studies.values():
                 if study.number == event["study_id"]:
                     study.take(trial)
@@ -180,7 +184,8 @@ def _studies_of(storage: JournalStorage) -> dict[str, _Trials]:
     for study in storage.get_all_studies():
         studies[study.study_name] = found = _Trials(study._study_id)
         for trial in storage.get_all_trials(study._study_id, deepcopy=False, states=OVER):
-            found.take(Trial(trial.values, trial.user_attrs))
+            ended = None if trial.datetime_complete is None else trial.datetime_complete.isoformat()
+            found.take(Trial(trial.values, trial.user_attrs, ended))
     return studies
 
 

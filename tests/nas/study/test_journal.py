@@ -79,9 +79,8 @@ def test_a_line_is_the_one_that_optuna_writes(tmp_path: Path, space: SearchSpace
         )
     )
     assert event(ours) == event(theirs)
-    assert Journal(ours).trials("search", failed=values is None) == Journal(theirs).trials(
-        "search", failed=values is None
-    )
+    (mine,), (optunas,) = (Journal(path).trials("search", failed=values is None) for path in (ours, theirs))
+    assert mine[:2] == optunas[:2] and mine.ended and optunas.ended
 
 
 def optuna_storage(path: Path) -> optuna.storages.JournalStorage:
@@ -180,7 +179,8 @@ def test_trials_that_optuna_wrote_by_steps_are_read(tmp_path: Path, space: Searc
     stepped.set_user_attr("label", "by steps")
     assert len(journal.trials("search")) == 2
     study.tell(stepped, [0.9, 2e6])
-    assert journal.trials("search")[2] == Trial([0.9, 2e6], {"label": "by steps"})
+    stepped = journal.trials("search")[2]
+    assert stepped[:2] == ([0.9, 2e6], {"label": "by steps"}) and stepped.ended
     added(journal, space, [space.parse("4-3-3/avg")])
     assert [trial.user_attrs["label"] for trial in journal.trials("search")][2:] == ["by steps", "4-3-3/avg"]
     optuna.delete_study(study_name="search", storage=optuna_storage(path))
