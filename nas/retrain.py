@@ -10,12 +10,13 @@ import torch
 from torch import nn
 
 from nas.objectives import worst_if_nan
-from nas.runtime import checkpoint, fill, put_tensors, read_tensors, replacing, torch_seed
+from nas.runtime import checkpoint, fill, read_tensors, replacing, torch_seed
 from nas.study import ALONE, Study
 from nas.tasks import Task
 from nas.training import Alone, fit, measure, warn_of_chance
 from pruners.progress import Progress
 from search_spaces import Architecture
+from search_spaces.core import save_tensors
 
 AGAIN = "remove it and its trials of study `alone`, and resume the search, to train the network again"
 
@@ -72,7 +73,7 @@ def train_one(
     names = [metric.name for metric in study.metrics]
     found = measure(module, task, task.test, names)
     with replacing(path) as temporary:
-        put_tensors(temporary, module.state_dict())
+        save_tensors(temporary, module.state_dict())
     notes = {
         "seed": seed,
         "seconds": round(sum(row["seconds"] for row in history), 2),
