@@ -18,13 +18,13 @@ from pruners.progress import Progress
 from search_spaces import Architecture
 from search_spaces.core import save_tensors
 
-AGAIN = "remove it and its trials of study `alone`, and resume the search, to train the network again"
+AGAIN = "remove it, and resume the search, to train the network again"
 
 
 def retrain(study: Study, task: Task, device: torch.device, progress: Progress) -> None:
     """Train what the configuration asks for alone, and write test figures (of the last epoch) to the journal.
 
-    Networks that the journal knows are not trained again.
+    Networks that the journal knows are not trained again, unless their weights are gone.
     """
     wanted = [(arch, seed) for arch in _wanted(study) for seed in range(study.config.alone.seeds)]
     known = {(row.architecture, row.seed) for row in study.alone.itertuples()}
@@ -33,7 +33,7 @@ def retrain(study: Study, task: Task, device: torch.device, progress: Progress) 
         def inner(step: str, done: float, total: float, number: int = number) -> None:
             progress("training alone", number + done / total, len(wanted))
 
-        if (arch.key, seed) not in known:
+        if (arch.key, seed) not in known or not weights_path(study, arch, seed).exists():
             train_one(study, arch, seed, task, device, inner)
         inner("", 1, 1)
 
