@@ -38,7 +38,7 @@ class Chain:
         self.path, self.end = path, end
         self.last: str | None = None
         self._seen: set[str] = set()
-        self._studies: list[str] = []
+        self._studies: dict[str, str] = {}  # name by number
         self._lines = 0
 
     @property
@@ -68,8 +68,8 @@ class Chain:
             event = None
         if not isinstance(event, dict) or not isinstance(event.get("op_code"), int):
             raise self._refused("is no event", "delete the line to lose its trial")
-        if event["op_code"] == CREATE_STUDY and (name := str(event.get("study_name"))) not in self._studies:
-            self._studies.append(name)
+        if event["op_code"] == CREATE_STUDY and (name := str(event.get("study_name"))) not in self._studies.values():
+            self._studies[str(len(self._studies))] = name
         if DIGEST in event:
             self._check(line, event)
         return event
@@ -89,9 +89,9 @@ class Chain:
             )
 
     def _check(self, line: bytes, event: Mapping[str, Any]) -> None:
-        digest, after, number = event[DIGEST], event.get(AFTER), event.get("study_id")
-        known = isinstance(number, int) and 0 <= number < len(self._studies)
-        if not known or digest != _digest(self._studies[number], line.rpartition(MARK)[0]):
+        digest, after = event[DIGEST], event.get(AFTER)
+        study = self._studies.get(str(event.get("study_id")), "")
+        if digest != _digest(study, line.rpartition(MARK)[0]):
             raise self._refused(
                 "was altered, or its study was", f"delete the line, and `{AFTER}` from the next, to lose its trial"
             )

@@ -10,7 +10,7 @@ import torch
 
 import nas
 from nas.data.dataset import ImageData
-from nas.retrain import build
+from nas.retrain import build, weights_path
 from tests.elastic_toy import elastic_space
 
 QUICK = {"strategy": "random", "trials": 1, "epochs": 1, "alone_epochs": 2, "batch_size": 50}
@@ -32,3 +32,20 @@ def test_compiling_changes_how_a_network_runs_and_not_what_is_trained(
     assert ours.keys() == theirs.keys()
     for name, value in ours.items():
         torch.testing.assert_close(value, theirs[name], msg=name)
+
+
+def test_a_network_whose_weights_are_damaged_is_trained_again_once_they_are_removed(
+    digits: ImageData, tmp_path: Path
+) -> None:
+    study = nas.search(elastic_space(), digits, out=tmp_path, **QUICK)
+    before, (key,) = study.alone, study.alone["architecture"]
+    path = weights_path(study, study.find(key))
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=f"{path.name} is damaged .*digest.*remove it, and resume the search"):
+        build(study, study.find(key))
+    path.unlink()
+    again = nas.search(elastic_space(), digits, out=tmp_path, **QUICK)
+    assert len(again.alone) == 1 and again.alone["accuracy"].tolist() == before["accuracy"].tolist()
+    assert path.read_bytes() == bytes([*data[:-1], data[-1] ^ 1])

@@ -259,6 +259,26 @@ def test_lines_of_a_journal_are_missed(
     assert said in refuses(cases, "journal.log", b"".join(change(lines)))
 
 
+def test_a_journal_cut_inside_its_last_line_goes_on_without_it(finished: Study, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(finished.folder, tmp_path / "run"))
+    path = folder / "journal.log"
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(lines)[:-10])
+    with pytest.warns(UserWarning, match="last line of .* was cut short"), Study.open(folder).locked():
+        pass
+    assert len(Study.open(folder).alone) == len(finished.alone) - 1
+    path.write_bytes(b"".join(lines[:-2]))
+    with pytest.raises(ValueError, match=r"journal\.log must hold the \d+ trials"), Study.open(folder).locked():
+        pass
+
+
+def test_a_figure_of_latency_that_changed_is_refused(cases: dict[str, Case]) -> None:
+    data = cases["latency.json"].path.read_bytes()
+    at = data.index(b'"latency_ms": ') + len(b'"latency_ms": ')
+    said = refuses(cases, "latency.json", data[:at] + b"1" + data[at:])
+    assert "must be as the run wrote it" in said and "remove it, and resume the search" in said
+
+
 def test_a_configuration_cut_between_lines_is_refused(cases: dict[str, Case]) -> None:
     path = cases["run.yaml"].path
     kept = path.read_bytes()
