@@ -12,13 +12,16 @@ from pydantic import BaseModel
 
 from nas.pruning import peek_prune_config
 from nas.runtime import names_function
-from nas.study import named_functions, peek_config, read_record
+from nas.study import holds, journal_of, named_functions, peek_config, read_record, whole
 from nas.subnet import read_described
 from pruners.result import PLAN
 from pruners.surgery import PruningPlan
-from search_spaces.core import load_json, of_file, parse, read_bytes
+from search_spaces.core import load_json, load_tensors, of_file, parse, read_bytes
 
 FIGURES = ("macs", "params")
+OF_TENSORS = (".safetensors", ".checkpoint", ".previous")
+OF_RUNS = ("run.yaml", "latency.json")
+"""Files whose digests stand in record.json."""
 
 
 class Name(NamedTuple):
@@ -38,11 +41,19 @@ class Name(NamedTuple):
 
 
 class File(NamedTuple):
-    """A file: its path from the folder, bytes, and sha256 in hexadecimal digits; a link is not followed, and has no digest."""
+    """A file of a folder.
+
+    Attributes:
+        path: from the folder.
+        size: bytes.
+        sha256: in hexadecimal digits; a link is not followed, and has none.
+        recorded: whether the digest that was recorded when it was written holds: ok, differs, or none where none was recorded.
+    """
 
     path: str
     size: int
     sha256: str | None
+    recorded: str
 
 
 @dataclass(frozen=True)
@@ -149,7 +160,25 @@ def _files(folder: Path) -> Iterator[File]:
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
         if path.is_symlink():
-            yield File(name, path.lstat().st_size, None)
+            yield File(name, path.lstat().st_size, None, "none")
         elif path.is_file():
             with open(path, "rb") as file:
-                yield File(name, path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest())
+                found = hashlib.file_digest(file, "sha256").hexdigest()
+            yield File(name, path.stat().st_size, found, _recorded(folder, name))
+
+
+def _recorded(folder: Path, name: str) -> str:
+    """Whether what was recorded of a file of a folder holds."""
+    path, of_run = folder / name, (folder / "record.json").exists()
+    held: bool | None = None
+    try:
+        if path.suffix in OF_TENSORS:
+            held = load_tensors(path).checked or None
+        elif name == "journal.log" and of_run:
+            with whole(path):
+                held = journal_of(folder).end() is not None or None
+        elif name in OF_RUNS and of_run:
+            held = holds(path)
+    except ValueError:
+        held = False
+    return {True: "ok", False: "differs", None: "none"}[held]

@@ -12,15 +12,16 @@ from torch import nn
 
 from nas.engines import Job, Result, Workers, results
 from nas.objectives import worst_if_nan
-from nas.runtime import checkpoint, fill, put_tensors, read_tensors, replacing, torch_seed
+from nas.runtime import checkpoint, fill, read_tensors, replacing, torch_seed
 from nas.scoring import reason
 from nas.study import ALONE, Study
 from nas.tasks import Task
 from nas.training import Alone, fit, measure, warn_of_chance
 from pruners.progress import Progress
 from search_spaces import Architecture
+from search_spaces.core import save_tensors
 
-AGAIN = "remove it and its trials of study `alone`, and resume the search, to train the network again"
+AGAIN = "remove it, and resume the search, to train the network again"
 
 
 class Trained(NamedTuple):
@@ -33,7 +34,8 @@ class Trained(NamedTuple):
 def retrain(study: Study, task: Task, workers: Workers, progress: Progress) -> None:
     """Train what the configuration asks for alone, and write test figures (of the last epoch) to the journal.
 
-    Networks that the journal knows are not trained again, nor those that failed: one of them does not end the run.
+    Networks that the journal knows are not trained again, unless their weights are gone, nor those that failed: one of them does
+    not end the run.
 
     Args:
         study: the run.
@@ -46,8 +48,10 @@ def retrain(study: Study, task: Task, workers: Workers, progress: Progress) -> N
         OSError: a file cannot be read or written.
     """
     wanted = [(arch, seed) for arch in _wanted(study) for seed in range(study.config.alone.seeds)]
-    known = {(row.architecture, row.seed) for row in [*study.alone.itertuples(), *study.failed_alone.itertuples()]}
-    new = [(arch, seed) for arch, seed in wanted if (arch.key, seed) not in known]
+    trained = {(row.architecture, row.seed) for row in study.alone.itertuples()}
+    failed = {(row.architecture, row.seed) for row in study.failed_alone.itertuples()}
+    there = {(a.key, seed) for a, seed in wanted if (a.key, seed) in trained and weights_path(study, a, seed).exists()}
+    new = [(arch, seed) for arch, seed in wanted if (arch.key, seed) not in there | failed]
     before = len(wanted) - len(new)
     progress("training alone", before, len(wanted))
 
@@ -98,7 +102,7 @@ def train_one(
     )
     found = measure(module, task, task.test, [metric.name for metric in study.metrics])
     with replacing(path) as temporary:
-        put_tensors(temporary, module.state_dict())
+        save_tensors(temporary, module.state_dict())
     notes = {
         "seed": seed,
         "seconds": round(sum(row["seconds"] for row in history), 2),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,9 @@ from nas.export import export
 from nas.propose import propose
 from nas.report import write_report, write_tables
 from nas.retrain import build, retrain
-from nas.runtime import half, import_function, write_json
+from nas.runtime import half, import_function
 from nas.scoring import Evaluate, cost_scorers, latency_figures, taken_by
-from nas.study import LOOP, RunConfig, Study, configure, directed, named, run_folder
+from nas.study import LOOP, RunConfig, Study, configure, directed, named, run_folder, write_recorded
 from nas.tasks import Task
 from nas.train import adopt, open_run, train_supernets
 from nas.worker import Recruit, Worker
@@ -153,10 +154,8 @@ def _measure_front(study: Study, device: torch.device) -> None:
         return
     modules = {key: build(study, study.find(key)) for key in keys}
     measured = compare_latency(modules, study.space.net.input_shape, device=device)
-    write_json(
-        study.folder / "latency.json",
-        {
-            key: {**latency_figures(latency), **{name: getattr(latency, name) for name in CONDITIONS}}
-            for key, latency in measured.items()
-        },
-    )
+    figures = {
+        key: {**latency_figures(latency), **{name: getattr(latency, name) for name in CONDITIONS}}
+        for key, latency in measured.items()
+    }
+    write_recorded(study.folder, "latency.json", json.dumps(figures, indent=2) + "\n")

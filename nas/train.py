@@ -27,8 +27,8 @@ from nas.study import (
     named,
     options_for,
     parse_config,
-    peek_config,
     read_record,
+    recorded_config,
     run_folder,
 )
 from nas.subnet import load_teacher
@@ -217,7 +217,7 @@ def adopt(config: RunConfig, *, space: bool = False, data: bool = False, trust: 
     source = config.supernets.source
     if source is None:
         return config
-    theirs = peek_config(Path(source) / "run.yaml")
+    theirs = recorded_config(Path(source))
     if space:
         check_trust(theirs.space.name, Path(source) / "run.yaml", trust=trust)
     if data and theirs.task is not None:

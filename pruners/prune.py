@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import nn
 
 from pruners.allocation import (
@@ -66,7 +64,7 @@ from pruners.surgery import (
     unique_state,
 )
 from pruners.vocabulary import VOCABULARY, Vocabulary, cut_rows
-from search_spaces.core import first_line, nested, of_file, parse, read_bytes, takes
+from search_spaces.core import first_line, load_tensors, nested, of_file, parse, read_bytes, takes
 
 SHALLOW = 0.7  # what a target leaves at least where no block is left out by default
 
@@ -370,10 +368,11 @@ def _followed(plan: PruningPlan, model: nn.Module) -> tuple[nn.Module, nn.Module
 
 def _load_weights(model: nn.Module, path: Path) -> None:
     try:
-        state = load_file(path)
-    except (SafetensorError, OSError) as error:
+        state = load_tensors(path).tensors
+    except (ValueError, OSError) as error:
         raise ValueError(
-            f"weights must be a complete safetensors file, got {path}: {error}; prune the model again"
+            f"weights must be a complete safetensors file, got {path}: {error}; prune the model again, or load them with the {PLAN} "
+            "they were saved with"
         ) from error
     expected = unique_state(model)
     missing, extra = sorted(expected.keys() - state.keys()), sorted(state.keys() - expected.keys())

@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
 from torch import nn
 
 from estimators import count as count_cost
@@ -15,6 +14,7 @@ from estimators.latency import compare_on_example
 from pruners.allocation import MILLISECONDS
 from pruners.surgery import PruningPlan, unique_state
 from pruners.untouched import untouched
+from search_spaces.core import save_tensors
 
 PLAN, WEIGHTS = "plan.json", "weights.safetensors"
 RUNTIMES = {"eager": "PyTorch", "onnxruntime": "ONNX Runtime"}
@@ -95,11 +95,11 @@ class PruneResult:
     summary: Summary
 
     def save(self, folder: str | Path) -> None:
-        """Write the plan as JSON and the weights as safetensors."""
+        """Write the plan as JSON and the weights as safetensors, with a digest of them that `load` checks."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / PLAN).write_text(self.plan.to_json())
-        save_file(unique_state(self.model), folder / WEIGHTS)
+        save_tensors(folder / WEIGHTS, unique_state(self.model))
 
 
 def count(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, int]:

@@ -21,6 +21,8 @@ def inspect(
 ) -> None:
     """Show what a folder is, which functions its files name and which files it holds; nothing is built or imported.
 
+    `recorded` says whether the digest that was recorded when a file was written holds: ok, differs, or none.
+
     Example: `nas inspect runs/digits`
     """
     found = contents(folder)
@@ -33,5 +35,5 @@ def inspect(
         print(f"{name.what} {name.name} ({name.file}){imported}")
     for what, value in found.figures.items():
         print(f"{si(value)} {what}")
-    rows = [[file.path, f"{file.size:,}", file.sha256 or "a link, not followed"] for file in found.files]
-    terminal.show_table(["file", "bytes", "sha256"], rows)
+    rows = [[file.path, f"{file.size:,}", file.recorded, file.sha256 or "a link, not followed"] for file in found.files]
+    terminal.show_table(["file", "bytes", "recorded", "sha256"], rows)

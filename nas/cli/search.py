@@ -12,7 +12,17 @@ from nas.cli import terminal
 from nas.cli.options import Choices, Json, Paths, Trust, refuse_beside, space_options, with_settings
 from nas.cli.runs import show_front
 from nas.search import run
-from nas.study import RunConfig, adjusted, choose, configure, directed, make_task, read_config, run_folder
+from nas.study import (
+    RunConfig,
+    adjusted,
+    choose,
+    configure,
+    directed,
+    make_task,
+    read_config,
+    recorded_config,
+    run_folder,
+)
 from nas.tasks import Task
 from nas.train import adopt
 from search_spaces.core import keywords
@@ -72,7 +82,8 @@ def _asked(
                 f"{resume} is not a run folder: it has no run.yaml; give the --out of an earlier `nas search`"
             )
         refuse_beside(f"--resume {resume}", settings, known, going_on=True)
-        return adjusted(read_config(resume / "run.yaml", trust=trust), settings), resume, None
+        read_config(resume / "run.yaml", trust=trust)
+        return adjusted(recorded_config(resume), settings), resume, None
     task: Task | None = None
     if config is not None:
         refuse_beside(f"--config {config}", settings, known)

@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from nas.pruning.libraries import library_model, library_of
 from nas.runtime import import_function
-from search_spaces.core import first_line
+from search_spaces.core import first_line, load_tensors
 
 CHECKPOINT_KEYS = ("state_dict", "model")  # where training scripts keep the weights beside an optimiser
 
@@ -62,7 +61,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         with path.open("rb") as file:
             start = file.read(2)
         if path.suffix == ".safetensors":
-            found: Any = load_file(path)
+            found: Any = load_tensors(path).tensors
         elif start.startswith((b"PK", b"\x80")):
             found = torch.load(path, map_location="cpu", weights_only=True)
         else:

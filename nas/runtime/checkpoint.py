@@ -9,11 +9,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from nas.runtime.files import put_tensors, replacing
-from search_spaces.core import parse_json
+from nas.runtime.files import replacing
+from search_spaces.core import load_tensors, parse_json, save_tensors
 
 
 class Checkpoint(NamedTuple):
@@ -26,7 +25,7 @@ class Checkpoint(NamedTuple):
 def save(path: Path, tensors: Mapping[str, Tensor], state: Mapping[str, object]) -> None:
     """Write a checkpoint; the one it replaces is kept as `<path>.previous`."""
     with replacing(path) as temporary:
-        put_tensors(temporary, tensors, {"state": json.dumps(state)})
+        save_tensors(temporary, tensors, {"state": json.dumps(state)})
         if path.exists():
             os.replace(path, _previous(path))
 
@@ -38,20 +37,25 @@ def load(path: Path) -> Checkpoint | None:
         ValueError: every checkpoint that was written is damaged.
     """
     written = [candidate for candidate in (path, _previous(path)) if candidate.exists()]
-    for candidate in written:
+    for number, candidate in enumerate(written, start=1):
         try:
-            with safe_open(candidate, framework="pt") as file:
-                state = parse_json((file.metadata() or {})["state"])
-                if not isinstance(state, dict) or {"epochs": int, "history": list} != {
-                    name: type(state.get(name)) for name in ("epochs", "history")
-                }:
-                    raise ValueError("its state has no epochs or no history")
-                return Checkpoint({name: file.get_tensor(name) for name in file.keys()}, state)  # noqa: SIM118
-        except (SafetensorError, KeyError, ValueError, OSError) as error:
-            warnings.warn(f"{candidate} is damaged ({error}); going on from an earlier state", stacklevel=2)
+            return _read(candidate)
+        except (ValueError, OSError) as error:
+            rest = f"; going on from an earlier state, {written[number]}" if number < len(written) else ""
+            warnings.warn(f"{candidate} is damaged ({error}){rest}", stacklevel=2)
     if written:
         raise ValueError(f"no readable checkpoint is left at {path}; remove {path.parent} to train this part again")
     return None
+
+
+def _read(path: Path) -> Checkpoint:
+    tensors, metadata, _ = load_tensors(path)
+    state = parse_json(metadata.get("state", "null"))
+    if not isinstance(state, dict) or {"epochs": int, "history": list} != {
+        name: type(state.get(name)) for name in ("epochs", "history")
+    }:
+        raise ValueError("its state has no epochs or no history")
+    return Checkpoint(tensors, state)
 
 
 def remove(path: Path) -> None:

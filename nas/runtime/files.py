@@ -6,12 +6,9 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-
-from safetensors.torch import save
-from torch import Tensor
 
 
 @contextmanager
@@ -55,12 +52,6 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, data: object) -> None:
     """Write a whole JSON file, or leave what was there."""
     write_text(path, json.dumps(data, indent=2) + "\n")
-
-
-def put_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
-    """Fill a safetensors file in place; for use inside `replacing`. A full disk is an OSError, as for any other file."""
-    own = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    path.write_bytes(save(own, metadata))
 
 
 def sweep(folder: Path) -> None:

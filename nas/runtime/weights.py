@@ -6,11 +6,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from search_spaces.core import first_line
+from search_spaces.core import first_line, load_tensors
 
 
 def read_tensors(path: Path, otherwise: str) -> dict[str, Tensor]:
@@ -21,11 +19,11 @@ def read_tensors(path: Path, otherwise: str) -> dict[str, Tensor]:
         otherwise: what to do about a file that is damaged; it ends the error.
 
     Raises:
-        ValueError: it is damaged.
+        ValueError: it is damaged, or its tensors are not those that its digest was made of.
     """
     try:
-        return load_file(path)
-    except (SafetensorError, OSError) as error:
+        return load_tensors(path).tensors
+    except (ValueError, OSError) as error:
         raise ValueError(f"{path} is damaged ({first_line(error)}); {otherwise}") from error
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from estimators import METRICS
 from nas.scoring.costs import Scorer
 from nas.scoring.outcome import tried
-from nas.study import SEARCH, Journal, RunConfig, Study, Trial, peek_config, read_record, whole
+from nas.study import SEARCH, RunConfig, Study, Trial, journal_of, read_record, recorded_config, whole
 from pruners.progress import silent
 from search_spaces import Architecture, SearchSpace
 
@@ -36,8 +36,8 @@ def inherit(study: Study, allowed: SearchSpace, costs: Scorer) -> None:
     folder = Path(study.config.start_from)
     check_compares(study.config, study.record["data"])
     known, path = tried(study), folder / "journal.log"
+    journal = journal_of(folder)
     with whole(path):
-        journal = Journal(path)
         theirs = [*journal.trials(SEARCH), *journal.trials(SEARCH, failed=True)]
     left_out = 0
     for trial in theirs:
@@ -66,7 +66,7 @@ def check_compares(ours: RunConfig, data: Mapping[str, Any] | None) -> None:
     folder = Path(ours.start_from)
     if not (folder / "run.yaml").exists():
         raise ValueError(f"`start_from` must be a run folder, got {folder}, which has no run.yaml")
-    theirs = peek_config(folder / "run.yaml")
+    theirs = recorded_config(folder)
     different = [name for name in ("objectives", "evaluate", "task") if getattr(theirs, name) != getattr(ours, name)]
     recorded = read_record(folder)["data"]
     if (data or {}).get("fingerprint") != (recorded or {}).get("fingerprint"):

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from nas.runtime import put_tensors, read_pt2
-from search_spaces.core import quiet
+from nas.runtime import read_pt2
+from search_spaces.core import quiet, save_tensors
 
 TOLERANCE = 1e-4
 
@@ -23,7 +23,7 @@ class FormatEntry(NamedTuple):
 
 
 def _write_safetensors(module: nn.Module, inputs: Tensor, path: Path) -> None:
-    put_tensors(path, module.state_dict())
+    save_tensors(path, module.state_dict())
 
 
 def _write_onnx(module: nn.Module, inputs: Tensor, path: Path) -> None:

@@ -21,10 +21,11 @@ from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
 from nas.objectives import Objective
+from nas.study.chain import AFTER, CREATE_STUDY, DIGEST, Chain, End
 from search_spaces import Architecture, SearchSpace
 from search_spaces.core import first_line
 
-CREATE_STUDY, CREATE_TRIAL = 0, 4
+CREATE_TRIAL = 4
 OVER = (TrialState.COMPLETE, TrialState.FAIL)
 NO_TRIALS = (2, 3, 10)
 """What Optuna writes that changes no trial: attributes of studies, and marks of its own."""
@@ -69,10 +70,12 @@ class Journal:
 
     Args:
         path: the journal file; made if it is not there.
+        end: what a session left in it; reading less is a ValueError, as is a trial whose seal does not hold.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, end: End | None = None) -> None:
         self.path = path
+        self._chain = Chain(path, end)
         self._file = JournalFileBackend(str(path))
         self._worker = str(uuid4())
         self._studies: dict[str, _Trials] = {}
@@ -110,13 +113,20 @@ class Journal:
         ]
         events = [self._event(number, space, each.arch, trial) for each, trial in zip(new, trials, strict=True)]
         if events:
-            self._file.append_logs(events)
+            sealed = self._chain.sealed(name, events)
+            self._file.append_logs(sealed)
+            self._chain.last = sealed[-1][DIGEST]
         return trials
 
     def trials(self, name: str, *, failed: bool = False) -> list[Trial]:
         """Every finished or every failed trial of a study, in the order they were added; none if there is no such study."""
         found = self._read().get(name)
         return [] if found is None else list(found.failed if failed else found.finished)
+
+    def end(self) -> End | None:
+        """What it holds now; None without a trial that has a seal."""
+        self._read()
+        return self._chain.reached
 
     def _event(self, number: int, space: SearchSpace, arch: Architecture, trial: Trial) -> dict[str, Any]:
         """What Optuna writes of a trial that is added to its study of that number when it is over."""
@@ -140,16 +150,16 @@ class Journal:
 
     def _read(self) -> Mapping[str, _Trials]:
         """The studies, with what was appended since the last call; a last line that is still being written waits."""
-        if self._replayed is None:
-            with open(self.path, "rb") as file:
-                file.seek(self._at)
-                for line in file:
-                    if not line.endswith(b"\n"):
-                        break
-                    if not self._take(json.loads(line)):
-                        self._replayed = self._replay()
-                        break
-                    self._at += len(line)
+        with open(self.path, "rb") as file:
+            file.seek(self._at)
+            for line in file:
+                if not line.endswith(b"\n"):
+                    break
+                event = self._chain.read(line)
+                self._at += len(line)
+                if self._replayed is None and not self._take(event):
+                    self._replayed = self._replay()
+        self._chain.check_end()
         if self._replayed is not None:
             self._studies = _studies_of(self._replayed)
         return self._studies
@@ -201,26 +211,32 @@ def _quiet() -> Iterator[None]:
         optuna.logging.set_verbosity(before)
 
 
-def repair(path: Path) -> None:
+def repair(path: Path) -> bool:
     """Drop a last line and a lock that a killed process left behind. Only for whoever holds the run folder's own lock.
+
+    Returns:
+        Whether a line was dropped.
 
     Raises:
         ValueError: another line is damaged, which no interruption explains.
     """
     path.with_name(path.name + ".lock").unlink(missing_ok=True)
     if not path.exists():
-        return
+        return False
     lines = path.read_bytes().splitlines(keepends=True)
     for number, line in enumerate(lines, start=1):
         if _whole(line):
             continue
         if number < len(lines):
             raise ValueError(
-                f"line {number} of {path} is damaged; restore the file, or delete that line to lose its trial"
+                f"line {number} of {path} is damaged; restore the file, or delete that line, and `{AFTER}` from the next, to lose its "
+                "trial"
             )
         warnings.warn(f"the last line of {path} was cut short and is dropped; its trial will be repeated", stacklevel=2)
         with open(path, "rb+") as file:
             file.truncate(sum(map(len, lines[:-1])))
+        return True
+    return False
 
 
 @contextmanager
@@ -229,6 +245,8 @@ def whole(path: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # Optuna replays lines as they come, and raises whatever they lead to
+        if isinstance(error, ValueError) and str(error).startswith(str(path)):
+            raise
         raise ValueError(
             f"{path} is damaged ({type(error).__name__}: {first_line(error)}); bring it back, or delete the line to lose its trial"
         ) from error

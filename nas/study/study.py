@@ -1,7 +1,7 @@
 """The run folder: what was asked, what came out, and whether the two belong together.
 
 run.yaml       the full configuration
-record.json    commands, versions, hardware, seed, commit, and what the space and the data were
+record.json    commands, versions, hardware, seed, commit, what the space and the data were, and digests of other files
 journal.log    an Optuna journal: study `search` holds the trials, study `alone` the networks trained alone
 supernets/     checkpoint of the shared weights, and history.csv with the losses of each epoch
 alone/         weights of each network trained alone
@@ -32,12 +32,11 @@ from nas.runtime import (
     environment,
     sweep,
     write_json,
-    write_text,
 )
-from nas.study.config import RunConfig, differences, peek_config
+from nas.study.config import RunConfig, differences
 from nas.study.journal import Journal, New, Trial, repair, whole
 from nas.study.naming import folder_name, old_folder_name
-from nas.study.records import read_latency, read_record
+from nas.study.records import journal_of, read_latency, read_record, recorded_config, write_recorded
 from nas.study.spaces import build_space, make_task
 from nas.tasks import Task, configured_task
 from search_spaces import Architecture, SearchSpace
@@ -94,13 +93,13 @@ class Study:
         }
         if (folder / "run.yaml").exists():
             study._check_same(config, ours, adjustable)
-            write_text(folder / "run.yaml", as_yaml(config))
+            write_recorded(folder, "run.yaml", as_yaml(config))
             return study
         if folder.exists() and any(not entry.name.startswith(".") for entry in folder.iterdir()):
             raise ValueError(f"{folder} is not empty and holds no run; give another folder, or empty it")
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / "record.json", {"seed": config.seed, **ours, "sessions": []})
-        write_text(folder / "run.yaml", as_yaml(config))
+        write_recorded(folder, "run.yaml", as_yaml(config))
         return study
 
     @classmethod
@@ -119,7 +118,7 @@ class Study:
         folder = Path(folder)
         if not (folder / "run.yaml").exists():
             raise ValueError(f"{folder} is not a run folder: it has no run.yaml; give the --out of `nas search`")
-        config = peek_config(folder / "run.yaml")
+        config = recorded_config(folder)
         recorded = read_record(folder)["space"]
         if not isinstance(space, SearchSpace):
             check_trust(config.space.name, folder / "run.yaml", named=space, trust=trust)
@@ -143,7 +142,10 @@ class Study:
             ) from None
         with held:
             sweep(self.folder)
-            repair(self.journal_path)
+            if repair(self.journal_path):
+                self._forget_last()
+            if self.journal_path.exists():
+                self.journal.end()  # what is damaged is refused before anything is computed
             yield
 
     @contextmanager
@@ -159,7 +161,9 @@ class Study:
         record["sessions"].append(entry)
         write_json(self.folder / "record.json", record)
         yield
-        entry["ended"] = _now()
+        record = self.record  # with digests of what was written meanwhile
+        end = self.journal.end() if self.journal_path.exists() else None
+        record["sessions"][-1] |= {"ended": _now(), "journal": end and end._asdict()}
         write_json(self.folder / "record.json", record)
 
     # --- what is in it ---
@@ -176,7 +180,7 @@ class Study:
     @cached_property
     def journal(self) -> Journal:
         """The trials on disk."""
-        return Journal(self.journal_path)
+        return journal_of(self.folder)
 
     def add(self, name: str, arch: Architecture, values: Sequence[float] | None, notes: Mapping[str, Any]) -> Trial:
         """Write down a trial of study `search`, or a network of study `alone`; it is on disk when this returns.
@@ -271,7 +275,10 @@ class Study:
 
     @property
     def alone(self) -> pd.DataFrame:
-        """One row per network trained alone: `label`, `architecture`, `seed`, `metrics` on the test part, `seconds`."""
+        """One row per network trained alone: `label`, `architecture`, `seed`, `metrics` on the test part, `seconds`.
+
+        Of one whose weights were lost, and that was trained again, it is the last.
+        """
         names = [metric.name for metric in self.metrics]
         with whole(self.journal_path):
             rows = [
@@ -283,7 +290,8 @@ class Study:
                 }
                 for trial in self.journal.trials(ALONE)
             ]
-        return pd.DataFrame(rows, columns=["label", "architecture", "seed", *names, "seconds"])
+        table = pd.DataFrame(rows, columns=["label", "architecture", "seed", *names, "seconds"])
+        return table.drop_duplicates(["architecture", "seed"], keep="last", ignore_index=True)
 
     @property
     def ranked(self) -> pd.DataFrame:
@@ -352,6 +360,17 @@ class Study:
 
     # --- inside ---
 
+    def _forget_last(self) -> None:
+        """Where a session's journal ends with a trial whose line was dropped, so that it is tried again."""
+        record = self.record
+        ends = [session["journal"] for session in record["sessions"] if session.get("journal")]
+        most = max((end["trials"] for end in ends), default=0)
+        for end in ends:
+            if end["trials"] == most:
+                end |= {"trials": most - 1, "last": None}
+        if ends:
+            write_json(self.folder / "record.json", record)
+
     def _is_its_own(self, old: Path, label: str) -> bool:
         """Whether a folder by the old naming holds the files of this label alone.
 
@@ -376,7 +395,7 @@ class Study:
 
     def _check_same(self, config: RunConfig, ours: Mapping[str, Any], adjustable: Sequence[str]) -> None:
         theirs = self.record
-        found = differences(peek_config(self.folder / "run.yaml"), config)
+        found = differences(recorded_config(self.folder), config)
         different = [text for text in found if text.partition(":")[0] not in adjustable]
         if different:
             raise ValueError(f"{self.folder} holds another run ({'; '.join(different)}); give another folder")

@@ -50,17 +50,18 @@ from search_spaces.core.quiet import quiet
 from search_spaces.core.settings import Setting, Settings, fixed, reading
 from search_spaces.core.skips import OnSkip
 from search_spaces.core.space import COUNTABLE, Constraint, Labels, SearchSpace
+from search_spaces.core.tensors import Stored, load_tensors, save_tensors
 
 __all__ = [
     "COUNTABLE", "LARGEST_EXPANSION", "LARGEST_INPUT", "LARGEST_KERNEL", "MOST_CHANNELS", "MOST_DIMENSIONS",
     "MOST_PATHS", "MOST_SEEDS", "MOST_SUBNETS", "MOST_SUPERNETS", "MOST_SYNTHETIC", "MOST_WORKERS", "SKIPPED",
     "Architecture", "Block", "Categorical", "Choice", "Condition", "Constraint", "Flow", "FlowShape",
     "ImageSize", "Integer", "Keyword", "Labels", "Local", "Network", "OnPath", "OnSkip", "Part", "PathText",
-    "SearchSpace", "Setting", "Settings", "Shape", "SharedBlock", "Subset", "Supernet", "Value", "Values",
+    "SearchSpace", "Setting", "Settings", "Shape", "SharedBlock", "Stored", "Subset", "Supernet", "Value", "Values",
     "advance", "bare", "blueprint", "check_images", "check_json", "code_labels", "composed", "conditions",
     "described", "exists", "first_line", "fixed", "height_and_width", "image_size_of", "integers",
-    "is_left_out", "keywords", "largest", "load_json", "load_yaml", "nested", "of_file", "output_shape",
+    "is_left_out", "keywords", "largest", "load_json", "load_tensors", "load_yaml", "nested", "of_file", "output_shape",
     "parse", "parse_json", "parse_yaml", "plain", "prefix", "put", "quiet", "quoted", "read_bytes", "reading",
-    "seeded", "seen", "setting", "shape_of", "smallest", "stage_depths", "switched_on", "takes", "together",
+    "save_tensors", "seeded", "seen", "setting", "shape_of", "smallest", "stage_depths", "switched_on", "takes", "together",
     "unknown_name", "usual_resolutions", "widths", "written",
 ]  # fmt: skip

@@ -68,6 +68,30 @@ def test_functions_are_named_and_not_imported(finished: Study, pruned: PruneResu
     )
 
 
+def test_what_was_recorded_is_compared(finished: Study, pruned: PruneResult, tmp_path: Path) -> None:
+    run_folder = Path(shutil.copytree(finished.folder, tmp_path / "run"))
+    pruned.save(tmp_path / "pruned")
+    assert recorded(tmp_path / "pruned") == {"plan.json": "none", "weights.safetensors": "ok"}
+    states = recorded(run_folder)
+    files = [
+        *("run.yaml", "latency.json", "journal.log", "supernets/checkpoint.safetensors"),
+        next(name for name in states if name.startswith("alone/")),
+        next(name for name in states if name.endswith("model.safetensors")),
+    ]
+    assert {states[name] for name in files} == {"ok"} and states["record.json"] == "none"
+    for name in files:
+        data = bytearray((run_folder / name).read_bytes())
+        data[-20] ^= 1
+        (run_folder / name).write_bytes(data)
+    changed = recorded(run_folder)
+    assert {name for name in states if states[name] != changed[name]} == set(files)
+    assert {changed[name] for name in files} == {"differs"}
+
+
+def recorded(folder: Path) -> dict[str, str]:
+    return {file.path: file.recorded for file in contents(folder).files}
+
+
 def test_links_are_not_followed(finished: Study, tmp_path: Path) -> None:
     shutil.copytree(next((finished.folder / "exports").iterdir()), tmp_path / "export")
     (tmp_path / "export" / "zero").symlink_to("/dev/zero")

@@ -11,7 +11,7 @@ import torch
 
 import nas
 from nas.data.dataset import ImageData
-from nas.retrain import Trained, build, train_one
+from nas.retrain import Trained, build, train_one, weights_path
 from search_spaces import Architecture
 from tests.elastic_toy import elastic_space
 
@@ -59,3 +59,20 @@ def test_one_network_that_fails_does_not_end_the_run(
     with pytest.warns(UserWarning, match="1 of 4 networks failed"):
         nas.search(elastic_space(), digits, **settings)
     assert len(asked) == 4
+
+
+def test_a_network_whose_weights_are_damaged_is_trained_again_once_they_are_removed(
+    digits: ImageData, tmp_path: Path
+) -> None:
+    study = nas.search(elastic_space(), digits, out=tmp_path, **QUICK)
+    before, (key,) = study.alone, study.alone["architecture"]
+    path = weights_path(study, study.find(key))
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=f"{path.name} is damaged .*digest.*remove it, and resume the search"):
+        build(study, study.find(key))
+    path.unlink()
+    again = nas.search(elastic_space(), digits, out=tmp_path, **QUICK)
+    assert len(again.alone) == 1 and again.alone["accuracy"].tolist() == before["accuracy"].tolist()
+    assert path.read_bytes() == bytes([*data[:-1], data[-1] ^ 1])

@@ -23,6 +23,7 @@ from nas.cli.app import app
 from nas.data.dataset import ImageData
 from nas.runtime import checkpoint
 from nas.study.config import RunConfig, configure, parse_config
+from nas.study.records import write_recorded
 from nas.tasks import Task
 from nas.train import load_supernets
 from nas.training.alone import Distillation
@@ -182,7 +183,7 @@ def test_supernets_of_another_space_other_data_or_half_trained_are_refused(digit
     file = tmp_path / "toy" / "run.yaml"
     longer = yaml.safe_load(file.read_text())
     longer["supernets"]["training"]["epochs"] = 5
-    file.write_text(yaml.safe_dump(longer))
+    write_recorded(file.parent, file.name, yaml.safe_dump(longer))
     with pytest.raises(ValueError, match="must be trained to the end, got 2 of 5 epochs; go on with `nas train` first"):
         nas.search(elastic_space(), digits, out=tmp_path / "d", **settings)
     with pytest.raises(FileNotFoundError, match=r"no configuration at .*nowhere"):

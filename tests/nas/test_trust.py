@@ -21,6 +21,7 @@ from nas.cli.app import app
 from nas.data.dataset import ImageData
 from nas.runtime.trust import Untrusted
 from nas.study.config import read_config
+from nas.study.records import write_recorded
 from nas.subnet import load_teacher
 from tests.commands import run_alone
 
@@ -161,7 +162,7 @@ OF_TASKS = {
 def test_no_command_imports_the_task_that_a_file_names(name: str, plain: Path, trap: Path, tmp_path: Path) -> None:
     shutil.copytree(plain, tmp_path / "run")
     config = yaml.safe_load((tmp_path / "run" / "run.yaml").read_text())
-    (tmp_path / "run" / "run.yaml").write_text(yaml.safe_dump({**config, "data": None, "task": "trap:task"}))
+    write_recorded(tmp_path / "run", "run.yaml", yaml.safe_dump({**config, "data": None, "task": "trap:task"}))
     command = OF_TASKS[name].format(run=tmp_path / "run", out=tmp_path / "out").split()
     refused = CliRunner().invoke(app, command)
     assert isinstance(refused.exception, Untrusted) and not ran(trap), refused.exception
@@ -171,7 +172,7 @@ def test_no_command_imports_the_task_that_a_file_names(name: str, plain: Path, t
 def test_a_run_that_is_opened_imports_no_task_that_it_was_not_told_to(plain: Path, trap: Path, tmp_path: Path) -> None:
     shutil.copytree(plain, tmp_path / "run")
     config = yaml.safe_load((tmp_path / "run" / "run.yaml").read_text())
-    (tmp_path / "run" / "run.yaml").write_text(yaml.safe_dump({**config, "data": None, "task": "trap:task"}))
+    write_recorded(tmp_path / "run", "run.yaml", yaml.safe_dump({**config, "data": None, "task": "trap:task"}))
     with pytest.raises(Untrusted, match=r"run\.yaml names the function 'trap:task'"):
         nas.Study.open(tmp_path / "run").task()
     assert not ran(trap)
@@ -232,7 +233,7 @@ def test_a_run_file_that_was_changed_by_hand_is_refused(trap: Path, tmp_path: Pa
     shutil.copytree(trap / "run", tmp_path / "run")
     config = yaml.safe_load((tmp_path / "run" / "run.yaml").read_text())
     config["space"] = {"name": "os:system", "options": {"command": f"touch {trap}/ran"}}
-    (tmp_path / "run" / "run.yaml").write_text(yaml.safe_dump(config))
+    write_recorded(tmp_path / "run", "run.yaml", yaml.safe_dump(config))
     record = json.loads((tmp_path / "run" / "record.json").read_text())
     record["space"] |= config["space"]
     (tmp_path / "run" / "record.json").write_text(json.dumps(record))

@@ -24,6 +24,7 @@ from nas.retrain import build, weights_path
 from nas.study.config import read_config
 from nas.train import load_supernets
 from search_spaces import make_space
+from search_spaces.core.tensors import DIGEST
 from tests.commands import run
 from tests.pruners.networks import build as build_network
 from tests.pruners.plain import prune
@@ -214,6 +215,94 @@ def test_half_a_file_is_refused(cases: dict[str, Case], name: str) -> None:
 def test_another_name_is_refused(cases: dict[str, Case], name: str, old: bytes, new: bytes, rest: str) -> None:
     data = cases[name].path.read_bytes()
     assert old in data and rest in refuses(cases, name, data.replace(old, new, 1))
+
+
+OF_WEIGHTS = ("alone", "checkpoint", "model.safetensors", "weights.safetensors")
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(name=st.sampled_from(OF_WEIGHTS), place=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
+def test_a_flip_inside_the_weights_is_refused(cases: dict[str, Case], name: str, place: float, bit: int) -> None:
+    data = bytearray(cases[name].path.read_bytes())
+    start = 8 + int.from_bytes(data[:8], "little")
+    data[start + int(place * (len(data) - start))] ^= 1 << bit
+    said = refuses(cases, name, bytes(data))
+    assert "; " in said and ("no readable checkpoint" if name == "checkpoint" else "digest") in said
+
+
+@pytest.mark.parametrize("name", OF_WEIGHTS)
+def test_weights_without_a_digest_are_of_an_older_version_and_read(cases: dict[str, Case], name: str) -> None:
+    path, read = cases[name]
+    kept = path.read_bytes()
+    assert DIGEST.encode() in kept
+    path.write_bytes(kept.replace(DIGEST.encode(), b"x" * len(DIGEST)))
+    try:
+        read(path)
+    finally:
+        path.write_bytes(kept)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda lines: lines[:6] + lines[7:], "line 7 must come after a trial"),
+        (lambda lines: lines[:7] + lines[6:], "line 8 stands there twice"),
+        (lambda lines: [*lines[:5], lines[6], lines[5], *lines[7:]], "line 6 must come after a trial"),
+        (lambda lines: lines[:-3], "trials that record.json says a session left"),
+    ],
+    ids=["lost", "doubled", "swapped", "end"],
+)
+def test_lines_of_a_journal_are_missed(
+    cases: dict[str, Case], change: Callable[[list[bytes]], list[bytes]], said: str
+) -> None:
+    lines = cases["journal.log"].path.read_bytes().splitlines(keepends=True)
+    assert said in refuses(cases, "journal.log", b"".join(change(lines)))
+
+
+def test_a_journal_cut_inside_its_last_line_goes_on_without_it(finished: Study, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(finished.folder, tmp_path / "run"))
+    path = folder / "journal.log"
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(lines)[:-10])
+    with pytest.warns(UserWarning, match="last line of .* was cut short"), Study.open(folder).locked():
+        pass
+    assert len(Study.open(folder).alone) == len(finished.alone) - 1
+    path.write_bytes(b"".join(lines[:-2]))
+    with pytest.raises(ValueError, match=r"journal\.log must hold the \d+ trials"), Study.open(folder).locked():
+        pass
+
+
+def test_a_figure_of_latency_that_changed_is_refused(cases: dict[str, Case]) -> None:
+    data = cases["latency.json"].path.read_bytes()
+    at = data.index(b'"latency_ms": ') + len(b'"latency_ms": ')
+    said = refuses(cases, "latency.json", data[:at] + b"1" + data[at:])
+    assert "must be as the run wrote it" in said and "remove it, and resume the search" in said
+
+
+def test_a_configuration_cut_between_lines_is_refused(cases: dict[str, Case]) -> None:
+    path = cases["run.yaml"].path
+    kept = path.read_bytes()
+    lines = kept.splitlines(keepends=True)
+    for count in range(len(lines)):
+        assert "; " in refuses(cases, "run.yaml", b"".join(lines[:count]))
+    path.write_bytes(kept.replace(b"epochs: ", b"epochs: 1", 1))
+    try:
+        done = run("search", "--resume", path.parent)
+    finally:
+        path.write_bytes(kept)
+    said = " ".join(done.stderr.split())
+    assert done.returncode == 2 and "must be as the run wrote it" in said and "delete `run.yaml` from `digests`" in said
+
+
+def test_a_file_that_is_edited_is_taken_once_its_digest_is_deleted(finished: Study, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(finished.folder, tmp_path / "run"))
+    path, record = folder / "run.yaml", json.loads((folder / "record.json").read_text())
+    path.write_text(path.read_text() + "# a note\n")
+    with pytest.raises(ValueError, match=r"run\.yaml must be as the run wrote it"):
+        Study.open(folder)
+    del record["digests"]["run.yaml"]
+    (folder / "record.json").write_text(json.dumps(record))
+    assert Study.open(folder).config == finished.config
 
 
 @pytest.mark.parametrize("name", ["run.yaml", "record.json", "journal.log", "latency.json"])

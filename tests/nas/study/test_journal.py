@@ -88,9 +88,13 @@ def optuna_storage(path: Path) -> optuna.storages.JournalStorage:
 
 
 def event(path: Path) -> dict[str, Any]:
-    """The last line, without who wrote it when."""
+    """The last line, without who wrote it when and its seal, which Optuna passes over."""
     found = json.loads(path.read_bytes().splitlines()[-1])
-    return {name: found[name] for name in found if name not in ("worker_id", "datetime_start", "datetime_complete")}
+    return {
+        name: found[name]
+        for name in found
+        if name not in ("worker_id", "datetime_start", "datetime_complete", "digest", "after")
+    }
 
 
 class Counting:

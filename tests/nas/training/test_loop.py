@@ -73,6 +73,15 @@ def test_a_checkpoint_cut_short_goes_back_one_epoch(task: Task, tmp_path: Path) 
     assert torch.equal(whole.module[4].weight, resumed.module[4].weight)
 
 
+def test_a_checkpoint_with_a_renamed_tensor_goes_back_one_epoch(tmp_path: Path) -> None:
+    for epochs in (1, 2):
+        checkpoint.save(tmp_path / "c", {"weights": torch.full((2,), epochs)}, {"epochs": epochs, "history": []})
+    (tmp_path / "c").write_bytes((tmp_path / "c").read_bytes().replace(b"weights", b"heights"))
+    with pytest.warns(UserWarning, match="c is damaged .*digest.*; going on from an earlier state, .*c.previous"):
+        found = checkpoint.load(tmp_path / "c")
+    assert found is not None and found.state["epochs"] == 1 and found.tensors["weights"].tolist() == [1, 1]
+
+
 def test_nothing_readable_left_says_what_to_remove(tmp_path: Path) -> None:
     (tmp_path / "c").write_bytes(b"not safetensors")
     with (
