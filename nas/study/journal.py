@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -115,19 +115,20 @@ class Journal:
         return [] if found is None else list(found.failed if failed else found.finished)
 
     def _event(self, number: int, space: SearchSpace, arch: Architecture, trial: Trial) -> dict[str, Any]:
-        """What Optuna writes of a trial that is added to its study of that number when it is over."""
-        now = datetime.now(UTC).isoformat(timespec="microseconds")
+        """What Optuna writes of a trial that is added to its study of that number when it is over; it started its seconds before."""
+        ended = datetime.now(UTC)
+        started = ended - timedelta(seconds=trial.user_attrs.get("seconds", 0))
         chosen = {column: code for column, code in zip(space.columns, space.codes(arch), strict=True) if code >= 0}
         single = trial.values[0] if trial.values is not None and len(trial.values) == 1 else None
         return {
             "op_code": CREATE_TRIAL,
             "worker_id": self._worker,
             "study_id": number,
-            "datetime_start": now,
+            "datetime_start": started.isoformat(timespec="microseconds"),
             "state": TrialState.FAIL if trial.values is None else TrialState.COMPLETE,
             "value": single,
             "values": trial.values if single is None else None,
-            "datetime_complete": now,
+            "datetime_complete": ended.isoformat(timespec="microseconds"),
             "distributions": {column.name: _distribution(column.values) for column in chosen},
             "params": {column.name: code for column, code in chosen.items()},
             "user_attrs": trial.user_attrs,
