@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from nas.scoring import (
     Evaluate,
     EvaluatedScorer,
     Scorer,
+    SharedStrategy,
     SupernetScorer,
     UntrainedScorer,
     add,
@@ -30,12 +32,13 @@ from nas.scoring import (
     latency_figures,
     losses_of,
     score,
+    sharing,
     taken_by,
     tell_missing,
     tried,
 )
 from nas.strategies import STRATEGIES, make_strategy
-from nas.study import LOOP, RunConfig, Study, configure, directed, named, run_folder
+from nas.study import LOOP, RunConfig, SharedStudy, Study, configure, directed, named, run_folder
 from nas.tasks import Task
 from nas.train import adopt, open_run, train_supernets
 from nas.training import NotFinite
@@ -123,10 +126,10 @@ def run(
         taken_by(evaluate)
     study, task, device = open_run(config, folder, space=space, task=task, trust=trust)
     space = study.space
-    with study.locked(), study.session():
+    with study.locked(), study.session(), sharing(study) as shared:
         kept, costs = contract(space), cost_scorers(study, device)
         if evaluate is not None:
-            propose(study, costs, [EvaluatedScorer(space, evaluate, study.objectives, config.seed)], progress)
+            propose(study, costs, [EvaluatedScorer(space, evaluate, study.objectives, config.seed)], progress, shared)
             return _written(study)
         scorers: list[Scorer] = []
         assert task is not None
@@ -138,7 +141,7 @@ def run(
                     train_supernets(study, task, device, progress, trust=trust) if config.supernets.count else None
                 )
                 scorers.append(kept.worth(config, task, wanted, device, learner))
-            propose(study, costs, scorers, progress)
+            propose(study, costs, scorers, progress, shared)
             _retrain(study, task, device, progress)
         _export_front(study, task, progress)
         _measure_front(study, device)
@@ -159,12 +162,20 @@ def _name(evaluate: str | Evaluate | None) -> str | None:
     return f"{named.__module__}:{named.__qualname__}"
 
 
-def propose(study: Study, costs: Sequence[Scorer], scorers: Sequence[Scorer], progress: Progress) -> None:
+def propose(
+    study: Study,
+    costs: Sequence[Scorer],
+    scorers: Sequence[Scorer],
+    progress: Progress,
+    shared: SharedStudy | None = None,
+) -> None:
     """Ask the strategy, score, tell, until the budget is spent or nothing is left to propose.
 
     The journal is a memory of scores: a search that goes on asks the strategy from the start, and only what the journal does not
     know is scored. So the strategy ends in the same state, and no trial is lost or doubled. Of a trained model the strategy is told
     of the uniformly pruned ones first, and before of the trials of another run that it starts with, which no budget counts.
+
+    Of a study that others search as well, architectures are claimed before they are scored, and theirs are told as they are found.
 
     Costs give what limits are set on, other scorers the rest. What a trial raises makes it a failed one, which the strategy is told of
     as worse than any; it is not tried again.
@@ -187,7 +198,10 @@ def propose(study: Study, costs: Sequence[Scorer], scorers: Sequence[Scorer], pr
     at_once = AT_ONCE if len(scored) == 1 else 1  # exact costs alone take less than writing them down
     there = {study.architecture(trial) for trial in first}
     start = [arch for arch in kept.start() if space.keeps(arch) and arch not in there]
-    told, spent, failures = 0, 0.0, 0
+    told, spent, failures, write_down, among = 0, 0.0, 0, partial(add, study), None
+    if shared is not None:
+        strategy = among = SharedStrategy(study, shared, strategy, start, expected)
+        told, start, write_down = among.told, [], among.add
     progress("ranking", 0, expected)
     while told < expected and spent < (config.budget.seconds or float("inf")):
         together = entry.together if config.supernets.count else min(strategy.ahead, at_once)
@@ -200,7 +214,7 @@ def propose(study: Study, costs: Sequence[Scorer], scorers: Sequence[Scorer], pr
 
         new = [arch for arch in archs if arch.key not in known]
         outcomes = score(new, scored, inner)
-        known |= zip((arch.key for arch in new), add(study, new, outcomes), strict=True)
+        known |= zip((arch.key for arch in new), write_down(new, outcomes), strict=True)
         for outcome in outcomes:
             failures = failures + 1 if "reason" in outcome else 0
             if failures == config.budget.max_failures:
@@ -210,11 +224,11 @@ def propose(study: Study, costs: Sequence[Scorer], scorers: Sequence[Scorer], pr
                 )
         batch = [known[arch.key] for arch in archs]
         strategy.tell(archs, losses_of(batch, study.objectives))
-        told += len(archs)
+        told = told + len(archs) if among is None else among.told
         spent += sum(trial.user_attrs["seconds"] for trial in batch)
         progress("ranking", told, expected)
     progress("ranking", expected, expected)
-    if config.limits and not told:
+    if config.limits and not (told if among is None else among.told):
         raise ValueError(
             f"no architecture of {space.name!r} has {space.constraints[-1].rule}; allow more, in another folder"
         )

@@ -16,14 +16,16 @@ from nas.study.config import (
 )
 from nas.study.formats import FORMATS, check_same
 from nas.study.journal import Journal, New, Trial, whole
-from nas.study.naming import run_folder
+from nas.study.naming import run_folder, study_name
 from nas.study.records import read_record
+from nas.study.shared import SharedStudy
 from nas.study.spaces import build_space, make_task, options_for
+from nas.study.storage import open_storage
 from nas.study.study import ALONE, SEARCH, Study, load_task
 
 __all__ = [
-    "ALONE", "FORMATS", "LOOP", "OBJECT", "SEARCH", "Journal", "New", "RankingConfig", "RunConfig", "Study",
-    "Trial", "adjusted", "build_space", "check_same", "choose", "configure", "directed", "load_task", "make_task",
-    "named", "named_functions", "options_for", "parse_config", "peek_config", "read_config", "read_record",
-    "run_folder", "whole",
+    "ALONE", "FORMATS", "LOOP", "OBJECT", "SEARCH", "Journal", "New", "RankingConfig", "RunConfig", "SharedStudy",
+    "Study", "Trial", "adjusted", "build_space", "check_same", "choose", "configure", "directed", "load_task", "make_task",
+    "named", "named_functions", "open_storage", "options_for", "parse_config", "peek_config", "read_config", "read_record",
+    "run_folder", "study_name", "whole",
 ]  # fmt: skip

@@ -85,7 +85,7 @@ class Journal:
             StudyDirection.MAXIMIZE if objective.higher_is_better else StudyDirection.MINIMIZE
             for objective in objectives
         ]
-        with _quiet():
+        with quiet():
             study = optuna.create_study(study_name=name, storage=self._replay(), directions=directions)
             study.set_metric_names([objective.name for objective in objectives])
         self._read()
@@ -186,7 +186,7 @@ def _studies_of(storage: JournalStorage) -> dict[str, _Trials]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     before = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
