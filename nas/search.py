@@ -198,10 +198,11 @@ def propose(
     at_once = AT_ONCE if len(scored) == 1 else 1  # exact costs alone take less than writing them down
     there = {study.architecture(trial) for trial in first}
     start = [arch for arch in kept.start() if space.keeps(arch) and arch not in there]
-    told, spent, failures, write_down, among = 0, 0.0, 0, partial(add, study), None
+    told, spent, failures, among = 0, 0.0, 0, None
     if shared is not None:
         strategy = among = SharedStrategy(study, shared, strategy, start, expected)
-        told, start, write_down = among.told, [], among.add
+        told, start = among.told, []
+    write_down = partial(add, study) if among is None else among.add
     progress("ranking", 0, expected)
     while told < expected and spent < (config.budget.seconds or float("inf")):
         together = entry.together if config.supernets.count else min(strategy.ahead, at_once)

@@ -7,9 +7,11 @@ import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import ArrayLike
 
 from nas.runtime import environment
@@ -53,7 +55,7 @@ def meaning(study: Study, *, trained: bool = False) -> dict[str, Any]:
         "at_most": dict(sorted(config.limits.items())),
         "evaluate": config.evaluate,
         "task": config.task,
-        "device_file": None if config.hardware is None else config.hardware.model_dump(mode="json"),
+        "device_file": None if config.hardware is None else asdict(config.hardware),
         "latency_table": None if config.latency_table is None else _digest(Path(config.latency_table)),
         "grace": config.shared.grace,
     }
@@ -136,9 +138,8 @@ class SharedStrategy:
             time.sleep(LOOK_SECONDS)
 
     def tell(self, archs: Sequence[Architecture], losses: ArrayLike) -> None:
-        rows = [(arch, row) for arch, row in zip(archs, losses, strict=True) if arch.key not in self._lost]  # type: ignore[arg-type]
-        if rows:
-            self._strategy.tell([arch for arch, _ in rows], [row for _, row in rows])
+        if kept := [row for row, arch in enumerate(archs) if arch.key not in self._lost]:
+            self._strategy.tell([archs[row] for row in kept], np.asarray(losses)[kept])
 
     def add(self, archs: Sequence[Architecture], outcomes: Sequence[Figures]) -> list[Trial]:
         """Write down what became of claimed architectures, in the storage and then in the run's own journal."""

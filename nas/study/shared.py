@@ -9,6 +9,7 @@ from collections import defaultdict, deque
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
+from functools import lru_cache
 from os import getpid
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -150,7 +151,7 @@ class SharedStudy:
     @property
     def pending(self) -> bool:
         """Whether trials of others are not over, or wait to be computed again."""
-        return bool(self._unfinished or self._given_up)
+        return bool(self._unfinished or self._to_retry)
 
     def fetch(self) -> list[Trial]:
         """The trials of others that were over since the last call."""
@@ -169,12 +170,12 @@ class SharedStudy:
         claimed: list[Architecture] = []
         with self._storage.locked():
             self._give_up_dead()
-            for key, arch in list(self._given_up.items()):
+            for key, arch in self._to_retry.items():
                 if len(self._deaths[key]) >= ATTEMPTS:
                     self._fail(arch)
                 elif len(claimed) < most:
                     claimed.append(self._take(arch))
-            known = {*self._given_up, *self._mine, *(trial.arch.key for trial in self._unfinished.values())}
+            known = {*self._to_retry, *self._mine, *(trial.arch.key for trial in self._unfinished.values())}
             left = total - len(self._over) - len(known)
             while asked and len(claimed) < most:
                 if asked[0].key in self._over or asked[0].key in known:
@@ -201,8 +202,17 @@ class SharedStudy:
 
     def _end(self, arch: Architecture, trial: Trial) -> Trial:
         self._over[arch.key] = trial
+        self._given_up.pop(arch.key, None)
         self.seconds += trial.user_attrs["seconds"]
         return trial
+
+    @property
+    def _to_retry(self) -> dict[str, Architecture]:
+        """What dead workers left, and no other took."""
+        if not self._given_up:
+            return {}
+        taken = {*self._mine, *(trial.arch.key for trial in self._unfinished.values())}
+        return {key: arch for key, arch in self._given_up.items() if key not in taken}
 
     def _take(self, arch: Architecture) -> Architecture:
         """Start a trial: it waits until it has its first sign of life, so that none runs without."""
@@ -213,7 +223,6 @@ class SharedStudy:
         trial = self._optuna.create_new_trial(self._id, self._template(arch, TrialState.WAITING, {}, retried))
         self._storage.beat(self._id, self.worker, [trial])
         self._optuna.set_trial_state_values(trial, TrialState.RUNNING)
-        self._given_up.pop(arch.key, None)
         self._mine[arch.key] = trial
         return arch
 
@@ -226,12 +235,12 @@ class SharedStudy:
     def _template(
         self, arch: Architecture, state: TrialState, more: Mapping[str, Any], system: Mapping[str, Any]
     ) -> FrozenTrial:
-        values = {name: value for name, value in self._space.column_values(arch).items() if value is not None}
-        known = {column.name: column.values for column in self._space.columns}
+        codes = zip(self._space.columns, self._space.codes(arch), strict=True)
+        chosen = {column: code for column, code in codes if code >= 0}
         trial = optuna.trial.create_trial(
             state=state,
-            params=values,
-            distributions={name: CategoricalDistribution(known[name]) for name in values},
+            params={column.name: column.values[code] for column, code in chosen.items()},
+            distributions={column.name: _distribution(column.values) for column in chosen},
             user_attrs={
                 "architecture": arch.to_json(),
                 "label": self._space.label(arch),
@@ -263,7 +272,6 @@ class SharedStudy:
         elif trial.state is TrialState.COMPLETE or "reason" in notes:
             labels = {name: attributes[name] for name in ("architecture", "label")}
             self._found.append(self._end(arch, Trial(trial.values, {**labels, **notes, WORKER: worker})))
-            self._given_up.pop(arch.key, None)
         else:
             self._given_up[arch.key] = arch
             if RELEASED not in attributes:
@@ -286,3 +294,9 @@ class SharedStudy:
         while not self._stop.wait(self._grace / 4):
             with suppress(Exception):  # what hinders writing hinders the worker's own, which says so
                 self._storage.beat(self._id, self.worker, list(self._mine.values()))
+
+
+@lru_cache
+def _distribution(values: tuple[Any, ...]) -> CategoricalDistribution:
+    """A column's values, which Optuna numbers as the column does."""
+    return CategoricalDistribution(values)

@@ -31,7 +31,7 @@ LOCK = 0x6E6173
 """The number of our advisory lock in a PostgreSQL database."""
 ALIVE = "alive "
 """Before a worker's name: the attribute of a study in a journal file that counts its signs of life."""
-PASSWORD = re.compile(r"(?<=://)([^:/@\s]*):[^/\s]*(?=@)|(?<=[?&])password=[^&\s]*")
+PASSWORD = re.compile(r"(postgres\w*(?:\+\w+)?://[^:/@\s]*):[^@\s]*(?=@)|(?<=[?&])password=[^&\s]*")
 
 
 class Storage(Protocol):
