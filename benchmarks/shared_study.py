@@ -9,7 +9,7 @@ Workers are `nas search` commands on one study, whose evaluation writes down tha
 trials, one is killed by SIGKILL in the middle of a trial. Written are the trials that the study holds in the end, how many
 architectures are among them, which evaluations began twice (of the trial of the killed worker), how many trials each worker finished,
 seconds, and the overhead: the seconds of a worker between a trial's evaluation and the next, at the median over workers that stayed.
-`none` is the control of the overhead: as many searches at once, each for itself with its part of the trials, and none is killed.
+`none` is the control: as many searches at once, each for itself with its part of the trials, and none is killed.
 `postgresql` starts a server of Debian's package in a temporary folder, on loopback and a port of its own.
 """
 
@@ -137,20 +137,22 @@ def measured(url: str | None, folder: Path, options: argparse.Namespace) -> dict
         "seconds": round(seconds, 1),
         "overhead_ms": round(1000 * statistics.median(gaps(events, {each.pid for each in stayed})), 1),
     }
-    if url is None:
-        return {"trials": sum(what == "end" for what, *_ in events), **overhead}
-    trials = finished(url, options.grace)
-    keys = [json.dumps(trial.user_attrs["architecture"]["choices"]) for trial in trials]
     begun = Counter(key for what, _, _, key in events if what == "begin")
-    durations = [trial.duration.total_seconds() for trial in trials if trial.duration]
+    evaluations = {"evaluations": sum(begun.values()), "begun_twice": sum(count > 1 for count in begun.values())}
+    if url is None:
+        ended = Counter(pid for what, pid, *_ in events if what == "end")
+        trials = {"trials": sum(ended.values()), "architectures": len(begun), "of_each_worker": sorted(ended.values())}
+        return {**trials, **evaluations, **overhead}
+    found = finished(url, options.grace)
+    keys = [json.dumps(trial.user_attrs["architecture"]["choices"]) for trial in found]
+    durations = [trial.duration.total_seconds() for trial in found if trial.duration]
     return {
-        "trials": len(trials),
+        "trials": len(found),
         "architectures": len(set(keys)),
-        "of_each_worker": sorted(Counter(trial.user_attrs["worker"] for trial in trials).values()),
+        "of_each_worker": sorted(Counter(trial.user_attrs["worker"] for trial in found).values()),
         "in_each_folder": [len(Study.open(folder / f"worker{number}").trials) for number in range(1, options.workers)],
-        "evaluations": sum(begun.values()),
-        "begun_twice": sum(count > 1 for count in begun.values()),
-        "retried": sum("failed_trial" in trial.system_attrs for trial in trials),
+        **evaluations,
+        "retried": sum("failed_trial" in trial.system_attrs for trial in found),
         "shortest_s": round(min(durations), 3),
         "longest_s": round(max(durations), 3),
         **overhead,
