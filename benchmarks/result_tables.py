@@ -243,6 +243,23 @@ def streaming() -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def sharing() -> pd.DataFrame:
+    """What several workers on one study left after one was killed, and what sharing costs a trial."""
+    rows = [[row["storage"], row["trials"], row["architectures"], " + ".join(map(str, row["of_each_worker"])),
+             row["begun_twice"], f"{row['seconds']:.0f}", f"{row['overhead_ms']:.0f}"]
+            for row in read("shared_study_cpu_202612/shared_study.jsonl").to_dict("records")]  # fmt: skip
+    columns = [
+        "storage",
+        "trials",
+        "architectures",
+        "trials of each worker",
+        "evaluations begun twice",
+        "s",
+        "between evaluations, ms",
+    ]
+    return pd.DataFrame(rows, columns=columns)
+
+
 def overhead() -> pd.DataFrame:
     """What a search of costs alone takes, and its command for the front."""
     rows = [[f"`{row['space']}`, {row['strategy']}", f"{row['trials']:,}", f"{row['seconds']:.0f}",
@@ -401,6 +418,7 @@ TABLES: dict[str, Callable[[], pd.DataFrame]] = {
     "transfer": transfer,
     "costs": costs,
     "overhead": overhead,
+    "sharing": sharing,
     "streaming": streaming,
     "shared": shared,
     "steps": steps,

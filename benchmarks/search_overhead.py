@@ -6,6 +6,10 @@ Each search runs in a process of its own. Printed and written are the seconds of
 asked for is searched to its end.
 
     python -m benchmarks.search_overhead --out results/search_overhead_cpu_202611
+
+With `--storage sqlite` the trials stand in a shared study as well, of one worker:
+
+    python -m benchmarks.search_overhead --storage sqlite --space nas-bench-201 --strategy random --trials 2000 --out FOLDER
 """
 
 from __future__ import annotations
@@ -37,11 +41,14 @@ def main() -> None:
     command = shlex.join(["python", "-m", "benchmarks.search_overhead", *sys.argv[1:]])
     made, results = {"command": command, "seed": options.seed, **environment()}, []
     for space in options.space:
-        for strategy in STRATEGIES:
+        for strategy in options.strategy:
             with tempfile.TemporaryDirectory() as temporary:
                 folder = Path(temporary) / "run"
                 with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
-                    found = process.submit(searched, space, strategy, options.trials, options.seed, folder).result()
+                    url = f"sqlite:///{temporary}/shared.db" if options.storage else None
+                    found = process.submit(
+                        searched, space, strategy, options.trials, options.seed, folder, url
+                    ).result()
                 for name, words in (("front", ["front", str(folder)]), ("version", ["--version"])):
                     found[f"{name}_seconds"] = [seconds(words) for _ in range(options.repeats)]
             results.append(found)
@@ -56,7 +63,7 @@ def main() -> None:
                 write_json(options.out / "search_overhead.json", {**made, "results": results})
 
 
-def searched(space: str, strategy: str, trials: int, seed: int, folder: Path) -> dict[str, Any]:
+def searched(space: str, strategy: str, trials: int, seed: int, folder: Path, url: str | None) -> dict[str, Any]:
     """Search in this process, from the first trial asked for to the last one written; tables, plots and the page are timed apart."""
     told: list[tuple[float, float]] = []
 
@@ -64,7 +71,13 @@ def searched(space: str, strategy: str, trials: int, seed: int, folder: Path) ->
         if step == "ranking":
             told.append((done, time.perf_counter()))
 
-    settings: dict[str, Any] = {"objectives": ("macs", "params"), "strategy": strategy, "trials": trials, "seed": seed}
+    settings: dict[str, Any] = {
+        "objectives": ("macs", "params"),
+        "strategy": strategy,
+        "trials": trials,
+        "seed": seed,
+        "storage": url,
+    }
     study = nas.search(space, "digits", retrain="none", supernets=0, out=folder, progress=listen, **settings)
     ended, count = time.perf_counter(), len(study.trials)
     done, at = np.array([(done, at) for done, at in told if done <= count]).T
@@ -73,6 +86,7 @@ def searched(space: str, strategy: str, trials: int, seed: int, folder: Path) ->
     return {
         "space": space,
         "strategy": strategy,
+        **({} if url is None else {"storage": "sqlite"}),
         "trials": count,
         "seconds": float(at[-1] - at[0]),
         "seconds_of_each_thousand": thousands,
@@ -94,6 +108,8 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", type=int, default=20_000, help="of each search")
     parser.add_argument("--space", nargs="+", default=["nas-bench-201", "resnet-elastic"], help="built-in spaces")
+    parser.add_argument("--strategy", nargs="+", default=STRATEGIES)
+    parser.add_argument("--storage", choices=["sqlite"], help="of a shared study [default: none]")
     parser.add_argument("--seed", type=int, default=0, help="of each search")
     parser.add_argument("--repeats", type=int, default=3, help="times that commands are timed")
     parser.add_argument("--out", type=Path, help="folder for the result")

@@ -10,6 +10,7 @@ from nas.runtime import stream
 from nas.scoring import (
     Scored,
     Scorer,
+    SharedStrategy,
     Trials,
     add,
     allowed,
@@ -21,7 +22,7 @@ from nas.scoring import (
     tried,
 )
 from nas.strategies import STRATEGIES, Strategy, make_strategy
-from nas.study import Study
+from nas.study import SharedStudy, Study
 from pruners.progress import Progress
 from search_spaces import Architecture, SearchSpace
 
@@ -32,13 +33,20 @@ SHARES = 4
 
 
 def propose(
-    study: Study, space: SearchSpace, costs: Sequence[Scorer], workers: Workers | None, progress: Progress
+    study: Study,
+    space: SearchSpace,
+    costs: Sequence[Scorer],
+    workers: Workers | None,
+    progress: Progress,
+    shared: SharedStudy | None = None,
 ) -> None:
     """Ask the strategy, score, tell, until the budget is spent or nothing is left to propose.
 
     The journal is a memory of scores: a search that goes on asks the strategy from the start, and only what the journal does not
     know is scored. So the strategy ends in the same state, and no trial is lost or doubled. Of a trained model the strategy is told
     of the uniformly pruned ones first, and before of the trials of another run that it starts with, which no budget counts.
+
+    Of a study that others search as well, architectures are claimed before they are scored, and theirs are told as they are found.
 
     What a trial raises, and what takes longer than it may, makes it a failed one, which the strategy is told of as worse than any; it
     is not tried again.
@@ -49,6 +57,7 @@ def propose(
         costs: scorers of this process, which give what limits are set on.
         workers: give the rest, by `score` of their state; None where costs are all.
         progress: told about trials.
+        shared: the study that others search as well, if any.
 
     Raises:
         ValueError: no architecture keeps the limits, or too many trials failed in a row.
@@ -63,7 +72,10 @@ def propose(
         strategy.tell([study.architecture(trial) for trial in first], losses_of(first, study.objectives))
     start = [arch for arch in kept.start() if space.keeps(arch) and arch not in there]
     expected = min(config.budget.trials or space.raw_size, space.raw_size - len(first))
-    loop = Loop(study, strategy, start, expected, Trials(costs, workers, config.engine.trial_seconds), progress)
+    among = None if shared is None else SharedStrategy(study, shared, strategy, start, expected)
+    loop = Loop(
+        study, among or strategy, start, expected, Trials(costs, workers, config.engine.trial_seconds), progress
+    )
     progress("ranking", 0, expected)
     if config.engine.asynchronous:
         loop.as_they_come(there)
@@ -87,24 +99,34 @@ class Loop:
         expected: trials at most.
         trials: scores them.
         progress: told about them.
-
-    Attributes:
-        told: trials that the strategy was told of.
     """
 
     def __init__(
         self,
         study: Study,
-        strategy: Strategy,
+        strategy: Strategy | SharedStrategy,
         start: Sequence[Architecture],
         expected: int,
         trials: Trials,
         progress: Progress,
     ) -> None:
-        self.study, self.strategy, self.start, self.expected = study, strategy, list(start), expected
-        self.trials, self.progress = trials, progress
+        self.study, self.strategy, self.expected, self.trials, self.progress = (
+            study,
+            strategy,
+            expected,
+            trials,
+            progress,
+        )
+        self.among = strategy if isinstance(strategy, SharedStrategy) else None
+        self.start = [] if self.among else list(start)  # among others it is claimed as the rest is
         self.known = tried(study)
-        self.told, self.spent, self.failures = 0, 0.0, 0
+        self.spent, self.failures = 0.0, 0
+        self._told = 0
+
+    @property
+    def told(self) -> int:
+        """Trials that the strategy was told of, those of others too."""
+        return self.among.told if self.among else self._told
 
     def in_generations(self) -> None:
         """Ask for what the strategy knows without being told, score it, tell. So trials are the same whoever scores them."""
@@ -118,14 +140,14 @@ class Loop:
     def as_they_come(self, first: Container[Architecture]) -> None:
         """Ask for the next trial as soon as a worker is free; a search that goes on tells what it knows first, but for the `first`."""
         known = [self.study.architecture(trial) for trial in self.known.values()]
-        if before := [arch for arch in known if arch not in first]:
+        before = [] if self.among else [arch for arch in known if arch not in first]
+        if before:
             self._tell(before)
-        asked = self.told
         while True:
-            while len(self.trials.running) < self._workers and self._goes_on(asked):
-                if not (archs := self._ask(self._share(self._together()), asked)):
+            while len(self.trials.running) < self._workers:
+                asked = self.told + sum(map(len, self.trials.running.values()))
+                if not self._goes_on(asked) or not (archs := self._ask(self._share(self._together()), asked)):
                     break
-                asked += len(archs)
                 self._write_and_tell(self.trials.start(archs, len(archs)))
             if not self.trials.running:
                 return
@@ -147,7 +169,7 @@ class Loop:
             return STRATEGIES[config.strategy].together
         if self.trials.workers is None:  # exact costs alone take less than writing them down
             at_once = AT_ONCE if len(self.trials.costs) == 1 else 1
-        elif self._workers == 1 or config.budget.seconds:
+        elif self._workers == 1 or config.budget.seconds or self.among:  # others go on with what is not claimed
             at_once = self._workers
         else:
             at_once = AT_ONCE
@@ -168,7 +190,8 @@ class Loop:
     def _write(self, scored: Scored) -> int:
         """Write down trials; gives their number."""
         archs, outcomes = [arch for arch, _ in scored], [outcome for _, outcome in scored]
-        self.known |= zip((arch.key for arch in archs), add(self.study, archs, outcomes), strict=True)
+        added = self.among.add(archs, outcomes) if self.among else add(self.study, archs, outcomes)
+        self.known |= zip((arch.key for arch in archs), added, strict=True)
         most = self.study.config.budget.max_failures
         for outcome in outcomes:
             self.failures = self.failures + 1 if "reason" in outcome else 0
@@ -182,7 +205,7 @@ class Loop:
     def _tell(self, archs: Sequence[Architecture]) -> None:
         trials = [self.known[arch.key] for arch in archs]
         self.strategy.tell(archs, losses_of(trials, self.study.objectives))
-        self.told += len(archs)
+        self._told += len(archs)
         self.spent += sum(trial.user_attrs["seconds"] for trial in trials)
         self.progress("ranking", self.told, self.expected)
 

@@ -16,7 +16,7 @@ from nas.propose import propose
 from nas.report import write_report, write_tables
 from nas.retrain import build, retrain
 from nas.runtime import half, import_function
-from nas.scoring import Evaluate, cost_scorers, latency_figures, taken_by
+from nas.scoring import Evaluate, cost_scorers, latency_figures, sharing, taken_by
 from nas.study import LOOP, RunConfig, Study, configure, directed, named, run_folder, write_recorded
 from nas.tasks import Task
 from nas.train import adopt, open_run, train_supernets
@@ -101,7 +101,7 @@ def run(
         evaluate = evaluate or import_function(config.evaluate)
         taken_by(evaluate)
     study, made, device = open_run(config, folder, space=space, task=task, trust=trust)
-    with study.locked(), study.session():
+    with study.locked(), study.session(), sharing(study) as shared:
         learner = None
         if made is not None and config.measured and config.supernets.count:
             with half(config.bfloat16):
@@ -111,7 +111,7 @@ def run(
         recruit = Recruit(folder, None if has_name else space, task, evaluate)
         with open_engine(config.engine, recruit if config.engine.elsewhere else lambda place: worker) as workers:
             part = study.space if learner is None else learner.team.sampler.narrowed(study.space)
-            propose(study, part, cost_scorers(study, device), workers if worker.scores else None, progress)
+            propose(study, part, cost_scorers(study, device), workers if worker.scores else None, progress, shared)
             if made is not None:
                 retrain(study, made, workers, progress)
         if made is not None:

@@ -53,10 +53,11 @@ def reason(why: str | BaseException) -> str:
 
 def add(study: Study, archs: Sequence[Architecture], outcomes: Sequence[Figures]) -> list[Trial]:
     """Write down trials: failed if its outcome has a `reason`. A figure that is missing or NaN counts as worse than any."""
-    return study.add_all(SEARCH, [_new(study, *each) for each in zip(archs, outcomes, strict=True)])
+    return study.add_all(SEARCH, [new_trial(study, *each) for each in zip(archs, outcomes, strict=True)])
 
 
-def _new(study: Study, arch: Architecture, outcome: Figures) -> New:
+def new_trial(study: Study, arch: Architecture, outcome: Figures) -> New:
+    """What is written down of an architecture's outcome."""
     if "reason" in outcome:
         return New(arch, None, outcome)
     names = [objective.name for objective in study.objectives]

@@ -93,6 +93,23 @@ class BudgetConfig(Part):
     max_failures: int = setting(10, gt=0, adjustable=True, help="End a search after so many failed trials in a row.")
 
 
+class SharedConfig(Part):
+    """A study that several workers search together; its budget counts the trials of all of them."""
+
+    storage: PathText | None = setting(
+        None,
+        adjustable=True,
+        help="Share the search with other workers by a journal file, sqlite:///FILE or postgresql://HOST/DATABASE; see "
+        "docs/long_runs.md.",
+    )
+    study: str | None = setting(
+        None, help="Name of the shared study.", otherwise="made of the space, the data and the objectives"
+    )
+    grace: int = setting(
+        60, ge=2, help="Seconds without a sign of life after which the trials of a worker are given to others."
+    )
+
+
 class AloneTraining(TrainingConfig):
     """How networks are trained alone."""
 
@@ -146,6 +163,7 @@ class RunConfig(Part):
     ranking: RankingConfig = RankingConfig()
     budget: BudgetConfig = BudgetConfig()
     engine: EngineConfig = EngineConfig()
+    shared: SharedConfig = SharedConfig()
     limits: dict[str, float] = setting(
         {},
         flag="at-most",
@@ -234,6 +252,22 @@ class RunConfig(Part):
                 f"`evaluate` must give an objective, got only {', '.join(self.objectives)}, which are known without it; name its "
                 "figures with their directions, such as score:max"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _sharing_fits(self) -> RunConfig:
+        if self.shared.storage is None:
+            if self.shared.study is not None:
+                raise ValueError(
+                    f"`study` {self.shared.study} needs the `storage` that holds it; give one, or leave out both"
+                )
+            return self
+        if self.start_from is not None:
+            raise ValueError(
+                f"a search with a `storage` starts with the trials there, got `start_from` {self.start_from} as well; leave out one"
+            )
+        if self.evaluate == LOOP:
+            raise ValueError("`storage` is for `nas.search`, and a loop of your own has none; leave it out")
         return self
 
     @property

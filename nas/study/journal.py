@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -90,7 +90,7 @@ class Journal:
             StudyDirection.MAXIMIZE if objective.higher_is_better else StudyDirection.MINIMIZE
             for objective in objectives
         ]
-        with _quiet():
+        with quiet():
             study = optuna.create_study(study_name=name, storage=self._replay(), directions=directions)
             study.set_metric_names([objective.name for objective in objectives])
         self._read()
@@ -129,14 +129,16 @@ class Journal:
         return self._chain.reached
 
     def _event(self, number: int, space: SearchSpace, arch: Architecture, trial: Trial) -> dict[str, Any]:
-        """What Optuna writes of a trial that is added to its study of that number when it is over."""
+        """What Optuna writes of a trial that is added to its study of that number when it is over; it started its seconds before."""
+        assert trial.ended is not None
+        started = datetime.fromisoformat(trial.ended) - timedelta(seconds=trial.user_attrs.get("seconds", 0))
         chosen = {column: code for column, code in zip(space.columns, space.codes(arch), strict=True) if code >= 0}
         single = trial.values[0] if trial.values is not None and len(trial.values) == 1 else None
         return {
             "op_code": CREATE_TRIAL,
             "worker_id": self._worker,
             "study_id": number,
-            "datetime_start": trial.ended,
+            "datetime_start": started.isoformat(timespec="microseconds"),
             "state": TrialState.FAIL if trial.values is None else TrialState.COMPLETE,
             "value": single,
             "values": trial.values if single is None else None,
@@ -200,7 +202,7 @@ def _studies_of(storage: JournalStorage) -> dict[str, _Trials]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     before = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:

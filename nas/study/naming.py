@@ -33,10 +33,18 @@ def old_folder_name(label: str) -> str:
 
 def run_folder(config: RunConfig, how: str) -> Path:
     """`runs/<space>-<data>-<how>-seed<seed>`, where a run stands by default. Runs that share it are told apart by their settings."""
-    if config.data is None:
-        data = str(config.task or config.evaluate)
-    else:
-        source = Path(config.data.source)
-        data = source.name if source.name not in ("", "..") else source.resolve().name or "root"
-    parts = (re.sub(r'[:/\\<>"|?*]', "-", part) for part in (config.space.title, data, how))
+    parts = (re.sub(r'[:/\\<>"|?*]', "-", part) for part in (config.space.title, _data(config), how))
     return Path("runs") / f"{'-'.join(parts)}-seed{config.seed}"
+
+
+def study_name(config: RunConfig) -> str:
+    """What a shared study is called by default: workers that are started alike meet in it."""
+    return " ".join([config.space.title, _data(config), ",".join(config.objectives)])
+
+
+def _data(config: RunConfig) -> str:
+    """What stands for the data in a name: their file or folder, or the function in their place."""
+    if config.data is None:
+        return str(config.task or config.evaluate)
+    source = Path(config.data.source)
+    return source.name if source.name not in ("", "..") else source.resolve().name or "root"

@@ -38,6 +38,7 @@ from nas.study.journal import Journal, New, Trial, repair, whole
 from nas.study.naming import folder_name, old_folder_name
 from nas.study.records import journal_of, read_latency, read_record, recorded_config, write_recorded
 from nas.study.spaces import build_space, make_task
+from nas.study.storage import without_password
 from nas.tasks import Task, configured_task
 from search_spaces import Architecture, SearchSpace
 from search_spaces.core import load_json, of_file
@@ -93,13 +94,13 @@ class Study:
         }
         if (folder / "run.yaml").exists():
             study._check_same(config, ours, adjustable)
-            write_recorded(folder, "run.yaml", as_yaml(config))
+            write_recorded(folder, "run.yaml", without_password(as_yaml(config)))
             return study
         if folder.exists() and any(not entry.name.startswith(".") for entry in folder.iterdir()):
             raise ValueError(f"{folder} is not empty and holds no run; give another folder, or empty it")
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / "record.json", {"seed": config.seed, **ours, "sessions": []})
-        write_recorded(folder, "run.yaml", as_yaml(config))
+        write_recorded(folder, "run.yaml", without_password(as_yaml(config)))
         return study
 
     @classmethod
@@ -152,7 +153,7 @@ class Study:
     def session(self, command: str | None = None) -> Iterator[None]:
         """Write down who ran what, from when to when, and how it ended."""
         entry: dict[str, Any] = {
-            "command": command or command_line(),
+            "command": without_password(command or command_line()),
             "started": _now(),
             **environment(),
             "ended": None,

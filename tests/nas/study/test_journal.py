@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import json
 from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,7 @@ def test_optuna_itself_reads_it(tmp_path: Path, space: SearchSpace) -> None:
     assert study.metric_names == ["accuracy", "macs"]
     assert len(study.best_trials) == 1
     assert set(study.trials[0].params) == {f"pools[{i}]" for i in range(1, 10)} | {"operator"}
+    assert [trial.duration for trial in study.trials] == [timedelta(seconds=1.5)] * 3
 
 
 @pytest.mark.parametrize("values", [[0.5], [0.5, 1e6], [float("inf"), 3], None])
