@@ -124,6 +124,7 @@ def run(
     study, task, device = open_run(config, folder, space=space, task=task, trust=trust)
     space = study.space
     with study.locked(), study.session():
+        progress = study.log.listening(progress)
         kept, costs = contract(space), cost_scorers(study, device)
         if evaluate is not None:
             propose(study, costs, [EvaluatedScorer(space, evaluate, study.objectives, config.seed)], progress)
@@ -239,6 +240,7 @@ def _export_front(study: Study, task: Task, progress: Progress) -> None:
         folder = study.place("exports", arch)
         if not folder.exists():
             export(study, arch, folder, study.config.export, task)
+            study.log.write("export", label=study.space.label(arch), folder=folder.name)
     progress("exporting", len(front), len(front))
 
 

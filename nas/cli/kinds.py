@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from estimators.accuracy import PREDICTORS
 from estimators.counting import COUNTERS
 from estimators.zero_cost import ZERO_COST
+from nas.events import LOGS
 from nas.objectives import OBJECTIVES
 from nas.pruning import RECOVERIES
 from nas.strategies import STRATEGIES
@@ -82,6 +83,7 @@ KINDS: dict[str, Kind] = {
     "recoveries": Kind("repair of a pruned model", RECOVERIES, "what it does", {"named as": _step, **NEEDS}),
     "counters": Kind("who counts multiply-accumulates", COUNTERS, "what it is"),
     "formats": Kind("files of an exported network", FORMATS, "what it is"),
+    "logs": Kind("where progress is written while a run computes", LOGS, "where it goes", {"needs the extra": _attribute("needs")}),
 }  # fmt: skip
 """What can be chosen by name."""
 
