@@ -49,7 +49,7 @@ def watch(
                     terminal.show(line)
         elif once:
             run.look()
-            for line in _lines(run):
+            for line in (*_lines(run), *_heard(run)):
                 terminal.show(line)
         else:
             with _screen() as draw:
@@ -126,7 +126,7 @@ def _picture(run: Watched) -> Group:
     for step, phase in run.session.phases.items():
         bar = ProgressBar(total=max(phase.total, 1e-9), completed=phase.done, width=30)
         bars.add_row(Text(terminal.printable(step)), bar, Text(_how_far(phase)))
-    others = [Text(terminal.printable(line)) for line in _others(run.session)]
+    others = [Text(terminal.printable(line)) for line in (*_others(run.session), *_heard(run))]
     return Group(Text(terminal.printable(_state(run)), style="bold"), bars, *others)
 
 
@@ -144,8 +144,12 @@ def _state(run: Watched) -> str:
         return f"{run.folder}: {session.ended} after {_time(session.seconds)}{why}"
     if not run.alive:
         return f"{run.folder}: its process is gone without a word; last heard of {_time(run.quiet)} ago, the same command goes on"
-    heard = f", last heard of {_time(run.quiet)} ago" if run.quiet > QUIET else ""
-    return f"{run.folder}: running: {session.command}{heard}"
+    return f"{run.folder}: running: {session.command}"
+
+
+def _heard(run: Watched) -> list[str]:
+    quiet = run.session.command is not None and not run.over and run.quiet > QUIET
+    return [f"last heard of {_time(run.quiet)} ago"] if quiet else []
 
 
 def _how_far(phase: Phase) -> str:

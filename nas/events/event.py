@@ -11,6 +11,8 @@ Event = dict[str, Any]
 """`time` (UTC, ISO 8601), `seconds` since the session started, `kind`, `worker`, what the kind says in words, and `figures` by name."""
 MAIN = "main"
 """The worker that is the run's own process."""
+MOST = 1e300
+"""No number that is read from a file is larger."""
 STEPS = {"epoch": "epoch", "trial": "number", "front": "trials", "alone": "number", "measured": "number"}
 """Kinds whose figures are curves, and the figure that they are drawn over."""
 
@@ -38,6 +40,11 @@ def curves(event: Event) -> Iterator[tuple[str, float, int]]:
     for name, value in figures.items():
         if value is not None:
             yield f"{group}/{name}", value, int(at)
+
+
+def is_number(value: object) -> bool:
+    """Whether something read from a file is a number that can be reckoned with."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and -MOST < value < MOST
 
 
 def _number(value: Any) -> int | float | None:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nas.events.event import Event
+from nas.events.event import Event, is_number
 
 FILE = "events.jsonl"
 EARLIER = "events.1.jsonl"
@@ -94,4 +94,4 @@ def parse(line: str) -> Event | None:
     except (ValueError, RecursionError):
         return None
     fits = isinstance(event, dict) and isinstance(event.get("figures"), dict) and isinstance(event.get("kind"), str)
-    return event if fits and isinstance(event.get("seconds"), int | float) else None
+    return event if fits and is_number(event.get("seconds")) else None

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections import deque
 from contextlib import suppress
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from nas.events.event import Event
+from nas.events.event import Event, is_number
 from nas.objectives import Objective
 
 SHOWN = 5
@@ -65,7 +65,7 @@ class Session:
     def take(self, event: Event) -> None:
         """Change as an event says."""
         kind = event["kind"]
-        numbers = {str(name): float(value) for name, value in event["figures"].items() if _is_number(value)}
+        numbers = {str(name): float(value) for name, value in event["figures"].items() if is_number(value)}
         with suppress(KeyError, TypeError, ValueError):
             if kind == "session started":
                 self.command = str(event["command"])
@@ -139,7 +139,3 @@ TAKEN = {
     "session ended": Session._end,
 }
 """What an event of each kind changes."""
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
