@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_leaves
 import pruners
 from estimators.counting import standing_in
 from nas.data import ImageData, named_data
+from nas.events import Log, check_logs, clear, holds_only_logs, logged
 from nas.objectives import estimates
 from nas.pruning import (
     PruneConfig,
@@ -30,7 +31,7 @@ from nas.pruning import (
     repair_unlabelled,
 )
 from nas.report import prune_page
-from nas.runtime import as_yaml, command_line, environment, replacing, resolve_device, write_json, write_text
+from nas.runtime import as_yaml, command_line, environment, flat, replacing, resolve_device, write_json, write_text
 from nas.study import OBJECT, make_task
 from nas.tasks import Images, Task, as_task, configured_task
 from nas.training import measure, warn_of_chance
@@ -70,7 +71,8 @@ def prune(
             see `nas.tasks`.
         task: `module:function` that returns a task, in place of data.
         out: folder for `plan.json`, `weights.safetensors`, `summary.json`, the page `report.html` and, where all of it was given by
-            names, the configuration `prune.yaml`; with `vocabulary` also for `vocabulary.json` and the mended `tokenizer`.
+            names, the configuration `prune.yaml`; with `vocabulary` also for `vocabulary.json` and the mended `tokenizer`. Meanwhile
+            `events.jsonl` in it says how far it is, see `nas.events`.
             `pruners.load` reads the model back.
         progress: told about long steps.
         settings: by keyword:{settings}
@@ -116,8 +118,26 @@ def run(
 ) -> tuple[PruneResult, dict[str, Any]]:
     """Carry out a configuration, on what it names or on what is given in its place; see `prune`."""
     folder = None if out is None else Path(out)
-    if folder is not None and folder.exists() and not (folder / "plan.json").exists() and any(folder.iterdir()):
-        raise ValueError(f"{folder} is not empty and holds no pruned model; give another folder")
+    if folder is None and config.log:
+        raise ValueError(f"`log` {','.join(config.log)} needs a folder to go to; give `out`, or leave it out")
+    check_logs(config.log)
+    if folder is not None and folder.exists():
+        if not (folder / "plan.json").exists() and not holds_only_logs(folder) and any(folder.iterdir()):
+            raise ValueError(f"{folder} is not empty and holds no pruned model; give another folder")
+        clear(folder)
+    with logged(folder, config.log, flat(config.model_dump(mode="json")), command_line()) as log:
+        return _run(config, folder, log, model, example, task, log.listening(progress))
+
+
+def _run(
+    config: PruneConfig,
+    folder: Path | None,
+    log: Log,
+    model: nn.Module | None,
+    example: Any,
+    task: Task | None,
+    progress: Progress,
+) -> tuple[PruneResult, dict[str, Any]]:
     by_names = model is None and example is None and task is None and isinstance(config.cut.importance.criterion, str)
     by_names = by_names and config.words.by_names
     place = resolve_device(config.device)
@@ -144,6 +164,7 @@ def run(
         if task is not None:
             with untouched(module):
                 test[when] = measure(module.to(place), task, task.test, list(task.metrics))
+            log.write("measured", {"number": len(test), **test[when]}, when=when)
 
     model = on_cpu(model)
     repair = None
@@ -217,6 +238,7 @@ def run(
             write_text(temporary / "report.html", prune_page(summary))
             if by_names:
                 write_text(temporary / "prune.yaml", as_yaml(config))
+            log.move(temporary)
     return result, summary
 
 

@@ -102,6 +102,7 @@ def run(
         taken_by(evaluate)
     study, made, device = open_run(config, folder, space=space, task=task, trust=trust)
     with study.locked(), study.session(), sharing(study) as shared:
+        progress = study.log.listening(progress)
         learner = None
         if made is not None and config.measured and config.supernets.count:
             with half(config.bfloat16):
@@ -144,6 +145,7 @@ def _export_front(study: Study, task: Task, progress: Progress) -> None:
         folder = study.place("exports", arch)
         if not folder.exists():
             export(study, arch, folder, study.config.export, task)
+            study.log.write("export", label=study.space.label(arch), folder=folder.name)
     progress("exporting", len(front), len(front))
 
 

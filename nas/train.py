@@ -43,7 +43,7 @@ KEYWORDS = keywords(RunConfig)
 ADJUSTABLE = [".".join(path) for keyword in KEYWORDS.values() if keyword.adjustable for path in keyword.paths]
 ALWAYS = [path for path in ADJUSTABLE if not path.startswith(("supernets.", "alone."))]
 """Settings that may change whenever a run goes on; other adjustable ones only until its supernets are trained."""
-OF_TRAINING = ("space", "data", "task", "supernets", "seed", "device", "bfloat16")
+OF_TRAINING = ("space", "data", "task", "supernets", "seed", "device", "bfloat16", "log")
 NOT_TRAINED_BY = [
     name
     for name, keyword in KEYWORDS.items()
@@ -112,7 +112,7 @@ def train(
     )
     assert what is not None
     with study.locked(), study.session(), half(config.bfloat16):
-        train_supernets(study, what, device, progress, on_epoch, trust)
+        train_supernets(study, what, device, study.log.listening(progress), on_epoch, trust)
     return study
 
 
@@ -174,6 +174,7 @@ def train_supernets(
 
     def record(history: list[Row]) -> None:
         write_text(study.folder / "supernets" / "history.csv", pd.DataFrame(history).to_csv(index=False))
+        study.log.epochs(history)
         if on_epoch:
             on_epoch(history)
 

@@ -18,8 +18,8 @@ PACKAGES = ["nas", "pruners", "estimators", "search_spaces"]
 ROOMS = {
     "nas": [
         "__main__", "cli", "contents", "search", "loop", "export", "propose", "worker", "retrain", "train", "prune", "subnet",
-        "report", "scoring", "study", "engines", "pruning", "supernets", "samplers", "training", "tasks", "strategies", "objectives",
-        "data", "runtime",
+        "report", "scoring", "study", "engines", "pruning", "supernets", "samplers", "training", "tasks", "strategies", "events",
+        "objectives", "data", "runtime",
     ],
     "pruners": [
         "space", "prune", "half", "vocabulary", "chosen", "config", "repair", "result", "allocation", "importance", "surgery",

@@ -20,6 +20,7 @@ from nas.cli.runs import export, front, report
 from nas.cli.search import search
 from nas.cli.spaces import spaces
 from nas.cli.train import train
+from nas.cli.watch import watch
 from nas.runtime import Untrusted, names_function
 from nas.training import NotFinite
 
@@ -32,6 +33,7 @@ app = typer.Typer(
 COMMANDS: dict[str, Callable[..., None]] = {
     "search": search,
     "train": train,
+    "watch": watch,
     "front": front,
     "export": export,
     "report": report,

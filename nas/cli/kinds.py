@@ -10,6 +10,7 @@ from estimators.accuracy import PREDICTORS
 from estimators.counting import COUNTERS
 from estimators.zero_cost import ZERO_COST
 from nas.engines import ENGINES
+from nas.events import LOGS
 from nas.objectives import OBJECTIVES
 from nas.pruning import RECOVERIES
 from nas.strategies import STRATEGIES
@@ -84,6 +85,7 @@ KINDS: dict[str, Kind] = {
     "engines": Kind("where trials run", ENGINES, "where", NEEDS),
     "counters": Kind("who counts multiply-accumulates", COUNTERS, "what it is"),
     "formats": Kind("files of an exported network", FORMATS, "what it is"),
+    "logs": Kind("where progress is written while a run computes", LOGS, "where it goes", {"needs the extra": _attribute("needs")}),
 }  # fmt: skip
 """What can be chosen by name."""
 

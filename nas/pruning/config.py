@@ -9,6 +9,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from nas.data import DataConfig
+from nas.events import known_logs
 from nas.objectives import Hardware, estimates
 from nas.pruning.inputs import read_targets
 from nas.pruning.recovery import RECOVERIES, RecoveryConfig
@@ -71,6 +72,14 @@ class PruneConfig(Part):
     cut: CutConfig = CutConfig()
     recovery: RecoveryConfig = RecoveryConfig()
     device: str = setting("auto", help="auto, cpu or cuda, for fine-tuning and measuring.")
+    log: tuple[str, ...] = setting(
+        (), help="Where progress goes beside events.jsonl, joined by commas: see `nas list logs`."
+    )
+
+    @field_validator("log")
+    @classmethod
+    def _known_logs(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        return known_logs(names)
 
     @field_validator("data", mode="before")
     @classmethod

@@ -1,11 +1,11 @@
 """Tables, plots and the pages of a run and of a pruning."""
 
-from nas.report.format import front_table, milliseconds, percent, repaired, si
+from nas.report.format import front_table, measured, milliseconds, percent, repaired, si
 from nas.report.page import searched, title
 from nas.report.prune_page import prune_page, shows
 from nas.report.write import write_report, write_tables
 
 __all__ = [
-    "front_table", "milliseconds", "percent", "prune_page", "repaired", "searched", "shows", "si", "title",
+    "front_table", "measured", "milliseconds", "percent", "prune_page", "repaired", "searched", "shows", "si", "title",
     "write_report", "write_tables",
 ]  # fmt: skip

@@ -33,6 +33,14 @@ def read_yaml(path: Path, command: str) -> Any:
     return data
 
 
+def flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested data by dotted names: `{"a": {"b": 1}}` is `{"a.b": 1}`."""
+    found: dict[str, Any] = {}
+    for name, value in data.items():
+        found |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return found
+
+
 def as_yaml(config: BaseModel) -> str:
     """A configuration as YAML, defaults included."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)

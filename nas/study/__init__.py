@@ -16,6 +16,7 @@ from nas.study.config import (
 )
 from nas.study.formats import FORMATS, check_same
 from nas.study.journal import New, Trial, whole
+from nas.study.lock import is_held
 from nas.study.naming import run_folder, study_name
 from nas.study.records import holds, journal_of, read_record, recorded_config, write_recorded
 from nas.study.shared import SharedStudy
@@ -24,8 +25,8 @@ from nas.study.storage import open_storage
 from nas.study.study import ALONE, SEARCH, Study, load_task
 
 __all__ = [
-    "ALONE", "FORMATS", "LOOP", "OBJECT", "SEARCH", "New", "RankingConfig", "RunConfig", "SharedStudy", "Study", "Trial",
-    "adjusted", "build_space", "check_same", "choose", "configure", "directed", "holds", "journal_of", "load_task",
-    "make_task", "named", "named_functions", "open_storage", "options_for", "parse_config", "peek_config", "read_config",
-    "read_record", "recorded_config", "run_folder", "study_name", "whole", "write_recorded",
+    "ALONE", "FORMATS", "LOOP", "OBJECT", "SEARCH", "New", "RankingConfig", "RunConfig", "SharedStudy", "Study", "Trial", "adjusted",
+    "build_space", "check_same", "choose", "configure", "directed", "holds", "is_held", "journal_of", "load_task", "make_task",
+    "named", "named_functions", "open_storage", "options_for", "parse_config", "peek_config", "read_config", "read_record",
+    "recorded_config", "run_folder", "study_name", "whole", "write_recorded",
 ]  # fmt: skip

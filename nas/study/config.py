@@ -12,9 +12,10 @@ from estimators import METRICS
 from estimators.zero_cost import ZERO_COST
 from nas.data import DataConfig
 from nas.engines import EngineConfig
+from nas.events import known_logs
 from nas.objectives import ESTIMATES, OBJECTIVES, Hardware, Objective, estimates, parse_objectives
 from nas.pruning import PRUNED
-from nas.runtime import check_trust, names_function, read_yaml, teaches_by_function
+from nas.runtime import check_trust, flat, names_function, read_yaml, teaches_by_function
 from nas.strategies import STRATEGIES
 from nas.study.formats import FORMATS
 from nas.supernets import SupernetConfig
@@ -179,6 +180,9 @@ class RunConfig(Part):
     seed: int = setting(0, ge=0, help="Decides everything random.")
     device: str = setting("auto", help="auto, cpu or cuda.")
     bfloat16: bool = setting(False, help="Train and rank in bf16 on a CPU too: faster where it has the instructions.")
+    log: tuple[str, ...] = setting(
+        (), adjustable=True, help="Where progress goes beside events.jsonl, joined by commas: see `nas list logs`."
+    )
 
     @field_validator("strategy")
     @classmethod
@@ -207,6 +211,11 @@ class RunConfig(Part):
             if name not in FORMATS:
                 raise unknown_name("format", name, FORMATS)
         return names
+
+    @field_validator("log")
+    @classmethod
+    def _known_logs(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        return known_logs(names)
 
     @model_validator(mode="after")
     def _supernets_fit(self) -> RunConfig:
@@ -387,16 +396,9 @@ def peek_config(path: Path) -> RunConfig:
 
 def differences(a: RunConfig, b: RunConfig) -> list[str]:
     """The settings in which two configurations differ, as `name: a, not b`."""
-    left, right = _flat(a.model_dump(mode="json")), _flat(b.model_dump(mode="json"))
+    left, right = flat(a.model_dump(mode="json")), flat(b.model_dump(mode="json"))
     return [
         f"{name}: {bare(left.get(name))}, not {bare(right.get(name))}"
         for name in {**left, **right}
         if left.get(name) != right.get(name)
     ]
-
-
-def _flat(data: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in data.items():
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
-    return flat

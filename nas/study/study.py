@@ -1,6 +1,7 @@
 """The run folder: what was asked, what came out, and whether the two belong together.
 
 run.yaml       the full configuration
+events.jsonl   what happens while it computes, see `nas.events`
 record.json    commands, versions, hardware, seed, commit, what the space and the data were, and digests of other files
 journal.log    an Optuna journal: study `search` holds the trials, study `alone` the networks trained alone
 supernets/     checkpoint of the shared weights, and history.csv with the losses of each epoch
@@ -13,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from functools import cached_property
@@ -23,6 +24,7 @@ from typing import Any
 import pandas as pd
 from filelock import FileLock, Timeout
 
+from nas.events import SILENT, Log, check_logs, logged
 from nas.objectives import OBJECTIVES, Objective, losses, pareto
 from nas.pruning import PREFIX, own_classes, own_normalisation
 from nas.runtime import (
@@ -30,11 +32,13 @@ from nas.runtime import (
     check_trust,
     command_line,
     environment,
+    flat,
     sweep,
     write_json,
 )
 from nas.study.config import RunConfig, differences
 from nas.study.journal import Journal, New, Trial, repair, whole
+from nas.study.lock import LOCK
 from nas.study.naming import folder_name, old_folder_name
 from nas.study.records import journal_of, read_latency, read_record, recorded_config, write_recorded
 from nas.study.spaces import build_space, make_task
@@ -56,10 +60,12 @@ class Study:
         config: what was asked.
         space: the search space.
         trusted: whether the functions that `run.yaml` names may be imported.
+        log: of the session that goes on; outside of one it writes nothing.
     """
 
     def __init__(self, folder: Path, config: RunConfig, space: SearchSpace, *, trusted: bool = True) -> None:
         self.folder, self.config, self.space, self.trusted = folder, config, space, trusted
+        self.log: Log = SILENT
         self._table: tuple[list[Trial], pd.DataFrame] = [], pd.DataFrame()  # of `trials`, and what it was made from
 
     # --- opening ---
@@ -85,8 +91,9 @@ class Study:
             adjustable: settings that may differ from those that the run was started with; `run.yaml` keeps the latest.
 
         Raises:
-            ValueError: the folder holds another run, or files that are no run's.
+            ValueError: the folder holds another run, or files that are no run's, or a package of the log is missing.
         """
+        check_logs(config.log)
         study = cls(folder, config, space)
         ours = {
             "space": {"name": config.space.name, "options": dict(options), "fingerprint": space.fingerprint},
@@ -136,7 +143,7 @@ class Study:
     def locked(self) -> Iterator[None]:
         """Keep other processes from writing to the folder, and clean up behind one that was killed."""
         try:
-            held = FileLock(self.folder / ".lock").acquire(blocking=False)
+            held = FileLock(self.folder / LOCK).acquire(blocking=False)
         except Timeout:
             raise ValueError(
                 f"another process is running in {self.folder}; wait for it, or give another folder"
@@ -151,9 +158,10 @@ class Study:
 
     @contextmanager
     def session(self, command: str | None = None) -> Iterator[None]:
-        """Write down who ran what, from when to when, and how it ended."""
+        """Write down who ran what, from when to when, and how it ended; meanwhile, what happens goes to `log`."""
+        command = without_password(command or command_line())
         entry: dict[str, Any] = {
-            "command": without_password(command or command_line()),
+            "command": command,
             "started": _now(),
             **environment(),
             "ended": None,
@@ -161,7 +169,11 @@ class Study:
         record = self.record
         record["sessions"].append(entry)
         write_json(self.folder / "record.json", record)
-        yield
+        with self._logged(command) as self.log:
+            try:
+                yield
+            finally:
+                self.log = SILENT
         record = self.record  # with digests of what was written meanwhile
         end = self.journal.end() if self.journal_path.exists() else None
         record["sessions"][-1] |= {"ended": _now(), "journal": end and end._asdict()}
@@ -193,7 +205,12 @@ class Study:
     def add_all(self, name: str, new: Sequence[New]) -> list[Trial]:
         """Write down several as `add` does, at once: they wait for the disk together."""
         self.journal.create(name, self.objectives if name == SEARCH else self.metrics)
-        return self.journal.add(name, self.space, new)
+        trials = self.journal.add(name, self.space, new)
+        if name == SEARCH:
+            self.log.trials(trials)
+        else:
+            self.log.alone(trials, self.metrics)
+        return trials
 
     @cached_property
     def objectives(self) -> tuple[Objective, ...]:
@@ -371,6 +388,21 @@ class Study:
                 end |= {"trials": most - 1, "last": None}
         if ends:
             write_json(self.folder / "record.json", record)
+
+    def _logged(self, command: str) -> AbstractContextManager[Log]:
+        known: list[Trial] = []
+        alone = 0
+        if self.journal_path.exists():
+            with whole(self.journal_path):
+                known = [*self.journal.trials(SEARCH), *self.journal.trials(SEARCH, failed=True)]
+                alone = len(self.journal.trials(ALONE))
+        settings = flat(self.config.model_dump(mode="json"))
+        settings = {
+            name: without_password(value) if isinstance(value, str) else value for name, value in settings.items()
+        }
+        return logged(
+            self.folder, self.config.log, settings, command, objectives=self.objectives, known=known, alone=alone
+        )
 
     def _is_its_own(self, old: Path, label: str) -> bool:
         """Whether a folder by the old naming holds the files of this label alone.

@@ -225,6 +225,7 @@ def test_the_command_prunes_and_says_what_it_did(weights: Path, tmp_path: Path) 
         "summary.json",
         "report.html",
         "prune.yaml",
+        "events.jsonl",
     }
     written = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert written["command"].startswith("nas prune tests.nas.test_prune:small") and written["versions"]["torch"]

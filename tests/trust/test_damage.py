@@ -191,9 +191,11 @@ def refuses(cases: dict[str, Case], name: str, damaged: bytes) -> str:
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "journal.log"])
 def test_half_a_file_is_refused(cases: dict[str, Case], name: str) -> None:
-    """Of a journal half its trials are left, as after a search that was stopped."""
-    data = cases[name].path.read_bytes()
-    assert "; " in refuses(cases, name, data[: len(data) // 2]), "what to do comes last"
+    """Of a journal half its trials are left, as after a search that was stopped; YAML ends within a key."""
+    data, path = cases[name].path.read_bytes(), cases[name].path
+    half = data[: len(data) // 2]
+    half = half[: half.rindex(b":")] if path.suffix == ".yaml" else half
+    assert "; " in refuses(cases, name, half), "what to do comes last"
 
 
 @pytest.mark.parametrize(

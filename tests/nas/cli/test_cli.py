@@ -16,7 +16,9 @@ from tests.commands import lines, run, run_alone
 QUICK = "--supernets 1 --strategy random --trials 3 --epochs 1 --retrain none --batch-size 64 --limit 200 --test-limit 50".split()
 
 
-@pytest.mark.parametrize("command", ["search", "train", "front", "export", "profile", "spaces", "report", "inspect"])
+@pytest.mark.parametrize(
+    "command", ["search", "train", "watch", "front", "export", "profile", "spaces", "report", "inspect"]
+)
 def test_help_shows_an_example(command: str) -> None:
     done = run(command, "--help")
     assert done.returncode == 0
