@@ -14,7 +14,7 @@ from nas.data import ImageData
 from nas.export import export
 from nas.report import write_report, write_tables
 from nas.retrain import build, retrain
-from nas.runtime import half, import_function, stream, write_json
+from nas.runtime import half, import_function, ranks, stream, write_json
 from nas.scoring import (
     Evaluate,
     EvaluatedScorer,
@@ -37,7 +37,7 @@ from nas.scoring import (
 from nas.strategies import STRATEGIES, make_strategy
 from nas.study import LOOP, RunConfig, Study, configure, directed, named, run_folder
 from nas.tasks import Task
-from nas.train import adopt, open_run, train_supernets
+from nas.train import adopt, help_train, open_run, train_supernets, trains_shared
 from nas.training import NotFinite
 from pruners.progress import Progress, silent
 from search_spaces import SearchSpace
@@ -63,6 +63,8 @@ def search(
 
     Calling it again with the same arguments goes on where it was stopped, and does nothing once it is finished, unless it is given a
     larger budget. While supernets train, the second call may give another learning rate, say after the loss became infinite.
+
+    In each of several processes that torchrun starts, they train the supernets together; then the first one goes on alone.
 
     Args:
         space: a built-in space's name, `module:function`, or a SearchSpace.
@@ -115,7 +117,17 @@ def run(
     progress: Progress = silent,
     trust: bool = False,
 ) -> Study:
-    """Carry out a configuration in a run folder, or go on with it; see `search`. The functions that it names are imported."""
+    """Carry out a configuration in a run folder, or go on with it; see `search`. The functions that it names are imported.
+
+    Several processes train supernets together, and the first one goes on alone.
+    """
+    if ranks.started().of > 1 and not trains_shared(config):
+        raise ValueError(
+            f"several processes train supernets together, and this search has none to train, got {ranks.started().of} processes; start "
+            "it in one"
+        )
+    if not ranks.first():
+        return help_train(config, folder, space=space, task=task, trust=trust)
     if config.evaluate == LOOP:
         raise ValueError(f"{folder} is searched by a loop of its own; go on there, with `nas.Loop`")
     if config.evaluate is not None:

@@ -1,6 +1,6 @@
 """Files, checkpoints, devices, random streams, and reading text, settings and functions."""
 
-from nas.runtime import checkpoint
+from nas.runtime import checkpoint, ranks
 from nas.runtime.configs import as_yaml, read_yaml
 from nas.runtime.device import half, memory_format, precision, resolve_device
 from nas.runtime.environment import command_line, environment
@@ -15,6 +15,6 @@ from nas.runtime.weights import fill, fitting, read_tensors
 __all__ = [
     "OF_LIBRARIES", "Untrusted", "as_yaml", "check_trust", "checkpoint", "command_line", "environment", "fill",
     "fitting", "floats", "half", "import_function", "memory_format", "names", "names_function", "numbers",
-    "pairs", "precision", "put_tensors", "read_pt2", "read_tensors", "read_yaml", "replacing", "resolve_device",
+    "pairs", "precision", "put_tensors", "ranks", "read_pt2", "read_tensors", "read_yaml", "replacing", "resolve_device",
     "shape", "stream", "sweep", "teaches_by_function", "torch_seed", "write_json", "write_text", "yaml_values",
 ]  # fmt: skip
