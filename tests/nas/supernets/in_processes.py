@@ -1,8 +1,8 @@
-"""Trains a small supernet by each sampler, alone or as one of several processes that torchrun's variables describe; in float64.
+"""Trains small supernets by each sampler, once in one process and once in all that torchrun's variables tell of; in float64.
 
     python -m tests.nas.supernets.in_processes OUT
 
-The first process writes the losses of the steps of each as JSON, and what its tensors have come to.
+The first process writes the losses of all steps as JSON, and what tensors have come to.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,21 +30,22 @@ from search_spaces import make_space
 from tests.elastic_toy import elastic_space
 
 CPU = torch.device("cpu")
+small = partial(make_space, image_size=8, in_channels=1)
 SPACES = {
-    "toy": elastic_space,  # norms by batch statistics, sliced
-    "pooling": partial(make_space, "resnet20-pooling", bn="affine", image_size=8, in_channels=1),
-    "parting": partial(make_space, "resnet20-pooling", weights="parting", image_size=8, in_channels=1),
-    "elastic": partial(make_space, "resnet-elastic", choices="width", widths=(4, 8, 8), image_size=8, in_channels=1),
+    "toy": elastic_space,
+    "placements": partial(small, "resnet20-pooling", bn="affine", weights="parting"),
+    "widths": partial(small, "resnet-elastic", choices="width", widths=(4, 4, 4), width_ratios=(0.5, 1)),
 }
-SERVED = {name: "toy" for name in SAMPLERS} | {
-    "uniform": "parting", "split": "pooling", "mixture": "pooling", "groups": "elastic", "sandwich": "elastic",
-}  # fmt: skip
-"""What is trained by each sampler, or as a mixture: norms by batch statistics, with running ones, and those of slices."""
-TRAINING = TrainingConfig(epochs=5, batch_size=16, learning_rate=0.05, weight_decay=1e-3, clip=5.0)
+CASES = [
+    *(("toy", name, 5) for name in (*SAMPLERS, "mixture")),
+    ("placements", "mixture", 1),
+    ("widths", "groups", 1),
+]
+"""Space, sampler or a mixture, and epochs of four steps. The toy's norms have no running statistics; those of widths are sliced."""
 
 
 def in_double() -> None:
-    """Let everything that is made or cast as float32 be float64."""
+    """Let all that is made or cast as float32 be float64."""
     torch.set_default_dtype(torch.float64)
     torch.Tensor.float = torch.Tensor.double  # type: ignore[method-assign]
 
@@ -53,18 +55,14 @@ def in_double() -> None:
     nn.modules.module.register_module_forward_pre_hook(cast)
 
 
-def train(name: str) -> dict[str, Any]:
-    """The losses of every step, and what weights, buffers and averages are at the end."""
+def train(space: str, name: str, epochs: int) -> dict[str, list[float]]:
+    """The losses of every step, and the norm of each tensor of the checkpoint."""
     task = image_task(load_data("digits", seed=0, limit=160))
-    mixture = name == "mixture"
-    shared = SupernetConfig(
-        sampler="uniform" if mixture else name,
-        count=2 if mixture else 1,
-        training=TRAINING,
-        accumulate=1 + (name == "fair"),
-    )
-    space = SPACES[SERVED[name]]()
-    learner = make_learner(shared, space, task, seed=0, device=CPU, mixture=mixture)
+    task = replace(task, train=task.train.head(32), validation=task.validation.head(7))
+    training = TrainingConfig(epochs=epochs, batch_size=8, learning_rate=0.05, weight_decay=1e-3, clip=5.0)
+    sampler, count = ("uniform", 2) if name == "mixture" else (name, 1)
+    shared = SupernetConfig(sampler=sampler, count=count, training=training, accumulate=2 if name == "fair" else 1)
+    learner = make_learner(shared, SPACES[space](), task, seed=0, device=CPU, mixture=count > 1)
     losses: list[float] = []
     tell = learner.team.sampler.tell
 
@@ -73,17 +71,18 @@ def train(name: str) -> dict[str, Any]:
         tell(draws, found)
 
     learner.team.sampler.tell = note  # type: ignore[method-assign]
-    fit(learner, task.train.head(64), TRAINING, seed=0, device=CPU)
-    return {"losses": losses, "end": [x.double().norm().item() for x in learner.tensors().values()]}
+    fit(learner, task.train, training, seed=0, device=CPU)
+    return {"losses": losses, "tensors": [x.double().norm().item() for x in learner.tensors().values()]}
 
 
 def main(out: Path) -> None:
     torch.set_num_threads(1)
     in_double()
+    alone = {" ".join(map(str, case)): train(*case) for case in CASES} if ranks.first() else {}
     with ranks.joined(CPU):
-        found = {name: train(name) for name in SERVED}
+        together = {" ".join(map(str, case)): train(*case) for case in CASES}
     if ranks.first():
-        out.write_text(json.dumps(found))
+        out.write_text(json.dumps({name: [alone[name], together[name]] for name in alone}))
 
 
 if __name__ == "__main__":
