@@ -81,7 +81,7 @@ def train(
     Calling it again with the same arguments goes on where it was stopped. Until the last epoch, the second call may
     give another learning rate, say after the loss became infinite.
 
-    In each of several processes that torchrun starts, they train together; the first one alone writes, and tells of progress and epochs.
+    In each of several processes that torchrun starts, they train together; the first one alone writes, and tells of progress.
 
     Args:
         space: a built-in space's name, `module:function`, or a SearchSpace.

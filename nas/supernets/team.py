@@ -43,8 +43,8 @@ class Team:
 
     The losses of a step are read from the device while the next step is on its way, so that the device never waits for the host.
 
-    Processes that are joined train the same architectures, each on its share of the batch: gradients, losses and the statistics of batch
-    normalisations are those of the whole batch, for losses that are means over examples.
+    Processes that are joined train the same architectures, each on its share of the batch: gradients, losses and the statistics of
+    batch normalisations are those of the whole batch, for losses that are means over examples.
 
     Args:
         space: the search space.

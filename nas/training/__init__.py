@@ -10,6 +10,6 @@ from nas.training.range_test import RangeTest, safe_rate, trial_rate
 
 __all__ = [
     "Alone", "BatchNorm", "Distillation", "Distilled", "NotFinite", "RangeTest", "Row", "TrainingConfig", "batch_norms",
-    "below", "calibrate_", "check_weights", "clip_", "common_statistics", "fit", "make_optimizer", "measure", "restore_state_", "safe_rate",
-    "set_rate_", "state_tensors", "trial_rate", "under", "warn_of_chance",
+    "below", "calibrate_", "check_weights", "clip_", "common_statistics", "fit", "make_optimizer", "measure",
+    "restore_state_", "safe_rate", "set_rate_", "state_tensors", "trial_rate", "under", "warn_of_chance",
 ]  # fmt: skip

@@ -2,8 +2,8 @@
 
 Reference: Ioffe, Szegedy, "Batch Normalization: Accelerating Deep Network Training by Reducing Internal Covariate Shift", ICML 2015,
 arXiv:1502.03167.
-Differs: torch's SyncBatchNorm takes modules, and GPUs alone; here it is the function that modules of any kind call, on CPUs too, so that
-slices of shared weights and norms of one's own are served.
+Differs: torch's SyncBatchNorm takes modules, and GPUs alone; here it is the function that modules of any kind call, on CPUs too, so
+that slices of shared weights and norms of one's own are served.
 """
 
 from __future__ import annotations

@@ -63,6 +63,9 @@ def train(space: str, name: str, epochs: int) -> dict[str, list[float]]:
     sampler, count = ("uniform", 2) if name == "mixture" else (name, 1)
     shared = SupernetConfig(sampler=sampler, count=count, training=training, accumulate=2 if name == "fair" else 1)
     learner = make_learner(shared, SPACES[space](), task, seed=0, device=CPU, mixture=count > 1)
+    for weight in learner.members[0].supernet.parameters():
+        if not weight.any():  # a residual branch that starts at zero would show nothing of its norms
+            nn.init.constant_(weight, 0.5)
     losses: list[float] = []
     tell = learner.team.sampler.tell
 
