@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from nas.data.dataset import ImageData, Split
-from nas.runtime.ranks import WHOLE, Share
+from nas.runtime import WHOLE, Share
 
 
 def batches(

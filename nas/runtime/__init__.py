@@ -7,13 +7,14 @@ from nas.runtime.environment import command_line, environment
 from nas.runtime.files import put_tensors, replacing, sweep, write_json, write_text
 from nas.runtime.importing import import_function
 from nas.runtime.pt2 import read_pt2
+from nas.runtime.ranks import WHOLE, Share
 from nas.runtime.seeding import stream, torch_seed
 from nas.runtime.text import floats, names, numbers, pairs, shape, yaml_values
 from nas.runtime.trust import OF_LIBRARIES, Untrusted, check_trust, names_function, teaches_by_function
 from nas.runtime.weights import fill, fitting, read_tensors
 
 __all__ = [
-    "OF_LIBRARIES", "Untrusted", "as_yaml", "check_trust", "checkpoint", "command_line", "environment", "fill",
+    "OF_LIBRARIES", "WHOLE", "Share", "Untrusted", "as_yaml", "check_trust", "checkpoint", "command_line", "environment", "fill",
     "fitting", "floats", "half", "import_function", "memory_format", "names", "names_function", "numbers",
     "pairs", "precision", "put_tensors", "ranks", "read_pt2", "read_tensors", "read_yaml", "replacing", "resolve_device",
     "shape", "stream", "sweep", "teaches_by_function", "torch_seed", "write_json", "write_text", "yaml_values",

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from nas.runtime.ranks import WHOLE, Share
+from nas.runtime import WHOLE, Share
 from pruners.groups import split_inputs
 
 

@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 from nas.data import ImageData, Split, batches, normalize
-from nas.runtime import memory_format
-from nas.runtime.ranks import WHOLE, Share
+from nas.runtime import WHOLE, Share, memory_format
 from nas.tasks.examples import Batch, Examples, even_edges
 
 

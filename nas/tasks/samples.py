@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, RandomSampler, SequentialSampler
 
-from nas.runtime.ranks import WHOLE, Share
+from nas.runtime import WHOLE, Share
 from nas.tasks.batches import Unpack, unpacked
 from nas.tasks.examples import Batch, Examples, even_parts, parts_of
 from nas.tasks.sources import Arrays, Mapped, Source, by_seed, digest, is_tree, numbers

@@ -24,8 +24,7 @@ from nas.data import (
     normalize,
     read_one,
 )
-from nas.runtime import memory_format, stream
-from nas.runtime.ranks import WHOLE, Share
+from nas.runtime import WHOLE, Share, memory_format, stream
 from nas.tasks.examples import Batch, Examples, even_parts, parts_of
 
 LOOKED_AT = 2000

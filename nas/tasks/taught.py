@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nas.runtime.ranks import WHOLE, Share
+from nas.runtime import WHOLE, Share
 from nas.tasks.examples import Batch, Examples
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from nas import load_data
 from nas.data import DataConfig
-from nas.runtime.ranks import Share
+from nas.runtime import Share
 from nas.tasks import Examples, Task, image_task, streamed_task, task
 from nas.tasks.samples import Stream
 from nas.training import Alone, TrainingConfig, fit
