@@ -15,11 +15,11 @@ from nas.export import export
 from nas.propose import propose
 from nas.report import write_report, write_tables
 from nas.retrain import build, retrain
-from nas.runtime import half, import_function
+from nas.runtime import half, import_function, ranks
 from nas.scoring import Evaluate, cost_scorers, latency_figures, sharing, taken_by
 from nas.study import LOOP, RunConfig, Study, configure, directed, named, run_folder, write_recorded
 from nas.tasks import Task
-from nas.train import adopt, open_run, train_supernets
+from nas.train import adopt, help_train, open_run, train_supernets, trains_shared
 from nas.worker import Recruit, Worker
 from pruners.progress import Progress, silent
 from search_spaces import SPACES, SearchSpace
@@ -42,6 +42,8 @@ def search(
 
     Calling it again with the same arguments goes on where it was stopped, and does nothing once it is finished, unless it is given a
     larger budget. While supernets train, the second call may give another learning rate, say after the loss became infinite.
+
+    In each of several processes that torchrun starts, they train the supernets together; then the first one goes on alone.
 
     Args:
         space: a built-in space's name, `module:function`, or a SearchSpace.
@@ -94,7 +96,17 @@ def run(
     progress: Progress = silent,
     trust: bool = False,
 ) -> Study:
-    """Carry out a configuration in a run folder, or go on with it; see `search`. The functions that it names are imported."""
+    """Carry out a configuration in a run folder, or go on with it; see `search`. The functions that it names are imported.
+
+    Several processes train supernets together, and the first one goes on alone.
+    """
+    if ranks.started().of > 1 and not trains_shared(config):
+        raise ValueError(
+            f"several processes train supernets together, and this search has none to train, got {ranks.started().of} processes; start "
+            "it in one"
+        )
+    if not ranks.first():
+        return help_train(config, folder, space=space, task=task, trust=trust)
     if config.evaluate == LOOP:
         raise ValueError(f"{folder} is searched by a loop of its own; go on there, with `nas.Loop`")
     if config.evaluate is not None:
@@ -104,7 +116,7 @@ def run(
     with study.locked(), study.session(), sharing(study) as shared:
         progress = study.log.listening(progress)
         learner = None
-        if made is not None and config.measured and config.supernets.count:
+        if made is not None and trains_shared(config):
             with half(config.bfloat16):
                 learner = train_supernets(study, made, device, progress, trust=trust)
         worker = Worker(study, made, evaluate, device, lambda: learner)

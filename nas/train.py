@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,17 @@ from torch import nn
 
 from estimators.latency import load_table
 from nas.data import ImageData
-from nas.runtime import check_trust, checkpoint, fitting, half, replacing, resolve_device, write_text
+from nas.runtime import (
+    check_trust,
+    checkpoint,
+    fitting,
+    half,
+    ranks,
+    replacing,
+    resolve_device,
+    torch_seed,
+    write_text,
+)
 from nas.samplers import cheap_and_dear
 from nas.scoring import check_compares, contract
 from nas.strategies import STRATEGIES
@@ -71,6 +82,8 @@ def train(
     Calling it again with the same arguments goes on where it was stopped. Until the last epoch, the second call may
     give another learning rate, say after the loss became infinite.
 
+    In each of several processes that torchrun starts, they train together; the first one alone writes, and tells of progress.
+
     Args:
         space: a built-in space's name, `module:function`, or a SearchSpace.
         data: what `nas.data.load_data` takes, images already loaded, or a task of one's own, see `nas.tasks`.
@@ -103,13 +116,11 @@ def train(
         supernets=supernets,
         **directed(settings, given.made),
     )
-    study, what, device = open_run(
-        config,
-        run_folder(config, f"train-{config.supernets.sampler}") if out is None else Path(out),
-        space=None if isinstance(space, str) else space,
-        task=given.made,
-        trust=trust,
-    )
+    folder = run_folder(config, f"train-{config.supernets.sampler}") if out is None else Path(out)
+    own = None if isinstance(space, str) else space
+    if not ranks.first():
+        return help_train(config, folder, space=own, task=given.made, trust=trust)
+    study, what, device = open_run(config, folder, space=own, task=given.made, trust=trust)
     assert what is not None
     with study.locked(), study.session(), half(config.bfloat16):
         train_supernets(study, what, device, study.log.listening(progress), on_epoch, trust)
@@ -133,9 +144,7 @@ def open_run(
         ValueError: the space, the task or the folder do not fit.
     """
     device = resolve_device(config.device)
-    task = task or load_task(config)
-    options = options_for(config.space.name, config.space.options, task) if space is None else dict(space.options)
-    space = space or build_space(config.space.name, options)
+    task, space, options = _made(config, space, task)
     contract(space).check(config)
     if task is not None:
         for metric in config.measured:
@@ -144,6 +153,8 @@ def open_run(
         if config.supernets.source is not None:
             _check_source(Path(config.supernets.source), space, task, config.supernets)
     trains = _in_training(config, folder)
+    if trains and task is not None:
+        _check_shares(config.supernets, task)
     if not (folder / "run.yaml").exists():
         if config.limits:
             contract(space).check_limits(config.limits)
@@ -157,6 +168,39 @@ def open_run(
     return Study.create(folder, config, space, task, options, adjustable), task, device
 
 
+def help_train(
+    config: RunConfig, folder: Path, *, space: SearchSpace | None, task: Task | None, trust: bool = False
+) -> Study:
+    """Train the supernets of a run with the first of several processes, which alone opens its folder, writes and warns.
+
+    The data is loaded once the first process waits in `train_supernets`, and so has it. What is random in the networks themselves, such
+    as dropout, is drawn anew in each process.
+    """
+    device = resolve_device(config.device)
+    with warnings.catch_warnings(), ranks.joined(device), half(config.bfloat16):
+        warnings.simplefilter("ignore")
+        task, space, _ = _made(config, space, task)
+        assert task is not None
+        study = Study(folder, config, space)
+        torch.manual_seed(torch_seed(config.seed, "process", ranks.share().rank))
+        train_supernets(study, task, device, silent, trust=trust)
+    return study
+
+
+def trains_shared(config: RunConfig) -> bool:
+    """Whether a run has supernets, its own or those of another."""
+    return config.supernets.count > 0 and bool(config.measured)
+
+
+def _made(
+    config: RunConfig, space: SearchSpace | None, task: Task | None
+) -> tuple[Task | None, SearchSpace, dict[str, Any]]:
+    """The task of a run, its space, and the options that the space is made with."""
+    task = task or load_task(config)
+    options = options_for(config.space.name, config.space.options, task) if space is None else dict(space.options)
+    return task, space or build_space(config.space.name, options), options
+
+
 def train_supernets(
     study: Study,
     task: Task,
@@ -168,7 +212,8 @@ def train_supernets(
     """The trained supernets of a run. Training goes on from the run's checkpoint; supernets of another run are copied from there."""
     config = study.config
     path = _checkpoint(study.folder)
-    if config.supernets.source is not None and not path.exists():
+    first = ranks.first()
+    if first and config.supernets.source is not None and not path.exists():
         with replacing(path) as temporary:
             shutil.copyfile(_checkpoint(Path(config.supernets.source)), temporary)
 
@@ -180,17 +225,18 @@ def train_supernets(
 
     shared = config.supernets if config.supernets.source is None else _untaught(config.supernets)
     learner = _learner(study, task, device, shared, trust)
-    fit(
-        learner,
-        task.train,
-        config.supernets.training,
-        seed=config.seed,
-        device=device,
-        path=path,
-        name="supernets",
-        progress=progress,
-        on_epoch=record,
-    )
+    with ranks.joined(device):
+        fit(
+            learner,
+            task.train,
+            config.supernets.training,
+            seed=config.seed,
+            device=device,
+            path=path if first else None,
+            name="supernets",
+            progress=progress,
+            on_epoch=record if first else None,
+        )
     learner.team.use_averages_()
     return learner
 
@@ -251,6 +297,21 @@ def _check_learner(config: RunConfig, space: SearchSpace, task: Task, device: to
     make_learner(
         one, space, task, seed=config.seed, device=device, mixture=splits_a_mixture, teacher=_teacher(one, trust)
     )
+
+
+def _check_shares(shared: SupernetConfig, task: Task) -> None:
+    """Refuse batches that several processes, and the subnets that share a batch, cannot divide evenly."""
+    processes, entry = ranks.started().of, SAMPLERS[shared.sampler]
+    if processes == 1:
+        return
+    subnets = (shared.subnets or entry.subnets or 1) if entry.shares_batch else 1
+    size, unit = min(shared.training.batch_size, len(task.train)), processes * subnets
+    if size % unit:
+        among = f"{processes} processes" if subnets == 1 else f"{processes} processes with {subnets} subnets each"
+        mend = f"`batch_size` {size - size % unit}" if size > unit else "fewer processes"
+        raise ValueError(
+            f"a batch must divide evenly among {among}, got {size} examples; use {mend}, of all processes together"
+        )
 
 
 def _teacher(shared: SupernetConfig, trust: bool) -> nn.Module | None:

@@ -21,7 +21,7 @@ from nas.cli.search import search
 from nas.cli.spaces import spaces
 from nas.cli.train import train
 from nas.cli.watch import watch
-from nas.runtime import Untrusted, names_function
+from nas.runtime import Untrusted, names_function, ranks
 from nas.training import NotFinite
 
 app = typer.Typer(
@@ -91,5 +91,5 @@ def _run() -> None:
 
 
 def _fail(message: str, code: int) -> None:
-    terminal.say_error(message)
+    terminal.say_error(message if ranks.first() else f"process {ranks.started().rank}: {message}")
     sys.exit(code)

@@ -11,6 +11,7 @@ import typer
 from nas.cli import terminal
 from nas.cli.options import Choices, Json, Paths, Trust, refuse_beside, space_options, with_settings
 from nas.cli.runs import show_front
+from nas.runtime import ranks
 from nas.search import run
 from nas.study import (
     RunConfig,
@@ -55,8 +56,11 @@ def search(
         with terminal.bars() as progress:
             study = run(asked, folder, task=task, progress=progress, trust=trust)
     except KeyboardInterrupt:
-        terminal.say(f"Stopped. Go on with: nas search --resume {shlex.quote(str(folder))}")
+        if ranks.first():
+            terminal.say(f"Stopped. Go on with: nas search --resume {shlex.quote(str(folder))}")
         raise typer.Exit(130) from None
+    if not ranks.first():
+        return
     if json:
         terminal.show_rows(study.front)
         return

@@ -10,6 +10,7 @@ import typer
 
 from nas.cli import terminal
 from nas.cli.options import Choices, Paths, Trust, space_options, with_settings
+from nas.runtime import ranks
 from nas.study import RunConfig
 from nas.train import KEYWORDS, NOT_TRAINED_BY
 from nas.train import train as train_supernets
@@ -55,8 +56,9 @@ def train(
         with terminal.bars() as progress:
             study = train_supernets(space, data, out=out, progress=progress, on_epoch=show, trust=trust, **settings)
     except KeyboardInterrupt:
-        terminal.say("Stopped. The same command goes on after the last finished epoch.")
+        if ranks.first():
+            terminal.say("Stopped. The same command goes on after the last finished epoch.")
         raise typer.Exit(130) from None
-    if not json:
+    if not json and ranks.first():
         terminal.show(study.folder / "supernets" / "history.csv")
         terminal.say(f"Rank with: nas search --supernet {shlex.quote(str(study.folder))}")

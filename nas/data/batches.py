@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from nas.data.dataset import ImageData, Split
+from nas.runtime import WHOLE, Share
 
 
 def batches(
@@ -24,6 +25,7 @@ def batches(
     drop_last: bool = False,
     device: torch.device | str = "cpu",
     channels_last: bool = False,
+    share: Share = WHOLE,
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """One pass over a split.
 
@@ -36,6 +38,7 @@ def batches(
         drop_last: leave out a last batch that is not full.
         device: where batches are made; images move there as uint8.
         channels_last: give images that memory format.
+        share: of each batch, changed at random as the whole is.
 
     Returns:
         Batches of float32 [B, C, H, W] images and int64 [B] labels on the device. `rng` is used by this call, not
@@ -58,11 +61,12 @@ def batches(
     generator = torch.Generator().manual_seed(int(rng.integers(2**63))) if rng is not None and augment else None
 
     def batch(start: int) -> tuple[torch.Tensor, torch.Tensor]:
-        part = slice(start, start + batch_size)
-        index = part if order is None else order[part]
+        part = range(start, min(start + batch_size, len(split)))
+        own = slice(start + share.rank, part.stop, share.of)
+        index = own if order is None else order[own]
         images = split.images[index].to(device)
         if generator is not None:
-            images = _augment(images, data.crop_padding, data.flip, generator)
+            images = _augment(images, data.crop_padding, data.flip, generator, len(part), share)
         if channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
         return normalize(images, data.mean, data.std), split.labels[index].to(device)
@@ -71,7 +75,14 @@ def batches(
     return map(batch, range(0, stop, batch_size))
 
 
-def augment(images: torch.Tensor, crop_padding: int, flip: bool, generator: torch.Generator) -> torch.Tensor:
+def augment(
+    images: torch.Tensor,
+    crop_padding: int,
+    flip: bool,
+    generator: torch.Generator,
+    whole: int | None = None,
+    share: Share = WHOLE,
+) -> torch.Tensor:
     """Shift every image by its own random offset, and mirror half of them.
 
     Args:
@@ -79,13 +90,18 @@ def augment(images: torch.Tensor, crop_padding: int, flip: bool, generator: torc
         crop_padding: largest shift in pixels, either way in both directions; what moves in is 0.
         flip: whether to mirror left and right with probability one half.
         generator: a CPU generator; it draws the same numbers whatever the device and the two switches.
+        whole: images in the batch that these are a share of; None for these alone.
+        share: which of them these are.
 
     Returns:
         New images of the same shape, type and device.
     """
     count, channels, height, width = images.shape
-    shifts = torch.randint(0, 2 * crop_padding + 1, (count, 2, 1), generator=generator).to(images.device)
-    mirrored = torch.randint(0, 2, (count, 1), generator=generator).to(images.device).bool() & flip
+    drawn = whole or count
+    shifts = torch.randint(0, 2 * crop_padding + 1, (drawn, 2, 1), generator=generator)
+    mirrored = torch.randint(0, 2, (drawn, 1), generator=generator)
+    shifts, mirrored = (x[share.rows][:count].to(images.device) for x in (shifts, mirrored))
+    mirrored = mirrored.bool() & flip
     rows = shifts[:, 0] + torch.arange(height, device=images.device)
     columns = torch.arange(width, device=images.device)
     columns = shifts[:, 1] + torch.where(mirrored, width - 1 - columns, columns)

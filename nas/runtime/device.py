@@ -6,21 +6,36 @@ from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
+from nas.runtime import ranks
+
 
 def resolve_device(name: str = "auto") -> torch.device:
-    """The device of that name; `auto` is CUDA where there is one, else the CPU.
+    """The device of that name; `auto` is CUDA where there is one, else the CPU. Of several processes each has a GPU of its own.
 
     Raises:
-        ValueError: the device is unknown or not there.
+        ValueError: the device is unknown or not there, or not for each process.
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if ranks.started().of > 1 and name.startswith("cuda"):
+        return _own(name)
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"`device` must be auto, cpu or a CUDA device that is there, got {name!r}") from error
     return device
+
+
+def _own(name: str) -> torch.device:
+    """The GPU of this process among those on its machine."""
+    number, there = ranks.local(), torch.cuda.device_count()
+    if name != "cuda" or number >= there:
+        raise ValueError(
+            f"of several processes each trains on a GPU of its own: `device` must be auto, cpu or cuda, and each machine needs as many "
+            f"GPUs as it has processes, got {name} and {there} GPUs for process {number}; start fewer, or use cpu"
+        )
+    return torch.device("cuda", number)
 
 
 def precision(device: torch.device) -> AbstractContextManager[object]:

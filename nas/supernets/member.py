@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from nas.runtime import memory_format, torch_seed
+from nas.runtime import memory_format, ranks, torch_seed
 from nas.supernets.partial_step import step_
 from nas.supernets.slices import Slices
 from nas.training import (
@@ -79,7 +79,11 @@ class Member:
         self.average_anew()
 
     def update(self, learning_rate: float, done: float) -> None:
-        """One step of the optimiser down the gradients that have added up, clipped, when a fraction of the training is done."""
+        """One step of the optimiser down the gradients that have added up, clipped, when a fraction of the training is done.
+
+        Processes that train together take the step down the mean of their gradients.
+        """
+        ranks.average_(weight.grad for weight in self.supernet.parameters() if weight.grad is not None)
         for module in self.parting:
             module.spread_gradients_(done)
         clip_(self.supernet.parameters(), self.clip)

@@ -19,11 +19,11 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from nas.runtime import precision, stream
+from nas.runtime import precision, ranks, stream
 from nas.supernets.member import without_dropout
 from nas.supernets.team import Team
 from nas.tasks import Batch, Task
-from nas.training import Row
+from nas.training import Row, common_statistics
 from search_spaces import Architecture
 from search_spaces.core import Part, setting, together
 
@@ -149,11 +149,11 @@ class Mixture:
         for number, draw in zip(numbers, draws, strict=True):
             seen = next(self.validation)
             supernet = self.members[number].supernet
-            with torch.no_grad(), precision(self.device), without_dropout(supernet):
+            with torch.no_grad(), precision(self.device), common_statistics(), without_dropout(supernet):
                 outputs = seen.call(supernet, self.team.space.locals(draw.arch))
                 if self.team.space.net.heads > 1:
                     outputs = together(outputs.unbind(1), training=False)
-                found = self.worth(outputs, seen.target)
+                found = self.worth(outputs, seen)
             self.untold[-1].append((self.rows(draw.arch), number, found))
 
     def end(self) -> list[Row]:
@@ -191,11 +191,14 @@ class Mixture:
         part = self.task.validation
         size = min(self.team.config.batch_size, len(part))
         while True:
-            yield from part.batches(size, rng=rng, drop_last=True, device=self.device)
+            yield from part.batches(size, rng=rng, drop_last=True, device=self.device, share=ranks.share())
 
 
-def worth(task: Task) -> Callable[[Any, Any], Tensor]:
-    """What the averages follow on a batch, (outputs, target) -> about 0 to 1: accuracy, or of other tasks e to minus the loss."""
+def worth(task: Task) -> Callable[[Any, Batch], Tensor]:
+    """What the averages follow on a batch, (outputs, batch) -> about 0 to 1: accuracy, or of other tasks e to minus the loss.
+
+    It is that of the batches of all processes that train together.
+    """
     if task.main.name == "accuracy":
-        return lambda outputs, target: (outputs.argmax(1) == target).float().mean()
-    return lambda outputs, target: (-task.goal.loss(outputs, target).float()).exp()
+        return lambda outputs, seen: ranks.mean((outputs.argmax(1) == seen.target).float().mean(), [seen.size])
+    return lambda outputs, seen: (-ranks.mean(task.goal.loss(outputs, seen.target), [seen.size]).float()).exp()

@@ -22,7 +22,7 @@ from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.spatial.distance import squareform
 from torch import Tensor
 
-from nas.runtime import precision, stream
+from nas.runtime import precision, ranks, stream
 from nas.samplers import Draw
 from nas.supernets.team import Team
 from nas.tasks import Batch, Goal, Task
@@ -103,6 +103,7 @@ class Splitting:
             if len(rows) > 1:
                 paths = [self.team.space.locals(self.archs[row]) for row in rows]
                 alike[np.ix_(rows, rows)] = similarity(member.supernet, self.task.goal, paths, seen)
+        alike = ranks.told(alike)  # computed by each process, the last bits of which may differ
         while len(self.members) < count:
             largest = int(np.bincount(self.home).argmax())
             rows = np.flatnonzero(self.home == largest)

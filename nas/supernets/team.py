@@ -11,13 +11,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from nas.runtime import precision, stream
+from nas.runtime import precision, ranks, stream
 from nas.samplers import Draw, Sampler
 from nas.supernets.member import Member, without_dropout
 from nas.supernets.rules import Rule, Step, without_gradient
 from nas.tasks import Batch
 from nas.tasks import Step as TaskStep
-from nas.training import NotFinite, Row, TrainingConfig, below, check_weights, under
+from nas.training import NotFinite, Row, TrainingConfig, below, check_weights, common_statistics, under
 from search_spaces import Architecture, SearchSpace
 from search_spaces.layers import sort_supernet_
 
@@ -43,6 +43,9 @@ class Team:
 
     The losses of a step are read from the device while the next step is on its way, so that the device never waits for the host.
 
+    Processes that are joined train the same architectures, each on its share of the batch: gradients, losses and the statistics of
+    batch normalisations are those of the whole batch, for losses that are means over examples.
+
     Args:
         space: the search space.
         config: the optimisers' settings.
@@ -60,6 +63,11 @@ class Team:
     Reference: for `split`, Liao, Karaman, Sze, "Searching for Efficient Multi-Stage Vision Transformers", 2021, arXiv:2109.00642.
     Differs: architectures of one batch run one after the other as slices of the weights, not at once under masks, so they cost what
     they are and not what the largest is.
+
+    Reference: for several processes, Li et al., "PyTorch Distributed: Experiences on Accelerating Data Parallel Training", VLDB 2020,
+    arXiv:2006.15704.
+    Differs: torch's DistributedDataParallel averages gradients while a backward pass is under way; here they are averaged once before a
+    step, because a step has several such passes, each through other weights.
     """
 
     def __init__(
@@ -96,18 +104,25 @@ class Team:
                 member.average_anew()
         supernets = [member.supernet for member in self.members]
         self.sampler.begin(epoch, supernets, self.watched.batch.inputs if self.watched else None)
+        if ranks.share().of > 1:  # what a sampler concludes from pixels may differ in the last bit
+            self.sampler.restore(ranks.told(self.sampler.tensors()))
         self.rule.begin(epoch, supernets)
 
     def step(self, numbers: Sequence[int], draws: Sequence[Draw], batch: Batch, rate: float) -> None:
         """Train each architecture on the supernet of its number, by one step of each of these supernets."""
         self.batch, self.rate = batch, rate
         self.steps += 1
-        losses = self._together(numbers, draws) if self.split else self._in_turn(numbers, self._shared(numbers, draws))
+        parts = batch.split(len(draws)) if self.split else [batch] * len(draws)
+        sizes = [part.size for part in parts]
+        if self.split:
+            losses = self._together(numbers, draws, parts, sizes)
+        else:
+            losses = self._in_turn(numbers, self._shared(numbers, draws), sizes)
         for number, draw in zip(numbers, draws, strict=True):
             self.members[number].trained.append(self.space.locals(draw.arch))
         self.settle()
         place = f"step {self.steps} of epoch {self.epoch + 1}"
-        self.waiting = Waiting(list(numbers), list(draws), torch.stack(losses), place)
+        self.waiting = Waiting(list(numbers), list(draws), ranks.mean(torch.stack(losses), sizes), place)
         for number in sorted(set(numbers)):
             member = self.members[number]
             member.batches += 1
@@ -171,25 +186,28 @@ class Team:
             return draws
         return [d._replace(weight=d.weight * len(draws) / own[n]) for n, d in zip(numbers, draws, strict=True)]
 
-    def _in_turn(self, numbers: Sequence[int], draws: Sequence[Draw]) -> list[Tensor]:
+    def _in_turn(self, numbers: Sequence[int], draws: Sequence[Draw], sizes: Sequence[int]) -> list[Tensor]:
         """Every architecture on the whole batch; gradients add up, and the activations of one are there at a time."""
         step = Step(self.batch)
         losses = []
-        for number, draw in zip(numbers, draws, strict=True):
+        whole = ranks.totals(sizes)
+        for number, draw, size, total in zip(numbers, draws, sizes, whole, strict=True):
             loss = self._loss(number, draw, step)
-            (loss * (draw.weight / self.accumulate)).backward()
+            part = size * ranks.share().of / total  # of the mean over processes
+            (loss * (draw.weight * part / self.accumulate)).backward()
             losses.append(loss.detach())
         return losses
 
-    def _together(self, numbers: Sequence[int], draws: Sequence[Draw]) -> list[Tensor]:
+    def _together(
+        self, numbers: Sequence[int], draws: Sequence[Draw], parts: Sequence[Batch], sizes: Sequence[int]
+    ) -> list[Tensor]:
         """Every architecture on its part of the batch; each example counts the same among those of its supernet."""
-        parts = self.batch.split(len(draws))
         losses = [self._loss(n, d, Step(part)) for n, d, part in zip(numbers, draws, parts, strict=True)]
-        sizes = [part.size for part in parts]
         own: Counter[int] = Counter()
-        for number, size in zip(numbers, sizes, strict=True):
+        for number, size in zip(numbers, ranks.totals(sizes), strict=True):
             own[number] += size
-        weights = [d.weight * size / own[n] for n, d, size in zip(numbers, draws, sizes, strict=True)]
+        count = ranks.share().of
+        weights = [d.weight * size * count / own[n] for n, d, size in zip(numbers, draws, sizes, strict=True)]
         total = torch.stack([loss * (w / self.accumulate) for loss, w in zip(losses, weights, strict=True)]).sum()
         total.backward()
         return [loss.detach() for loss in losses]
@@ -198,7 +216,7 @@ class Team:
         supernet = self.members[number].supernet
         spared = self.rule.spares_small and draw.role != "max"
         local = self.space.locals(draw.arch)
-        with precision(self.device), without_dropout(supernet, spared):
+        with precision(self.device), common_statistics(), without_dropout(supernet, spared):
             if self.own_step is not None:
                 return self.own_step(lambda *inputs: supernet(*inputs, local), step.batch)
             outputs = step.batch.call(supernet, local)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
+from nas.runtime import WHOLE, Share
 from pruners.groups import split_inputs
 
 
@@ -49,13 +49,23 @@ class Batch(NamedTuple):
         rest = size % count  # the first parts have one more
         edges = [n * (size // count) + min(n, rest) for n in range(count + 1)]
 
-        def part(x: Tensor, start: int, stop: int) -> Tensor:
-            return x[start:stop] if x.dim() and len(x) == size else x
+        return [self._of(slice(start, stop)) for start, stop in zip(edges, edges[1:], strict=False)]
 
-        return [
-            tree_map_only(Tensor, partial(part, start=start, stop=stop), self)
-            for start, stop in zip(edges, edges[1:], strict=False)
-        ]
+    def share(self, share: Share) -> Batch:
+        """One process's part.
+
+        Raises:
+            ValueError: there are fewer examples than processes.
+        """
+        if self.size < share.of:
+            raise ValueError(
+                f"a batch must hold an example for each of {share.of} processes, got {self.size}; leave out batches that are not full"
+            )
+        return self._of(share.rows)
+
+    def _of(self, rows: slice) -> Batch:
+        size = self.size
+        return tree_map_only(Tensor, lambda x: x[rows] if x.dim() and len(x) == size else x, self)
 
 
 class Examples(ABC):
@@ -74,6 +84,7 @@ class Examples(ABC):
         rng: np.random.Generator | None = None,
         augment: bool = False,
         drop_last: bool = False,
+        share: Share = WHOLE,
     ) -> Iterator[Batch]:
         """One pass.
 
@@ -83,6 +94,7 @@ class Examples(ABC):
             rng: shuffles, and drives what is random about examples; None keeps their order.
             augment: change examples at random as their kind allows; needs `rng`.
             drop_last: leave out a last batch that is not full.
+            share: give this part of each batch of `size`, as one of several processes that train together.
         """
 
     @abstractmethod

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from nas.data import ImageData, Split, batches, normalize
-from nas.runtime import memory_format
+from nas.runtime import WHOLE, Share, memory_format
 from nas.tasks.examples import Batch, Examples, even_edges
 
 
@@ -37,6 +37,7 @@ class Images(Examples):
         rng: np.random.Generator | None = None,
         augment: bool = False,
         drop_last: bool = False,
+        share: Share = WHOLE,
     ) -> Iterator[Batch]:
         there = torch.device(device)
         found = batches(
@@ -48,6 +49,7 @@ class Images(Examples):
             drop_last=drop_last,
             device=there,
             channels_last=memory_format(there) == torch.channels_last,
+            share=share,
         )
         return starmap(Batch, found)
 

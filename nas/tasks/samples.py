@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, RandomSampler, SequentialSampler
 
+from nas.runtime import WHOLE, Share
 from nas.tasks.batches import Unpack, unpacked
 from nas.tasks.examples import Batch, Examples, even_parts, parts_of
 from nas.tasks.sources import Arrays, Mapped, Source, by_seed, digest, is_tree, numbers
@@ -41,10 +42,12 @@ class Samples(Examples):
         rng: np.random.Generator | None = None,
         augment: bool = False,
         drop_last: bool = False,
+        share: Share = WHOLE,
     ) -> Iterator[Batch]:
         order = self.indices if rng is None else self.indices[torch.from_numpy(rng.permutation(len(self)))]
         seed = 0 if rng is None else int(rng.integers(2**63))
-        return self._read(parts_of(order, size, drop_last), seed, torch.device(device))
+        parts = [part[share.rows] for part in parts_of(order, size, drop_last)]
+        return self._read(parts, (seed + share.rank) % 2**63, torch.device(device))
 
     def evenly(self, size: int, device: torch.device | str = "cpu") -> Iterator[Batch]:
         return self._read(even_parts(self.indices, size), 0, torch.device(device))
@@ -86,9 +89,12 @@ class Chained(Examples):
         rng: np.random.Generator | None = None,
         augment: bool = False,
         drop_last: bool = False,
+        share: Share = WHOLE,
     ) -> Iterator[Batch]:
         both = [
-            part.batches(min(size, len(part)), device=device, rng=rng, augment=augment, drop_last=drop_last)
+            part.batches(
+                min(size, len(part)), device=device, rng=rng, augment=augment, drop_last=drop_last, share=share
+            )
             for part in (self.first, self.second)
         ]
         if rng is None:
@@ -161,13 +167,15 @@ class Stream(Examples):
         rng: np.random.Generator | None = None,
         augment: bool = False,
         drop_last: bool = False,
+        share: Share = WHOLE,
     ) -> Iterator[Batch]:
         seed = 0 if rng is None else int(rng.integers(2**63))
         given = 0
         while given < self.count:
             before = given
             for raw in islice(by_seed(self.loader, seed), self.count - given):
-                yield unpacked(raw, self.unpack).to(torch.device(device))
+                batch = unpacked(raw, self.unpack)
+                yield (batch if share == WHOLE else batch.share(share)).to(torch.device(device))
                 given += 1
             if given == before or rng is None:
                 break

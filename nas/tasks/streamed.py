@@ -24,7 +24,7 @@ from nas.data import (
     normalize,
     read_one,
 )
-from nas.runtime import memory_format, stream
+from nas.runtime import WHOLE, Share, memory_format, stream
 from nas.tasks.examples import Batch, Examples, even_parts, parts_of
 
 LOOKED_AT = 2000
@@ -95,20 +95,25 @@ class StreamedImages(Examples):
         rng: np.random.Generator | None = None,
         augment: bool = False,
         drop_last: bool = False,
+        share: Share = WHOLE,
     ) -> Iterator[Batch]:
         order = self.positions if rng is None else self.positions[torch.from_numpy(rng.permutation(len(self)))]
         drawn = torch.Generator().manual_seed(int(rng.integers(2**63))) if rng is not None and augment else None
-        return self._read(parts_of(order, size, drop_last), torch.device(device), drawn)
+        return self._read(parts_of(order, size, drop_last), torch.device(device), drawn, share)
 
     def evenly(self, size: int, device: torch.device | str = "cpu") -> Iterator[Batch]:
         return self._read(even_parts(self.positions, size), torch.device(device), None)
 
-    def _read(self, parts: Sequence[Tensor], device: torch.device, drawn: torch.Generator | None) -> Iterator[Batch]:
+    def _read(
+        self, parts: Sequence[Tensor], device: torch.device, drawn: torch.Generator | None, share: Share = WHOLE
+    ) -> Iterator[Batch]:
         how = self.how
-        for images, labels in _read(self.images, parts, how):
+        own = [part[share.rows] for part in parts]
+        for part, (images, labels) in zip(parts, _read(self.images, own, how), strict=True):
             images = images.to(device)
             if drawn is not None:
-                images = augment(images, how.crop_padding, how.flip, drawn)
+                whole = None if share == WHOLE else len(part)
+                images = augment(images, how.crop_padding, how.flip, drawn, whole, share)
             if memory_format(device) == torch.channels_last:
                 images = images.contiguous(memory_format=torch.channels_last)
             yield Batch(normalize(images, how.mean, how.std), labels.to(device))

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from nas.runtime import WHOLE, Share
 from nas.tasks.examples import Batch, Examples
 
 
@@ -38,8 +39,9 @@ class Taught(Examples):
         rng: np.random.Generator | None = None,
         augment: bool = False,
         drop_last: bool = False,
+        share: Share = WHOLE,
     ) -> Iterator[Batch]:
-        found = self.examples.batches(size, device=device, rng=rng, augment=augment, drop_last=drop_last)
+        found = self.examples.batches(size, device=device, rng=rng, augment=augment, drop_last=drop_last, share=share)
         return self._taught(found, device)
 
     def evenly(self, size: int, device: torch.device | str = "cpu") -> Iterator[Batch]:

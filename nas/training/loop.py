@@ -10,7 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from nas.runtime import checkpoint, fitting, stream
+from nas.runtime import checkpoint, fitting, ranks, stream
 from nas.tasks import Batch, Examples
 from nas.training.config import NotFinite, TrainingConfig, learning_rate
 from pruners.progress import Progress, silent
@@ -61,6 +61,8 @@ def fit(
     With a checkpoint `path`, a second call goes on after the last finished epoch and ends with the same weights as a call that was
     never stopped, because each epoch draws from a random stream of its own.
 
+    Processes that are joined (`nas.runtime.ranks`) start from what the first has; each draws its share of every batch.
+
     Raises:
         NotFinite: the loss is NaN or infinite, or an epoch's last step left such weights; the checkpoint of the last good epoch stays.
     """
@@ -70,6 +72,10 @@ def fit(
         with fitting(path, f"remove {path.parent} to train this part again"):
             learner.restore(found.tensors)
         done, history = found.state["epochs"], found.state["history"]
+    share = ranks.share()
+    if share.of > 1:
+        tensors, done, history = ranks.told((learner.tensors(), done, history))
+        learner.restore(tensors)
     size = min(config.batch_size, len(examples))
     steps = examples.steps(size)
     progress(name, done, config.epochs)
@@ -79,7 +85,7 @@ def fit(
         try:
             learner.begin(epoch)
             rng = stream(seed, "batches", epoch)
-            drawn = examples.batches(size, device=device, rng=rng, augment=config.augment, drop_last=True)
+            drawn = examples.batches(size, device=device, rng=rng, augment=config.augment, drop_last=True, share=share)
             for step, batch in enumerate(drawn):
                 rate = learning_rate(config, epoch + step / steps)
                 learner.step(batch, rate)

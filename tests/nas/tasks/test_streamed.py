@@ -12,7 +12,9 @@ from PIL import Image
 
 from nas import load_data
 from nas.data import DataConfig
-from nas.tasks import Examples, Task, image_task, streamed_task
+from nas.runtime import Share
+from nas.tasks import Examples, Task, image_task, streamed_task, task
+from nas.tasks.samples import Stream
 from nas.training import Alone, TrainingConfig, fit
 from tests.small_data import class_folder, png
 
@@ -123,3 +125,19 @@ def test_images_of_other_sizes_or_colours_are_refused(tmp_path: Path) -> None:
     (tmp_path / "a" / "000.png").write_bytes(png(3, size=(5, 8)))
     with pytest.raises(ValueError, match="images must have one size, got 8 x 5 and 8 x 8"):
         streamed_task(DataConfig(source=str(tmp_path), stream=True, workers=0), 0)
+
+
+@pytest.mark.parametrize("processes", [2, 3])
+def test_shares_are_the_batches_of_all_once_dealt_out(folder: Path, processes: int) -> None:
+    streamed, in_memory = (made.train for made in both(folder))
+    own = task(in_memory.split.images.float(), loss=lambda outputs, target: outputs.mean()).train  # type: ignore[attr-defined]
+    of_a_loader = Stream(list(own.head(18).batches(7)))
+    for part in (streamed, in_memory, own, of_a_loader, own.joined(of_a_loader)):
+        how = {"rng": np.random.default_rng(3), "augment": True, "drop_last": True}
+        whole = [batch.inputs for batch in part.batches(7, **how)]
+        shares = []
+        for rank in range(processes):
+            how["rng"] = np.random.default_rng(3)
+            shares.append([batch.inputs for batch in part.batches(7, share=Share(rank, processes), **how)])
+        for dealt, every in zip(zip(*shares, strict=True), whole, strict=True):
+            assert all(mine.equal(every[rank::processes]) for rank, mine in enumerate(dealt))
