@@ -19,6 +19,7 @@ ROOMS = {
     "nas": [
         "__main__", "cli", "contents", "search", "loop", "export", "train", "prune", "retrain", "subnet", "report", "scoring", "study",
         "pruning", "supernets", "samplers", "training", "tasks", "strategies", "objectives", "data", "runtime",
+        "stopping",
     ],
     "pruners": [
         "space", "prune", "half", "vocabulary", "chosen", "config", "repair", "result", "allocation", "importance", "surgery",

@@ -4,17 +4,19 @@ from nas.runtime import checkpoint
 from nas.runtime.configs import as_yaml, read_yaml
 from nas.runtime.device import half, memory_format, precision, resolve_device
 from nas.runtime.environment import command_line, environment
-from nas.runtime.files import put_tensors, replacing, sweep, write_json, write_text
+from nas.runtime.files import put_tensors, replacing, sweep, sweep_beside, write_json, write_text
 from nas.runtime.importing import import_function
+from nas.runtime.locking import locked
 from nas.runtime.pt2 import read_pt2
-from nas.runtime.seeding import stream, torch_seed
+from nas.runtime.seeding import drawing, random_state, restore_random_, stream, torch_seed
 from nas.runtime.text import floats, names, numbers, pairs, shape, yaml_values
 from nas.runtime.trust import OF_LIBRARIES, Untrusted, check_trust, names_function, teaches_by_function
 from nas.runtime.weights import fill, fitting, read_tensors
 
 __all__ = [
-    "OF_LIBRARIES", "Untrusted", "as_yaml", "check_trust", "checkpoint", "command_line", "environment", "fill",
-    "fitting", "floats", "half", "import_function", "memory_format", "names", "names_function", "numbers",
-    "pairs", "precision", "put_tensors", "read_pt2", "read_tensors", "read_yaml", "replacing", "resolve_device",
-    "shape", "stream", "sweep", "teaches_by_function", "torch_seed", "write_json", "write_text", "yaml_values",
+    "OF_LIBRARIES", "Untrusted", "as_yaml", "check_trust", "checkpoint", "command_line", "drawing",
+    "environment", "fill", "fitting", "floats", "half", "import_function", "locked", "memory_format",
+    "names", "names_function", "numbers", "pairs", "precision", "put_tensors", "random_state", "read_pt2",
+    "read_tensors", "read_yaml", "replacing", "resolve_device", "restore_random_", "shape", "stream",
+    "sweep", "sweep_beside", "teaches_by_function", "torch_seed", "write_json", "write_text", "yaml_values",
 ]  # fmt: skip

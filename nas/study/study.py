@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from functools import cached_property
@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from filelock import FileLock, Timeout
 
 from nas.objectives import OBJECTIVES, Objective, losses, pareto
 from nas.pruning import PREFIX, own_classes, own_normalisation
@@ -30,6 +29,7 @@ from nas.runtime import (
     check_trust,
     command_line,
     environment,
+    locked,
     sweep,
     write_json,
     write_text,
@@ -135,16 +135,25 @@ class Study:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Keep other processes from writing to the folder, and clean up behind one that was killed."""
-        try:
-            held = FileLock(self.folder / ".lock").acquire(blocking=False)
-        except Timeout:
-            raise ValueError(
-                f"another process is running in {self.folder}; wait for it, or give another folder"
-            ) from None
-        with held:
+        with locked(self.folder / ".lock", self.folder):
             sweep(self.folder)
             repair(self.journal_path)
             yield
+
+    @contextmanager
+    def tidied(self) -> Iterator[bool]:
+        """Clean up behind a process that was killed, before more is written from what the run holds; tell whether that was done.
+
+        It is not where another process is running in the folder, or where that may only be read; neither is an error.
+        """
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(locked(self.folder / ".lock", self.folder))
+            except (ValueError, OSError):
+                yield False
+            else:
+                sweep(self.folder)
+                yield True
 
     @contextmanager
     def session(self, command: str | None = None) -> Iterator[None]:
