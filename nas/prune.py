@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,10 @@ from estimators.counting import standing_in
 from nas.data import ImageData, named_data
 from nas.objectives import estimates
 from nas.pruning import (
+    UNFINISHED,
+    Kept,
     PruneConfig,
+    Reached,
     Repair,
     better_path,
     check_input,
@@ -28,13 +32,15 @@ from nas.pruning import (
     own_normalisation,
     parse_recovery,
     repair_unlabelled,
+    unfinished,
 )
 from nas.report import prune_page
-from nas.runtime import as_yaml, command_line, environment, replacing, resolve_device, write_json, write_text
+from nas.runtime import as_yaml, command_line, drawing, environment, replacing, resolve_device, write_json, write_text
 from nas.study import OBJECT, make_task
-from nas.tasks import Images, Task, as_task, configured_task
+from nas.tasks import Images, Task, as_task, configured_task, digest
 from nas.training import measure, warn_of_chance
 from pruners import CutConfig, PruneResult
+from pruners.allocation import Rankings
 from pruners.importance import AUTO
 from pruners.progress import Progress, silent
 from pruners.repair import NONE
@@ -71,7 +77,7 @@ def prune(
         task: `module:function` that returns a task, in place of data.
         out: folder for `plan.json`, `weights.safetensors`, `summary.json`, the page `report.html` and, where all of it was given by
             names, the configuration `prune.yaml`; with `vocabulary` also for `vocabulary.json` and the mended `tokenizer`.
-            `pruners.load` reads the model back.
+            `pruners.load` reads the model back. A stopped call leaves its work in `.unfinished` there; the same call goes on.
         progress: told about long steps.
         settings: by keyword:{settings}
 
@@ -116,7 +122,7 @@ def run(
 ) -> tuple[PruneResult, dict[str, Any]]:
     """Carry out a configuration, on what it names or on what is given in its place; see `prune`."""
     folder = None if out is None else Path(out)
-    if folder is not None and folder.exists() and not (folder / "plan.json").exists() and any(folder.iterdir()):
+    if folder is not None and folder.exists() and not (folder / "plan.json").exists() and _others(folder):
         raise ValueError(f"{folder} is not empty and holds no pruned model; give another folder")
     by_names = model is None and example is None and task is None and isinstance(config.cut.importance.criterion, str)
     by_names = by_names and config.words.by_names
@@ -138,65 +144,11 @@ def run(
         model, example = words.model, words.example
     if config.synthetic and not isinstance(example, Tensor):
         raise ValueError("`synthetic` needs a model of one tensor; give `data` of your own")
-    test: dict[str, dict[str, float]] = {}
-
-    def assess(when: str, module: nn.Module) -> None:
-        if task is not None:
-            with untouched(module):
-                test[when] = measure(module.to(place), task, task.test, list(task.metrics))
-
     model = on_cpu(model)
-    repair = None
-    if task is not None:
-        task.check(model, example)
-        repair = Repair(
-            model,
-            task,
-            task.training,
-            config.recovery,
-            seed=config.seed,
-            device=place,
-            progress=progress,
-        )
-    sample: list[Any] | None = repair.sample if repair else None
-    if config.synthetic:
-        sample = synthetic_inputs(model, example, config.synthetic, seed=config.seed, progress=progress)
-    steps = parse_recovery(config.recovery.steps)
-
-    def carry_out(cut: CutConfig, batches: list[Any] | None) -> PruneResult:
-        return pruners.prune(
-            model,
-            example,
-            config.targets,
-            estimators=estimates(config.targets, config.hardware),
-            batches=batches,
-            loss=None if task is None or isinstance(task.train, Images) else task.goal.loss,
-            recover=AUTO if batches is None and steps else NONE,  # it may make the examples that it needs
-            progress=progress,
-            config=cut,
-        )
-
-    cut, why = config.cut.model_copy(update={"milliseconds": config.shows_milliseconds}), dict[str, str]()
-    if task is not None:
-        cut, why = better_path(
-            cut, steps, carry_out, model, example, task, config.recovery, device=place, progress=progress
-        )
-    result = carry_out(cut, sample)
-    assess("before", model)
-    if task is not None:
-        warn_of_chance(test["before"][task.main.name], task, task.test, "the model before pruning")
-    assess("pruned", result.model)
-    notes = []
-    for step in steps if sample is not None else ():
-        if repair:
-            note = repair(step, result)
-        else:
-            assert sample is not None
-            note = repair_unlabelled(step, result, model, sample, config.seed, place, progress)
-        notes.append({"step": str(step), **note})
-        assess(str(step), result.model)
+    with unfinished(folder, lambda: _asked(config, model, example, task)) as kept:
+        (result, notes), test = _pruned(config, model, example, task, place, kept, progress)
     did = [note["did"] for note in notes if "did" in note]
-    why = {**why, **result.summary.chosen, **({"recover": did[-1]} if did else {})}
+    why = {**result.summary.chosen, **({"recover": did[-1]} if did else {})}
     result = replace(result, summary=replace(result.summary, chosen=why))
     summary = {
         **result.summary.to_dict(),
@@ -218,6 +170,115 @@ def run(
             if by_names:
                 write_text(temporary / "prune.yaml", as_yaml(config))
     return result, summary
+
+
+def _pruned(
+    config: PruneConfig,
+    model: nn.Module,
+    example: Any,
+    task: Task | None,
+    place: torch.device,
+    kept: Kept,
+    progress: Progress,
+) -> tuple[Reached, dict[str, dict[str, float]]]:
+    """Cut a model, or go on with what is kept of that, repair it step by step, and measure it on test examples after each."""
+    test: dict[str, dict[str, float]] = {}
+    steps = parse_recovery(config.recovery.steps)
+    drawn = partial(drawing, config.seed, "prune", device=place)
+
+    def assess(when: str, module: nn.Module, name: str | None = None) -> None:
+        if task is not None:
+            with untouched(module), drawn("test"):
+                find = partial(measure, module.to(place), task, task.test, list(task.metrics))
+                test[when] = kept.part("test").once(name or when, find)
+
+    repair = None
+    if task is not None:
+        task.check(model, example)
+        repair = Repair(
+            model,
+            task,
+            task.training,
+            config.recovery,
+            seed=config.seed,
+            device=place,
+            progress=progress,
+        )
+    sample: list[Any] | None = repair.sample if repair else None
+    if config.synthetic:
+        sample = synthetic_inputs(model, example, config.synthetic, seed=config.seed, progress=progress)
+
+    def carry_out(cut: CutConfig, batches: list[Any] | None, rankings: Rankings | None = None) -> PruneResult:
+        return pruners.prune(
+            model,
+            example,
+            config.targets,
+            estimators=estimates(config.targets, config.hardware),
+            batches=batches,
+            loss=None if task is None or isinstance(task.train, Images) else task.goal.loss,
+            recover=AUTO if batches is None and steps else NONE,  # it may make the examples that it needs
+            rankings=rankings,
+            progress=progress,
+            config=cut,
+        )
+
+    reached = kept.reached(model)
+    if reached is None:
+        cut, why = config.cut.model_copy(update={"milliseconds": config.shows_milliseconds}), dict[str, str]()
+        if task is not None:
+            cut, why = better_path(
+                cut,
+                steps,
+                carry_out,
+                model,
+                example,
+                task,
+                config.recovery,
+                device=place,
+                progress=progress,
+                kept=kept.part("path"),
+            )
+        with drawn("cut"):
+            result = carry_out(cut, sample, kept.rankings)
+        result = replace(result, summary=replace(result.summary, chosen={**why, **result.summary.chosen}))
+        reached = kept.keep(Reached(result, []))
+    result, notes = reached
+    assess("before", model)
+    if task is not None:
+        warn_of_chance(test["before"][task.main.name], task, task.test, "the model before pruning")
+    assess("pruned", result.model)
+    for number, step in enumerate(steps if sample is not None else ()):
+        if number == len(notes):
+            with drawn("step", number):
+                under_way = kept.part(f"step {number}")
+                if repair:
+                    note = repair(step, result, under_way)
+                else:
+                    assert sample is not None
+                    note = repair_unlabelled(step, result, model, sample, config.seed, place, progress, under_way)
+            notes.append({"step": str(step), **note})
+            kept.keep(reached)
+        assess(str(step), result.model, f"{number}")
+    return reached, test
+
+
+def _others(folder: Path) -> list[Path]:
+    """What stands in a folder beside unfinished work."""
+    return [path for path in folder.iterdir() if path.name != UNFINISHED]
+
+
+def _asked(config: PruneConfig, model: nn.Module, example: Any, task: Task | None) -> dict[str, Any]:
+    """What is pruned, as plain data: the settings, and digests of what they name or of what was given in its place."""
+    weights = {name: x for name, x in model.state_dict().items() if isinstance(x, Tensor)}
+    inputs = [x for x in tree_leaves(example) if isinstance(x, Tensor)]
+    return {
+        **config.model_dump(mode="json"),
+        "digests": {
+            "weights": digest(list(weights.values()), " ".join(weights)),
+            "input": digest(inputs),
+            "data": None if task is None else task.fingerprint,
+        },
+    }
 
 
 def _task(config: PruneConfig) -> tuple[Task | None, PruneConfig]:

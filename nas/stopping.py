@@ -84,7 +84,7 @@ def raised() -> Iterator[None]:
 def _handle(handler: Callable[[int, FrameType | None], Any]) -> dict[int, Any]:
     """Set a handler where a signal is not ignored, as Ctrl-C is in the background; returns those before."""
     before = {number: signal.getsignal(number) for number in SIGNALS}
-    heeded = {number: was for number, was in before.items() if was not in (signal.SIG_IGN, None)}
+    heeded: dict[int, Any] = {number: was for number, was in before.items() if was not in (signal.SIG_IGN, None)}
     for number in heeded:
         signal.signal(number, handler)
     return heeded

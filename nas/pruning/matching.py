@@ -287,7 +287,9 @@ class _Training:
         met = self.examples.one_pass(self.held, self.batch_size)
         met += islice(self._passes("range test"), at.trials)
         once = len(self.examples.one_pass(self.samples, self.batch_size))
-        met += islice(self._passes("batches"), min(at.steps, once))  # later ones are known, or there is no memory for them
+        met += islice(
+            self._passes("batches"), min(at.steps, once)
+        )  # later ones are known, or there is no memory for them
         for indices in met:
             self.aims(indices, self.examples.batch(indices, self.device))
 

@@ -1,7 +1,7 @@
 """Files, checkpoints, devices, random streams, and reading text, settings and functions."""
 
 from nas.runtime import checkpoint
-from nas.runtime.configs import as_yaml, read_yaml
+from nas.runtime.configs import as_yaml, different, read_yaml
 from nas.runtime.device import half, memory_format, precision, resolve_device
 from nas.runtime.environment import command_line, environment
 from nas.runtime.files import put_tensors, replacing, sweep, sweep_beside, write_json, write_text
@@ -14,7 +14,7 @@ from nas.runtime.trust import OF_LIBRARIES, Untrusted, check_trust, names_functi
 from nas.runtime.weights import fill, fitting, read_tensors
 
 __all__ = [
-    "OF_LIBRARIES", "Untrusted", "as_yaml", "check_trust", "checkpoint", "command_line", "drawing",
+    "OF_LIBRARIES", "Untrusted", "as_yaml", "check_trust", "checkpoint", "command_line", "different", "drawing",
     "environment", "fill", "fitting", "floats", "half", "import_function", "locked", "memory_format",
     "names", "names_function", "numbers", "pairs", "precision", "put_tensors", "random_state", "read_pt2",
     "read_tensors", "read_yaml", "replacing", "resolve_device", "restore_random_", "shape", "stream",

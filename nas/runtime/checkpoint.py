@@ -17,7 +17,6 @@ from torch import Tensor
 from nas.runtime.files import put_tensors, replacing
 from search_spaces.core import parse_json
 
-
 SECONDS = 30.0
 """Between two checkpoints of a training that has no epochs, at least."""
 SHARE = 0.02

@@ -13,7 +13,7 @@ from estimators.zero_cost import ZERO_COST
 from nas.data import DataConfig
 from nas.objectives import ESTIMATES, OBJECTIVES, Hardware, Objective, estimates, parse_objectives
 from nas.pruning import PRUNED
-from nas.runtime import check_trust, names_function, read_yaml, teaches_by_function
+from nas.runtime import check_trust, different, names_function, read_yaml, teaches_by_function
 from nas.strategies import STRATEGIES
 from nas.study.formats import FORMATS
 from nas.supernets import SupernetConfig
@@ -23,7 +23,6 @@ from search_spaces.core import (
     MOST_SEEDS,
     Part,
     PathText,
-    bare,
     keywords,
     nested,
     of_file,
@@ -349,16 +348,4 @@ def peek_config(path: Path) -> RunConfig:
 
 def differences(a: RunConfig, b: RunConfig) -> list[str]:
     """The settings in which two configurations differ, as `name: a, not b`."""
-    left, right = _flat(a.model_dump(mode="json")), _flat(b.model_dump(mode="json"))
-    return [
-        f"{name}: {bare(left.get(name))}, not {bare(right.get(name))}"
-        for name in {**left, **right}
-        if left.get(name) != right.get(name)
-    ]
-
-
-def _flat(data: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in data.items():
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
-    return flat
+    return different(a.model_dump(mode="json"), b.model_dump(mode="json"))
