@@ -33,6 +33,7 @@ def replacing(path: Path) -> Iterator[Path]:
             if temporary.is_dir() and path.exists():
                 os.replace(path, former)
             os.replace(temporary, path)
+            _remove(former)
     except OSError as error:
         raise OSError(
             error.errno, f"could not write {path}: {error.strerror}; nothing was left half-written"
@@ -42,7 +43,6 @@ def replacing(path: Path) -> Iterator[Path]:
             if former.exists() and not path.exists():
                 os.replace(former, path)
             _remove(temporary)
-            _remove(former)
 
 
 def _temporary(path: Path) -> Path:
