@@ -1,5 +1,15 @@
-"""`python -m nas`: the same as the command `nas`."""
+"""The command `nas`, also as `python -m nas`. It imports nothing that takes long before a signal can stop it."""
 
-from nas.cli import main
+from nas.stopping import stop_at_once
 
-main()
+
+def main() -> None:
+    """Import the commands and run one; see `nas.cli.main`."""
+    stop_at_once()
+    from nas.cli import main as run
+
+    run()
+
+
+if __name__ == "__main__":
+    main()

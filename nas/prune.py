@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,13 @@ from torch.utils._pytree import tree_leaves
 import pruners
 from estimators.counting import standing_in
 from nas.data import ImageData, named_data
-from nas.events import Log, check_logs, clear, holds_only_logs, logged
+from nas.events import Log, check_logs, clear, left_by_logs, logged
 from nas.objectives import estimates
 from nas.pruning import (
+    UNFINISHED,
+    Kept,
     PruneConfig,
+    Reached,
     Repair,
     better_path,
     check_input,
@@ -29,13 +33,25 @@ from nas.pruning import (
     own_normalisation,
     parse_recovery,
     repair_unlabelled,
+    unfinished,
 )
 from nas.report import prune_page
-from nas.runtime import as_yaml, command_line, environment, flat, replacing, resolve_device, write_json, write_text
+from nas.runtime import (
+    as_yaml,
+    command_line,
+    drawing,
+    environment,
+    flat,
+    replacing,
+    resolve_device,
+    write_json,
+    write_text,
+)
 from nas.study import OBJECT, make_task
-from nas.tasks import Images, Task, as_task, configured_task
+from nas.tasks import Images, Task, as_task, configured_task, digest
 from nas.training import measure, warn_of_chance
 from pruners import CutConfig, PruneResult
+from pruners.allocation import Rankings
 from pruners.importance import AUTO
 from pruners.progress import Progress, silent
 from pruners.repair import NONE
@@ -72,8 +88,8 @@ def prune(
         task: `module:function` that returns a task, in place of data.
         out: folder for `plan.json`, `weights.safetensors`, `summary.json`, the page `report.html` and, where all of it was given by
             names, the configuration `prune.yaml`; with `vocabulary` also for `vocabulary.json` and the mended `tokenizer`. Meanwhile
-            `events.jsonl` in it says how far it is, see `nas.events`.
-            `pruners.load` reads the model back.
+            `events.jsonl` in it says how far it is, see `nas.events`. `pruners.load` reads the model back. A stopped call leaves its
+            work in `.unfinished` there; the same call goes on.
         progress: told about long steps.
         settings: by keyword:{settings}
 
@@ -122,9 +138,10 @@ def run(
         raise ValueError(f"`log` {','.join(config.log)} needs a folder to go to; give `out`, or leave it out")
     check_logs(config.log)
     if folder is not None and folder.exists():
-        if not (folder / "plan.json").exists() and not holds_only_logs(folder) and any(folder.iterdir()):
+        if not (folder / "plan.json").exists() and _others(folder):
             raise ValueError(f"{folder} is not empty and holds no pruned model; give another folder")
-        clear(folder)
+        if not (folder / UNFINISHED).exists():
+            clear(folder)
     with logged(folder, config.log, flat(config.model_dump(mode="json")), command_line()) as log:
         return _run(config, folder, log, model, example, task, log.listening(progress))
 
@@ -158,66 +175,11 @@ def _run(
         model, example = words.model, words.example
     if config.synthetic and not isinstance(example, Tensor):
         raise ValueError("`synthetic` needs a model of one tensor; give `data` of your own")
-    test: dict[str, dict[str, float]] = {}
-
-    def assess(when: str, module: nn.Module) -> None:
-        if task is not None:
-            with untouched(module):
-                test[when] = measure(module.to(place), task, task.test, list(task.metrics))
-            log.write("measured", {"number": len(test), **test[when]}, when=when)
-
     model = on_cpu(model)
-    repair = None
-    if task is not None:
-        task.check(model, example)
-        repair = Repair(
-            model,
-            task,
-            task.training,
-            config.recovery,
-            seed=config.seed,
-            device=place,
-            progress=progress,
-        )
-    sample: list[Any] | None = repair.sample if repair else None
-    if config.synthetic:
-        sample = synthetic_inputs(model, example, config.synthetic, seed=config.seed, progress=progress)
-    steps = parse_recovery(config.recovery.steps)
-
-    def carry_out(cut: CutConfig, batches: list[Any] | None) -> PruneResult:
-        return pruners.prune(
-            model,
-            example,
-            config.targets,
-            estimators=estimates(config.targets, config.hardware),
-            batches=batches,
-            loss=None if task is None or isinstance(task.train, Images) else task.goal.loss,
-            recover=AUTO if batches is None and steps else NONE,  # it may make the examples that it needs
-            progress=progress,
-            config=cut,
-        )
-
-    cut, why = config.cut.model_copy(update={"milliseconds": config.shows_milliseconds}), dict[str, str]()
-    if task is not None:
-        cut, why = better_path(
-            cut, steps, carry_out, model, example, task, config.recovery, device=place, progress=progress
-        )
-    result = carry_out(cut, sample)
-    assess("before", model)
-    if task is not None:
-        warn_of_chance(test["before"][task.main.name], task, task.test, "the model before pruning")
-    assess("pruned", result.model)
-    notes = []
-    for step in steps if sample is not None else ():
-        if repair:
-            note = repair(step, result)
-        else:
-            assert sample is not None
-            note = repair_unlabelled(step, result, model, sample, config.seed, place, progress)
-        notes.append({"step": str(step), **note})
-        assess(str(step), result.model)
+    with unfinished(folder, lambda: _asked(config, model, example, task)) as kept:
+        (result, notes), test = _pruned(config, model, example, task, place, kept, log, progress)
     did = [note["did"] for note in notes if "did" in note]
-    why = {**why, **result.summary.chosen, **({"recover": did[-1]} if did else {})}
+    why = {**result.summary.chosen, **({"recover": did[-1]} if did else {})}
     result = replace(result, summary=replace(result.summary, chosen=why))
     summary = {
         **result.summary.to_dict(),
@@ -240,6 +202,118 @@ def _run(
                 write_text(temporary / "prune.yaml", as_yaml(config))
             log.move(temporary)
     return result, summary
+
+
+def _pruned(
+    config: PruneConfig,
+    model: nn.Module,
+    example: Any,
+    task: Task | None,
+    place: torch.device,
+    kept: Kept,
+    log: Log,
+    progress: Progress,
+) -> tuple[Reached, dict[str, dict[str, float]]]:
+    """Cut a model, or go on with what is kept of that, repair it step by step, and measure it on test examples after each."""
+    test: dict[str, dict[str, float]] = {}
+    steps = parse_recovery(config.recovery.steps)
+    drawn = partial(drawing, config.seed, "prune", device=place)
+
+    def assess(when: str, module: nn.Module, name: str | None = None) -> None:
+        if task is not None:
+            with untouched(module), drawn("test"):
+                find = partial(measure, module.to(place), task, task.test, list(task.metrics))
+                test[when] = kept.part("test").once(name or when, find)
+            log.write("measured", {"number": len(test), **test[when]}, when=when)
+
+    repair = None
+    if task is not None:
+        task.check(model, example)
+        repair = Repair(
+            model,
+            task,
+            task.training,
+            config.recovery,
+            seed=config.seed,
+            device=place,
+            progress=progress,
+        )
+    sample: list[Any] | None = repair.sample if repair else None
+    if config.synthetic:
+        sample = synthetic_inputs(model, example, config.synthetic, seed=config.seed, progress=progress)
+
+    def carry_out(cut: CutConfig, batches: list[Any] | None, rankings: Rankings | None = None) -> PruneResult:
+        return pruners.prune(
+            model,
+            example,
+            config.targets,
+            estimators=estimates(config.targets, config.hardware),
+            batches=batches,
+            loss=None if task is None or isinstance(task.train, Images) else task.goal.loss,
+            recover=AUTO if batches is None and steps else NONE,  # it may make the examples that it needs
+            rankings=rankings,
+            progress=progress,
+            config=cut,
+        )
+
+    reached = kept.reached(model)
+    if reached is None:
+        cut, why = config.cut.model_copy(update={"milliseconds": config.shows_milliseconds}), dict[str, str]()
+        if task is not None:
+            cut, why = better_path(
+                cut,
+                steps,
+                carry_out,
+                model,
+                example,
+                task,
+                config.recovery,
+                device=place,
+                progress=progress,
+                kept=kept.part("path"),
+            )
+        with drawn("cut"):
+            result = carry_out(cut, sample, kept.rankings)
+        result = replace(result, summary=replace(result.summary, chosen={**why, **result.summary.chosen}))
+        reached = kept.keep(Reached(result, []))
+    result, notes = reached
+    assess("before", model)
+    if task is not None:
+        warn_of_chance(test["before"][task.main.name], task, task.test, "the model before pruning")
+    assess("pruned", result.model)
+    for number, step in enumerate(steps if sample is not None else ()):
+        if number == len(notes):
+            with drawn("step", number):
+                under_way = kept.part(f"step {number}")
+                if repair:
+                    note = repair(step, result, under_way)
+                else:
+                    assert sample is not None
+                    note = repair_unlabelled(step, result, model, sample, config.seed, place, progress, under_way)
+            notes.append({"step": str(step), **note})
+            kept.keep(reached)
+        assess(str(step), result.model, f"{number}")
+    return reached, test
+
+
+def _others(folder: Path) -> list[Path]:
+    """What stands in a folder beside unfinished work and what logs left."""
+    ours = {folder / UNFINISHED, *left_by_logs(folder)}
+    return [path for path in folder.iterdir() if path not in ours]
+
+
+def _asked(config: PruneConfig, model: nn.Module, example: Any, task: Task | None) -> dict[str, Any]:
+    """What is pruned, as plain data: the settings, and digests of what they name or of what was given in its place."""
+    weights = {name: x for name, x in model.state_dict().items() if isinstance(x, Tensor)}
+    inputs = [x for x in tree_leaves(example) if isinstance(x, Tensor)]
+    return {
+        **config.model_dump(mode="json"),
+        "digests": {
+            "weights": digest(list(weights.values()), " ".join(weights)),
+            "input": digest(inputs),
+            "data": None if task is None else task.fingerprint,
+        },
+    }
 
 
 def _task(config: PruneConfig) -> tuple[Task | None, PruneConfig]:

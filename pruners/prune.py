@@ -24,6 +24,7 @@ from pruners.allocation import (
     Measured,
     ModuleForm,
     OperatorLatency,
+    Rankings,
     Reading,
     Selection,
     aligned,
@@ -80,6 +81,7 @@ def prune(
     loss: Loss | None = None,
     between: Callable[[nn.Module], None] | None = None,
     recover: str = AUTO,
+    rankings: Rankings | None = None,
     progress: Progress = silent,
     config: CutConfig | None = None,
     **settings: Any,
@@ -104,6 +106,7 @@ def prune(
         recover: repair once removing is proved to equal masking, on `batches` or on synthetic inputs: a name in
             `pruners.repair.REPAIRS`, "none", or "auto", which is "least-squares" where there are examples that it can solve on, else
             "calibrate" or "none".
+        rankings: keeps what each of several steps is taken by, see `pruners.allocation.Rankings`; for the same call that goes on.
         progress: called as (name of a long step, done, total).
         config: all settings at once, in place of keywords.
         settings: by keyword; `importance` may also be a function of the parameters by name that returns a score for each of their
@@ -131,6 +134,7 @@ def prune(
             loss=loss,
             between=between,
             recover=NONE,
+            rankings=rankings,
             progress=progress,
             config=config,
         )
@@ -174,7 +178,7 @@ def prune(
     )
     guess = [whole * aim.fraction(model) for aim in aims] if config.steps > 1 else []
     last = asked | ({lever: min([asked.get(lever, whole), *guess])} if guess else {})
-    ranking = selection.descend(last, least, config.steps, config.schedule, between)
+    ranking = selection.descend(last, least, config.steps, config.schedule, between, rankings)
 
     surgery = Surgery(model, graph, found, config.tolerance, config.check, config.checked_in)
     as_module = ModuleForm(surgery, selection, ranking) if config.form == "module" else None

@@ -79,6 +79,13 @@ class Summary:
         """Plain data."""
         return asdict(self)
 
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Summary:
+        """What `to_dict` gave, also where it has been JSON, which has no tuples."""
+        pairs = {name: {key: tuple(pair) for key, pair in data[name].items()} for name in ("groups", "milliseconds")}
+        several = {name: tuple(data[name]) for name in ("blocks", "notes", "lacks")}
+        return cls(**{**data, **pairs, **several})
+
 
 @dataclass(frozen=True)
 class PruneResult:

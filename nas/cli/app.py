@@ -22,6 +22,7 @@ from nas.cli.spaces import spaces
 from nas.cli.train import train
 from nas.cli.watch import watch
 from nas.runtime import Untrusted, names_function, ranks
+from nas.stopping import Stopped, raised
 from nas.training import NotFinite
 
 app = typer.Typer(
@@ -65,7 +66,7 @@ def _no_command(
 
 
 def main() -> None:
-    """Run a command. Exit codes: 0 done, 1 failed, 2 bad input, 130 stopped.
+    """Run a command. Exit codes: 0 done, 1 failed, 2 bad input, 130 stopped by Ctrl-C, 143 by SIGTERM.
 
     Modules in the current folder are found where a function is named or files are trusted to name one, and not otherwise: the folder
     may be one that somebody else made.
@@ -73,13 +74,16 @@ def main() -> None:
     here = str(Path.cwd())
     if here not in sys.path and ("--trust" in sys.argv or any(map(names_function, sys.argv[1:]))):
         sys.path.insert(0, here)
-    with terminal.plain():
+    with terminal.plain(), raised():
         _run()
 
 
 def _run() -> None:
     try:
         app()
+    except Stopped as stop:
+        terminal.say(str(stop))
+        sys.exit(stop.code)
     except NotFinite as error:
         _fail(str(error), 1)
     except OSError as error:

@@ -13,6 +13,7 @@ from nas.cli.options import Json, Trust, refuse_beside, with_settings
 from nas.prune import run
 from nas.pruning import PruneConfig, check_input, example_inputs, load_model, read_prune_config
 from nas.report import milliseconds, percent, repaired, shows, si
+from nas.stopping import going_on
 from pruners.groups import analyse, dependency_groups, split_inputs
 from pruners.result import RUNTIMES
 from search_spaces.core import keywords, nested, parse
@@ -51,7 +52,8 @@ def prune(
         )
     else:
         asked = parse(PruneConfig, nested(PruneConfig, {"model": model, **settings}))
-    with terminal.bars() as progress:
+    kept = "Nothing is kept without --out." if out is None else f"The same command goes on; {out} keeps what is done."
+    with going_on(kept), terminal.bars() as progress:
         result, summary = run(asked, out, progress=progress)
     if json:
         terminal.show_json(summary)

@@ -12,7 +12,7 @@ from nas.cli import terminal
 from nas.cli.options import Json, Limits, Trust
 from nas.export import export as export_subnet
 from nas.report import front_table, searched, title, write_report, write_tables
-from nas.runtime import names, numbers
+from nas.runtime import names, numbers, sweep_beside
 from nas.study import Study, choose
 
 Folder = Annotated[Path, typer.Argument(help="A run folder, the --out of `nas search`.", show_default=False)]
@@ -55,14 +55,18 @@ def export(
     study = Study.open(folder, trust=trust)
     rows = choose(study, None if pick == "front" else pick, numbers(limit, "--limit"))
     task = study.task()
-    for key in rows["architecture"]:
-        arch = study.find(key)
-        place = study.place("exports", arch)
-        path = export_subnet(study, arch, place if out is None else out / place.name, names(formats), task)
-        if json:
-            terminal.show_json({"label": study.space.label(arch), "folder": str(path)})
-        else:
-            terminal.show(path)
+    with study.tidied() as alone:
+        for key in rows["architecture"]:
+            arch = study.find(key)
+            place = study.place("exports", arch)
+            place = place if out is None else out / place.name
+            if alone:
+                sweep_beside(place)
+            path = export_subnet(study, arch, place, names(formats), task)
+            if json:
+                terminal.show_json({"label": study.space.label(arch), "folder": str(path)})
+            else:
+                terminal.show(path)
 
 
 def report(folder: Folder, trust: Trust = False, json: Json = False) -> None:
@@ -71,7 +75,9 @@ def report(folder: Folder, trust: Trust = False, json: Json = False) -> None:
     Example: `nas report runs/digits`
     """
     study = Study.open(folder, trust=trust)
-    for path in [*write_tables(study), write_report(study), *sorted((folder / "plots").glob("*.png"))]:
+    with study.tidied():
+        written = [*write_tables(study), write_report(study), *sorted((folder / "plots").glob("*.png"))]
+    for path in written:
         if json:
             terminal.show_json({"path": str(path)})
         else:

@@ -13,6 +13,7 @@ from nas.cli.options import Choices, Json, Paths, Trust, refuse_beside, space_op
 from nas.cli.runs import show_front
 from nas.runtime import ranks
 from nas.search import run
+from nas.stopping import going_on
 from nas.study import (
     RunConfig,
     adjusted,
@@ -52,13 +53,8 @@ def search(
     if options := space_options(settings.get("space_options", {}), choices, paths):
         settings["space_options"] = options
     asked, folder, task = _asked(settings, config, resume, out, trust)
-    try:
-        with terminal.bars() as progress:
-            study = run(asked, folder, task=task, progress=progress, trust=trust)
-    except KeyboardInterrupt:
-        if ranks.first():
-            terminal.say(f"Stopped. Go on with: nas search --resume {shlex.quote(str(folder))}")
-        raise typer.Exit(130) from None
+    with going_on(f"Go on with: nas search --resume {shlex.quote(str(folder))}"), terminal.bars() as progress:
+        study = run(asked, folder, task=task, progress=progress, trust=trust)
     if not ranks.first():
         return
     if json:

@@ -11,6 +11,7 @@ import typer
 from nas.cli import terminal
 from nas.cli.options import Choices, Paths, Trust, space_options, with_settings
 from nas.runtime import ranks
+from nas.stopping import going_on
 from nas.study import RunConfig
 from nas.train import KEYWORDS, NOT_TRAINED_BY
 from nas.train import train as train_supernets
@@ -52,13 +53,8 @@ def train(
     if options := space_options(settings.pop("space_options", {}), choices, paths):
         settings["space_options"] = options
     data = settings.pop("data", None if "task" in settings else KEYWORDS["data"].default)
-    try:
-        with terminal.bars() as progress:
-            study = train_supernets(space, data, out=out, progress=progress, on_epoch=show, trust=trust, **settings)
-    except KeyboardInterrupt:
-        if ranks.first():
-            terminal.say("Stopped. The same command goes on after the last finished epoch.")
-        raise typer.Exit(130) from None
+    with going_on("The same command goes on after the last finished epoch."), terminal.bars() as progress:
+        study = train_supernets(space, data, out=out, progress=progress, on_epoch=show, trust=trust, **settings)
     if not json and ranks.first():
         terminal.show(study.folder / "supernets" / "history.csv")
         terminal.say(f"Rank with: nas search --supernet {shlex.quote(str(study.folder))}")

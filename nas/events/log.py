@@ -167,7 +167,7 @@ class Log:
         if self._folder is None:
             return
         self._close("finished", [name for name in self._writers if name != ALWAYS])
-        for path in _left_by_writers(self._folder):
+        for path in left_by_logs(self._folder):
             copy = shutil.copytree if path.is_dir() else shutil.copy2
             copy(path, folder / path.name)
 
@@ -269,23 +269,19 @@ def logged(
     log.end("finished")
 
 
-def holds_only_logs(folder: Path) -> bool:
-    """Whether an event file is in a folder and nothing else but what writers left: a session ended before it had a result."""
-    return (folder / FILE).exists() and {*folder.iterdir()} <= {*_left_by_writers(folder)}
+def left_by_logs(folder: Path) -> list[Path]:
+    """What writers left in a folder; nothing where there is no event file, as what is there is not theirs."""
+    paths = [folder / name for entry in LOGS.values() for name in entry.files]
+    return [path for path in paths if path.exists()] if (folder / FILE).exists() else []
 
 
 def clear(folder: Path) -> None:
     """Remove what writers left in a folder."""
-    for path in _left_by_writers(folder):
+    for path in left_by_logs(folder):
         if path.is_dir():
             shutil.rmtree(path)
         else:
             path.unlink()
-
-
-def _left_by_writers(folder: Path) -> list[Path]:
-    paths = [folder / name for entry in LOGS.values() for name in entry.files]
-    return [path for path in paths if path.exists()]
 
 
 def _named(objectives: Sequence[Objective], values: Sequence[float]) -> dict[str, float]:

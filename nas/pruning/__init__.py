@@ -7,6 +7,7 @@ from nas.pruning.matching import Matching, match_
 from nas.pruning.paths import better_path
 from nas.pruning.recovery import RECOVERIES, Recovery, RecoveryConfig, Repair, parse_recovery, repair_unlabelled
 from nas.pruning.space import PREFIX, PRUNED, PrunedNetwork, known_options, pruned_space
+from nas.pruning.unfinished import UNFINISHED, Kept, Reached, unfinished
 from nas.pruning.vocabulary import Words, fewer_words
 from nas.pruning.weights import load_model
 
@@ -14,9 +15,12 @@ __all__ = [
     "PREFIX",
     "PRUNED",
     "RECOVERIES",
+    "UNFINISHED",
+    "Kept",
     "Matching",
     "PruneConfig",
     "PrunedNetwork",
+    "Reached",
     "Recovery",
     "RecoveryConfig",
     "Repair",
@@ -37,4 +41,5 @@ __all__ = [
     "pruned_space",
     "read_prune_config",
     "repair_unlabelled",
+    "unfinished",
 ]  # fmt: skip

@@ -6,8 +6,9 @@ import math
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, fields
 from itertools import islice
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -17,9 +18,21 @@ from estimators.counting import device_of, standing_in
 from nas.pruning.aims import Aims
 from nas.pruning.served import cut_examples
 from nas.pruning.states import OUTPUT, Pairs, States, Watched, mean_square, shared_states, variance
-from nas.runtime import stream
+from nas.runtime import checkpoint, fitting, random_state, restore_random_, stream
+from nas.stopping import Stopped, held
 from nas.tasks import Classes
-from nas.training import NotFinite, RangeTest, check_weights, safe_rate, set_rate_, trial_rate
+from nas.training import (
+    NotFinite,
+    RangeTest,
+    below,
+    check_weights,
+    restore_state_,
+    safe_rate,
+    set_rate_,
+    state_tensors,
+    trial_rate,
+    under,
+)
 from pruners import PruneResult
 from pruners.errors import whole_number
 from pruners.progress import Progress, silent
@@ -38,6 +51,8 @@ MEASURED = 32
 WARM_UP = 0.05
 """Share of the training in which the rate rises."""
 LOGITS = "logits"
+REACHED = {"steps": int, "seconds": float, "tried": list}
+"""What the checkpoint of a training that has no epochs says, among others."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +99,7 @@ def match_(
     batch_size: int = 16,
     device: torch.device | None = None,
     seed: int = 0,
+    path: Path | None = None,
     progress: Progress = silent,
 ) -> Matching:
     """Train a pruned model to compute what the unpruned one computes, on inputs without labels.
@@ -108,6 +124,7 @@ def match_(
         batch_size: samples per step.
         device: where both run; by default where `smaller` is.
         seed: decides what is held out and the order of samples.
+        path: of a checkpoint, from which a second call on the same model goes on; what was spent counts. It is written now and then.
         progress: called as ("matching", share done, 1).
 
     Raises:
@@ -135,9 +152,43 @@ def match_(
         ):
             args = (layers, temperature, batch_size, place, seed)
             training = _Training(student, weights, follower, leader, batches, *args)
-            return training.run(lengths, rate, began, progress)
+            return training.run(lengths, rate, began, path, progress)
     finally:
         student.to(home)
+
+
+@dataclass
+class _Reached:
+    """Where a training is.
+
+    Attributes:
+        rate: the learning rate at its highest.
+        tried: the gaps that a range test found, by rate.
+        before: the gap before the first step.
+        trials: batches of the range test.
+        steps: taken.
+        seconds: spent before the process that goes on.
+        random: torch's random numbers after the last step.
+    """
+
+    rate: float
+    tried: Mapping[float, float]
+    before: float
+    trials: int = 0
+    steps: int = 0
+    seconds: float = 0.0
+    random: dict[str, Tensor] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, without `random`."""
+        plain = {name: value for name, value in vars(self).items() if name != "random"}
+        return {**plain, "tried": list(self.tried.items())}
+
+    @classmethod
+    def from_dict(cls, state: Mapping[str, Any], random: dict[str, Tensor]) -> _Reached:
+        """What `to_dict` gave, of a checkpoint."""
+        known = {each.name: state[each.name] for each in fields(cls) if each.name != "random"}
+        return cls(**{**known, "tried": dict(known["tried"])}, random=random)
 
 
 class _Training:
@@ -170,40 +221,104 @@ class _Training:
         self._find_terms(leader)
 
     def run(
-        self, lengths: Mapping[str, float | None], rate: float | Literal["auto"], began: float, progress: Progress
+        self,
+        lengths: Mapping[str, float | None],
+        rate: float | Literal["auto"],
+        began: float,
+        path: Path | None,
+        progress: Progress,
     ) -> Matching:
         """Find the rate, train, and keep what is nearer."""
         start = {name: x.detach().clone() for name, x in self.student.state_dict().items()}
-        tried: Mapping[float, float] = {}
-        if rate == "auto":
-            test = self._tested(lengths, progress)
-            rate, before, tried = test.rate, test.start, test.losses
-        else:
-            before = self.gap()
+        at = self._kept(path)
+        if at is None:
+            at = self._begun(lengths, rate, began, progress)
+        began -= at.seconds
         try:
-            taken = self._train(lengths, rate, began, progress)
+            self._train(at, lengths, began, path, progress)
             check_weights(self.optimizer)
-            after = self.gap()
+            taken, after = at.steps, self.gap()
         except NotFinite:
             taken, after = 0, math.nan
-        restored = not after < before
+        restored = not after < at.before
         if restored:
             self.student.load_state_dict(start)
         progress("matching", 1, 1)
         took = time.perf_counter() - began
-        return Matching(rate, tried, taken, round(took, 3), before, after, restored, tuple(self.states))
+        return Matching(at.rate, at.tried, taken, round(took, 3), at.before, after, restored, tuple(self.states))
 
-    def _train(self, lengths: Mapping[str, float | None], rate: float, began: float, progress: Progress) -> int:
-        """Take steps until the time, or their number, is up; returns how many."""
-        drawn = self.examples.passes(self.samples, self.batch_size, stream(self.seed, "batches"))
+    def _begun(
+        self, lengths: Mapping[str, float | None], rate: float | Literal["auto"], began: float, progress: Progress
+    ) -> _Reached:
+        """Where a training starts, after the range test if there is one."""
+        if rate != "auto":
+            return _Reached(rate, {}, self.gap(), random=random_state(self.device))
+        test, trials = self._tested(lengths, progress)
+        return _Reached(test.rate, test.losses, test.start, trials, random=random_state(self.device))
+
+    def _train(
+        self, at: _Reached, lengths: Mapping[str, float | None], began: float, path: Path | None, progress: Progress
+    ) -> None:
+        """Take steps until the time, or their number, is up."""
+        drawn = islice(self._passes("batches"), at.steps, None)
         wanted, seconds = self._steps(lengths), lengths["seconds"] or math.inf
-        taken = 0
-        while (done := (time.perf_counter() - began) / seconds if wanted is None else taken / wanted) < 1:
-            rises = min(1.0, (done + 1e-3) / WARM_UP)
-            self.step(next(drawn), rate * rises * (1 + math.cos(math.pi * done)) / 2)
-            taken += 1
-            progress("matching", done, 1)
-        return taken
+        pace = checkpoint.Pace()
+        try:
+            while (done := (time.perf_counter() - began) / seconds if wanted is None else at.steps / wanted) < 1:
+                rises = min(1.0, (done + 1e-3) / WARM_UP)
+                indices = next(drawn)
+                with held():
+                    self.step(indices, at.rate * rises * (1 + math.cos(math.pi * done)) / 2)
+                    at.steps, at.random = at.steps + 1, random_state(self.device)
+                progress("matching", done, 1)
+                if path is not None and pace.due():
+                    with pace.writing():
+                        self._keep(at, path, began)
+        except Stopped:
+            if path is not None:
+                self._keep(at, path, began)
+            raise
+
+    def _look_again(self, at: _Reached) -> None:
+        """Remember what the unpruned model computes as the training did until here.
+
+        In the last bits that depends on the batch in which a sample was first met.
+        """
+        met = self.examples.one_pass(self.held, self.batch_size)
+        met += islice(self._passes("range test"), at.trials)
+        once = len(self.examples.one_pass(self.samples, self.batch_size))
+        met += islice(
+            self._passes("batches"), min(at.steps, once)
+        )  # later ones are known, or there is no memory for them
+        for indices in met:
+            self.aims(indices, self.examples.batch(indices, self.device))
+
+    def _passes(self, purpose: str) -> Iterator[list[int]]:
+        """Batches of samples to train on, without end."""
+        return self.examples.passes(self.samples, self.batch_size, stream(self.seed, purpose))
+
+    def _keep(self, at: _Reached, path: Path, began: float) -> None:
+        """Write a checkpoint."""
+        at.seconds = time.perf_counter() - began
+        tensors = {
+            **under("weights", self.student.state_dict()),
+            **under("momenta", state_tensors(self.optimizer)),
+            **under("random", at.random),
+        }
+        checkpoint.save(path, tensors, at.to_dict())
+
+    def _kept(self, path: Path | None) -> _Reached | None:
+        """Go back to a checkpoint; None where there is none."""
+        found = None if path is None else checkpoint.load(path, REACHED)
+        if found is None or path is None:
+            return None
+        with fitting(path, f"remove {path.parent} to train this part again"):
+            self.student.load_state_dict(below("weights", found.tensors))
+            restore_state_(self.optimizer, below("momenta", found.tensors))
+        at = _Reached.from_dict(found.state, below("random", found.tensors))
+        self._look_again(at)
+        restore_random_(at.random)
+        return at
 
     def step(self, indices: Sequence[int], rate: float) -> None:
         """One step of the optimiser on some samples.
@@ -284,10 +399,10 @@ class _Training:
             return int(lengths["epochs"]) * len(self.examples.one_pass(self.samples, self.batch_size))
         return None if lengths["steps"] is None else int(lengths["steps"])
 
-    def _tested(self, lengths: Mapping[str, float | None], progress: Progress) -> RangeTest:
-        """A range test over a few batches."""
+    def _tested(self, lengths: Mapping[str, float | None], progress: Progress) -> tuple[RangeTest, int]:
+        """A range test over a few batches, and how many they are."""
         least, most = TRIAL_STEPS
-        drawn = self.examples.passes(self.samples, self.batch_size, stream(self.seed, "range test"))
+        drawn = self._passes("range test")
         wanted = self._steps(lengths)
         some = list(islice(drawn, most if wanted is None else max(least, min(most, int(TRIALS * wanted / len(RATES))))))
         budget = math.inf if lengths["seconds"] is None else TRIALS * lengths["seconds"]
@@ -300,7 +415,8 @@ class _Training:
             for at, indices in enumerate(some):
                 self.step(indices, trial_rate(rate, at, len(some)))
 
-        return safe_rate(self.student, self.optimizer, trial, self.gap, RATES, seconds=budget, progress=progress)
+        test = safe_rate(self.student, self.optimizer, trial, self.gap, RATES, seconds=budget, progress=progress)
+        return test, len(some)
 
     def _seconds_of_a_step(self, some: Sequence[Sequence[int]]) -> float:
         """Measured on two steps that change nothing, of which the second counts: the first meets a cold machine."""

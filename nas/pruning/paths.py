@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
 from nas.pruning.recovery import RECOVERIES, Recovery, RecoveryConfig, Repair
-from nas.runtime import stream
+from nas.pruning.unfinished import NOTHING, Kept
+from nas.runtime import drawing, stream
 from nas.tasks import Task
 from nas.training import measure
 from pruners import CutConfig, PruneResult
@@ -52,6 +54,7 @@ def better_path(
     *,
     device: torch.device,
     progress: Progress = silent,
+    kept: Kept = NOTHING,
 ) -> Path:
     """What `auto` stands for where a training on labels follows: curvature, or squared weights scored anew in many steps.
 
@@ -72,6 +75,7 @@ def better_path(
         recovery: how training goes.
         device: where it runs.
         progress: told about long steps.
+        kept: keeps what each path came to.
     """
     brief = list(_brief(steps))
     asked = (cut.importance.criterion, cut.allocation, cut.steps, bool(cut.depth))
@@ -83,16 +87,25 @@ def better_path(
     main, found, said = task.main, dict[str, float](), []
     show = "{:.1%}" if main.unit == "%" else "{:.4g}"
     paths = {"curvature": Path(cut, {}), "many steps": _many_steps(cut, model, example)}
-    for name, path in paths.items():
+
+    def tried(path: Path) -> float | str:
+        """The figure that a path comes to, or why it cannot be cut."""
         try:
             result = carry_out(path.cut, repair.sample)
             for step in brief:
                 repair(step, result)
         except ValueError as error:
-            said.append(f"{name} not to be had ({first_line(error)})")
-            continue
-        found[name] = measure(result.model.to(device), task, task.validation)[main.name]
-        said.append(f"{name} {show.format(found[name]).replace('%', ' %')}")
+            return first_line(error)
+        return measure(result.model.to(device), task, task.validation)[main.name]
+
+    for name, path in paths.items():
+        with drawing(cut.seed, "paths", name, device=device):
+            figure = kept.once(name, partial(tried, path))
+        if isinstance(figure, str):
+            said.append(f"{name} not to be had ({figure})")
+        else:
+            found[name] = figure
+            said.append(f"{name} {show.format(figure).replace('%', ' %')}")
     sign = 1 if main.higher_is_better else -1
     best = paths[max(found, key=lambda name: sign * found[name], default="curvature")]
     kind = "images" if main.name == "accuracy" else "examples"

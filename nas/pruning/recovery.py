@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from nas.pruning.matching import match_
+from nas.pruning.unfinished import NOTHING, Kept
 from nas.runtime import precision, stream
 from nas.tasks import Batch, Examples, Task
 from nas.training import (
@@ -71,12 +72,14 @@ class Given:
         seed: decides everything random.
         device: where training runs; the CPU if None.
         progress: told how far it is.
+        kept: what the step keeps while it is under way.
     """
 
     step: Recovery
     seed: int = 0
     device: torch.device | None = None
     progress: Progress = silent
+    kept: Kept = NOTHING
 
 
 @dataclass(frozen=True)
@@ -119,7 +122,8 @@ def _solved(result: PruneResult, model: nn.Module, sample: Iterable[Any], given:
 def _matched(result: PruneResult, model: nn.Module, sample: Iterable[Any], given: Given) -> Note:
     step = given.step
     lasts: dict[str, Any] = {"epochs": step.epochs} if step.epochs else {"seconds": step.seconds}
-    done = match_(result, model, sample, **lasts, device=given.device, seed=given.seed, progress=given.progress)
+    lasts |= {"device": given.device, "seed": given.seed, "path": given.kept.training, "progress": given.progress}
+    done = match_(result, model, sample, **lasts)
     return {"learning_rate": done.rate, **done.to_dict()}
 
 
@@ -253,19 +257,24 @@ class Repair:
         self.seed, self.device, self.progress = seed, device, progress
         self.sample = list(_sample(examples, seed))
 
-    def __call__(self, step: Recovery, result: PruneResult) -> Note:
+    def __call__(self, step: Recovery, result: PruneResult, kept: Kept = NOTHING) -> Note:
         """Repair the model of a result; it is left on the CPU in eval mode.
+
+        Args:
+            step: of repair.
+            result: whose model is repaired in place.
+            kept: what the step keeps while it is under way.
 
         Returns:
             What people should know of it, by name: of a training its learning rate, and what a range test found.
         """
         entry = RECOVERIES[step.kind]
         if entry.learner is not None:
-            return self._train(step, entry, result.model)
+            return self._train(step, entry, result.model, kept)
         sample = self._inputs() if entry.trains else self.sample
-        return repair_unlabelled(step, result, self.model, sample, self.seed, self.device, self.progress)
+        return repair_unlabelled(step, result, self.model, sample, self.seed, self.device, self.progress, kept)
 
-    def _train(self, step: Recovery, entry: RecoveryEntry, model: nn.Module) -> Note:
+    def _train(self, step: Recovery, entry: RecoveryEntry, model: nn.Module, kept: Kept) -> Note:
         assert entry.learner is not None
         given = self.config.learning_rate
         rate = min(RATES) if given == "auto" else given
@@ -273,9 +282,9 @@ class Repair:
         learner = entry.learner(model, self.model, self.task, training, self.config.distillation, self.device)
         note: Note = {}
         if given == "auto":
-            test = self._range_test(learner, step.epochs)
-            rate = test.rate
-            note = {"before": test.start, "tried": dict(test.losses)}
+            test = kept.once("range test", lambda: _plain(self._range_test(learner, step.epochs)))
+            rate = test["rate"]
+            note = {"before": test["before"], "tried": dict(test["tried"])}
         config = self.config.training(step.epochs, rate)
         fit(
             learner,
@@ -283,10 +292,11 @@ class Repair:
             config,
             seed=self.seed,
             device=self.device,
+            path=kept.training,
             name=entry.title,
             progress=self.progress,
         )
-        model.to("cpu")
+        model.to("cpu", memory_format=torch.contiguous_format)  # type: ignore[call-overload]
         return {"learning_rate": rate, **note}
 
     def _range_test(self, learner: Alone, epochs: int) -> RangeTest:
@@ -337,6 +347,7 @@ def repair_unlabelled(
     seed: int = 0,
     device: torch.device | None = None,
     progress: Progress = silent,
+    kept: Kept = NOTHING,
 ) -> Note:
     """Repair the model of a result by a step that needs no labels.
 
@@ -348,13 +359,19 @@ def repair_unlabelled(
         seed: decides everything random.
         device: where training runs; the CPU if None.
         progress: told how far it is.
+        kept: what the step keeps while it is under way.
 
     Returns:
         What people should know of it, by name.
     """
     repair = RECOVERIES[step.kind].repair
     assert repair is not None
-    return repair(result, model, sample, Given(step, seed, device, progress)) or {}
+    return repair(result, model, sample, Given(step, seed, device, progress, kept)) or {}
+
+
+def _plain(test: RangeTest) -> dict[str, Any]:
+    """What a range test found, as plain data."""
+    return {"rate": test.rate, "before": test.start, "tried": list(test.losses.items())}
 
 
 def _sample(examples: Examples, seed: int) -> Iterator[Batch]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,12 +16,40 @@ from torch import Tensor
 from nas.runtime.files import replacing
 from search_spaces.core import load_tensors, parse_json, save_tensors
 
+SECONDS = 30.0
+"""Between two checkpoints of a training that has no epochs, at least."""
+SHARE = 0.02
+"""Of the time that writing them takes, at most."""
+
+
+OF_EPOCHS: Mapping[str, type] = {"epochs": int, "history": list}
+"""What the checkpoint of a training says."""
+
 
 class Checkpoint(NamedTuple):
     """What training needs to go on: tensors by name, and JSON data."""
 
     tensors: dict[str, Tensor]
     state: dict[str, Any]
+
+
+class Pace:
+    """Says when it is time for the next checkpoint: as often as costs next to nothing."""
+
+    def __init__(self) -> None:
+        self._next = time.monotonic() + SECONDS
+
+    def due(self) -> bool:
+        """Whether to write one now."""
+        return time.monotonic() >= self._next
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Around the writing, whose time is taken."""
+        began = time.monotonic()
+        yield
+        now = time.monotonic()
+        self._next = now + max(SECONDS, (now - began) / SHARE)
 
 
 def save(path: Path, tensors: Mapping[str, Tensor], state: Mapping[str, object]) -> None:
@@ -30,8 +60,12 @@ def save(path: Path, tensors: Mapping[str, Tensor], state: Mapping[str, object])
             os.replace(path, _previous(path))
 
 
-def load(path: Path) -> Checkpoint | None:
+def load(path: Path, kinds: Mapping[str, type] = OF_EPOCHS) -> Checkpoint | None:
     """Read a checkpoint, or the previous one with a warning if it is damaged; None if none was written.
+
+    Args:
+        path: of the checkpoint.
+        kinds: what its state must hold, by name.
 
     Raises:
         ValueError: every checkpoint that was written is damaged.
@@ -39,7 +73,7 @@ def load(path: Path) -> Checkpoint | None:
     written = [candidate for candidate in (path, _previous(path)) if candidate.exists()]
     for number, candidate in enumerate(written, start=1):
         try:
-            return _read(candidate)
+            return _read(candidate, kinds)
         except (ValueError, OSError) as error:
             rest = f"; going on from an earlier state, {written[number]}" if number < len(written) else ""
             warnings.warn(f"{candidate} is damaged ({error}){rest}", stacklevel=2)
@@ -48,13 +82,11 @@ def load(path: Path) -> Checkpoint | None:
     return None
 
 
-def _read(path: Path) -> Checkpoint:
+def _read(path: Path, kinds: Mapping[str, type]) -> Checkpoint:
     tensors, metadata, _ = load_tensors(path)
     state = parse_json(metadata.get("state", "null"))
-    if not isinstance(state, dict) or {"epochs": int, "history": list} != {
-        name: type(state.get(name)) for name in ("epochs", "history")
-    }:
-        raise ValueError("its state has no epochs or no history")
+    if not isinstance(state, dict) or {name: type(state.get(name)) for name in kinds} != kinds:
+        raise ValueError(f"its state has not {' and '.join(kinds)}")
     return Checkpoint(tensors, state)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel
 
-from search_spaces.core import load_yaml
+from search_spaces.core import bare, load_yaml
 
 OF_COMMANDS = {"nas search": ("run.yaml", "space"), "nas prune": ("prune.yaml", "cut")}
 """Command to the name of its configuration files, and a key that the files of no other command have."""
@@ -44,3 +44,20 @@ def flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def as_yaml(config: BaseModel) -> str:
     """A configuration as YAML, defaults included."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+
+
+def different(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
+    """Where two configurations differ as plain data, as `name: a, not b`."""
+    left, right = _flat(a), _flat(b)
+    return [
+        f"{name}: {bare(left.get(name))}, not {bare(right.get(name))}"
+        for name in {**left, **right}
+        if left.get(name) != right.get(name)
+    ]
+
+
+def _flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in data.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return flat

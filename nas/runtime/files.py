@@ -4,36 +4,54 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from nas.stopping import held
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; it takes `path`'s place once the body has finished, and is removed if the body fails.
 
-    Works for a file or a folder written by the body. Whatever stood at `path` stays until the new one is on disk.
+    Works for a file or a folder written by the body. Whatever stood at `path` stays until the new one is on disk. A signal that ends
+    a command waits while files change places.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}.tmp"
+    temporary, former = _temporary(path), _temporary(path)
     try:
         yield temporary
         _to_disk(temporary)
-        if temporary.is_dir() and path.exists():
-            shutil.rmtree(path)
-        os.replace(temporary, path)
+        with held():
+            if temporary.is_dir() and path.exists():
+                os.replace(path, former)
+            os.replace(temporary, path)
+            _remove(former)
     except OSError as error:
         raise OSError(
             error.errno, f"could not write {path}: {error.strerror}; nothing was left half-written"
         ) from error
     finally:
-        if temporary.is_dir():
-            shutil.rmtree(temporary, ignore_errors=True)
-        else:
-            temporary.unlink(missing_ok=True)
+        with held():
+            if former.exists() and not path.exists():
+                os.replace(former, path)
+            _remove(temporary)
+
+
+def _temporary(path: Path) -> Path:
+    """A name beside `path` that nothing has."""
+    return path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}.tmp"
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _to_disk(path: Path) -> None:
@@ -57,7 +75,12 @@ def write_json(path: Path, data: object) -> None:
 def sweep(folder: Path) -> None:
     """Remove the temporary files that a killed process left behind below `folder`."""
     for leftover in folder.rglob(".*.tmp"):
-        if leftover.is_dir():
-            shutil.rmtree(leftover, ignore_errors=True)
-        else:
-            leftover.unlink(missing_ok=True)
+        _remove(leftover)
+
+
+def sweep_beside(path: Path) -> None:
+    """Remove what a process that was killed while it was `replacing` this path left behind."""
+    ours = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{8}}\.tmp")
+    for leftover in path.parent.glob("*.tmp"):
+        if ours.fullmatch(leftover.name):
+            _remove(leftover)

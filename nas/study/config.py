@@ -15,7 +15,7 @@ from nas.engines import EngineConfig
 from nas.events import known_logs
 from nas.objectives import ESTIMATES, OBJECTIVES, Hardware, Objective, estimates, parse_objectives
 from nas.pruning import PRUNED
-from nas.runtime import check_trust, flat, names_function, read_yaml, teaches_by_function
+from nas.runtime import check_trust, different, names_function, read_yaml, teaches_by_function
 from nas.strategies import STRATEGIES
 from nas.study.formats import FORMATS
 from nas.supernets import SupernetConfig
@@ -25,7 +25,6 @@ from search_spaces.core import (
     MOST_SEEDS,
     Part,
     PathText,
-    bare,
     keywords,
     nested,
     of_file,
@@ -396,9 +395,4 @@ def peek_config(path: Path) -> RunConfig:
 
 def differences(a: RunConfig, b: RunConfig) -> list[str]:
     """The settings in which two configurations differ, as `name: a, not b`."""
-    left, right = flat(a.model_dump(mode="json")), flat(b.model_dump(mode="json"))
-    return [
-        f"{name}: {bare(left.get(name))}, not {bare(right.get(name))}"
-        for name in {**left, **right}
-        if left.get(name) != right.get(name)
-    ]
+    return different(a.model_dump(mode="json"), b.model_dump(mode="json"))

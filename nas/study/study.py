@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from functools import cached_property
@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from filelock import FileLock, Timeout
 
 from nas.events import SILENT, Log, check_logs, logged
 from nas.objectives import OBJECTIVES, Objective, losses, pareto
@@ -33,6 +32,7 @@ from nas.runtime import (
     command_line,
     environment,
     flat,
+    locked,
     sweep,
     write_json,
 )
@@ -142,19 +142,28 @@ class Study:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Keep other processes from writing to the folder, and clean up behind one that was killed."""
-        try:
-            held = FileLock(self.folder / LOCK).acquire(blocking=False)
-        except Timeout:
-            raise ValueError(
-                f"another process is running in {self.folder}; wait for it, or give another folder"
-            ) from None
-        with held:
+        with locked(self.folder / LOCK, self.folder):
             sweep(self.folder)
             if repair(self.journal_path):
                 self._forget_last()
             if self.journal_path.exists():
                 self.journal.end()  # what is damaged is refused before anything is computed
             yield
+
+    @contextmanager
+    def tidied(self) -> Iterator[bool]:
+        """Clean up behind a process that was killed, before more is written from what the run holds; tell whether that was done.
+
+        It is not where another process is running in the folder, or where that may only be read; neither is an error.
+        """
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(locked(self.folder / LOCK, self.folder))
+            except (ValueError, OSError):
+                yield False
+            else:
+                sweep(self.folder)
+                yield True
 
     @contextmanager
     def session(self, command: str | None = None) -> Iterator[None]:

@@ -54,6 +54,12 @@ class Alone:
         self.module.eval()
         return [{"loss": sum(self.losses) / len(self.losses)}]
 
+    def so_far(self) -> dict[str, Any]:
+        return {"losses": self.losses}
+
+    def go_on(self, state: Mapping[str, Any]) -> None:
+        self.losses = list(state["losses"])
+
     def tensors(self) -> dict[str, Tensor]:
         return {**under("weights", self.module.state_dict()), **under("momenta", state_tensors(self.optimizer))}
 

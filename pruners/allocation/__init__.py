@@ -5,7 +5,7 @@ from pruners.allocation.alike import Alike, ModuleForm
 from pruners.allocation.allocate import ALLOCATIONS, Limits, check_data, check_reachable, fewest_kept, predicts_latency
 from pruners.allocation.costs import CostModel
 from pruners.allocation.latency import OperatorLatency
-from pruners.allocation.selection import SCHEDULES, Evidence, Selection
+from pruners.allocation.selection import SCHEDULES, Evidence, Ranking, Rankings, Selection
 from pruners.allocation.targets import (
     ATTEMPTS,
     COUNTED,
@@ -26,7 +26,8 @@ from pruners.allocation.timing import measured_ms
 
 __all__ = [
     "ALLOCATIONS", "ATTEMPTS", "COUNTED", "LATENCY", "MILLISECONDS", "ONNX_RUNTIME", "SCHEDULES", "TIGHTER", "Aligned",
-    "Alike", "CostModel", "Estimator", "Evidence", "Limits", "Measured", "ModuleForm", "OperatorLatency", "Reading",
+    "Alike", "CostModel", "Estimator", "Evidence", "Limits", "Measured", "ModuleForm", "OperatorLatency", "Ranking", "Rankings",
+    "Reading",
     "Selection", "aligned", "approach", "check_data", "check_reachable", "check_targets", "counted_budgets",
     "fewest_kept", "measured_ms", "measured_targets", "predicts_latency", "search",
 ]  # fmt: skip

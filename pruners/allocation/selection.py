@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import nn
@@ -98,6 +98,18 @@ class Ranking:
     damages: Mapping[str, Damage] | None
     gone: Mapping[str, int]
     blocks: Sequence[Priced] = ()
+
+
+class Rankings(Protocol):
+    """Keeps the ranking that a step is taken by, so that a cut in several steps goes on after it was stopped."""
+
+    def last(self) -> tuple[int, Ranking] | None:
+        """The last step that was kept, from 1, and its ranking; None if none was."""
+        ...
+
+    def keep(self, step: int, ranking: Ranking) -> None:
+        """Called before each step with its ranking, which prices no blocks."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -206,6 +218,7 @@ class Selection:
         steps: int,
         schedule: str,
         between: Callable[[nn.Module], None] | None,
+        rankings: Rankings | None = None,
     ) -> Ranking:
         """Take all steps but the last, and rank for the last.
 
@@ -215,9 +228,13 @@ class Selection:
             steps: number of steps.
             schedule: "linear" or "geometric" in what remains.
             between: given each intermediate model; what it changes is seen by the scores, and dropped with the model.
+            rankings: keeps them; the steps up to the last one kept are not taken again.
         """
-        ranking = self.rank({}, self.model, f" 1/{steps}" if steps > 1 else "", steps == 1)
-        for step in range(1, steps):
+        kept = None if rankings is None else rankings.last()
+        first, ranking = kept or (1, self.rank({}, self.model, f" 1/{steps}" if steps > 1 else "", steps == 1))
+        for step in range(first, steps):
+            if rankings is not None:
+                rankings.keep(step, ranking)
             shrink = SCHEDULES[schedule].remains
             current = {
                 name: max(least[name], shrink(self.cost.of(name)({}), budget, step / steps))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +15,7 @@ from nas.pruning import match_
 from nas.pruning.examples import Samples
 from nas.pruning.matching import RATES
 from nas.pruning.states import Watched, shared_states
+from nas.stopping import Stopped
 from pruners.surgery import GraphModel
 from pruners.tracing import as_batch
 from tests.pruners.plain import prune
@@ -265,3 +269,61 @@ def test_bad_input_is_refused_and_nothing_is_changed(settings: dict[str, Any], m
     with pytest.raises(ValueError, match=message):
         match_(smaller, model, settings.pop("batches", [images(20)]), **settings)
     assert same(smaller, before) and all(p.requires_grad for p in smaller.parameters())
+
+
+def often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A checkpoint after every step."""
+    monkeypatch.setattr("nas.runtime.checkpoint.SECONDS", 0.0)
+    monkeypatch.setattr("nas.runtime.checkpoint.SHARE", math.inf)
+
+
+@pytest.mark.parametrize("cached", [2**30, 3000])
+@pytest.mark.parametrize("stop", [Stopped(15), KeyboardInterrupt()], ids=["told", "killed"])
+def test_a_matching_that_is_stopped_goes_on_and_ends_the_same(
+    stop: BaseException, cached: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Also where there is no memory for all that the unpruned model computes; one that is killed goes on from the last checkpoint."""
+    monkeypatch.setattr("nas.pruning.aims.CACHED", cached)
+    often(monkeypatch)
+    model, path = Texts().eval(), tmp_path / "c"
+    batches, steps = [texts(30), texts(31)], list[float]()
+    cut = prune(model, texts(2), {"params": 0.7}, recover="none", milliseconds=False, importance="l2").model
+
+    def matched(stops: int | None = None, path: Path | None = None) -> tuple[nn.Module, Any]:
+        smaller = copy.deepcopy(cut)
+
+        def progress(step: str, done: float, total: float) -> None:
+            if step == "matching":
+                steps.append(done)
+                if len(steps) == stops:
+                    raise stop
+
+        return smaller, match_(smaller, model, batches, epochs=4, batch_size=8, path=path, progress=progress)
+
+    whole, done = matched()
+    total = len(steps)
+    for stops in (3, 10):
+        steps.clear()
+        with pytest.raises(type(stop)):
+            matched(stops, path)
+    steps.clear()
+    resumed, again = matched(path=path)
+    assert len(steps) < total - 8, "steps were taken twice"
+    assert {**again.to_dict(), "seconds": 0} == {**done.to_dict(), "seconds": 0} and not done.restored
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[name]), name
+
+
+def test_what_was_spent_counts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    often(monkeypatch)
+    model, path = nn.Sequential(nn.Linear(6, 20), nn.ReLU(), nn.Linear(20, 4)), tmp_path / "c"
+
+    def stop(step: str, done: float, total: float) -> None:
+        if step == "matching" and done > 0.5:
+            raise Stopped(15)
+
+    with pytest.raises(Stopped):
+        match_(model, model, [torch.randn(64, 6)], seconds=1, path=path, progress=stop)
+    seen: list[float] = []
+    done = match_(model, model, [torch.randn(64, 6)], seconds=1, path=path, progress=lambda *told: seen.append(told[1]))
+    assert seen[0] > 0.5 and done.seconds >= 1

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import signal
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
+from nas import stopping
 from nas.runtime import checkpoint
 from nas.tasks import Batch, Task
 from nas.training.alone import Alone
@@ -195,3 +197,45 @@ def test_no_parameter_escapes_the_check_of_weights(name: str, weight_decay: floa
         module.get_parameter(name)[0] = torch.inf
     with pytest.raises(NotFinite, match="must have finite squares"):
         check_weights(optimizer)
+
+
+@pytest.mark.parametrize("last", [2, 4, 7])
+def test_a_command_that_is_stopped_goes_on_within_the_epoch(last: int, task: Task, tmp_path: Path) -> None:
+    """After the last step, also in the middle of the next one, with dropout: the weights of a training that was never stopped."""
+
+    def noisy() -> Alone:
+        return Alone(nn.Sequential(nn.Dropout(0.3), *network()), task, config, CPU)
+
+    config = TrainingConfig(epochs=2, batch_size=32)
+    whole, halted = noisy(), noisy()
+    rows = fit(whole, task.train, config, seed=0, device=CPU)
+    plain, taken = halted.step, 0
+
+    def step(batch: Batch, rate: float) -> None:
+        nonlocal taken
+        taken += 1
+        if taken == last:
+            signal.raise_signal(signal.SIGTERM)
+        plain(batch, rate)
+
+    halted.step = step  # type: ignore[method-assign]
+    torch.manual_seed(7)
+    with stopping.raised(), pytest.raises(stopping.Stopped):
+        fit(halted, task.train, config, seed=0, device=CPU, path=tmp_path / "c")
+    assert taken == last
+    resumed, seen = noisy(), list[float]()
+    again = fit(
+        resumed,
+        task.train,
+        config,
+        seed=0,
+        device=CPU,
+        path=tmp_path / "c",
+        progress=lambda step, done, total: seen.append(done),
+    )
+    assert len(seen) == 1 + 2 * task.train.steps(32) - last, "steps were taken twice"
+    for name, value in whole.module.state_dict().items():
+        assert torch.equal(value, resumed.module.state_dict()[name]), name
+    assert [(row["loss"], row["learning_rate"]) for row in rows] == [
+        (row["loss"], row["learning_rate"]) for row in again
+    ]
