@@ -18,7 +18,7 @@ PACKAGES = ["nas", "pruners", "estimators", "search_spaces"]
 ROOMS = {
     "nas": [
         "__main__", "cli", "contents", "search", "loop", "export", "train", "prune", "retrain", "subnet", "report", "scoring", "study",
-        "pruning", "supernets", "samplers", "training", "tasks", "strategies", "objectives", "data", "runtime",
+        "pruning", "supernets", "samplers", "training", "tasks", "strategies", "objectives", "data", "graphs", "runtime",
     ],
     "pruners": [
         "space", "prune", "half", "vocabulary", "chosen", "config", "repair", "result", "allocation", "importance", "surgery",
