@@ -12,8 +12,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from nas.graphs import GRAPH, describe
+from nas.report import CARD, model_card
 from nas.retrain import build, weights_path
-from nas.runtime import replacing, write_json, write_text
+from nas.runtime import names_function, replacing, write_json, write_text
 from nas.scoring import contract
 from nas.study import FORMATS, Study, check_same
 from nas.subnet import known_here, load, load_graph
@@ -74,7 +75,18 @@ def export(
         described = {**_describe(study, arch, task, source), "notes": notes}
         write_json(temporary / "architecture.json", described)
         check_same("model.safetensors", module, load(temporary, study.space), inputs, exact=True)
+        write_text(temporary / CARD, model_card(study, arch, described, inputs, temporary, _loads(study, temporary)))
     return folder
+
+
+def _loads(study: Study, folder: Path) -> str:
+    """The Python that loads an export from its own folder."""
+    name = study.record["space"]["name"]
+    if known_here(name) or (folder / GRAPH).exists():
+        return 'nas.load(".")'
+    return (
+        f'nas.load(".", space={name!r})' if names_function(name) else 'nas.load(".", space=space)  # as it was searched'
+    )
 
 
 def write_graph(module: nn.Module, inputs: Tensor, folder: Path) -> list[str]:

@@ -39,7 +39,7 @@ def describe(module: nn.Module, inputs: Tensor) -> Description:
     """
     try:
         traced = trace(module, (inputs,))
-    except ValueError as error:
+    except Exception as error:  # whatever the exporter says of a model
         raise Indescribable(first_line(error)) from error
     if not traced.batched or traced.sizes.rules:
         raise Indescribable("it computes other things for batches of other sizes")
