@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
+from types import NoneType
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from nas.graphs.description import DTYPES, FORMATS, Description, Step
 from nas.graphs.operators import MODES, function, parameters
 from search_spaces.core import quoted
 
+TYPES = {"dtype": torch.dtype, "memory_format": torch.memory_format}
+"""Arguments that torch would also take as numbers, of which some crash it."""
 FLOATS = ("inf", "-inf", "nan")
 
 
@@ -101,6 +105,14 @@ def _call(step: Step, number: int, names: Collection[str]) -> Call:
         if name not in known or name == "device":
             raise ValueError(f"arguments of {step.operator} must be among {', '.join(known)}, got {quoted(name)}")
     given = {name: _argument(value, number, names) for name, value in step.arguments.items()}
+    for name, value in given.items():
+        kind = TYPES.get(name)
+        if (
+            isinstance(value, (torch.dtype, torch.memory_format))
+            if kind is None
+            else not isinstance(value, (kind, NoneType))
+        ):
+            raise ValueError(f"`{name}` of {step.operator} must be of its kind, got {quoted(step.arguments[name])}")
     mode = MODES.get(step.operator)
     if mode is not None and given.get(mode) is not False:  # it is always as in training
         mode = None

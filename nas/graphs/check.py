@@ -78,11 +78,10 @@ def check_sizes(graph: Description, steps: list[Call], tensors: Mapping[str, Ten
 
 
 def _size(value: object, where: str) -> int:
-    """How many numbers a value holds."""
-    if isinstance(value, Tensor):
-        return value.numel()
-    if isinstance(value, tuple) and all(isinstance(one, Tensor) for one in value):
-        return sum(one.numel() for one in value)
+    """How many numbers a value holds; torch crashes on some that hold none."""
+    values = value if isinstance(value, tuple) else (value,)
+    if values and all(isinstance(one, Tensor) and one.numel() for one in values):
+        return sum(one.numel() for one in values)
     if type(value) is int and abs(value) <= LARGEST_SIZE:
         return 1
-    raise ValueError(f"{where} must compute a tensor or a size, got {quoted(value)}")
+    raise ValueError(f"{where} must compute tensors that hold something, or a size, got {quoted(value)}")

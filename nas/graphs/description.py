@@ -25,7 +25,7 @@ FORMATS = {
     for kind in (torch.contiguous_format, torch.preserve_format, torch.channels_last, torch.channels_last_3d)
 }
 
-Size = Annotated[int, Field(ge=0, le=LARGEST_INPUT)]
+Size = Annotated[int, Field(ge=1, le=LARGEST_INPUT)]
 Shape = Annotated[list[Size], Field(max_length=MOST_DIMENSIONS)]
 
 

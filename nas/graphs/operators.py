@@ -30,7 +30,7 @@ ATEN = (
     "conv1d.default", "conv2d.default", "conv3d.default", "conv1d.padding", "conv2d.padding", "conv3d.padding",
     "conv_transpose1d.default", "conv_transpose2d.input", "conv_transpose3d.input", "linear.default", "bilinear.default",
     "embedding.default", "batch_norm.default", "layer_norm.default", "group_norm.default", "instance_norm.default",
-    "rms_norm.default", "_weight_norm.default", "dropout.default", "feature_dropout.default", "alpha_dropout.default", "prelu.default",
+    "rms_norm.default", "dropout.default", "feature_dropout.default", "alpha_dropout.default", "prelu.default",
     "scaled_dot_product_attention.default",
     # products of matrices
     "matmul.default", "mm.default", "bmm.default", "mv.default", "dot.default", "addmm.default", "baddbmm.default", "einsum.default",
