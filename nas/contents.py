@@ -10,14 +10,16 @@ from typing import Any, NamedTuple
 
 from pydantic import BaseModel
 
+from nas.graphs import GRAPH
 from nas.pruning import peek_prune_config
 from nas.runtime import names_function
 from nas.study import holds, journal_of, named_functions, peek_config, read_record, whole
-from nas.subnet import read_described
+from nas.subnet import known_here, read_described, read_graph
 from pruners.result import PLAN
 from pruners.surgery import PruningPlan
 from search_spaces.core import load_json, load_tensors, of_file, parse, read_bytes
 
+EXPORT = "exported subnet"
 FIGURES = ("macs", "params")
 OF_TENSORS = (".safetensors", ".checkpoint", ".previous")
 OF_RUNS = ("run.yaml", "latency.json")
@@ -31,7 +33,7 @@ class Name(NamedTuple):
         file: where it stands.
         what: such as space or model.
         name: as the file says it.
-        function: whether it is one that has to be imported, which needs `--trust`.
+        function: whether it is one that has to be imported, which needs `--trust`; an export that holds its graph imports none.
     """
 
     file: str
@@ -65,12 +67,14 @@ class Contents:
         names: what its files name.
         figures: macs (for one example) and parameters, where a file says them.
         files: all of them.
+        notes: how an export of a space of one's own is loaded.
     """
 
     kind: str
     names: tuple[Name, ...]
     figures: dict[str, float]
     files: tuple[File, ...]
+    notes: tuple[str, ...] = ()
 
     @property
     def needs_trust(self) -> bool:
@@ -109,7 +113,8 @@ def contents(folder: str | Path) -> Contents:
         raise FileNotFoundError(f"no folder at {folder}; give a run, an exported subnet or a pruned model")
     for mark, (kind, names) in KINDS.items():
         if (folder / mark).exists():
-            return Contents(kind, tuple(names(folder)), _figures(folder), tuple(_files(folder)))
+            notes = tuple(_notes(folder)) if kind == EXPORT else ()
+            return Contents(kind, tuple(names(folder)), _figures(folder), tuple(_files(folder)), notes)
     raise ValueError(f"{folder} must hold one of {', '.join(KINDS)}, got none; give a run, an export or a pruned model")
 
 
@@ -135,13 +140,23 @@ def _of_pruned(folder: Path) -> Iterator[Name]:
 
 def _of_export(folder: Path) -> Iterator[Name]:
     name = read_described(folder).space.name
-    yield Name("architecture.json", "space", name, names_function(name))
+    yield Name("architecture.json", "space", name, names_function(name) and not (folder / GRAPH).exists())
+
+
+def _notes(folder: Path) -> Iterator[str]:
+    described = read_described(folder)
+    if not known_here(described.space.name):
+        if (folder / GRAPH).exists():
+            read_graph(folder)
+            yield f"it loads without the code of its space, from {GRAPH}"
+        else:
+            yield from described.notes or ["it loads only with the code of its space"]
 
 
 KINDS = {
     "run.yaml": ("run folder", _of_run),
     PLAN: ("pruned model", _of_pruned),
-    "architecture.json": ("exported subnet", _of_export),
+    "architecture.json": (EXPORT, _of_export),
 }
 """The file by which a folder is known, what it is then, and what its files name."""
 

@@ -9,15 +9,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor, nn
+
+from nas.graphs import GRAPH, describe
+from nas.report import CARD, model_card
 from nas.retrain import build, weights_path
-from nas.runtime import replacing, write_json
+from nas.runtime import names_function, replacing, write_json, write_text
 from nas.scoring import contract
 from nas.study import FORMATS, Study, check_same
-from nas.subnet import load
+from nas.subnet import known_here, load, load_graph
 from nas.tasks import Task
 from nas.train import load_supernets
 from search_spaces import Architecture
-from search_spaces.core import unknown_name
+from search_spaces.core import first_line, unknown_name
 
 EXAMPLES = 16
 
@@ -37,7 +41,9 @@ def export(
     Args:
         study: a finished or unfinished run.
         arch: the architecture, or its label.
-        folder: made or replaced: `architecture.json`, `model.safetensors`, and `model.onnx` and `model.pt2` if asked.
+        folder: made or replaced: `architecture.json`, `model.safetensors`, and `model.onnx` and `model.pt2` if asked; of a space of
+            one's own also `graph.json`, from which `load` builds the network without that space, where a graph can say it; and
+            `README.md`, which says what it is, how good, and how to load it.
         formats: any of `FORMATS`; safetensors is always written.
         task: of the run, if it is loaded already.
 
@@ -63,11 +69,36 @@ def export(
     (inputs, _) = next(task.test.head(EXAMPLES).evenly(EXAMPLES))
     with replacing(folder) as temporary:
         temporary.mkdir()
-        write_json(temporary / "architecture.json", _describe(study, arch, task, source))
         for name in dict.fromkeys(("safetensors", *formats)):
             FORMATS[name].write(module, inputs, temporary / f"model.{name}")
+        notes = [] if known_here(study.record["space"]["name"]) else write_graph(module, inputs, temporary)
+        described = {**_describe(study, arch, task, source), "notes": notes}
+        write_json(temporary / "architecture.json", described)
         check_same("model.safetensors", module, load(temporary, study.space), inputs, exact=True)
+        write_text(temporary / CARD, model_card(study, arch, described, inputs, temporary, _loads(study, temporary)))
     return folder
+
+
+def _loads(study: Study, folder: Path) -> str:
+    """The Python that loads an export from its own folder."""
+    name = study.record["space"]["name"]
+    if known_here(name) or (folder / GRAPH).exists():
+        return 'nas.load(".")'
+    return (
+        f'nas.load(".", space={name!r})' if names_function(name) else 'nas.load(".", space=space)  # as it was searched'
+    )
+
+
+def write_graph(module: nn.Module, inputs: Tensor, folder: Path) -> list[str]:
+    """Write a network's graph into its folder; returns no notes, or one that says why there is none."""
+    try:
+        write_text(folder / GRAPH, describe(module, inputs).model_dump_json() + "\n")
+        check_same(GRAPH, module, load_graph(folder, module.state_dict()), inputs)
+    except ValueError as error:
+        (folder / GRAPH).unlink(missing_ok=True)
+        reason = first_line(error).replace(f"{folder / GRAPH}: ", "")
+        return [f"it loads only with the code of its space, as no graph says what it computes: {reason}"]
+    return []
 
 
 def _describe(study: Study, arch: Architecture, task: Task, weights: str) -> dict[str, Any]:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
-from torch import nn
+from torch import Tensor, nn
 
+from nas.graphs import GRAPH, Description, build_graph, parse_graph
 from nas.pruning import library_of, load_model
-from nas.runtime import check_trust, fill, import_function, read_tensors, teaches_by_function
+from nas.runtime import check_trust, fill, import_function, names_function, read_tensors, teaches_by_function
 from nas.study import build_space
-from search_spaces import Architecture, SearchSpace
+from search_spaces import SPACES, Architecture, SearchSpace
 from search_spaces.core import blueprint, load_json, of_file, parse
 
 AGAIN = "export it again"
@@ -31,6 +33,7 @@ class Described(BaseModel):
     choices: dict[str, Any]
     label: str | None = None
     weights: str | None = None
+    notes: list[str] = []
 
 
 def load(folder: str | Path, space: str | SearchSpace | None = None, *, trust: bool = False) -> nn.Module:
@@ -42,7 +45,7 @@ def load(folder: str | Path, space: str | SearchSpace | None = None, *, trust: b
     Args:
         folder: what `export` wrote.
         space: needed for a space that was given as an object and has no name to find it by, and for one of `module:function`, whose
-            name says that it may be imported.
+            name says that it may be imported. Without it, an export that holds its graph is built from that, and imports nothing.
         trust: import whatever function the folder names; see docs/trust.md.
 
     Raises:
@@ -55,6 +58,8 @@ def load(folder: str | Path, space: str | SearchSpace | None = None, *, trust: b
     file, stored = folder / "architecture.json", folder / "model.safetensors"
     described = read_described(folder)
     weights = read_tensors(stored, AGAIN)
+    if space is None and not trust and not known_here(described.space.name) and (folder / GRAPH).exists():
+        return load_graph(folder, weights)
     if not isinstance(space, SearchSpace):
         check_trust(described.space.name, file, named=space, trust=trust)
         with of_file(file, AGAIN):
@@ -65,6 +70,35 @@ def load(folder: str | Path, space: str | SearchSpace | None = None, *, trust: b
     module = space.build(arch)
     fill(module, weights, stored, f"both it and architecture.json must be of one export; {AGAIN}")
     return module.eval()
+
+
+def known_here(name: str) -> bool:
+    """Whether a space can be built by its name alone: it is no function, which is imported, and no object, which is elsewhere."""
+    return name in SPACES or (":" in name and not names_function(name))
+
+
+def load_graph(folder: Path, weights: Mapping[str, Tensor]) -> nn.Module:
+    """The network of an export's graph, which needs no code but the toolkit's.
+
+    Raises:
+        FileNotFoundError: it holds no graph.
+        ValueError: it is damaged, or of other weights.
+    """
+    graph = read_graph(folder)
+    with of_file(folder / GRAPH, AGAIN):
+        return build_graph(graph, weights)
+
+
+def read_graph(folder: Path) -> Description:
+    """The graph of an export; nothing is made of it.
+
+    Raises:
+        FileNotFoundError: it is missing.
+        ValueError: it has another form.
+    """
+    data = load_json(folder / GRAPH, AGAIN)
+    with of_file(folder / GRAPH, AGAIN):
+        return parse_graph(data)
 
 
 def read_described(folder: Path) -> Described:

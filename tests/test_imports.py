@@ -19,7 +19,7 @@ ROOMS = {
     "nas": [
         "__main__", "cli", "contents", "search", "loop", "export", "propose", "worker", "retrain", "train", "prune", "subnet",
         "report", "scoring", "study", "engines", "pruning", "supernets", "samplers", "training", "tasks", "strategies", "events",
-        "objectives", "data", "runtime", "stopping",
+        "objectives", "data", "graphs", "runtime", "stopping",
     ],
     "pruners": [
         "space", "prune", "half", "vocabulary", "chosen", "config", "repair", "result", "allocation", "importance", "surgery",

@@ -33,6 +33,8 @@ def inspect(
     for name in found.names:
         imported = ", a function that is imported only with --trust" if name.function else ", which needs no trust"
         print(f"{name.what} {name.name} ({name.file}){imported}")
+    for note in found.notes:
+        print(note)
     for what, value in found.figures.items():
         print(f"{si(value)} {what}")
     rows = [[file.path, f"{file.size:,}", file.recorded, file.sha256 or "a link, not followed"] for file in found.files]

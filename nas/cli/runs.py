@@ -14,6 +14,7 @@ from nas.export import export as export_subnet
 from nas.report import front_table, searched, title, write_report, write_tables
 from nas.runtime import names, numbers, sweep_beside
 from nas.study import Study, choose
+from nas.subnet import read_described
 
 Folder = Annotated[Path, typer.Argument(help="A run folder, the --out of `nas search`.", show_default=False)]
 
@@ -48,7 +49,7 @@ def export(
     trust: Trust = False,
     json: Json = False,
 ) -> None:
-    """Write subnets as files that load without the run: architecture.json, model.safetensors, model.onnx, model.pt2.
+    """Write subnets as files that load without the run: architecture.json, model.safetensors, graph.json, model.onnx, model.pt2.
 
     Example: `nas export runs/digits --pick knee --format safetensors,onnx --out exported`
     """
@@ -63,6 +64,8 @@ def export(
             if alone:
                 sweep_beside(place)
             path = export_subnet(study, arch, place, names(formats), task)
+            for note in read_described(path).notes:
+                terminal.say(f"{path}: {note}")
             if json:
                 terminal.show_json({"label": study.space.label(arch), "folder": str(path)})
             else:

@@ -1,11 +1,12 @@
 """Tables, plots and the pages of a run and of a pruning."""
 
+from nas.report.card import CARD, model_card
 from nas.report.format import front_table, measured, milliseconds, percent, repaired, si
 from nas.report.page import searched, title
 from nas.report.prune_page import prune_page, shows
 from nas.report.write import write_report, write_tables
 
 __all__ = [
-    "front_table", "measured", "milliseconds", "percent", "prune_page", "repaired", "searched", "shows", "si", "title",
-    "write_report", "write_tables",
+    "CARD", "front_table", "measured", "milliseconds", "model_card", "percent", "prune_page", "repaired", "searched", "shows", "si",
+    "title", "write_report", "write_tables",
 ]  # fmt: skip

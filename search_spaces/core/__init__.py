@@ -7,6 +7,7 @@ from search_spaces.core.bounds import (
     LARGEST_KERNEL,
     MOST_CHANNELS,
     MOST_DIMENSIONS,
+    MOST_OPERATORS,
     MOST_PATHS,
     MOST_SEEDS,
     MOST_SUBNETS,
@@ -53,7 +54,7 @@ from search_spaces.core.space import COUNTABLE, Constraint, Labels, SearchSpace
 from search_spaces.core.tensors import Stored, load_tensors, save_tensors
 
 __all__ = [
-    "COUNTABLE", "LARGEST_EXPANSION", "LARGEST_INPUT", "LARGEST_KERNEL", "MOST_CHANNELS", "MOST_DIMENSIONS",
+    "COUNTABLE", "LARGEST_EXPANSION", "LARGEST_INPUT", "LARGEST_KERNEL", "MOST_CHANNELS", "MOST_DIMENSIONS", "MOST_OPERATORS",
     "MOST_PATHS", "MOST_SEEDS", "MOST_SUBNETS", "MOST_SUPERNETS", "MOST_SYNTHETIC", "MOST_WORKERS", "SKIPPED",
     "Architecture", "Block", "Categorical", "Choice", "Condition", "Constraint", "Flow", "FlowShape",
     "ImageSize", "Integer", "Keyword", "Labels", "Local", "Network", "OnPath", "OnSkip", "Part", "PathText",

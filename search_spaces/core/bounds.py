@@ -40,3 +40,5 @@ MOST_SYNTHETIC = 100_000
 """Inputs that are made from batch norms; 500 are usual."""
 MOST_WORKERS = 1_000
 """Processes that read images."""
+MOST_OPERATORS = 20_000
+"""Operators, tensors and modules of a graph in a file; the deepest networks have a few thousand of each."""

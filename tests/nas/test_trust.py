@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from typer.testing import CliRunner
 
 import nas
 from nas.cli.app import app
+from nas.contents import contents
 from nas.data.dataset import ImageData
 from nas.runtime.trust import Untrusted
 from nas.study.config import read_config
@@ -47,6 +49,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.syspath_prepend(folder)
         nas.search("trap:space", "digits", out=folder / "run", **QUICK)
         nas.search("trap:space", "digits", out=folder / "run", **QUICK)
+        shutil.copytree(sorted((folder / "run" / "exports").iterdir())[0], folder / "alone")
+        for graph in (folder / "run" / "exports").rglob("graph.json"):
+            graph.unlink()  # such as of a network that no graph describes
         nas.train("resnet20-pooling", "digits", out=folder / "taught", teacher="trap:teacher", **SMALL)
     return folder
 
@@ -68,6 +73,13 @@ def exported(folder: Path) -> Path:
 
 def ran(folder: Path) -> bool:
     return (folder / "ran").exists()
+
+
+def test_an_export_with_its_graph_imports_nothing(trap: Path) -> None:
+    for network in (nas.load(trap / "alone"), load_teacher(str(trap / "alone"))):
+        assert network(torch.zeros(2, 1, 8, 8)).shape == (2, 10) and not ran(trap)
+    assert not contents(trap / "alone").needs_trust and contents(exported(trap)).needs_trust
+    assert type(nas.load(trap / "alone", space="trap:space").layer1.conv) is torch.nn.Conv2d and ran(trap)
 
 
 OPEN = {

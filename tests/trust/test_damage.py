@@ -19,8 +19,10 @@ import pruners
 from estimators import read_device
 from estimators.latency import load_table, measure_table
 from nas import Study
+from nas.export import write_graph
 from nas.pruning.config import read_prune_config
 from nas.retrain import build, weights_path
+from nas.runtime import put_tensors, write_json
 from nas.study.config import read_config
 from nas.train import load_supernets
 from search_spaces import make_space
@@ -70,6 +72,11 @@ def cases(finished: Study, tmp_path_factory: pytest.TempPathFactory) -> dict[str
     model, example = build_network("residual")
     prune(model, example, {"macs": 0.5}).save(base / "pruned")
     measure_table(SPACE, [next(SPACE.enumerate())], warmup_s=0.01, runs=5).save(base / "table.json")
+    described = base / "described"
+    described.mkdir()
+    write_json(described / "architecture.json", {"space": {"name": "absent:space", "options": {}}, "choices": {}})
+    put_tensors(described / "model.safetensors", model.state_dict())
+    write_graph(model, example[0], described)
     (base / "device.yaml").write_text(DEVICE)
     (base / "prune.yaml").write_text(yaml.safe_dump(PRUNE))
     return {
@@ -82,6 +89,7 @@ def cases(finished: Study, tmp_path_factory: pytest.TempPathFactory) -> dict[str
         "checkpoint": Case(folder / "supernets" / "checkpoint.safetensors", supernets),
         "architecture.json": Case(export / "architecture.json", lambda path: nas.load(export)),
         "model.safetensors": Case(export / "model.safetensors", lambda path: nas.load(export)),
+        "graph.json": Case(described / "graph.json", lambda path: nas.load(described)),
         "plan.json": Case(base / "pruned" / "plan.json", lambda path: pruners.load(base / "pruned", model)),
         "weights.safetensors": Case(
             base / "pruned" / "weights.safetensors", lambda path: pruners.load(base / "pruned", model)
@@ -94,7 +102,7 @@ def cases(finished: Study, tmp_path_factory: pytest.TempPathFactory) -> dict[str
 
 NAMES = (
     "run.yaml", "config", "record.json", "journal.log", "latency.json", "alone", "checkpoint", "architecture.json",
-    "model.safetensors", "plan.json", "weights.safetensors", "table.json", "device.yaml", "prune.yaml",
+    "model.safetensors", "plan.json", "weights.safetensors", "table.json", "device.yaml", "prune.yaml", "graph.json",
 )  # fmt: skip
 OTHERS = (None, True, 0, -1, 1.5, "x", "", [], {}, [1], {"a": 1}, [[]], float("nan"), 10**400, "module:function")
 
@@ -207,6 +215,7 @@ def test_half_a_file_is_refused(cases: dict[str, Case], name: str) -> None:
         ("record.json", b'"fingerprint"', b'"fingerprins"', "`space.fingerprint` is missing"),
         ("latency.json", b'"latency_ms"', b'"latency_mz"', "remove it, and resume the search"),
         ("table.json", b'"median_ms"', b'"median_mz"', "measure it again"),
+        ("graph.json", b'"operator"', b'"operater"', "`steps.0.operator` is missing; give it"),
         ("plan.json", b'"removed"', b'"remover"', "prune the model again"),
         ("alone", b"stem", b"step", "resume the search, to train the network again"),
         ("checkpoint", b"stem", b"step", "to train this part again"),
