@@ -20,7 +20,7 @@ from nas.study import LOOP, RunConfig, Study, configure, directed, named, run_fo
 from nas.tasks import Task
 from nas.train import adopt, open_run, train_supernets
 from nas.training import NotFinite
-from nas.worker import Recruit, Worker
+from nas.worker import Recruit, Worker, files_of
 from pruners.progress import Progress, silent
 from search_spaces import SPACES, SearchSpace
 from search_spaces.core import takes
@@ -95,6 +95,7 @@ def run(
     trust: bool = False,
 ) -> Study:
     """Carry out a configuration in a run folder, or go on with it; see `search`. The functions that it names are imported."""
+    config.engine.check()
     if config.evaluate == LOOP:
         raise ValueError(f"{folder} is searched by a loop of its own; go on there, with `nas.Loop`")
     if config.evaluate is not None:
@@ -108,7 +109,8 @@ def run(
                 learner = train_supernets(study, made, device, progress, trust=trust)
         worker = Worker(study, made, evaluate, device, lambda: learner)
         has_name = config.space.name in SPACES or ":" in config.space.name
-        recruit = Recruit(folder, None if has_name else space, task, evaluate)
+        files = files_of(study) if config.engine.remote else None
+        recruit = Recruit(folder, None if has_name else space, task, evaluate, files)
         with open_engine(config.engine, recruit if config.engine.elsewhere else lambda place: worker) as workers:
             part = study.space if learner is None else learner.team.sampler.narrowed(study.space)
             propose(study, part, cost_scorers(study, device), workers if worker.scores else None, progress)
