@@ -2,10 +2,11 @@
 
     python -m benchmarks.on_ray --out results/on_ray_cpu_202612
 
-A head and two nodes with as many actors in all as `--workers`, all of them on this machine. A function that takes 0.3 s gives each trial
-its figure. Searches: in this process, in processes, on the cluster, and on the cluster with one of the nodes ended by SIGKILL while the
-trial after the first third is at work. `runs.jsonl` says of each whether its trials are complete, without doubles, and equal in all figures to those of the
-search in this process; how many the function was called for again; and how many each worker did. Seconds include the start of workers.
+A head and two nodes with as many actors in all as `--workers`, all of them on this machine. A function that takes 0.3 s gives each
+trial its figure. Searches: in this process, in processes, on the cluster, and on the cluster with one of the nodes ended by SIGKILL
+while the trial after the first third is at work. `runs.jsonl` says of each whether its trials are complete, without doubles, and equal
+in all figures to those of the search in this process; for how many the function was called again; and how many each worker did. Seconds
+include the start of workers.
 
 `overhead.jsonl`: seconds of each of many jobs that do nothing, one after another on one worker that is there already, in turns.
 
@@ -19,6 +20,7 @@ import json
 import os
 import signal
 import statistics
+import subprocess
 import tempfile
 import threading
 import time
@@ -95,10 +97,12 @@ def begun(calls: Path) -> list[str]:
 
 
 def kill(pid: int, calls: Path, after: float) -> None:
-    """End a process once more calls than that have begun."""
+    """End a node by the process that its others are children of, and those, once more calls than that have begun."""
     while len(begun(calls)) <= after:
         time.sleep(0.02)
-    os.kill(pid, signal.SIGKILL)
+    children = subprocess.run(["pgrep", "-P", str(pid)], capture_output=True, text=True, check=True).stdout.split()
+    for each in (pid, *map(int, children)):
+        os.kill(each, signal.SIGKILL)
 
 
 def figures(trials: pd.DataFrame) -> pd.DataFrame:
@@ -134,7 +138,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
-    os.environ["RAY_worker_niceness"] = "0"
+    os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112
     from ray.cluster_utils import Cluster
 
     note(options.out / "on_ray.json", "benchmarks.on_ray", options, ["ray"])

@@ -6,6 +6,7 @@ import logging
 import os
 import pickle
 import signal
+import socket
 import threading
 import time
 import warnings
@@ -23,6 +24,8 @@ from pruners.progress import silent
 
 PATIENCE = 60.0
 """Seconds after which a cluster that has no room for any worker is named."""
+REACHED = 10.0
+"""Seconds in which the head of a cluster must answer."""
 LOCAL = "local"
 """What Ray calls a new cluster of this machine."""
 
@@ -168,6 +171,9 @@ def _connected(address: str | None, cpus: int | None) -> Iterator[None]:
     main = threading.current_thread() is threading.main_thread()
     terminated = signal.getsignal(signal.SIGTERM)
     try:
+        host, _, port = address.rpartition(":")
+        if host and "/" not in host:  # Ray itself takes minutes to give up
+            socket.create_connection((host, int(port)), REACHED).close()
         ray.init(
             address,
             num_cpus=cpus if address == LOCAL else None,
@@ -175,7 +181,7 @@ def _connected(address: str | None, cpus: int | None) -> Iterator[None]:
             log_to_driver=False,
             logging_level=logging.ERROR,
         )
-    except (ConnectionError, ValueError, RuntimeError, ImportError) as error:
+    except (OSError, ValueError, RuntimeError, ImportError, ray.exceptions.RayError) as error:
         raise ValueError(
             f"no Ray cluster could be reached at `address` {address} ({str(error).partition(chr(10))[0]}); start one by "
             "`ray start --head`, or leave it out for one of this machine"

@@ -42,6 +42,8 @@ TYPED: dict[str, tuple[list[str], Any]] = {
     "retrain": (["all"], "all"),
     "export": (["onnx,pt2"], ["onnx", "pt2"]),
     "device": (["cpu"], "cpu"),
+    "engine": (["ray"], "ray"),
+    "address": (["auto"], "auto"),
     "validation_fraction": (["0.25"], 0.25),
     "temperature": (["7"], 7.0),
     "distill_weight": (["0.5"], 0.5),
@@ -107,7 +109,8 @@ def folder(tmp_path: Path) -> Path:
     [
         (
             ["--resume", "{run}", "--seed", "9"],
-            "got --seed as well; only --learning-rate, --trials, --seconds, --max-failures may change",
+            "got --seed as well; only --learning-rate, --trials, --seconds, --max-failures, --engine, --parallel, --address, --gpus, "
+            "--asynchronous, --trial-seconds may change",
         ),
         (["--resume", "{run}", "--epochs", "3", "--no-compile"], "got --epochs, --compile as well"),
         (["--resume", "{run}", "--out", "other"], "names the run folder and its settings, got --out other as well"),
