@@ -25,10 +25,11 @@ AGAIN = "remove it, and resume the search, to train the network again"
 
 
 class Trained(NamedTuple):
-    """A network trained alone: its test figures by metric, and notes."""
+    """A network trained alone: its test figures by metric, and notes; the file of its weights, if the run folder lacks it."""
 
     figures: Mapping[str, float]
     notes: Mapping[str, Any]
+    weights: bytes | None = None
 
 
 def retrain(study: Study, task: Task, workers: Workers, progress: Progress) -> None:
@@ -111,9 +112,21 @@ def train_one(
     return Trained(found, notes)
 
 
+def carried(study: Study, arch: Architecture, seed: int, trained: Trained) -> Trained:
+    """What was trained in a folder of a worker's own, with its weights, which leave the folder."""
+    path = weights_path(study, arch, seed)
+    weights = path.read_bytes()
+    path.unlink()
+    checkpoint.remove(_unfinished(path))
+    return trained._replace(weights=weights)
+
+
 def _write(study: Study, arch: Architecture, seed: int, trained: Trained, task: Task) -> None:
-    """Write down a network whose weights are there; its checkpoint is needed no more."""
+    """Write down a network whose weights are there or come with it; its checkpoint is needed no more."""
     found = trained.figures
+    if trained.weights is not None:
+        with replacing(weights_path(study, arch, seed)) as temporary:
+            temporary.write_bytes(trained.weights)
     study.add(ALONE, arch, [worst_if_nan(found[metric.name], metric) for metric in study.metrics], trained.notes)
     checkpoint.remove(_unfinished(weights_path(study, arch, seed)))
     if task.main.name in found:

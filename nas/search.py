@@ -20,7 +20,7 @@ from nas.scoring import Evaluate, cost_scorers, latency_figures, sharing, taken_
 from nas.study import LOOP, RunConfig, Study, configure, directed, named, run_folder, write_recorded
 from nas.tasks import Task
 from nas.train import adopt, help_train, open_run, train_supernets, trains_shared
-from nas.worker import Recruit, Worker
+from nas.worker import Recruit, Worker, files_of
 from pruners.progress import Progress, silent
 from search_spaces import SPACES, SearchSpace
 from search_spaces.core import takes
@@ -107,6 +107,7 @@ def run(
         )
     if not ranks.first():
         return help_train(config, folder, space=space, task=task, trust=trust)
+    config.engine.check()
     if config.evaluate == LOOP:
         raise ValueError(f"{folder} is searched by a loop of its own; go on there, with `nas.Loop`")
     if config.evaluate is not None:
@@ -121,7 +122,8 @@ def run(
                 learner = train_supernets(study, made, device, progress, trust=trust)
         worker = Worker(study, made, evaluate, device, lambda: learner)
         has_name = config.space.name in SPACES or ":" in config.space.name
-        recruit = Recruit(folder, None if has_name else space, task, evaluate)
+        files = files_of(study) if config.engine.remote else None
+        recruit = Recruit(folder, None if has_name else space, task, evaluate, files)
         with open_engine(config.engine, recruit if config.engine.elsewhere else lambda place: worker) as workers:
             part = study.space if learner is None else learner.team.sampler.narrowed(study.space)
             propose(study, part, cost_scorers(study, device), workers if worker.scores else None, progress, shared)

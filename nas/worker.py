@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 
 from estimators.zero_cost import ZERO_COST
 from nas.engines import Place
-from nas.retrain import Trained, train_one
+from nas.retrain import Trained, carried, train_one
 from nas.runtime import half, import_function, resolve_device
 from nas.scoring import Evaluate, EvaluatedScorer, Figures, Scorer, UntrainedScorer, contract, score
 from nas.study import Study, load_task
@@ -20,6 +21,9 @@ from nas.tasks import Task
 from nas.train import load_supernets
 from pruners.progress import Progress, silent
 from search_spaces import Architecture, SearchSpace
+
+FILES = ("run.yaml", "record.json", "supernets/checkpoint.safetensors")
+"""What a worker needs of a run folder."""
 
 
 @dataclass
@@ -32,6 +36,7 @@ class Worker:
         evaluate: the function that does.
         device: where it computes.
         learner: gives the run's trained supernets, or None if it has none; asked once, and only to score trials.
+        temporary: the folder of the study, where it is only this worker's; weights are carried to the run folder in results.
     """
 
     study: Study
@@ -39,6 +44,7 @@ class Worker:
     evaluate: Evaluate | None
     device: torch.device
     learner: Callable[[], Supernets | None]
+    temporary: TemporaryDirectory[str] | None = None
 
     def score(self, archs: Sequence[Architecture], *, progress: Progress = silent) -> list[Figures]:
         """Figures of architectures beside costs, or the reason why one has none; see `nas.scoring.score`."""
@@ -49,7 +55,8 @@ class Worker:
         """Train a network alone, and leave its weights in the run folder."""
         assert self.task is not None
         with half(self.study.config.bfloat16):
-            return train_one(self.study, arch, seed, self.task, self.device, progress)
+            trained = train_one(self.study, arch, seed, self.task, self.device, progress)
+        return trained if self.temporary is None else carried(self.study, arch, seed, trained)
 
     @property
     def scores(self) -> bool:
@@ -79,17 +86,19 @@ class Recruit:
     Args:
         folder: of the run.
         space, task, evaluate: where they were given as objects, which the folder cannot name.
+        files: of the folder, by their names in it, for workers that do not see it; see `files_of`.
     """
 
     folder: Path
     space: SearchSpace | None = None
     task: Task | None = None
     evaluate: Evaluate | None = None
+    files: Mapping[str, bytes] | None = None
 
     def __call__(self, place: Place) -> Worker:
-        study = Study.open(
-            self.folder, self.space, trust=True
-        )  # what it imports, the process that searches has imported
+        temporary = None if self.files is None else _unpacked(self.files)
+        folder = self.folder if temporary is None else Path(temporary.name)
+        study = Study.open(folder, self.space, trust=True)  # what it imports, the process that searches has imported
         config = study.config
         device = resolve_device(config.device)
         if device.type == "cuda" and device.index is None:
@@ -98,9 +107,26 @@ class Recruit:
         if config.evaluate is not None:
             evaluate = evaluate or import_function(config.evaluate)
         else:
-            task = task or load_task(config)
+            task = task or (
+                load_task(config) if temporary is None else study.task()
+            )  # the same data on another machine
 
         def learner() -> Supernets | None:
             return load_supernets(study, task, device) if task is not None and config.supernets.count else None
 
-        return Worker(study, task, evaluate, device, learner)
+        return Worker(study, task, evaluate, device, learner, temporary)
+
+
+def files_of(study: Study) -> Mapping[str, bytes]:
+    """What workers on other machines need of a run folder."""
+    return {name: (study.folder / name).read_bytes() for name in FILES if (study.folder / name).exists()}
+
+
+def _unpacked(files: Mapping[str, bytes]) -> TemporaryDirectory[str]:
+    """A folder with files, which goes with its worker."""
+    temporary = TemporaryDirectory(prefix="nas-", ignore_cleanup_errors=True)
+    for name, data in files.items():
+        path = Path(temporary.name) / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(data)
+    return temporary

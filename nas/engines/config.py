@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from importlib.util import find_spec
 from typing import NamedTuple
 
 import torch
 from pydantic import field_validator, model_validator
 
+from nas.engines.cluster import ray_cluster
 from nas.engines.contract import Make, Workers
 from nas.engines.here import this_process
 from nas.engines.processes import local_processes
@@ -25,19 +27,39 @@ class EngineEntry(NamedTuple):
         help: where it runs jobs.
         needs: an extra, if any.
         elsewhere: whether workers are other processes.
-        open: from what makes the state of a worker, the number of workers and the threads of each: the engine at work.
+        open: from what makes the state of a worker, and the settings: the engine at work.
+        extra: that is to be installed.
+        remote: whether workers may be on other machines, which do not see the files of this one.
     """
 
     help: str
     needs: str
     elsewhere: bool
-    open: Callable[[Make, int, int], AbstractContextManager[Workers]]
+    open: Callable[[Make, EngineConfig], AbstractContextManager[Workers]]
+    extra: str | None = None
+    remote: bool = False
 
 
 ENGINES: dict[str, EngineEntry] = {
-    "this-process": EngineEntry("one after another, in the process that searches", "", False, this_process),
+    "this-process": EngineEntry(
+        "one after another, in the process that searches",
+        "",
+        False,
+        lambda make, config: this_process(make, config.workers, config.threads),
+    ),
     "processes": EngineEntry(
-        "in processes on this machine; one that dies or hangs is replaced", "", True, local_processes
+        "in processes on this machine; one that dies or hangs is replaced",
+        "",
+        True,
+        lambda make, config: local_processes(make, config.workers, config.threads),
+    ),
+    "ray": EngineEntry(
+        "on the nodes of a Ray cluster, which need not share a disk; one that is lost is replaced",
+        "extra ray",
+        True,
+        lambda make, config: ray_cluster(make, config.parallel, 1, config.address, config.gpus),
+        extra="ray",
+        remote=True,
     ),
 }
 
@@ -58,7 +80,20 @@ class EngineConfig(Part):
         le=MOST_PARALLEL,
         adjustable=True,
         help="Trials, or networks trained alone, at the same time.",
-        otherwise="1, or with an engine of several workers the number of cores",
+        otherwise="1, or with an engine of several workers the number of cores, of ray's cluster the CPUs",
+    )
+    address: str | None = setting(
+        None,
+        adjustable=True,
+        help="Of the cluster of `engine` ray: auto for the one that runs here, or host:port.",
+        otherwise="RAY_ADDRESS, or a cluster of this machine that ends with the run",
+    )
+    gpus: float | None = setting(
+        None,
+        gt=0,
+        adjustable=True,
+        help="GPUs, or a share such as 0.25, that each worker of `engine` ray keeps from others.",
+        otherwise="none: workers of a node take turns on its GPUs",
     )
     asynchronous: bool = setting(
         False,
@@ -82,6 +117,9 @@ class EngineConfig(Part):
             raise ValueError(
                 f"`engine` {self.used} does one trial at a time, got `parallel` {self.parallel}; use processes"
             )
+        for name in ("address", "gpus"):
+            if getattr(self, name) is not None and not ENGINES[self.used].remote:
+                raise ValueError(f"`{name}` is for `engine` ray, got `engine` {self.used}; leave it out, or use ray")
         return self
 
     @property
@@ -95,16 +133,32 @@ class EngineConfig(Part):
         return ENGINES[self.used].elsewhere
 
     @property
+    def remote(self) -> bool:
+        """Whether workers may not see the files of this machine."""
+        return ENGINES[self.used].remote
+
+    @property
     def workers(self) -> int:
-        """How many there are."""
+        """How many there are on this machine."""
         return self.parallel or (os.cpu_count() or 1 if self.elsewhere else 1)
+
+    @property
+    def threads(self) -> int:
+        """Of each worker on this machine, which share those of this process."""
+        return max(torch.get_num_threads() // self.workers, 1)
+
+    def check(self) -> None:
+        """Raises ValueError where the engine needs a package that is not there."""
+        extra = ENGINES[self.used].extra
+        if extra is not None and find_spec(extra) is None:
+            raise ValueError(f"`engine` {self.used} needs a package: pip install 'nas-toolkit[{extra}]'")
 
 
 def open_engine(config: EngineConfig, make: Make) -> AbstractContextManager[Workers]:
-    """The workers of a run, for a `with` statement that ends them; this process's threads are shared among them.
+    """The workers of a run, for a `with` statement that ends them.
 
     Raises:
-        ValueError: `make` cannot be sent to another process.
+        ValueError: `make` cannot be sent to another process, or the engine's package or cluster is not there.
     """
-    threads = max(torch.get_num_threads() // config.workers, 1)
-    return ENGINES[config.used].open(make, config.workers, threads)
+    config.check()
+    return ENGINES[config.used].open(make, config)

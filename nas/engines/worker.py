@@ -32,6 +32,18 @@ class Part(NamedTuple):
     done: float
 
 
+def packed(value: Any) -> bytes:
+    """A value, or why it cannot be sent."""
+    try:
+        data = pickle.dumps(value)
+        if isinstance(value, Raised):  # an exception of several arguments may be written and not be read
+            pickle.loads(data)
+    except Exception as error:
+        said = value.error if isinstance(value, Raised) else error
+        data = pickle.dumps(Raised(RuntimeError(f"{type(said).__name__}: {said}")))
+    return data
+
+
 def work(pipe: Connection, made: bytes, place: Place) -> None:
     """Make the state, say so, and do jobs until the pipe closes. Ctrl-C is the parent's; when that dies, so does the worker."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -70,15 +82,7 @@ def _telling(pipe: Connection) -> Progress:
 
 
 def _send(pipe: Connection, value: Any) -> None:
-    """Send a value, or why it cannot be sent."""
-    try:
-        data = pickle.dumps(value)
-        if isinstance(value, Raised):  # an exception of several arguments may be written and not be read
-            pickle.loads(data)
-    except Exception as error:
-        said = value.error if isinstance(value, Raised) else error
-        data = pickle.dumps(Raised(RuntimeError(f"{type(said).__name__}: {said}")))
-    pipe.send_bytes(data)
+    pipe.send_bytes(packed(value))
 
 
 def _end_with_parent() -> None:

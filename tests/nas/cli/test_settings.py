@@ -43,6 +43,8 @@ TYPED: dict[str, tuple[list[str], Any]] = {
     "export": (["onnx,pt2"], ["onnx", "pt2"]),
     "device": (["cpu"], "cpu"),
     "log": (["mlflow,tensorboard"], ["mlflow", "tensorboard"]),
+    "engine": (["ray"], "ray"),
+    "address": (["auto"], "auto"),
     "validation_fraction": (["0.25"], 0.25),
     "temperature": (["7"], 7.0),
     "distill_weight": (["0.5"], 0.5),
@@ -108,8 +110,8 @@ def folder(tmp_path: Path) -> Path:
     [
         (
             ["--resume", "{run}", "--seed", "9"],
-            "got --seed as well; only --learning-rate, --trials, --seconds, --max-failures, --engine, --parallel, --asynchronous, "
-            "--trial-seconds, --storage, --log may change",
+            "got --seed as well; only --learning-rate, --trials, --seconds, --max-failures, --engine, --parallel, --address, --gpus, "
+            "--asynchronous, --trial-seconds, --storage, --log may change",
         ),
         (["--resume", "{run}", "--epochs", "3", "--no-compile"], "got --epochs, --compile as well"),
         (["--resume", "{run}", "--out", "other"], "names the run folder and its settings, got --out other as well"),

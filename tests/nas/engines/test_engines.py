@@ -20,6 +20,7 @@ from tests.nas.engines.made_up import State, by_number, cannot_be_made, dies_at_
 
 SPACE = make_space("resnet20-pooling", image_size=16)
 HERE, THERE = EngineConfig(), EngineConfig(parallel=2)
+RAY = EngineConfig(name="ray", parallel=2)
 EVERY = pytest.mark.parametrize("config", [HERE, THERE], ids=["this process", "processes"])
 
 
@@ -29,8 +30,12 @@ def at_work(config: EngineConfig) -> Iterator[Workers]:
         yield workers
 
 
-@EVERY
-def test_results_are_those_of_their_jobs_and_failures_are_results(config: EngineConfig) -> None:
+@pytest.mark.parametrize("config", [HERE, THERE, RAY], ids=["this process", "processes", "ray"])
+def test_results_are_those_of_their_jobs_and_failures_are_results(
+    config: EngineConfig, request: pytest.FixtureRequest
+) -> None:
+    if config.remote:
+        request.getfixturevalue("cluster")
     jobs = [Job("square", (x,)) for x in range(30)]
     jobs[7] = Job("fail")
     jobs[11] = Job("sleep", (), 0.2)
