@@ -63,7 +63,7 @@ def retrain(study: Study, task: Task, workers: Workers, progress: Progress) -> N
         if isinstance(result.error, OSError):
             raise result.error
         if result.error is None:
-            _write(study, *new[place], result.value, task)
+            _write(study, *new[place], result.value, {} if workers.count == 1 else result.origin, task)
         else:
             _fail(study, *new[place], result)
         told(over)
@@ -121,13 +121,17 @@ def carried(study: Study, arch: Architecture, seed: int, trained: Trained) -> Tr
     return trained._replace(weights=weights)
 
 
-def _write(study: Study, arch: Architecture, seed: int, trained: Trained, task: Task) -> None:
+def _write(
+    study: Study, arch: Architecture, seed: int, trained: Trained, origin: Mapping[str, str], task: Task
+) -> None:
     """Write down a network whose weights are there or come with it; its checkpoint is needed no more."""
     found = trained.figures
     if trained.weights is not None:
         with replacing(weights_path(study, arch, seed)) as temporary:
             temporary.write_bytes(trained.weights)
-    study.add(ALONE, arch, [worst_if_nan(found[metric.name], metric) for metric in study.metrics], trained.notes)
+    study.add(
+        ALONE, arch, [worst_if_nan(found[metric.name], metric) for metric in study.metrics], {**trained.notes, **origin}
+    )
     checkpoint.remove(_unfinished(weights_path(study, arch, seed)))
     if task.main.name in found:
         warn_of_chance(found[task.main.name], task, task.test, study.space.label(arch))

@@ -51,6 +51,11 @@ class Result(NamedTuple):
     started: str
     seconds: float
 
+    @property
+    def origin(self) -> dict[str, str]:
+        """The worker and when it began, as notes of a trial."""
+        return {"worker": str(self.worker), "started": self.started}
+
 
 class Late(Exception):
     """A job took longer than it may."""

@@ -65,9 +65,9 @@ class Trials:
             found: Sequence[Figures] = [{"reason": reason(result.error), "seconds": result.seconds}] * len(priced)
         else:
             found = result.value
-        where = {} if self.workers.count == 1 else {"worker": result.worker, "started": result.started}
+        origin = {} if self.workers.count == 1 else result.origin
         return [
-            (arch, {**figures, **more, "seconds": round(figures["seconds"] + more["seconds"], 4), **where})
+            (arch, {**figures, **more, "seconds": round(figures["seconds"] + more["seconds"], 4), **origin})
             for (arch, figures), more in zip(priced, found, strict=True)
         ]
 
