@@ -307,7 +307,7 @@ def main() -> None:
     note(options.out / "fuzz.json", "benchmarks.fuzz", options, ["atheris", "pydantic", "PyYAML", "safetensors"])
     with tempfile.TemporaryDirectory() as temporary:
         material(Path(temporary))
-        with (options.out / "targets.jsonl").open("w") as rows, (options.out / "found.jsonl").open("w") as kinds:
+        with open(options.out / "targets.jsonl", "w", 1) as rows, open(options.out / "found.jsonl", "w", 1) as kinds:
             for name in options.targets:
                 row = attempt(name, Path(temporary), options.seconds / len(options.targets))
                 found = row.pop("found")
