@@ -34,7 +34,6 @@ from benchmarks.resumable import note
 
 MEMORY = 2**30
 HANG = 20
-LARGEST = 2**16
 PACKAGES = ["nas", "pruners.surgery", "search_spaces"]
 OTHERS: tuple[Any, ...] = (
     None, True, 0, -1, 1.5, 2**31, 2**63, 10**30, float("nan"), float("inf"), "x", "", "a.b", "aten.full.default", "module:function",
@@ -227,25 +226,29 @@ def fuzz(name: str, folder: Path, seconds: float, said: Path) -> None:
             said.write_text(json.dumps(counts))
             last = time.monotonic()
 
+    whole = path.read_bytes()
+
     def mutate(data: bytes, most: int, seed: int) -> bytes:
         rng = random.Random(seed)
+        kept = whole if rng.random() < 0.5 else data  # what was found to reach other code is often of no form any more
         if rng.random() < 0.5:
             try:
-                result = damaged(data, path, rng)
-                return result if len(result) <= most else data
+                for _ in range(rng.choice((1, 1, 2, 3))):
+                    kept = damaged(kept, path, rng)
+                return kept if len(kept) <= most else data
             except Exception:  # what bytes were changed of is no JSON any more
                 pass
-        return atheris.Mutate(data, most)
+        return atheris.Mutate(kept, most)
 
     corpus = folder / "corpus"
     corpus.mkdir(exist_ok=True)
-    (corpus / "whole").write_bytes(path.read_bytes())
+    (corpus / "whole").write_bytes(whole)
     options = [
         f"-max_total_time={seconds:.0f}",
         f"-timeout={HANG}",
         "-rss_limit_mb=0",
         "-mutate_depth=1",
-        f"-max_len={LARGEST * 16}",
+        f"-max_len={max(4096, 2 * len(whole))}",
     ]
     atheris.Setup([sys.argv[0], *options, f"-artifact_prefix={folder}/", str(corpus)], one, custom_mutator=mutate)
     atheris.Fuzz()
@@ -304,7 +307,7 @@ def main() -> None:
     note(options.out / "fuzz.json", "benchmarks.fuzz", options, ["atheris", "pydantic", "PyYAML", "safetensors"])
     with tempfile.TemporaryDirectory() as temporary:
         material(Path(temporary))
-        with (options.out / "targets.jsonl").open("w") as rows, (options.out / "found.jsonl").open("w") as kinds:
+        with open(options.out / "targets.jsonl", "w", 1) as rows, open(options.out / "found.jsonl", "w", 1) as kinds:
             for name in options.targets:
                 row = attempt(name, Path(temporary), options.seconds / len(options.targets))
                 found = row.pop("found")

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from nas.graphs.description import DTYPES, FORMATS, Description, Step
 from nas.graphs.operators import MODES, function, parameters
-from search_spaces.core import quoted
+from search_spaces.core import MOST_OPERATORS, quoted
 
 TYPES = {"dtype": torch.dtype, "memory_format": torch.memory_format}
 """Arguments that torch would also take as numbers, of which some crash it."""
@@ -52,8 +52,10 @@ def calls(graph: Description) -> list[Call]:
     """The calls of a graph.
 
     Raises:
-        ValueError: an operator, an argument or a reference is unknown.
+        ValueError: an operator, an argument or a reference is unknown, or there are too many.
     """
+    if sum(_count(step.arguments) for step in graph.steps) > 10 * MOST_OPERATORS:
+        raise ValueError(f"the steps of a graph must have at most {10 * MOST_OPERATORS:,} arguments in all, got more")
     names = {*graph.tensors, *graph.constants}
     found: list[Call] = []
     last: dict[int, int] = {}
@@ -140,6 +142,12 @@ def _argument(value: Any, number: int, names: Collection[str]) -> Any:
     raise ValueError(
         f"an argument must be a plain value, a list, an earlier step's value, a tensor of the graph, or a type, got {quoted(value)}"
     )
+
+
+def _count(value: Any) -> int:
+    """How many values an argument holds."""
+    inner = value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else None
+    return 1 if inner is None else sum(map(_count, inner))
 
 
 def _used(value: Any) -> Iterator[int]:

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Mapping
-from functools import cache
+from functools import cache, partial
 from typing import Any, cast
 
 import torch
 
-from search_spaces.core import unknown_name
+from search_spaces.core import quoted, unknown_name
 
 MODES = {
     "aten.batch_norm.default": "training",
@@ -106,8 +106,7 @@ def function(name: str) -> Callable[..., Any]:
     if name not in KNOWN:
         raise unknown_name("operator of a graph", name, NAMES)
     if name in OF_PYTHON:
-        compute = OF_PYTHON[name]
-        return lambda a, b: compute(a, b)
+        return partial(_of_python, name)
     _, packet, overload = name.split(".")
     found = getattr(getattr(torch.ops.aten, packet, None), overload, None)
     if found is None:
@@ -115,6 +114,14 @@ def function(name: str) -> Callable[..., Any]:
             f"operator {name} must be one of torch, which is {torch.__version__} here; install a later one"
         )
     return cast(Callable[..., Any], found)
+
+
+def _of_python(name: str, *, a: Any, b: Any) -> Any:
+    """Text and lists, too, can be multiplied and filled in, to any length."""
+    for value in (b,) if name == "getitem" else (a, b):
+        if not isinstance(value, (int, torch.SymInt)):
+            raise ValueError(f"{name} must be of sizes, got {quoted(value)}")
+    return OF_PYTHON[name](a, b)
 
 
 @cache

@@ -45,8 +45,11 @@ ESTIMATES: dict[str, EstimateEntry] = {
 
 
 def _device(given: object) -> object:
-    """The device that a file describes, where a file is given."""
-    return read_device(given) if isinstance(given, (str, Path)) else given
+    """The device that a file describes, where a file is given; one that cannot be read is a wrong setting, whoever names it."""
+    try:
+        return read_device(given) if isinstance(given, (str, Path)) else given
+    except OSError as error:
+        raise ValueError(str(error)) from None
 
 
 Hardware = Annotated[Device | None, BeforeValidator(_device)]

@@ -175,7 +175,7 @@ def test_constants_keep_their_bits(dtype: torch.dtype) -> None:
     for shape in ((), (3,), (2, 3)):
         tensor = (torch.randn(shape) * 9).to(dtype)
         if dtype.is_floating_point and shape:
-            tensor[:1, :1] = -torch.inf
+            tensor[:1] = -torch.inf
         found = unpacked(packed(tensor, str(dtype).removeprefix("torch.")))
         assert found.dtype == dtype and torch.equal(found, tensor)
     with pytest.raises(ValueError, match="must have 12 bytes for its shape and type, got 0"):
@@ -219,7 +219,10 @@ BOMBS: dict[str, tuple[Any, str]] = {
     "a number": (step("pow", a=10, b=10**10), "no operator of a graph is named 'pow'"),
     "a large number": (step("mul", a=2**52, b=2**52), "must compute tensors that hold something, or a size"),
     "a division": (step("floordiv", a=1, b=0), "must be of arguments that it takes, got integer"),
-    "text": (step("mul", a="x" * 1000, b=1000), "must compute tensors that hold something, or a size, got 'xxx"),
+    "many tensors": (step("aten.cat.default", tensors=[X] * 300_000), "must have at most 200,000 arguments in all"),
+    "text": (step("mul", a="x" * 1000, b=2**50), "mul must be of sizes, got 'xxx"),
+    "a list": (step("mul", a=[0], b=2**50), r"mul must be of sizes, got \[0\]"),
+    "a format": (step("mod", a="%9999999999d", b=1), "mod must be of sizes, got '%9"),
 }  # fmt: skip
 
 
