@@ -114,8 +114,9 @@ def material(folder: Path) -> None:
     import pruners
     from estimators.latency import measure_table
     from nas.export import write_graph
-    from nas.runtime import put_tensors, write_json
+    from nas.runtime import write_json
     from search_spaces import make_space
+    from search_spaces.core import save_tensors
 
     small = {"epochs": 1, "limit": 100, "test_limit": 40, "batch_size": 25, "alone_epochs": 1}
     study = nas.search("resnet20-pooling", "digits", out=folder / "run", strategy="one-shot", trials=3, **small)
@@ -128,7 +129,7 @@ def material(folder: Path) -> None:
     pruners.prune(model, example, {"macs": 0.5}).save(folder / "pruned")
     (folder / "described").mkdir()
     write_json(folder / "described/architecture.json", {"space": {"name": "absent:f", "options": {}}, "choices": {}})
-    put_tensors(folder / "described/model.safetensors", model.state_dict())
+    save_tensors(folder / "described/model.safetensors", model.state_dict())
     write_graph(model, example, folder / "described")
     space = make_space("resnet20-pooling", in_channels=1, image_size=8)
     measure_table(space, [next(space.enumerate())], warmup_s=0.01, runs=5).save(folder / "table.json")

@@ -162,7 +162,7 @@ def _how_far(phase: Phase) -> str:
 def _others(session: Session) -> Iterator[str]:
     """What there is to say of a session beside its steps."""
     for supernet, figures in session.epochs.items():
-        if "loss" in figures:
+        if {"loss", "epoch"} <= figures.keys():
             rate = f", learning rate {figures['learning_rate']:.3g}" if "learning_rate" in figures else ""
             yield f"supernet {supernet}: loss {figures['loss']:.4g} after epoch {figures['epoch'] + 1:g}{rate}"
     if session.trials:

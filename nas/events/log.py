@@ -134,9 +134,13 @@ class Log:
         """Write of networks that were trained alone."""
         for trial in trials:
             self._count["alone"] += 1
-            about = {"label": trial.user_attrs["label"], "seed": trial.user_attrs["seed"]}
-            figures = {"number": self._count["alone"], **_named(metrics, trial.values or ())}
-            self.write("alone", {**figures, "seconds": trial.user_attrs["seconds"]}, **about)
+            notes = trial.user_attrs
+            about, worker = {"label": notes["label"], "seed": notes["seed"]}, notes.get("worker", MAIN)
+            figures = {"number": self._count["alone"], "seconds": notes["seconds"]}
+            if trial.values is None:
+                self.write("alone failed", figures, worker=worker, **about, reason=str(notes.get("reason")))
+            else:
+                self.write("alone", figures | _named(metrics, trial.values), worker=worker, **about)
 
     def epochs(self, rows: Sequence[Mapping[str, float]]) -> None:
         """Write the last epoch of a history."""

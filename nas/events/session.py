@@ -117,6 +117,9 @@ class Session:
     def _alone(self, event: Event, numbers: dict[str, float]) -> None:
         self.alone.append(Told(str(event["label"]), numbers))
 
+    def _alone_failed(self, event: Event, numbers: dict[str, float]) -> None:
+        self.failures.append(Told(str(event["label"]), numbers, str(event["reason"])))
+
     def _measured(self, event: Event, numbers: dict[str, float]) -> None:
         self.measured.append(Told(str(event["when"]), numbers))
 
@@ -134,6 +137,7 @@ TAKEN = {
     "trial failed": Session._failure,
     "front": Session._of_front,
     "alone": Session._alone,
+    "alone failed": Session._alone_failed,
     "measured": Session._measured,
     "export": Session._export,
     "session ended": Session._end,

@@ -22,10 +22,11 @@ from nas import Study
 from nas.export import write_graph
 from nas.pruning.config import read_prune_config
 from nas.retrain import build, weights_path
-from nas.runtime import put_tensors, write_json
+from nas.runtime import write_json
 from nas.study.config import read_config
 from nas.train import load_supernets
 from search_spaces import make_space
+from search_spaces.core import save_tensors
 from search_spaces.core.tensors import DIGEST
 from tests.commands import run
 from tests.pruners.networks import build as build_network
@@ -75,7 +76,7 @@ def cases(finished: Study, tmp_path_factory: pytest.TempPathFactory) -> dict[str
     described = base / "described"
     described.mkdir()
     write_json(described / "architecture.json", {"space": {"name": "absent:space", "options": {}}, "choices": {}})
-    put_tensors(described / "model.safetensors", model.state_dict())
+    save_tensors(described / "model.safetensors", model.state_dict())
     write_graph(model, example[0], described)
     (base / "device.yaml").write_text(DEVICE)
     (base / "prune.yaml").write_text(yaml.safe_dump(PRUNE))

@@ -70,7 +70,12 @@ def test_export_writes_folders_that_load(finished: Study, tmp_path: Path) -> Non
         run("export", finished.folder, "--pick", "knee", "--format", "safetensors,onnx", "--out", tmp_path, "--json")
     )
     folder = Path(rows[0]["folder"])
-    assert {path.name for path in folder.iterdir()} == {"architecture.json", "model.safetensors", "model.onnx"}
+    assert {path.name for path in folder.iterdir()} == {
+        "architecture.json",
+        "model.safetensors",
+        "model.onnx",
+        "README.md",
+    }
     assert nas.load(folder)
 
 

@@ -38,4 +38,4 @@ def test_tab_completes_commands_and_options(typed: str, completed: str) -> None:
 
 def test_the_script_is_the_function_that_runs_commands() -> None:
     script = re.search(r'^nas = "(.*):(.*)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
-    assert script is not None and script.groups() == ("nas.cli", "main")
+    assert script is not None and script.groups() == ("nas.__main__", "main")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -102,6 +103,8 @@ def test_help_and_signatures_have_every_setting_with_its_default() -> None:
 def folder(tmp_path: Path) -> Path:
     config = configure("resnet20-pooling", "digits", strategy="random", trials=2, epochs=2, retrain="none")
     (tmp_path / "run.yaml").write_text(as_yaml(config))
+    space = {"name": "resnet20-pooling", "options": {}, "fingerprint": ""}
+    (tmp_path / "record.json").write_text(json.dumps({"space": space, "data": None, "sessions": []}))
     return tmp_path
 
 

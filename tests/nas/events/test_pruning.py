@@ -11,6 +11,7 @@ import torch
 from nas import prune
 from nas.data.dataset import ImageData
 from nas.events.file import FILE
+from nas.pruning import UNFINISHED
 from tests.commands import run
 from tests.nas.events.test_log import events
 from tests.nas.test_prune import small
@@ -34,21 +35,21 @@ def test_its_events_stay_in_the_folder_that_it_leaves(digits: ImageData, tmp_pat
 def test_one_that_failed_on_its_way_can_be_repeated_and_what_is_not_ours_stays(
     digits: ImageData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = tmp_path / "pruned"
+    folder, model = tmp_path / "pruned", small()
 
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch, pytest.raises(OSError):
         patch.setattr(sys.modules["nas.prune"], "write_json", full)
-        prune(small(), EXAMPLE, {"macs": 0.5}, data=digits, out=folder, **QUICK)
-    assert [path.name for path in folder.iterdir()] == [FILE] and events(folder)[-1]["how"] == "failed"
+        prune(model, EXAMPLE, {"macs": 0.5}, data=digits, out=folder, **QUICK)
+    assert {path.name for path in folder.iterdir()} == {FILE, UNFINISHED} and events(folder)[-1]["how"] == "failed"
     (folder / "mine").touch()
     with pytest.raises(ValueError, match="is not empty and holds no pruned model"):
-        prune(small(), EXAMPLE, {"macs": 0.5}, data=digits, out=folder, **QUICK)
-    assert {path.name for path in folder.iterdir()} == {FILE, "mine"}
+        prune(model, EXAMPLE, {"macs": 0.5}, data=digits, out=folder, **QUICK)
+    assert {path.name for path in folder.iterdir()} == {FILE, UNFINISHED, "mine"}
     (folder / "mine").unlink()
-    prune(small(), EXAMPLE, {"macs": 0.5}, data=digits, out=folder, **QUICK)
+    prune(model, EXAMPLE, {"macs": 0.5}, data=digits, out=folder, **QUICK)
     assert events(folder)[-1]["how"] == "finished"
 
 

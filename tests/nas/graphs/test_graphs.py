@@ -25,8 +25,9 @@ from nas.graphs import Indescribable, build_graph, describe, parse_graph
 from nas.graphs.description import Constant, packed, unpacked
 from nas.graphs.operators import MODES, NAMES, OF_PYTHON, function
 from nas.pruning import pruned_space
-from nas.runtime import put_tensors, write_json
+from nas.runtime import write_json
 from search_spaces import SearchSpace
+from search_spaces.core import save_tensors
 from tests.pruners.networks import NETWORKS, build
 from tests.subnets import images
 
@@ -114,12 +115,12 @@ def test_exports_load_where_their_module_is_not(tmp_path: Path) -> None:
         space = make()
         source, inputs, folder = network(space, 0), images(space), tmp_path / name
         folder.mkdir()
-        put_tensors(folder / "model.safetensors", source.state_dict())
+        save_tensors(folder / "model.safetensors", source.state_dict())
         assert write_graph(source, inputs, folder) == []
         described = {"space": {"name": f"absent:{name}", "options": {}}, "choices": {}}
         write_json(folder / "architecture.json", described)
         expected[f"{name}/inputs"], expected[f"{name}/outputs"] = inputs, source(inputs)
-    put_tensors(tmp_path / "expected.safetensors", expected)
+    save_tensors(tmp_path / "expected.safetensors", expected)
     code = """
 import sys, torch, nas
 from pathlib import Path
@@ -189,7 +190,7 @@ def test_constants_keep_their_bits(dtype: torch.dtype) -> None:
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     space, folder = own_space(), tmp_path_factory.mktemp("export")
     source = network(space, 0)
-    put_tensors(folder / "model.safetensors", source.state_dict())
+    save_tensors(folder / "model.safetensors", source.state_dict())
     write_json(folder / "architecture.json", {"space": {"name": "absent:own", "options": {}}, "choices": {}})
     assert write_graph(source, images(space), folder) == []
     return folder

@@ -43,7 +43,7 @@ OTHERS: dict[str, Any] = {
 }  # fmt: skip
 ELSEWHERE = (
     "model", "input", "device_file", "synthetic", "check_dtype", "vocabulary", "tokenizer", "task", "stream",
-    "workers",  # not beside the others
+    "workers", "log",  # not beside the others
 )  # fmt: skip
 RUNNER = CliRunner()
 
