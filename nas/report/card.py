@@ -131,6 +131,9 @@ def _origin(study: Study) -> Iterator[tuple[str, object]]:
     versions = session.get("versions")
     if isinstance(versions, dict):
         yield "versions", ", ".join(f"{name} {versions[name]}" for name in PACKAGES if name in versions)
+    hardware = session.get("hardware")
+    if isinstance(hardware, dict):
+        yield "hardware", ", ".join(str(hardware[part]) for part in ("processor", "gpu") if hardware.get(part))
     yield "commit of the toolkit", session.get("commit") or "an installed package"
 
 
