@@ -263,6 +263,15 @@ class RunConfig(Part):
         return self
 
     @model_validator(mode="after")
+    def _latency_has_quiet(self) -> RunConfig:
+        measured = self.latency_table is None and "latency_ms" in (*self.objectives, *self.limits)
+        if measured and self.engine.asynchronous:
+            raise ValueError(
+                "latency_ms is measured while no worker computes, got `asynchronous`; leave it out, or give a `latency_table`"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _sharing_fits(self) -> RunConfig:
         if self.shared.storage is None:
             if self.shared.study is not None:

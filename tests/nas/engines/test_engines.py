@@ -15,6 +15,7 @@ import pytest
 import nas
 from nas.engines import Died, EngineConfig, Job, Late, Workers, open_engine, results
 from nas.engines.limit import limited
+from nas.study import configure
 from search_spaces import make_space
 from tests.nas.engines.made_up import State, by_number, cannot_be_made, dies_at_once, well
 
@@ -168,3 +169,8 @@ def test_one_bad_trial_is_one_bad_trial(tmp_path: Path) -> None:
         SPACE, evaluate=by_number, objectives=["score:max"], strategy="exhaustive", trials=36, out=tmp_path
     )
     assert len(again.trials) + len(again.failed) == len(numbers)
+
+
+def test_latency_is_not_measured_beside_workers() -> None:
+    with pytest.raises(ValueError, match="latency_ms is measured while no worker computes, got `asynchronous`"):
+        configure("resnet20-pooling", "digits", objectives=["accuracy", "latency_ms"], asynchronous=True)
