@@ -73,23 +73,22 @@ def propose(
     start = [arch for arch in kept.start() if space.keeps(arch) and arch not in there]
     expected = min(config.budget.trials or space.raw_size, space.raw_size - len(first))
     among = None if shared is None else SharedStrategy(study, shared, strategy, start, expected)
-    loop = Loop(
-        study, among or strategy, start, expected, Trials(costs, workers, config.engine.trial_seconds), progress
-    )
+    trials = Trials(costs, workers, config.engine.trial_seconds)
+    search = Search(study, among or strategy, start, expected, trials, progress)
     progress("ranking", 0, expected)
     if config.engine.asynchronous:
-        loop.as_they_come(there)
+        search.as_they_come(there)
     else:
-        loop.in_generations()
+        search.in_generations()
     progress("ranking", expected, expected)
-    if config.limits and not loop.told:
+    if config.limits and not search.told:
         raise ValueError(
             f"no architecture of {space.name!r} has {space.constraints[-1].rule}; allow more, in another folder"
         )
     tell_missing(study)
 
 
-class Loop:
+class Search:
     """A search at work.
 
     Args:
@@ -110,13 +109,8 @@ class Loop:
         trials: Trials,
         progress: Progress,
     ) -> None:
-        self.study, self.strategy, self.expected, self.trials, self.progress = (
-            study,
-            strategy,
-            expected,
-            trials,
-            progress,
-        )
+        self.study, self.strategy, self.expected = study, strategy, expected
+        self.trials, self.progress = trials, progress
         self.among = strategy if isinstance(strategy, SharedStrategy) else None
         self.start = [] if self.among else list(start)  # among others it is claimed as the rest is
         self.known = tried(study)
@@ -158,14 +152,14 @@ class Loop:
         return 1 if self.trials.workers is None else self.trials.workers.count
 
     @property
-    def _shared(self) -> bool:
+    def _by_supernet(self) -> bool:
         """Whether supernets share work between trials."""
         return self.study.config.supernets.count > 0 and self.trials.workers is not None
 
     def _together(self) -> int:
         """How many trials make a generation. It changes none of them, as long as it is no more than the strategy says."""
         config = self.study.config
-        if self._shared:
+        if self._by_supernet:
             return STRATEGIES[config.strategy].together
         if self.trials.workers is None:  # exact costs alone take less than writing them down
             at_once = AT_ONCE if len(self.trials.costs) == 1 else 1
@@ -177,7 +171,7 @@ class Loop:
 
     def _share(self, trials: int) -> int:
         """How many of some trials make a job."""
-        if not self._shared:
+        if not self._by_supernet:
             return 1
         return max(trials if self._workers == 1 else ceil(trials / (SHARES * self._workers)), 1)
 
