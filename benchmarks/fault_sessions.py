@@ -68,7 +68,7 @@ def goes_wrong(arch: Architecture) -> float:
             time.sleep(60)
         case 1:
             raise RuntimeError("no luck")
-        case 2:
+        case 2:  # NAN
             return math.nan
     return score(arch)
 
@@ -80,7 +80,8 @@ def goes_wrong_or_dies(arch: Architecture) -> float:
     return goes_wrong(arch)
 
 
-REASONS = {0: "Late", 1: "RuntimeError: no luck", 2: "NaN", 3: "Died"}
+NAN = 2
+REASONS = {0: "Late", 1: "RuntimeError: no luck", 3: "Died"}
 """What stands in the reasons of trials that went wrong, by their number modulo 11."""
 
 

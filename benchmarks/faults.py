@@ -32,7 +32,7 @@ from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks.fault_sessions import REASONS, ROOT, Outcome, Session, flip, half_written, number, outcome, warmed
+from benchmarks.fault_sessions import NAN, REASONS, ROOT, Outcome, Session, flip, half_written, number, outcome, warmed
 from benchmarks.resumable import note
 from nas import Study
 
@@ -370,28 +370,27 @@ def dying_once(lab: Lab) -> Found:
 
 def bad_trials(lab: Lab, function: str, *engine: str) -> Found:
     """Those that went wrong have their reasons, and the others are as where none goes wrong; random search, which nothing changes."""
-    words = ["--strategy", "random", "--trial-seconds", "0.5", *engine]
     at = SCORED.index("--strategy")
-    plain = [*SCORED[:at], *SCORED[at + 2 : -1]]
+    random_search = [*SCORED[:at], "--strategy", "random", *SCORED[at + 2 : -1]]
     sound_out, out = lab.new("run"), lab.new("run")
-    sound = lab.finish([*plain, "benchmarks.fault_sessions:score", "--strategy", "random"], sound_out)
-    session = lab.start([*plain, f"benchmarks.fault_sessions:{function}", *words], out)
-    code = session.end()
-    failed = Study.open(out).failed
-    wrong = [0, 1, 2, 3][: 4 if function == "goes_wrong_or_dies" else 3]
-    study = Study.open(sound_out)
-    kinds = {key: number(study.find(key)) % 11 for key in study.trials["architecture"]}
-    reasons = dict(zip(failed["architecture"], failed["reason"], strict=True))
-    expected = {key for key, kind in kinds.items() if kind in wrong}
-    right = reasons.keys() == expected and all(REASONS[kinds[key]] in reason for key, reason in reasons.items())
-    left = {row for row in sound.trials if not any(key in row for key in expected)}
-    equal = code == 0 and left == set(outcome(out).trials)
-    many = [sum(kinds[key] == kind for key in expected) for kind in wrong]
-    words_of = ("too late", "raised", "NaN", "died twice")
-    text = "failed trials: " + ", ".join(f"{count} {word}" for count, word in zip(many, words_of, strict=False))
+    sound = lab.finish([*random_search, SCORED[-1] + "score"], sound_out)
+    session = lab.start([*random_search, SCORED[-1] + function, "--trial-seconds", "0.5", *engine], out)
+    code, study, found = session.end(), Study.open(out), outcome(out)
+    kinds = {key: number(study.find(key)) % 11 for key in Study.open(sound_out).trials["architecture"]}
+    words = {0: "too late", 1: "raised"} | ({3: "died twice"} if function == "goes_wrong_or_dies" else {})
+    wrong = {key: kind for key, kind in kinds.items() if kind in words}
+    reasons = dict(zip(study.failed["architecture"], study.failed["reason"], strict=True))
+    right = reasons.keys() == wrong.keys() and all(REASONS[wrong[key]] in reason for key, reason in reasons.items())
+    without = study.trials.loc[study.trials["score"].isna(), "architecture"]
+    nan = {key for key, kind in kinds.items() if kind == NAN}
+    aside = set(without) == nan and not nan & set(study.front["architecture"])
+    left = [row for row in sound.trials if not (wrong.keys() | nan) & set(row)]
+    equal = code == 0 and left == [row for row in found.trials if not nan & set(row)]
+    many = ", ".join(f"{list(wrong.values()).count(kind)} {word}" for kind, word in words.items())
+    text = f"failed trials: {many}; {len(nan)} NaN" + (" and not on the front" if aside else ", not told apart")
     if not right:
         text += f"; reasons were {sorted(set(reasons.values()))}"
-    return Found(len(expected), text, equal, right and all(many))
+    return Found(len(wrong) + len(nan), text, equal, right and aside and set(wrong.values()) == words.keys())
 
 
 # --- clocks ---
@@ -481,11 +480,11 @@ FAULTS: dict[str, Fault] = {
     ),
     "dying-once": Fault("workers die", "processes", "replaced, trials done again, ends equal", dying_once),
     "bad-processes": Fault(
-        "trials hang, raise, are NaN, end their process", "processes", "failed with these reasons, the others equal",
+        "trials hang, raise, are NaN, end their process", "processes", "failed, NaN not on the front; the others equal",
         lambda lab: bad_trials(lab, "goes_wrong_or_dies", *PROCESSES),
     ),
     "bad-here": Fault(
-        "trials hang, raise, are NaN", "this-process", "failed with these reasons, the others equal",
+        "trials hang, raise, are NaN", "this-process", "failed, NaN not on the front; the others equal",
         lambda lab: bad_trials(lab, "goes_wrong"),
     ),
     "clock": Fault("the clock jumps back by an hour", "processes, shared journal", "trials complete, each once", clock),
