@@ -4,8 +4,8 @@
     python -m benchmarks.faults --out results/faults_cpu_202612 --only killed-here full-disk
 
 Each fault is done for real to `nas search` commands: signals, a full and a read-only file system (small ones of their own, which only
-root can mount), files with flipped bits, functions that end their process, and a clock that is set back (by libfaketime; on Debian
-apt-get install faketime). Then the search goes on until it is done. A row of `faults.jsonl` says what was expected and what happened;
+root can mount), files with flipped bits, functions that end their process, and a clock that goes back (that of these processes
+alone, by `fault_clock.c`). Then the search goes on until it is done. A row of `faults.jsonl` says what was expected and what happened;
 `equal` is whether all trials, the front and the networks trained alone are those of a search that was not disturbed (null where no
 search was to end). Rows that are there are not made again. Searches are of 60 trials of NSGA-II, each a function of a few milliseconds,
 or train a supernet and the front on 300 digits.
@@ -27,7 +27,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from functools import cached_property
+from itertools import pairwise
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -45,7 +47,6 @@ TRAINED = (
     "--batch-size 64 --trials 8"
 ).split()
 PROCESSES = ["--engine", "processes", "--parallel", "2"]
-FAKETIME = "/usr/lib/*/faketime/libfaketime.so.1"
 
 
 class Found(NamedTuple):
@@ -142,8 +143,10 @@ def killed(lab: Lab, words: list[str], expected: Outcome, times: int, longest: f
             return Found(kills, f"exit status {code}: {session.words.strip()[-300:]}", False)
         if code == 0:
             runs, equal, out = runs + 1, equal and outcome(out) == expected, lab.new("run")
-    how = "each ended" if runs > 1 else "ended"
-    return Found(kills, f"{runs} searches in {sessions} sessions {how} {'equal' if equal else 'unequal'}", equal)
+    text = (
+        f"{kills} of {sessions} sessions killed, until {'a search was' if runs == 1 else f'{runs} searches were'} done"
+    )
+    return Found(kills, text, equal)
 
 
 def wait_for_trial(session: Session, out: Path) -> None:
@@ -195,28 +198,19 @@ def two_writers(lab: Lab) -> Found:
 
 
 def terminated(lab: Lab) -> Found:
-    seconds, codes, out = [], [], lab.new("run")
-    for _ in range(5):
+    seconds, codes, equal, times = [], [], True, 5
+    for _ in range(times):
+        out = lab.new("run")
         session = lab.start(TRAINED, out)
-        wait_for_epoch(session, out)
-        time.sleep(lab.rng.uniform(0, 0.2))
+        session.wait(lambda out=out: (out / "supernets/checkpoint.safetensors").exists())  # type: ignore[misc]
+        time.sleep(lab.rng.uniform(0, 0.3))
         began = time.monotonic()
         codes.append(session.end(signal.SIGTERM))
         seconds.append(time.monotonic() - began)
-    equal = lab.finish(TRAINED, out) == lab.trained
+        equal = lab.finish(TRAINED, out) == lab.trained and equal
     statuses = ", ".join(map(str, sorted(set(codes))))
-    text = f"exit status {statuses}; gone after {min(seconds):.1f} to {max(seconds):.1f} s"
-    return Found(5, text, equal, set(codes) == {143})
-
-
-def wait_for_epoch(session: Session, out: Path) -> None:
-    """Wait until a checkpoint is written, or the session ends."""
-
-    def newest() -> int:
-        return max((found.stat().st_mtime_ns for found in out.glob("*/checkpoint.safetensors")), default=0)
-
-    before = newest()
-    session.wait(lambda: newest() > before)
+    text = f"exit status {statuses}; gone after {min(seconds):.2f} to {max(seconds):.2f} s"
+    return Found(times, text, equal, set(codes) == {143})
 
 
 def interrupted_import(lab: Lab) -> Found:
@@ -324,31 +318,33 @@ def cut_line(lab: Lab) -> Found:
 
 
 def flipped_line(lab: Lab) -> Found:
-    out, times, refused, said = lab.part_done(scored(), half_done), 20, 0, ""
-    journal = out / "journal.log"
-    kept = journal.read_bytes()
-    first = kept.find(b'"op_code": 4')
-    until = kept.rstrip(b"\n").rfind(b"\n")
+    """Anywhere before the last line: refused, or read to the same trials, as where only the order of lines would be told."""
+    whole, times, refused, unharmed, said = lab.part_done(scored(), half_done), 20, 0, 0, ""
+    until = (whole / "journal.log").read_bytes().rstrip(b"\n").rfind(b"\n")
     for _ in range(times):
-        flip(journal, lab.rng.randrange(first, until), lab.rng)
+        out = lab.new("run")
+        shutil.copytree(whole, out)
+        flip(out / "journal.log", lab.rng.randrange(until), lab.rng)
         session = lab.start(scored(), out)
         code = session.end()
-        named = code == 2 and str(journal) in session.words and "Traceback" not in session.words
-        refused += named
-        said = said if named else f"; exit status {code}, {last(session, out)}"
-        journal.write_bytes(kept)
-    equal = lab.finish(scored(), out) == lab.scored
-    text = f"{refused} of {times}: exit status 2, an error that names the file{said}; with the file brought back it goes on"
-    return Found(times, text, equal, refused == times)
+        if code == 2 and "journal.log" in session.words and "Traceback" not in session.words:
+            refused += 1
+        elif code == 0 and outcome(out) == lab.scored:
+            unharmed += 1
+        else:
+            said = f"; once exit status {code}, {last(session, out)}"
+    equal = lab.finish(scored(), whole) == lab.scored
+    text = (
+        f"{refused} of {times}: exit status 2, an error that names the file; {unharmed} read to the same trials{said}"
+    )
+    return Found(times, text, equal, refused + unharmed == times)
 
 
 def flipped_checkpoint(lab: Lab) -> Found:
-    times, warned, equal = 5, 0, True
+    times, warned, equal, newest = 5, 0, True, "supernets/checkpoint.safetensors"
     for _ in range(times):
-        out = lab.part_done(TRAINED, lambda out: (out / "supernets/checkpoint.safetensors.previous").exists())
-        path = out / "supernets/checkpoint.safetensors"
-        if not path.exists():  # killed between two moves
-            path.with_name(path.name + ".previous").rename(path)
+        out = lab.part_done(TRAINED, lambda out: all((out / (newest + end)).exists() for end in ("", ".previous")))
+        path = out / newest
         flip(path, lab.rng.randrange(path.stat().st_size), lab.rng)
         session = lab.start(TRAINED, out)
         equal = session.end() == 0 and outcome(out) == lab.trained and equal
@@ -396,58 +392,66 @@ def bad_trials(lab: Lab, function: str, *engine: str) -> Found:
 # --- clocks ---
 
 
-def clock(lab: Lab) -> Found:
-    """The clock goes back by an hour, twice, for searches that are then killed, or go on."""
-    library = next(iter(sorted(Path("/").glob(FAKETIME[1:]))), None)
-    if library is None:
-        return Found(0, "not done: libfaketime is not installed", None)
-    shared, outs = lab.new("shared.log"), [lab.new("run") for _ in range(3)]
-    now = lab.new("now")
-    now.write_text("+0\n")
-    environment = {
-        **os.environ, "LD_PRELOAD": str(library), "FAKETIME_TIMESTAMP_FILE": str(now), "FAKETIME_NO_CACHE": "1",
-        "DONT_FAKE_MONOTONIC": "1", "FAKETIME_DONT_FAKE_MONOTONIC": "1", "OMP_NUM_THREADS": "1",
-    }  # fmt: skip
-    among = ["--storage", str(shared), "--grace", "5"]
-    commands = [scored("score", *PROCESSES), scored("slower", *among), scored("slower", *among)]
+def clock(lab: Lab, *searches: list[str]) -> Found:
+    """The clock of searches goes back by an hour, twice."""
+    library = lab.new("clock.so")
+    source = Path(__file__).with_name("fault_clock.c")
+    if shutil.which("cc") is None:
+        return Found(0, "not done: no C compiler is installed", None)
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", str(library), str(source), "-ldl"], check=True)
+    moved, outs = lab.new("moved"), [lab.new("run") for _ in searches]
+    moved.write_text("0")
+    environment = {**os.environ, "LD_PRELOAD": str(library), "FAULTS_CLOCK": str(moved), "OMP_NUM_THREADS": "1"}
     sessions = [
         subprocess.Popen(
             [sys.executable, "-m", "nas", *words, "--out", str(out)],
-            cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+            cwd=ROOT,
+            env=environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
         )
-        for words, out in zip(commands, outs, strict=True)
-    ]  # fmt: skip
-    jumps = 0
-    for back in ("-3600\n", "-7200\n"):
-        many = [lines(out) for out in outs]
-        while any(each.poll() is None for each in sessions) and not all(
-            lines(out) > 5 + before or each.poll() is not None
-            for out, before, each in zip(outs, many, sessions, strict=True)
-        ):
-            time.sleep(0.01)
-        jumps += any(each.poll() is None for each in sessions)
-        now.write_text(back)
-    errors = [each.communicate(timeout=200)[1] for each in sessions]
+        for words, out in zip(searches, outs, strict=True)
+    ]
+    for back in ("-3600", "-7200"):
+        wait_for_all(sessions, outs, 8)
+        moved.write_text(back)
+    errors = [each.communicate(timeout=200)[1].strip()[-200:] for each in sessions]
     codes = [each.returncode for each in sessions]
-    tables = [Study.open(out).trials for out in outs] if codes == [0, 0, 0] else []
+    if any(codes):
+        return Found(2, f"exit statuses {codes}: {errors}", False)
+    tables = [Study.open(out).trials for out in outs]
     complete = all(len(table) == table["architecture"].nunique() == 60 for table in tables)
-    backwards = bool(tables) and clock_of(outs[0]) < 0
-    text = (
-        f"60 trials, each once, in each of {len(tables)} folders"
-        if complete and tables
-        else f"exit statuses {codes}, {[len(table) for table in tables]} trials, {[error[-200:] for error in errors]}"
-    )
-    equal = bool(tables) and outcome(outs[0]) == lab.scored
-    return Found(jumps, text, equal, complete and bool(tables) and backwards)
+    jumps = [jumps_back(out) for out in outs]
+    text = f"{' and '.join(str(len(table)) for table in tables)} trials, {'each once' if complete else 'some twice'}"
+    text += f"; their times go back {' and '.join(map(str, jumps))} times"
+    equal = outcome(outs[0]) == (lab.scored if len(outs) == 1 else outcome(outs[1]))
+    return Found(2, text, equal, complete and set(jumps) == {2})
 
 
-def clock_of(folder: Path) -> float:
-    """The largest step between the times of two trials that follow each other, in seconds; negative is back."""
-    from datetime import datetime
+def clock_processes(lab: Lab) -> Found:
+    return clock(lab, scored("slower", *PROCESSES))
 
-    ends = [trial.ended for trial in Study.open(folder).journal.trials("search")]
-    moments = [datetime.fromisoformat(end) for end in ends if end]
-    return min((later - sooner).total_seconds() for sooner, later in zip(moments, moments[1:], strict=False))
+
+def clock_shared(lab: Lab) -> Found:
+    """Two searches on one study; equal is whether both folders have the same trials in the end."""
+    shared = ["--storage", str(lab.new("shared.log")), "--grace", "5"]
+    return clock(lab, scored("slower", *shared), scored("slower", *shared))
+
+
+def wait_for_all(sessions: list[subprocess.Popen[str]], outs: list[Path], more: int) -> None:
+    """Wait until so many more trials stand in each folder, or its session has ended."""
+    until = [lines(out) + more for out in outs]
+    while not all(
+        lines(out) > end or each.poll() is not None for out, end, each in zip(outs, until, sessions, strict=True)
+    ):
+        time.sleep(0.005)
+
+
+def jumps_back(folder: Path) -> int:
+    """How often a trial was written half an hour or more before the one above it."""
+    ends = [datetime.fromisoformat(trial.ended) for trial in Study.open(folder).journal.trials("search") if trial.ended]
+    return sum((before - after).total_seconds() > 1800 for before, after in pairwise(ends))
 
 
 class Fault(NamedTuple):
@@ -474,7 +478,7 @@ FAULTS: dict[str, Fault] = {
         "the folder is read-only", "this-process", "a clear error, can be read; goes on, ends equal", read_only, True
     ),
     "cut-line": Fault("the journal's last line is cut", "this-process", "dropped with a warning, ends equal", cut_line),
-    "flipped-line": Fault("a bit of the journal is flipped", "this-process", "refused by a clear error", flipped_line),
+    "flipped-line": Fault("a bit of the journal is flipped", "this-process", "refused, or no trial differs", flipped_line),
     "flipped-checkpoint": Fault(
         "a bit of the checkpoint is flipped", "this-process", "the one before is used, ends equal", flipped_checkpoint
     ),
@@ -487,7 +491,12 @@ FAULTS: dict[str, Fault] = {
         "trials hang, raise, are NaN", "this-process", "failed, NaN not on the front; the others equal",
         lambda lab: bad_trials(lab, "goes_wrong"),
     ),
-    "clock": Fault("the clock jumps back by an hour", "processes, shared journal", "trials complete, each once", clock),
+    "clock-processes": Fault(
+        "the clock jumps back by an hour", "processes", "trials complete, each once, equal", clock_processes
+    ),
+    "clock-shared": Fault(
+        "the clock jumps back by an hour", "this-process, two on one journal", "trials complete, each once", clock_shared
+    ),
     "terminated": Fault("SIGTERM in training", "this-process", "exit status 143 within seconds, ends equal", terminated),
     "interrupted-import": Fault("Ctrl-C while it imports", "this-process", "exit status 130, one line", interrupted_import),
 }  # fmt: skip
