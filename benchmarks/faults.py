@@ -232,7 +232,7 @@ def interrupted_import(lab: Lab) -> Found:
         session.send_signal(signal.SIGINT)
         said, _ = session.communicate()
         good += session.returncode == 130 and said == "Stopped.\n" and not out.exists()
-    return Found(5, f"{good} of 5: exit status 130, the line `{said.strip()}`, and no folder", None, good == 5)
+    return Found(5, f"{good} of 5: exit status 130, the line '{said.strip()}', and no folder", None, good == 5)
 
 
 # --- file systems ---

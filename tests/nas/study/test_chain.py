@@ -152,7 +152,10 @@ def test_a_run_whose_study_has_lost_its_name_does_not_go_on(tmp_path: Path) -> N
     study = nas.search("resnet20-pooling", evaluate=plain, objectives=["score:max"], trials=2, out=tmp_path / "run")
     path = study.journal_path
     path.write_bytes(path.read_bytes().replace(b'"study_name"', b'"study_game"', 1))
-    with pytest.raises(ValueError, match="journal.log is damaged.*bring it back"), nas.Study.open(study.folder).locked():
+    with (
+        pytest.raises(ValueError, match="journal.log is damaged.*bring it back"),
+        nas.Study.open(study.folder).locked(),
+    ):
         pass
 
 
