@@ -260,6 +260,16 @@ def sharing() -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
+def faults() -> pd.DataFrame:
+    """What was done to searches, and what became of them."""
+    signs = {True: "yes", False: "**no**", None: ""}
+    rows = [[row["fault"], row["engine"], row["repeats"], row["happened"], signs[row["equal"]], signs[row["as_expected"]],
+             f"{row['seconds']:.0f}"]
+            for row in map(json.loads, (ROOT / "results/faults_cpu_202612/faults.jsonl").read_text().splitlines())]  # fmt: skip
+    columns = ["fault", "engine", "times", "what happened", "ends equal", "as expected", "s"]
+    return pd.DataFrame(sorted(rows), columns=columns)
+
+
 def overhead() -> pd.DataFrame:
     """What a search of costs alone takes, and its command for the front."""
     rows = [[f"`{row['space']}`, {row['strategy']}", f"{row['trials']:,}", f"{row['seconds']:.0f}",
@@ -419,6 +429,7 @@ TABLES: dict[str, Callable[[], pd.DataFrame]] = {
     "costs": costs,
     "overhead": overhead,
     "sharing": sharing,
+    "faults": faults,
     "streaming": streaming,
     "shared": shared,
     "steps": steps,

@@ -8,7 +8,7 @@ import re
 import shutil
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from nas.stopping import held
@@ -48,10 +48,12 @@ def _temporary(path: Path) -> Path:
 
 
 def _remove(path: Path) -> None:
+    """Remove a file or a folder, where that can be done."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
-        path.unlink(missing_ok=True)
+        with suppress(OSError):  # a read-only file system says no even where there is no file
+            path.unlink()
 
 
 def _to_disk(path: Path) -> None:

@@ -147,7 +147,8 @@ class Study:
             if repair(self.journal_path):
                 self._forget_last()
             if self.journal_path.exists():
-                self.journal.end()  # what is damaged is refused before anything is computed
+                with whole(self.journal_path):
+                    self.journal.end()  # what is damaged is refused before anything is computed
             yield
 
     @contextmanager

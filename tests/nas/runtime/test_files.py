@@ -37,6 +37,17 @@ def test_a_full_disk_is_named_with_the_file(tmp_path: Path) -> None:
     assert caught.value.errno == errno.ENOSPC
 
 
+def test_a_read_only_file_system_is_named_with_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It refuses to remove even what is not there."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr("os.unlink", refuse)
+    with pytest.raises(OSError, match="could not write .*file: Read-only"), replacing(tmp_path / "file"):
+        refuse()
+
+
 def test_a_folder_replaces_a_folder(tmp_path: Path) -> None:
     target = tmp_path / "folder"
     target.mkdir()

@@ -12,9 +12,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import nas
 from nas.objectives.objective import parse_objectives
 from nas.study.journal import Journal, New
-from search_spaces import make_space
+from search_spaces import Architecture, make_space
 
 SPACE = make_space("resnet20-pooling", operators=["max", "avg"])
 OBJECTIVES = parse_objectives(["accuracy", "macs"])
@@ -144,3 +145,19 @@ def test_a_journal_without_seals_goes_on_with_them(written: tuple[Path, Lines], 
         journal.add("search", SPACE, [New(arch, [0.9, 1e6], {})])
     found = Journal(path).end()
     assert found is not None and found.trials == 2 and len(Journal(path).trials("search")) == TRIALS + 2
+
+
+def test_a_run_whose_study_has_lost_its_name_does_not_go_on(tmp_path: Path) -> None:
+    """Such a line has no seal, and leads to whatever error comes first."""
+    study = nas.search("resnet20-pooling", evaluate=plain, objectives=["score:max"], trials=2, out=tmp_path / "run")
+    path = study.journal_path
+    path.write_bytes(path.read_bytes().replace(b'"study_name"', b'"study_game"', 1))
+    with (
+        pytest.raises(ValueError, match="journal.log is damaged.*bring it back"),
+        nas.Study.open(study.folder).locked(),
+    ):
+        pass
+
+
+def plain(arch: Architecture) -> float:
+    return 1.0
