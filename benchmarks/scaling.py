@@ -26,9 +26,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from benchmarks.resumable import note
 from benchmarks.streaming import write
+from examples.cifar_resnet import resnet20
 from nas.engines import ENGINES, EngineConfig, Job, Place, open_engine, results
 from nas.runtime import stream
 from nas.study import RunConfig, Study, configure
@@ -37,11 +39,18 @@ from nas.worker import Recruit
 from pruners.progress import Progress
 from search_spaces import Architecture
 
-IMAGES = 2_000
+IMAGES = 600
 KINDS: dict[str, dict[str, Any]] = {
     "alone": {"space": "resnet20-pooling", "epochs": 1, "strategy": "random", "supernets": 0},
-    "candidates": {"space": "pruned:examples.cifar_resnet:resnet20", "strategy": "random"},
+    "candidates": {"space": "pruned:benchmarks.scaling:network", "strategy": "random"},
 }
+
+
+def network() -> nn.Module:
+    """A model whose parts are searched: every process makes the same."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return resnet20()
 
 
 class Idle:
@@ -100,6 +109,7 @@ def by_itself(folder: Path, archs: Sequence[Architecture], ready: Barrier, pipe:
 
 def by_engine(engine: EngineConfig, folder: Path, archs: Sequence[Architecture]) -> float:
     """Trials a second of an engine's workers."""
+    torch.set_num_threads(engine.workers)  # shared among them: one each
     with open_engine(engine, Recruit(folder)) as workers:
         warm = list(results(workers, [Job("score", ([arch],)) for arch in archs[: workers.count]]))
         while len({result.worker for _, result in warm}) < workers.count:  # one may be slow to start
@@ -125,12 +135,11 @@ def main() -> None:
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
     parser.add_argument("--engines", nargs="+", choices=ENGINES, default=["processes"])
     parser.add_argument("--workers", nargs="+", type=int, default=[1, 2])
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--trials", type=int, default=24, help="of a turn, beside one of each worker that is not timed")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--trials", type=int, default=16, help="of a turn, beside one of each worker that is not timed")
     parser.add_argument("--jobs", type=int, default=2_000, help="that do nothing")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
-    torch.set_num_threads(max(options.workers))  # shared among workers, one each
     record = options.out / "scaling.json"
     trials, jobs = options.out / "trials.jsonl", options.out / "jobs.jsonl"
     rows = [json.loads(line) for path in (trials, jobs) if path.exists() for line in path.read_text().splitlines()]
