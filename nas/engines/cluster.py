@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from nas.engines.contract import Job, Make, Place, Workers
-from nas.engines.pool import TO_END, Lost, Member, Pool
+from nas.engines.pool import TO_END, Lost, Member, Pool, at_work
 from nas.engines.worker import Raised, packed
 from pruners.progress import silent
 
@@ -146,13 +146,8 @@ def ray_cluster(
     """Work on a cluster, in as many actors as have room where `parallel` is not given; they end when the body ends, however it does."""
     with _connected(address, parallel):
         count = parallel or _room(threads, gpus or 0)
-        workers = Cluster(make, count, threads, gpus or 0)
-        try:
+        with at_work(Cluster(make, count, threads, gpus or 0)) as workers:
             yield workers
-        except BaseException:
-            workers.close(at_once=True)
-            raise
-        workers.close(at_once=False)
 
 
 @contextmanager

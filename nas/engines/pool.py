@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -81,6 +82,10 @@ class Pool(ABC, Generic[W]):
         return self._over.popleft()
 
     # --- what workers of a kind do ---
+
+    @abstractmethod
+    def close(self, at_once: bool) -> None:
+        """End the workers; those that are busy, or do not end, are killed."""
 
     @abstractmethod
     def _start(self, number: int) -> W:
@@ -183,3 +188,14 @@ class Pool(ABC, Generic[W]):
             if worker.job is not None and (seconds := self._jobs[worker.job].seconds) is not None
         ]
         return max(min(ends) - time.monotonic(), 0) if ends else None
+
+
+@contextmanager
+def at_work(pool: Pool[W]) -> Iterator[Pool[W]]:
+    """End the workers when the body ends: those that are busy at once, where it raises."""
+    try:
+        yield pool
+    except BaseException:
+        pool.close(at_once=True)
+        raise
+    pool.close(at_once=False)

@@ -15,7 +15,7 @@ from multiprocessing.process import BaseProcess
 from typing import Any
 
 from nas.engines.contract import Job, Make, Place, Workers
-from nas.engines.pool import TO_END, Lost, Member, Pool
+from nas.engines.pool import TO_END, Lost, Member, Pool, at_work
 from nas.engines.worker import work
 
 
@@ -121,10 +121,5 @@ def _context(make: Make) -> SpawnContext:
 @contextmanager
 def local_processes(make: Make, count: int, threads: int) -> Iterator[Workers]:
     """Work in `count` processes on this machine, which end when the body ends, however it does."""
-    workers = Processes(make, count, threads)
-    try:
+    with at_work(Processes(make, count, threads)) as workers:
         yield workers
-    except BaseException:
-        workers.close(at_once=True)
-        raise
-    workers.close(at_once=False)

@@ -284,22 +284,12 @@ class Study:
     @property
     def failed(self) -> pd.DataFrame:
         """One row per trial that failed: `label`, `architecture` (its key), `reason`, `seconds`."""
-        with whole(self.journal_path):
-            rows = [
-                {"label": trial.user_attrs["label"], "architecture": self.architecture(trial).key, **_notes(trial)}
-                for trial in self.journal.trials(SEARCH, failed=True)
-            ]
-        return pd.DataFrame(rows, columns=["label", "architecture", "reason", "seconds"])
+        return self._failures(SEARCH, ["label", "architecture", "reason", "seconds"])
 
     @property
     def failed_alone(self) -> pd.DataFrame:
         """One row per network that failed as it was trained alone: `label`, `architecture` (its key), `seed`, `reason`, `seconds`."""
-        with whole(self.journal_path):
-            rows = [
-                {"label": trial.user_attrs["label"], "architecture": self.architecture(trial).key, **_notes(trial)}
-                for trial in self.journal.trials(ALONE, failed=True)
-            ]
-        return pd.DataFrame(rows, columns=["label", "architecture", "seed", "reason", "seconds"])
+        return self._failures(ALONE, ["label", "architecture", "seed", "reason", "seconds"])
 
     @property
     def alone(self) -> pd.DataFrame:
@@ -387,6 +377,14 @@ class Study:
         return old if not place.exists() and old.is_dir() and self._is_its_own(old, label) else place
 
     # --- inside ---
+
+    def _failures(self, name: str, columns: list[str]) -> pd.DataFrame:
+        with whole(self.journal_path):
+            rows = [
+                {"label": trial.user_attrs["label"], "architecture": self.architecture(trial).key, **_notes(trial)}
+                for trial in self.journal.trials(name, failed=True)
+            ]
+        return pd.DataFrame(rows, columns=columns)
 
     def _forget_last(self) -> None:
         """Where a session's journal ends with a trial whose line was dropped, so that it is tried again."""
