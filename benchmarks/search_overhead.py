@@ -2,8 +2,8 @@
 
 Each search runs in a process of its own. Printed and written are the seconds of each thousand trials, the last thousand over the first
 (which also lists the space and counts its blocks) and over the second, the most memory that the process held, and the seconds of
-`nas front` on the finished run beside those of `nas --version`, which only starts. A space that has fewer architectures than trials are
-asked for is searched to its end.
+`nas front` on the finished run beside those of `nas --version`, which only starts, and of `import torch` alone. A space that has fewer
+architectures than trials are asked for is searched to its end.
 
     python -m benchmarks.search_overhead --out results/search_overhead_cpu_202611
 
@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
+import os
 import resource
 import shlex
 import statistics
@@ -49,14 +50,21 @@ def main() -> None:
                     found = process.submit(
                         searched, space, strategy, options.trials, options.seed, folder, url
                     ).result()
-                for name, words in (("front", ["front", str(folder)]), ("version", ["--version"])):
-                    found[f"{name}_seconds"] = [seconds(words) for _ in range(options.repeats)]
+                timed = {
+                    "front": ["-m", "nas", "front", str(folder)],
+                    "version": ["-m", "nas", "--version"],
+                    "torch": ["-c", "import torch"],
+                }
+                for turn in range(options.repeats + 1):  # the first writes bytecode, as an installation does
+                    for name, words in timed.items():
+                        found.setdefault(f"{name}_seconds", []).extend([seconds(words)] * (turn > 0))
             results.append(found)
             thousands = ", ".join(f"{each:.2f}" for each in found["seconds_of_each_thousand"])
-            front, version = (statistics.median(found[f"{name}_seconds"]) for name in ("front", "version"))
+            front, version, torch = (statistics.median(found[f"{name}_seconds"]) for name in timed)
             print(
                 f"{space}, {strategy}: {found['trials']:,} trials in {found['seconds']:.1f} s (each thousand: {thousands}), at most "
-                f"{found['peak_mib']:.0f} MiB; `nas front` {front:.1f} s, `nas --version` {version:.1f} s",
+                f"{found['peak_mib']:.0f} MiB; `nas front` {front:.1f} s, `nas --version` {version:.1f} s, "
+                f"`import torch` {torch:.1f} s",
                 flush=True,
             )
             if options.out:
@@ -98,9 +106,10 @@ def searched(space: str, strategy: str, trials: int, seed: int, folder: Path, ur
 
 
 def seconds(words: list[str]) -> float:
-    """Wall time of `nas` with these arguments, in a process of its own."""
+    """Wall time of Python with these arguments, in a process of its own that keeps bytecode."""
+    kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     started = time.perf_counter()
-    subprocess.run([sys.executable, "-m", "nas", *words], check=True, capture_output=True)
+    subprocess.run([sys.executable, *words], check=True, capture_output=True, env=kept)
     return time.perf_counter() - started
 
 

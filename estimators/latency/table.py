@@ -15,7 +15,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 from pydantic import ConfigDict
-from scipy.optimize import nnls
 from torch import nn
 
 from estimators.latency.measure import Latency, compare_latency
@@ -83,6 +82,8 @@ class LatencyTable:
                 f"the measured networks must differ, got {len(sums)} whose blocks sum to {sums[0]:g} ms; take other ones"
             )
         design = np.column_stack([np.ones(len(sums)), sums]) / times[:, None]
+        from scipy.optimize import nnls  # takes a tenth of what torch takes to import
+
         (overhead, scale), _ = nnls(design, np.ones(len(sums)))
         if scale == 0:
             warnings.warn(

@@ -4,49 +4,70 @@ from __future__ import annotations
 
 import errno
 import sys
-from collections.abc import Callable
+from collections.abc import Iterator, Mapping
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from nas.cli import terminal
-from nas.cli.inspect import inspect
-from nas.cli.list import list_names
-from nas.cli.profile import profile_command
-from nas.cli.prune import groups, prune
-from nas.cli.runs import export, front, report
-from nas.cli.search import search
-from nas.cli.spaces import spaces
-from nas.cli.train import train
-from nas.cli.watch import watch
 from nas.runtime import Untrusted, names_function, ranks
 from nas.stopping import Stopped, raised
 from nas.training import NotFinite
 
+COMMANDS = {
+    "search": "search.search",
+    "train": "train.train",
+    "watch": "watch.watch",
+    "front": "runs.front",
+    "export": "runs.export",
+    "report": "runs.report",
+    "inspect": "inspect.inspect",
+    "prune": "prune.prune",
+    "groups": "prune.groups",
+    "profile": "profile.profile_command",
+    "spaces": "spaces.spaces",
+    "list": "list.list_names",
+}
+"""Where each stands in `nas.cli`."""
+
+
+class _Imported(Mapping[str, Any]):
+    """Commands by name, each imported when it is taken: none waits for what only the others need."""
+
+    def __getitem__(self, name: str) -> Any:
+        module, function = COMMANDS[name].split(".")
+        alone = typer.Typer(add_completion=False, rich_markup_mode="markdown")
+        alone.command(name)(getattr(import_module(f"nas.cli.{module}"), function))
+        return typer.main.get_command(alone)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(COMMANDS)
+
+    def __len__(self) -> int:
+        return len(COMMANDS)
+
+
+class _Commands(TyperGroup):
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.commands: Any = _Imported()
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Their names, in the order of the help."""
+        return list(COMMANDS)
+
+
 app = typer.Typer(
+    cls=_Commands,
     help="Search neural architectures or prune a model, and leave with exact, compact, runnable subnets.",
     no_args_is_help=True,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
 )
-COMMANDS: dict[str, Callable[..., None]] = {
-    "search": search,
-    "train": train,
-    "watch": watch,
-    "front": front,
-    "export": export,
-    "report": report,
-    "inspect": inspect,
-    "prune": prune,
-    "groups": groups,
-    "profile": profile_command,
-    "spaces": spaces,
-    "list": list_names,
-}
-for name, command in COMMANDS.items():
-    app.command(name)(command)
 
 
 def _print_version(asked: bool) -> None:

@@ -14,16 +14,18 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from io import TextIOWrapper
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
-from pruners.progress import Progress as Listener
+if TYPE_CHECKING:  # neither has to be there to print a line
+    import pandas as pd
+
+    from pruners.progress import Progress as Listener
 
 out = Console(soft_wrap=False)
 err = Console(stderr=True)

@@ -11,10 +11,10 @@ from typing import Any
 import pandas as pd
 
 from nas.objectives import both_figures, gap, kendall, same_order
+from nas.report.axes import drawable
 from nas.report.format import UNKNOWN, Table, front_table, measured, si
 from nas.report.html import document, facts, figure, framed, listed, pairs, table
 from nas.report.page_data import island, page_data
-from nas.report.point_labels import drawable
 from nas.report.timeline import DONE, FAILED, TRAINED, Span, by_worker, clock, sessions, spans
 from nas.runtime import names_function
 from nas.scoring import contract

@@ -13,7 +13,7 @@ import pandas as pd
 from pandas.api.types import is_bool_dtype, is_numeric_dtype
 
 from nas.objectives import OBJECTIVES, Objective
-from nas.report.plots import front_axes
+from nas.report.axes import front_axes
 from nas.report.timeline import DONE, FAILED, TRAINED, Span, by_worker, sessions
 from nas.runtime import names_function
 from nas.study import OBJECT, Study, choose

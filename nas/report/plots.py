@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
 
 import matplotlib
 import matplotlib.style
@@ -20,8 +19,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from nas.objectives import OBJECTIVES, Objective, both_figures, kendall, losses, non_dominated, same_order
-from nas.report.format import PREFIXES
-from nas.report.point_labels import drawable, spread, write_labels
+from nas.report.axes import Axis, axis_of, drawable, front_axes, measured_axis
+from nas.report.point_labels import spread, write_labels
 
 BLUE, GREY, DARK, INK = "#1368aa", "#b4bac2", "#6b7480", "#252b33"
 COLOURS = ("#1368aa", "#d95f02", "#1b9e77", "#b03a8c", "#8a6d00", "#5b4fb5", "#c0392b", "#4d6572")
@@ -48,15 +47,6 @@ DPI = 150
 NAMED = 45  # groups that a figure of cuts writes the names of
 LONGEST = 44  # characters of a name
 Points = np.ndarray  # rows of x, y
-
-
-class Axis(NamedTuple):
-    """What stands along an axis: a column, what its values are multiplied by, the axis label, and its direction."""
-
-    column: str
-    factor: float
-    label: str
-    higher_is_better: bool = False
 
 
 def front(
@@ -148,10 +138,10 @@ def rank(ranked: pd.DataFrame, worth: Objective = OBJECTIVES["accuracy"], *, tit
     with matplotlib.style.context(STYLE, after_reset=True):
         table = both_figures(ranked.assign(name=_names(ranked)), worth)
         figure, panels = _panels(2, sharey=True)
-        x = _measured(worth, "from the supernet")
-        y = _measured(worth, "alone")._replace(column=f"{worth.name}_alone")
+        x = measured_axis(worth, "from the supernet")
+        y = measured_axis(worth, "alone")._replace(column=f"{worth.name}_alone")
         _draw_ranking(panels[0], table, x, y, "supernet")
-        _draw_ranking(panels[1], table, _axis("macs", table), y, "macs alone", "by_macs")
+        _draw_ranking(panels[1], table, axis_of("macs", table), y, "macs alone", "by_macs")
         panels[0].set_ylabel(y.label)
         if same_order(table, worth.name):
             note = "the supernet and macs order these architectures alike, so the two τ agree; train all of them alone to tell"
@@ -217,40 +207,6 @@ def _panels(count: int, *, strip: bool = False, sharey: bool = False) -> tuple[F
     if strip:
         panels.append(figure.add_subplot(grid[1, :]))
     return figure, panels
-
-
-def front_axes(table: pd.DataFrame, objectives: Sequence[Objective], worth: Objective) -> tuple[Axis, Axis]:
-    """What stands along the axes of `front`."""
-    by_name = {objective.name: objective for objective in objectives}
-    rest = [objective for objective in objectives if objective.name != worth.name]
-    y = by_name.get(worth.name, objectives[0])
-    x = by_name.get("macs") if y.name == worth.name else None
-    x = x or next((objective for objective in rest if objective != y), None)
-    if x is not None:
-        across = _axis(x.name, table, unit=x.unit, higher_is_better=x.higher_is_better)
-    elif y.name == worth.name and "macs" in table:
-        across = _axis("macs", table)
-    else:
-        across = Axis("trial", 1, "trial")
-    up = _measured(worth) if y.name == worth.name else None
-    return across, up or _axis(y.name, table, unit=y.unit, higher_is_better=y.higher_is_better)
-
-
-def _measured(worth: Objective, of: str = "") -> Axis:
-    """The axis of a metric: in percent, or in its unit."""
-    name = " ".join(part for part in (worth.name.replace("_", " "), of) if part)
-    factor = 100 if worth.unit == "%" else 1
-    return Axis(worth.name, factor, f"{name} ({worth.unit})" if worth.unit else name, worth.higher_is_better)
-
-
-def _axis(column: str, table: pd.DataFrame, unit: str = "", higher_is_better: bool = False) -> Axis:
-    if unit == "%":
-        return Axis(column, 100, f"{column.replace('_', ' ')} (%)", higher_is_better)
-    largest = float(table[column].abs().max())
-    exponent = max(power for power in PREFIXES if power == 0 or largest >= 10**power)
-    shown = PREFIXES[exponent] + {"bytes": "B"}.get(unit, unit)
-    name = column.removesuffix("_ms").removesuffix("_mj").replace("_", " ")
-    return Axis(column, 10.0**-exponent, f"{name} ({shown})" if shown else name, higher_is_better)
 
 
 def _names(ranked: pd.DataFrame) -> pd.Series:

@@ -5,7 +5,7 @@ Shapes: points are arrays of rows (x, y); a line is an array of its corners. Dat
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,13 +14,8 @@ from matplotlib.axes import Axes
 from matplotlib.patheffects import withStroke
 
 FONT_SIZE = 8.5
-MOST_LABELS, LONGEST_LABEL = 12, 16
+MOST_LABELS = 12
 NEXT_TO, FURTHEST = 0.012, 0.1  # from a point to its text, in parts of the plot's width
-
-
-def drawable(labels: Iterable[str]) -> bool:
-    """Whether the labels are short enough to stand in a plot."""
-    return max(map(len, labels), default=0) <= LONGEST_LABEL
 
 
 def spread(count: int) -> list[int]:

@@ -7,7 +7,6 @@ from html import escape
 from typing import Any
 
 from nas.objectives import Objective
-from nas.report import plots
 from nas.report.format import measured, milliseconds, percent, repaired, si
 from nas.report.html import document, facts, figure, listed, pairs, table
 from pruners.result import RUNTIMES, slower
@@ -138,6 +137,8 @@ def _cuts(summary: Mapping[str, Any]) -> str:
     groups = summary.get("groups", {})
     if not groups:
         return ""
+    from nas.report import plots  # matplotlib takes long to import
+
     drawn = figure("cuts", plots.png(plots.cuts(groups)), CAPTION)
     rows = [[name, str(before), str(after), percent(after / before)] for name, (before, after) in groups.items()]
     listing = table(["group", "before", "after", "stays"], rows)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from nas.objectives import both_figures
-from nas.report import page, plots
+from nas.report import page
 from nas.runtime import checkpoint, replacing, write_text
 from nas.study import Study
 
@@ -50,6 +50,8 @@ def write_plots(study: Study) -> list[Path]:
     Returns:
         The files written, at most three. There is no rank plot without supernets, and none before a network was trained alone.
     """
+    from nas.report import plots  # matplotlib takes long to import, and a table needs none
+
     ranked, curves = study.ranked, history(study)
     title = page.title(study)
     figures = {}

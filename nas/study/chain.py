@@ -63,7 +63,7 @@ class Chain:
         """
         self._lines += 1
         try:
-            event = json.loads(line)
+            event = json.loads(line.decode())  # of bytes, json would guess the encoding
         except ValueError:
             event = None
         if not isinstance(event, dict) or not isinstance(event.get("op_code"), int):
@@ -91,7 +91,9 @@ class Chain:
     def _check(self, line: bytes, event: Mapping[str, Any]) -> None:
         digest, after = event[DIGEST], event.get(AFTER)
         study = self._studies.get(str(event.get("study_id")), "")
-        if digest != _digest(study, line.rpartition(MARK)[0]):
+        content, _, seal = line.rpartition(MARK)
+        whole_seal = f'"{digest}"}}' if after is None else f'"{digest}","{AFTER}":"{after}"}}'
+        if digest != _digest(study, content) or seal.rstrip().decode() != whole_seal:
             raise self._refused(
                 "was altered, or its study was", f"delete the line, and `{AFTER}` from the next, to lose its trial"
             )

@@ -45,7 +45,7 @@ from nas.study.spaces import build_space, make_task
 from nas.study.storage import without_password
 from nas.tasks import Task, configured_task
 from search_spaces import Architecture, SearchSpace
-from search_spaces.core import load_json, of_file
+from search_spaces.core import key_of, load_json, of_file
 
 SEARCH = "search"
 ALONE = "alone"
@@ -302,7 +302,7 @@ class Study:
             rows = [
                 {
                     "label": trial.user_attrs["label"],
-                    "architecture": self.architecture(trial).key,
+                    "architecture": _key(trial),
                     **_notes(trial),
                     **_finite(names, trial.values),
                 }
@@ -381,7 +381,7 @@ class Study:
     def _failures(self, name: str, columns: list[str]) -> pd.DataFrame:
         with whole(self.journal_path):
             rows = [
-                {"label": trial.user_attrs["label"], "architecture": self.architecture(trial).key, **_notes(trial)}
+                {"label": trial.user_attrs["label"], "architecture": _key(trial), **_notes(trial)}
                 for trial in self.journal.trials(name, failed=True)
             ]
         return pd.DataFrame(rows, columns=columns)
@@ -429,7 +429,7 @@ class Study:
         names = [objective.name for objective in self.objectives]
         return {
             "label": trial.user_attrs["label"],
-            "architecture": self.architecture(trial).key,
+            "architecture": _key(trial),
             **_finite(names, trial.values),
             **_notes(trial),
         }
@@ -476,6 +476,11 @@ def _described(task: Task) -> dict[str, Any]:
 def _finite(names: Sequence[str], values: Sequence[float] | None) -> dict[str, float]:
     """Values by name; NaN for those that the journal holds as worse than any."""
     return {name: value if math.isfinite(value) else math.nan for name, value in zip(names, values or (), strict=True)}
+
+
+def _key(trial: Trial) -> str:
+    """The key of a trial's architecture as the journal holds it; it is checked against the space where the architecture is taken."""
+    return key_of(trial.user_attrs["architecture"]["choices"])
 
 
 def _notes(trial: Trial) -> dict[str, Any]:

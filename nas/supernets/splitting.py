@@ -18,8 +18,6 @@ from itertools import islice
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy.cluster.hierarchy import fcluster, linkage
-from scipy.spatial.distance import squareform
 from torch import Tensor
 
 from nas.runtime import precision, ranks, stream
@@ -166,6 +164,9 @@ def halves(alike: np.ndarray) -> np.ndarray:
     """
     distance = np.clip(1 - (alike + alike.T) / 2, 0, None)
     np.fill_diagonal(distance, 0)
+    from scipy.cluster.hierarchy import fcluster, linkage  # with scipy.spatial, a tenth of what `import nas` takes
+    from scipy.spatial.distance import squareform
+
     clusters = fcluster(linkage(squareform(distance, checks=False), "average"), 2, "maxclust")
     if clusters.max() == 1:  # no two are closer than others
         clusters[len(clusters) // 2 :] = 2

@@ -13,7 +13,6 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any, NamedTuple
 
-import sympy
 import torch
 from torch import Tensor
 from torch.fx import Node
@@ -194,4 +193,6 @@ def pretended(size: torch.SymInt) -> int:
 
 @cache
 def _prime(which: int) -> int:
+    import sympy
+
     return int(sympy.prime(FIRST_PRIME + which))

@@ -7,14 +7,14 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from time import thread_time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import sympy
 import torch
 from torch.fx import Node
 from torch.overrides import TorchFunctionMode
-from torch.utils._sympy.numbers import int_oo
-from torch.utils._sympy.printers import PythonPrinter
+
+if TYPE_CHECKING:  # sympy takes long to import; what traces a model has it
+    import sympy
 
 BATCH = "N"
 LEAST = 2  # tracing takes free sizes to be at least this; fewer are a matter of proof
@@ -63,6 +63,8 @@ class Sizes:
 
     def allow(self, sizes: Mapping[str, int]) -> bool:
         """Whether every rule holds for such free sizes."""
+        import sympy
+
         return all(condition.xreplace(self._values(sizes)) == sympy.true for condition in self._conditions)
 
     @contextmanager
@@ -75,6 +77,8 @@ class Sizes:
             _SUPPOSED.reset(token)
 
     def _values(self, sizes: Mapping[str, int]) -> dict[sympy.Symbol, sympy.Integer]:
+        import sympy
+
         return {symbol: sympy.Integer(size) for name, size in sizes.items() for symbol in self.symbols[name]}
 
 
@@ -84,6 +88,10 @@ def sizes_of(placeholders: Sequence[Node], batch: Collection[int]) -> Sizes:
     A size is free where it is a symbol of its own; an expression in other symbols, such as a multiple of 8, is taken as
     the number that was traced.
     """
+    import sympy
+    from torch.utils._sympy.numbers import int_oo
+    from torch.utils._sympy.printers import PythonPrinter
+
     tensors = {node.name: node.meta["val"] for node in placeholders if isinstance(node.meta["val"], torch.Tensor)}
     free: list[Any] = [size for tensor in tensors.values() for size in tensor.shape if isinstance(size, torch.SymInt)]
     if not free:

@@ -14,6 +14,11 @@ def _plain(value: Value) -> object:
     return list(value) if isinstance(value, tuple) else value
 
 
+def key_of(choices: Mapping[str, object]) -> str:
+    """The key of the architecture of these choices, in their order, with values as JSON has them."""
+    return json.dumps(choices, separators=(",", ":"))
+
+
 @dataclass(frozen=True)
 class Architecture(Mapping[str, Value]):
     """Values of the choices that exist, in the order of the space's choices.
@@ -47,7 +52,7 @@ class Architecture(Mapping[str, Value]):
     @property
     def key(self) -> str:
         """The choices as one line of JSON: unique within the space, the same in every process."""
-        return json.dumps({name: _plain(value) for name, value in self.items_}, separators=(",", ":"))
+        return key_of({name: _plain(value) for name, value in self.items_})
 
     def to_json(self) -> dict[str, object]:
         """`{"space": name, "choices": {choice: value}}`; `SearchSpace.from_json` reads it back."""

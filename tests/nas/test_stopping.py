@@ -299,14 +299,14 @@ def folder(finished: Study, tmp_path: Path) -> Iterator[Path]:
 
 
 def test_a_report_that_is_stopped_leaves_nothing_behind(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    plain = nas.report.write.plots.png
+    plain = nas.report.plots.png
 
     def stop(figure: Any) -> bytes:
         os.kill(os.getpid(), signal.SIGTERM)
         return plain(figure)
 
     with monkeypatch.context() as patch:
-        patch.setattr("nas.report.write.plots.png", stop)
+        patch.setattr("nas.report.plots.png", stop)
         ended = run("report", folder)
     assert (ended.returncode, ended.stdout, ended.stderr) == (143, "", "Stopped.\n")
     assert not list(folder.rglob("*.tmp"))

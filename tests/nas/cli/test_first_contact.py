@@ -39,3 +39,13 @@ def test_tab_completes_commands_and_options(typed: str, completed: str) -> None:
 def test_the_script_is_the_function_that_runs_commands() -> None:
     script = re.search(r'^nas = "(.*):(.*)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
     assert script is not None and script.groups() == ("nas.__main__", "main")
+
+
+@pytest.mark.parametrize("command", ["front", "watch", "inspect", "list", "spaces"])
+def test_what_only_reads_waits_for_nothing_that_only_others_need(command: str) -> None:
+    code = (
+        "import sys; from nas.cli.app import app; import typer; typer.main.get_command(app).commands[sys.argv[1]]\n"
+        "print(*sorted({'matplotlib', 'scipy', 'sklearn', 'sympy', 'onnx', 'torch._dynamo'} & sys.modules.keys()))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, command], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "\n", "")

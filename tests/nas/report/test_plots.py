@@ -18,7 +18,8 @@ from nas import Study
 from nas.objectives.correlation import both_figures
 from nas.objectives.objective import Objective, parse_objectives
 from nas.report import plots
-from nas.report.point_labels import drawable, write_labels
+from nas.report.axes import drawable
+from nas.report.point_labels import write_labels
 from nas.report.write import HISTORY, history, write_plots
 from tests.made_up_studies import Reader, complete, page_of, train_alone, train_supernets, try_
 from tests.nas.objectives.test_correlation import brute_force_tau

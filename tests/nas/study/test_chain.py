@@ -57,6 +57,10 @@ DAMAGE: dict[str, tuple[Callable[[Lines], Lines], str]] = {
     "swapped": (lambda lines: [*lines[:5], lines[6], lines[5], *lines[7:]], "line 6 must come after a trial"),
     "altered": (lambda lines: flipped(lines, 5), "line 6 was altered"),
     "no event": (lambda lines: [*lines[:5], b"7\n", *lines[6:]], "line 6 is no event"),
+    "the link's name": (
+        lambda lines: [*lines[:4], lines[4].replace(b'"after":', b'"bfter":'), *lines[5:]],
+        r"line \d was altered, or its study was",
+    ),
     "no study": (lambda lines: lines[1:], r"line \d was altered, or its study was"),
     "another study": (
         lambda lines: [lines[0].replace(b"search", b"seasch"), *lines[1:]],
