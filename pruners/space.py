@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
+from torch.fx import Node
 
-from pruners.allocation import CostModel, Evidence, Limits, Selection
+from pruners.allocation import CostModel, Evidence, Limits, Selection, fewest_kept, importance_lost
+from pruners.chosen import COST
 from pruners.config import WidthsConfig
 from pruners.groups import (
     Group,
     analyse,
+    curve,
     dependency_groups,
     keep_highest,
     prunable,
@@ -21,12 +28,21 @@ from pruners.groups import (
     split_inputs,
     uncompiled,
 )
-from pruners.importance import Importance, Loss
+from pruners.importance import (
+    Importance,
+    Loss,
+    Moments,
+    criterion_entry,
+    placeholder_values,
+    second_moments,
+)
 from pruners.operators import Axis
-from pruners.progress import Progress, silent
+from pruners.progress import Batches, Progress, silent
+from pruners.repair import best_repair, repair_at_once_
 from pruners.result import PruneResult, Summary, count
 from pruners.surgery import (
     Block,
+    GraphModel,
     Removal,
     Surgery,
     around,
@@ -42,11 +58,15 @@ from pruners.surgery import (
     without_those_that_stay,
 )
 from search_spaces import Architecture, Categorical, Integer, SearchSpace
-from search_spaces.core import Choice, Labels, Value, nested, parse
+from search_spaces.core import Choice, Labels, Value, exists, nested, parse
 
 KEEP, LEAVE_OUT = "keep", "leave out"
 DIGITS = "123456789abcdefghijklmnopqrstuvwxyz"
 ABSENT = "-"
+FRONT = 16  # architectures of a front
+ALL = 1.0  # damage of outputs that say nothing any more: a squared error as large as their variance
+HALVINGS = 6  # of the budgets in search of that
+MOMENTS = 128  # samples that second moments are gathered on
 
 
 class PrunableSpace:
@@ -54,6 +74,10 @@ class PrunableSpace:
 
     There is a choice per residual block (`keep` or `leave out`) and one per group of indices (how many stay, those with
     the highest scores). A choice of a group or block that is part of another block exists only while that block stays.
+
+    With `batches`, scores say what the outputs lose. So a whole front of architectures is known before any is tried (`front`), what
+    each loses is estimated without building it (`damage`), and it is built in a moment, its layers repaired from what one pass over
+    the batches gave for all of them (`candidate`).
 
     Args:
         model: any module that `torch.export` traces. It is left untouched, and must not be trained while the space is used.
@@ -65,6 +89,7 @@ class PrunableSpace:
             name blocks too.
 
     Attributes:
+        note: what a reader should know of the scores; empty where there is nothing.
         space: the search space; its labels have a digit per choice, 1 for the smallest value and "-" where it does not exist.
         whole: the architecture that the model itself is.
         blocks: name to residual block that may be left out.
@@ -98,14 +123,20 @@ class PrunableSpace:
         blocks = without_those_that_stay(every)
         free = prunable(self.found, named, model)
         self.blocks = {block.name: block for block in blocks if config.depth and not ignored(block, ignore)}
+        self._axes = {Axis(1): block for block in self.blocks.values()}
         self.cost = CostModel(self.graph, model)
         data: Any = batches if batches is None or isinstance(batches, Sized) else list(batches)
-        criterion = config.importance.by_name(data is not None).criterion
-        importance = Importance(criterion=criterion, normalise="none")
-        evidence = Evidence(data, loss, config.seed)
-        selection = Selection(self.graph, free, model, self.cost, importance, "global", Limits(), evidence, progress)
-        scores = selection.rank({}, model).scores
-        self.scores = {group: scores[group.name].cpu() for group in free}
+        self.batches: Batches | None = data
+        scoring = config.importance.by_name(data is not None)
+        self.note = COST if data is None and scoring != config.importance else ""
+        self.of_outputs = data is not None and criterion_entry(scoring.criterion).of_outputs
+        self._selection = Selection(
+            self.graph, free, model, self.cost.with_blocks(self._axes) if self.of_outputs else self.cost,
+            Importance(criterion=scoring.criterion, normalise="none"), "optimal" if self.of_outputs else "global",
+            _Levels(steps=steps, round_to=round_to), Evidence(data, loss, config.seed), progress, self._axes if self.of_outputs else {},
+        )  # fmt: skip
+        self._ranking = self._selection.rank({}, model)
+        self.scores = {group: self._ranking.scores[group.name].cpu() for group in free}
         self._before = count(model, self.args, self.kwargs)
         if not self.blocks:
             refuse_nothing(self.found, free)
@@ -131,6 +162,78 @@ class PrunableSpace:
         cost = self.cost.with_blocks(rows).without(nodes, tensors)
         counts = {**Removal(self.graph, self._keep(arch)).counts, **dict.fromkeys(rows, 0)}
         return {"macs": cost.macs(counts), "params": cost.params(counts), "weight_bytes": cost.weight_bytes(counts)}
+
+    def damage(self, arch: Architecture) -> float:
+        """What the outputs lose, as far as what each group and block loses adds up: an estimate that runs no model; 0 of the whole.
+
+        Raises:
+            ValueError: scores are no changes of the outputs, as there were no batches or another criterion was asked for.
+        """
+        self._needs_outputs("damage")
+        groups = sum(
+            self._lost[group.name][group.size - kept]
+            for group in self.scores
+            if isinstance(kept := arch.get(group.name), int)
+        )
+        return float(groups + sum(self._prices[block.name] for block in self._left_out(arch)))
+
+    def front(self, number: int = FRONT, cost: str = "macs") -> list[Architecture]:
+        """Architectures from the whole model down, each the one that loses least within a budget, as `damage` says.
+
+        The last one loses about all that the outputs say, or is the least that can be reached.
+
+        Args:
+            number: of budgets, which fall evenly in their logarithm; some may have the same architecture.
+            cost: macs, params or weight_bytes.
+
+        Raises:
+            ValueError: as `damage`.
+        """
+        self._needs_outputs("front")
+        known = self._selection.cost.of(cost)
+        fewest = {**fewest_kept(list(self.scores), self._selection.limits), **dict.fromkeys(self._axes, 0)}
+        whole, least = math.log(known({})), math.log(max(known(fewest), 1))
+
+        def within(budget: float) -> Architecture:
+            return self._within({cost: math.ceil(math.exp(budget))})
+
+        end, high = least, whole
+        if self.damage(within(least)) > ALL:
+            for _ in range(HALVINGS):
+                middle = (end + high) / 2
+                end, high = (middle, high) if self.damage(within(middle)) > ALL else (end, middle)
+        front: list[Architecture] = []
+        for arch in (*map(within, np.linspace(end, whole, number)[:-1]), self.whole):  # the smallest first
+            if not front or self.damage(arch) < self.damage(front[-1]):  # else it is larger and no better
+                front.append(arch)
+        return front[::-1]
+
+    def candidate(self, arch: Architecture) -> GraphModel:
+        """The smaller model of an architecture as a graph that serves the example's sizes in any batch, in a moment.
+
+        With batches, each layer makes up for what it lost, see `pruners.repair.repair_at_once_`; batch norms have their old
+        statistics. It is not proved: `build` does that.
+
+        Raises:
+            ValueError: if the architecture is of another space.
+        """
+        self.space.check(arch)
+        surgery = Surgery(self.model, self.graph, self.found, self.tolerance)
+        removal, smaller = surgery.slice(self._keep(arch), self._left_out(arch))
+        repair_at_once_(smaller, removal, self._moments)
+        return smaller
+
+    def repaired(self, arch: Architecture, batches: Batches, progress: Progress = silent) -> PruneResult:
+        """`build`, then repaired on examples as `prune` does by default: what leaves a search.
+
+        Args:
+            arch: of `space`.
+            batches: examples, with or without labels.
+            progress: told how far it is.
+        """
+        result = self.build(arch, every_size=False)
+        words = best_repair(result.model, self.model, result.plan, batches, progress)
+        return replace(result, summary=replace(result.summary, chosen={"recover": words}))
 
     def build(self, arch: Architecture, check: bool = True, every_size: bool = True) -> PruneResult:
         """The smaller model of an architecture, with the weights of the model.
@@ -169,6 +272,48 @@ class PrunableSpace:
         )
         return PruneResult(proved.model, proved.plan, summary)
 
+    @cached_property
+    def _moments(self) -> Mapping[Node, Moments]:
+        """Of the inputs of all layers of the full model; none without batches."""
+        if self.batches is None:
+            return {}
+        return second_moments(Removal(self.graph, {}), placeholder_values(self.graph.trace, self.batches, MOMENTS))
+
+    @cached_property
+    def _lost(self) -> dict[str, np.ndarray]:
+        """Group name to what the outputs lose with 0, 1, ... of its indices."""
+        return {group.name: importance_lost(curve(scores)) for group, scores in self.scores.items()}
+
+    @cached_property
+    def _prices(self) -> dict[str, float]:
+        """Name of a block to what the outputs lose without it."""
+        return {priced.block.name: priced.damage for priced in self._ranking.blocks}
+
+    def _needs_outputs(self, what: str) -> None:
+        if not self.of_outputs:
+            raise ValueError(
+                f"`{what}` needs scores that are changes of the outputs; give `batches`, some hundred unlabelled examples, and leave "
+                "`importance` at auto or curvature."
+            )
+
+    def _within(self, budgets: Mapping[str, float]) -> Architecture:
+        """The architecture that loses least within budgets."""
+        chosen = self._selection.choose(self._ranking, budgets)
+        left_out = {block.name for block in chosen.left_out}
+        kept = {group.name: group.size for group in self.scores}
+        for group in self.scores:
+            if group.axis in chosen.keep:
+                kept[group.name] -= int((~chosen.keep[group.axis]).sum(-1).max())
+        return self._of(kept | {name: LEAVE_OUT if name in left_out else KEEP for name in self.blocks})
+
+    def _of(self, wanted: Mapping[str, Value]) -> Architecture:
+        """The architecture with a value for each of its choices, of which some may not exist."""
+        values: dict[str, Value] = {}
+        for choice in self.space.choices:
+            if exists(choice, values):
+                values[choice.name] = wanted[choice.name]
+        return self.space.architecture(values)
+
     def _left_out(self, arch: Architecture) -> list[Block]:
         return [block for name, block in self.blocks.items() if arch.get(name) == LEAVE_OUT]
 
@@ -180,6 +325,18 @@ class PrunableSpace:
             if kept < group.size:
                 keep[group.axis] = keep_highest(scores, group.size - kept)
         return keep
+
+
+class _Levels(Limits):
+    """Limits that leave of each group what its choice may keep."""
+
+    steps: int
+
+    def removed(self, group: Group, wanted: int) -> int:
+        """The largest number of indices that the choice lets go, of at most `wanted`."""
+        assert isinstance(self.round_to, int)
+        kept = {_kept(group, step, self.steps, self.round_to) for step in range(1, self.steps + 1)}
+        return group.size - min(number for number in kept if number >= group.size - wanted)
 
 
 def _choices(

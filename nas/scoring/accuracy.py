@@ -92,8 +92,14 @@ class SupernetScorer:
         return figures
 
 
-def one_by_one(make: Callable[[Architecture, Progress], nn.Module], task: Task, names: Sequence[str]) -> Scorer:
-    """Figures on the validation part of the networks that `make` gives with their weights, told about long steps."""
+def one_by_one(
+    make: Callable[[Architecture, Progress], nn.Module], task: Task, names: Sequence[str], most: int | None = None
+) -> Scorer:
+    """Figures on the validation part, or on so many of its examples at most, of the networks that `make` gives with their weights.
+
+    `make` is told about long steps.
+    """
+    part = task.validation if most is None else task.validation.head(most)
 
     def score(archs: Sequence[Architecture], progress: Progress) -> list[Figures]:
         figures: list[Figures] = []
@@ -103,7 +109,7 @@ def one_by_one(make: Callable[[Architecture, Progress], nn.Module], task: Task, 
                 progress(step, number + done / total, len(archs))
 
             inner("ranking", 0, 1)
-            figures.append(dict(measure(make(arch, inner), task, task.validation, names)))
+            figures.append(dict(measure(make(arch, inner), task, part, names)))
         return figures
 
     return score

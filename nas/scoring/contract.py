@@ -13,7 +13,7 @@ from nas.pruning import PrunedNetwork
 from nas.scoring.accuracy import SupernetScorer, one_by_one, trained_alone
 from nas.scoring.bounds import check_kept
 from nas.scoring.costs import CostScorer, Figures, Scorer
-from nas.scoring.weights import from_supernet, recalibrated
+from nas.scoring.weights import JUDGED, candidate, from_supernet, repaired
 from nas.study import RunConfig, Study
 from nas.supernets import Supernets
 from nas.tasks import Task
@@ -123,22 +123,26 @@ class TrainedModel:
         pass
 
     def costs(self, archs: Sequence[Architecture], progress: Progress) -> list[Figures]:
-        """Of the smaller models, without building them."""
-        return [dict(self.model.costs(arch)) for arch in archs]
+        """Of the smaller models, without building them; with what the outputs lose, as scores estimate it, where they do."""
+        estimates = [{"damage": self.model.damage(arch)} if self.model.of_outputs else {} for arch in archs]
+        return [{**self.model.costs(arch), **damage} for arch, damage in zip(archs, estimates, strict=True)]
 
     def start(self) -> list[Architecture]:
-        """The trained model, and the same share of every group for each smaller step."""
+        """The trained model, then what loses least at each smaller size as scores estimate it, or the same share of every group."""
+        if self.model.of_outputs:
+            return self.model.front()
         return list(dict.fromkeys(self.model.uniform(step) for step in range(self.model.steps, 0, -1)))
 
     def worth(
         self, config: RunConfig, task: Task, names: Sequence[str], device: torch.device, learner: Supernets | None
     ) -> Scorer:
         return one_by_one(
-            lambda arch, _: recalibrated(self.space, arch, task, config.ranking, config.seed).to(device), task, names
+            lambda arch, _: candidate(self.model, arch, task, config.seed).to(device), task, names, JUDGED
         )
 
     def worth_in_words(self, config: RunConfig) -> str:
-        return "the weights that are left, batch statistics gathered again"
+        made_up = "" if self.model.batches is None else ", each layer making up for what it lost"
+        return f"the weights that are left{made_up}, batch statistics gathered again"
 
     def weights(self, study: Study, arch: Architecture, task: Task, learner: Supernets | None) -> nn.Module:
-        return recalibrated(self.space, arch, task, study.config.ranking, study.config.seed)
+        return repaired(self.model, arch, task, study.config.seed)

@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+import zlib
+from collections.abc import Iterator
+
+import torch
 from torch import nn
 
 from nas.runtime import stream
-from nas.study import RankingConfig, Study
+from nas.study import Study
 from nas.supernets import OneSupernet, Supernets
-from nas.tasks import Task
+from nas.tasks import Batch, Task
 from nas.training import calibrate_
-from pruners import recalibrate_
-from search_spaces import Architecture, SearchSpace
+from pruners import PrunableSpace, recalibrate_
+from search_spaces import Architecture
 
 BATCH = 100
+CALIBRATED = 250
+"""Examples that batch statistics of a candidate inside a search are gathered on."""
+JUDGED = 2000
+"""Validation examples that a candidate is judged by at most."""
+REPAIRED = 1000
+"""Examples that what leaves a search is repaired on."""
+PROVED = 20
+"""One of so many candidates inside a search is proved: those whose key says so, whoever scores them."""
 
 
 def from_supernet(study: Study, arch: Architecture, task: Task, learner: Supernets | None) -> nn.Module:
@@ -52,9 +64,29 @@ def _best_supernet(study: Study, arch: Architecture, learner: Supernets) -> int:
     return 0 if isinstance(learner, OneSupernet) else learner.assign([arch])[0]
 
 
-def recalibrated(space: SearchSpace, arch: Architecture, task: Task, config: RankingConfig, seed: int) -> nn.Module:
-    """The smaller model of an architecture with its part of a trained model's weights, on the CPU."""
-    module = space.build(arch)
-    examples = task.train.head(config.calibration_images)
-    recalibrate_(module, examples.batches(min(BATCH, len(examples)), rng=stream(seed, "calibration")))
+def candidate(model: PrunableSpace, arch: Architecture, task: Task, seed: int) -> nn.Module:
+    """A smaller model of a trained one in a moment: a slice, repaired from what all share, its batch statistics gathered again.
+
+    The whole model is as it was.
+
+    One of `PROVED` is built and proved beside it.
+
+    Raises:
+        ValueError: it is not what the masked model computes.
+    """
+    if zlib.crc32(arch.key.encode()) % PROVED == 0:
+        model.build(arch, every_size=False)
+    module = model.candidate(arch)
+    if arch != model.whole and any(node.target is torch.ops.aten.batch_norm.default for node in module.graph.nodes):
+        recalibrate_(module, _examples(task, CALIBRATED, seed))
     return module
+
+
+def repaired(model: PrunableSpace, arch: Architecture, task: Task, seed: int) -> nn.Module:
+    """A smaller model of a trained one, proved, and repaired as `prune` does by default; on the CPU."""
+    return model.repaired(arch, list(_examples(task, REPAIRED, seed))).model
+
+
+def _examples(task: Task, number: int, seed: int) -> Iterator[Batch]:
+    examples = task.train.head(number)
+    return examples.batches(min(BATCH, len(examples)), rng=stream(seed, "calibration"))

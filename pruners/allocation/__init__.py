@@ -2,7 +2,15 @@
 
 from pruners.allocation.alignment import Aligned, aligned
 from pruners.allocation.alike import Alike, ModuleForm
-from pruners.allocation.allocate import ALLOCATIONS, Limits, check_data, check_reachable, fewest_kept, predicts_latency
+from pruners.allocation.allocate import (
+    ALLOCATIONS,
+    Limits,
+    check_data,
+    check_reachable,
+    fewest_kept,
+    importance_lost,
+    predicts_latency,
+)
 from pruners.allocation.costs import CostModel
 from pruners.allocation.latency import OperatorLatency
 from pruners.allocation.selection import SCHEDULES, Evidence, Ranking, Rankings, Selection
@@ -29,5 +37,5 @@ __all__ = [
     "Alike", "CostModel", "Estimator", "Evidence", "Limits", "Measured", "ModuleForm", "OperatorLatency", "Ranking", "Rankings",
     "Reading",
     "Selection", "aligned", "approach", "check_data", "check_reachable", "check_targets", "counted_budgets",
-    "fewest_kept", "measured_ms", "measured_targets", "predicts_latency", "search",
+    "fewest_kept", "importance_lost", "measured_ms", "measured_targets", "predicts_latency", "search",
 ]  # fmt: skip

@@ -26,6 +26,7 @@ from pruners.operators import Axis
 CAPACITY = 16_384  # units that a budget is divided into at most
 CHOICES = 128  # numbers of removed indices per group in one program at most
 ROUNDS = 16
+LARGE = 4  # blocks of a model where each is much of it: what groups keep without them is far from what they keep beside them
 
 
 class Choice(NamedTuple):
@@ -123,7 +124,16 @@ def solve(program: Program, start: Mapping[str, int]) -> Counts:
     Differs: any costs that follow from sizes and several budgets at once, latency among them (see `OperatorLatency`), and programs
         around a solution, where a layer's cost is that of what the layers before and after it keep then.
     """
-    best = within(program, dict.fromkeys((item.name for item in program.every), 0) | dict(start))
+    whole = dict.fromkeys((item.name for item in program.every), 0)
+    starts = [whole | dict(start)]
+    blocks = [item.name for item in program.every if item.inside]
+    if 0 < len(blocks) <= LARGE:
+        starts.append(whole | dict.fromkeys(blocks, 1))
+    return min((_improved(program, within(program, each)) for each in starts), key=program.damage)
+
+
+def _improved(program: Program, best: Counts) -> Counts:
+    """Solve around a solution within the budgets, and around what is better, until nothing is."""
     mixtures = [[name] for name in program.budgets]
     if len(mixtures) > 1:
         mixtures.append(list(program.budgets))

@@ -167,26 +167,33 @@ def made_up_for(removal: Removal, axis: Axis, moments: Mapping[Node, Moments]) -
         axis: that axis.
         moments: of the layers that read it.
     """
-    result, graph = {}, removal.graph
-    for found in moments.values():
-        reader = found.reader
-        if not _reads(graph, reader, axis):
-            continue
-        weight, stays = _tensor(graph, reader.weight), _columns_kept(removal, reader)
-        gram = found.gram[: found.solvable, : found.solvable]
-        stays = stays[: found.solvable]
-        held = _held(gram)[stays]
-        change = damped_solve(gram[stays][:, stays] + torch.diag(held), gram[stays][:, ~stays])
-        raw = weight.double().flatten(1)
-        lost = raw[:, ~stays[: raw.shape[1]]]
-        new = torch.zeros(len(raw), found.solvable, dtype=raw.dtype, device=raw.device)
-        new[:, : raw.shape[1]] = raw
-        new[:, ~stays] = 0
-        new[:, stays] += lost @ change.t()
-        result[reader.weight] = new[:, : raw.shape[1]].view_as(weight).to(weight.dtype)
-        if reader.shift is not None:
-            shift, moved = _tensor(graph, reader.shift), new[:, -1].to(weight.dtype)
-            result[reader.shift] = shift - moved if reader.norm is not None and _is_mean(reader) else shift + moved
+    reads = (found for found in moments.values() if _reads(removal.graph, found.reader, axis))
+    return {node: tensor for found in reads for node, tensor in made_up(removal, found).items()}
+
+
+def made_up(removal: Removal, found: Moments) -> dict[Node, Tensor]:
+    """What the placeholders of one layer hold, at their full shapes, once it has made up for what it loses of its inputs; if anything.
+
+    Its inputs are taken to be those of the full model, whatever the layers before it lost.
+    """
+    graph, reader = removal.graph, found.reader
+    weight, stays = _tensor(graph, reader.weight), _columns_kept(removal, reader)
+    if bool(stays.all()):
+        return {}
+    gram = found.gram[: found.solvable, : found.solvable]
+    stays = stays[: found.solvable]
+    held = _held(gram)[stays]
+    change = damped_solve(gram[stays][:, stays] + torch.diag(held), gram[stays][:, ~stays])
+    raw = weight.double().flatten(1)
+    lost = raw[:, ~stays[: raw.shape[1]]]
+    new = torch.zeros(len(raw), found.solvable, dtype=raw.dtype, device=raw.device)
+    new[:, : raw.shape[1]] = raw
+    new[:, ~stays] = 0
+    new[:, stays] += lost @ change.t()
+    result = {reader.weight: new[:, : raw.shape[1]].view_as(weight).to(weight.dtype)}
+    if reader.shift is not None:
+        shift, moved = _tensor(graph, reader.shift), new[:, -1].to(weight.dtype)
+        result[reader.shift] = shift - moved if reader.norm is not None and _is_mean(reader) else shift + moved
     return result
 
 

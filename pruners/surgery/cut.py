@@ -12,7 +12,7 @@ from torch import nn
 from pruners.groups import AxisGraph, Group
 from pruners.operators import Axis
 from pruners.surgery.blocks import Block
-from pruners.surgery.bypass import Bypassed, bypassed_outputs, unneeded
+from pruners.surgery.bypass import Bypassed, bypass, bypassed_outputs, unneeded
 from pruners.surgery.every_size import serve_sizes
 from pruners.surgery.layers import build_without
 from pruners.surgery.masked import Comparison, needs_copies
@@ -108,6 +108,14 @@ class Surgery:
         if not left_out:
             return build(removal, self.model, rewrite(removal), self.tolerance)
         return build_without(removal, self.model, rewrite(removal), left_out, self.tolerance)
+
+    def slice(self, keep: Mapping[Axis, torch.Tensor], left_out: Sequence[Block] = ()) -> tuple[Removal, GraphModel]:
+        """What stays, and the graph of it: the shortest way, without another form, and without a proof; arguments as of `cut`."""
+        removal = self.removal(keep, left_out)
+        rewritten = rewrite(removal)
+        if left_out:
+            bypass(rewritten, left_out)
+        return removal, rewritten
 
     def removal(self, keep: Mapping[Axis, torch.Tensor], left_out: Sequence[Block] = ()) -> Removal:
         """What stays of the axes that are not wholly inside blocks that are left out."""

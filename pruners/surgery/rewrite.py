@@ -46,19 +46,25 @@ class GraphModel(fx.GraphModule):
 
     def train(self, mode: bool = True) -> GraphModel:
         """Switch batch normalisation between batch and running statistics, and dropout on or off."""
-        for node in self.graph.nodes:
-            if node.op == "call_function" and node.target in DROPOUTS and not node.meta.get("always"):
-                node.args = (*node.args[:2], mode)
-        self.set_batch_norm(mode)
+        dropouts = [node for node in self.graph.nodes if node.op == "call_function" and node.target in DROPOUTS]
+        switched = [node for node in dropouts if not node.meta.get("always") and node.args[2:] != (mode,)]
+        for node in switched:
+            node.args = (*node.args[:2], mode)
+        if not self.set_batch_norm(mode) and switched:
+            self.recompile()
         return super().train(mode)
 
-    def set_batch_norm(self, training: bool, momentum: float | None = None) -> None:
-        """Set whether batch norms use the batch's statistics, and the weight of a batch in the running ones."""
+    def set_batch_norm(self, training: bool, momentum: float | None = None) -> bool:
+        """Set whether batch norms use the batch's statistics, and a batch's weight in the running ones; whether that changed any."""
+        changed = False
         for node in self.graph.nodes:
             if node.op == "call_function" and node.target is aten.batch_norm.default and node.args[3] is not None:
-                old = node.args[6] if momentum is None else momentum
-                node.args = (*node.args[:5], training, old, *node.args[7:])
-        self.recompile()
+                now = (training, node.args[6] if momentum is None else momentum)
+                if node.args[5:7] != now:
+                    node.args, changed = (*node.args[:5], *now, *node.args[7:]), True
+        if changed:  # which takes longer than to slice a small model
+            self.recompile()
+        return changed
 
 
 class Removal:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import nas
 from nas.data.dataset import ImageData
 from nas.pruning.space import PrunedNetwork, searchable
-from nas.scoring.weights import recalibrated
+from nas.scoring.weights import candidate
 from nas.tasks import Images, Task
 from nas.training.alone import Alone
 from nas.training.config import TrainingConfig
@@ -72,7 +72,7 @@ def test_a_search_finds_a_front_of_costs_and_accuracies_as_they_are(study: nas.S
     assert first == [network.source.uniform(step).key for step in (4, 3, 2, 1)] and first[0] == network.source.whole.key
     for row in front.to_dict("records"):
         arch = study.find(row["architecture"])
-        module = recalibrated(study.space, arch, task, study.config.ranking, study.config.seed)
+        module = candidate(network.source, arch, task, study.config.seed)
         assert sum(p.numel() for p in module.parameters()) == row["params"] == network.source.costs(arch)["params"]
         assert measure(module, task, task.validation)["accuracy"] == row["accuracy"]
     assert (study.folder / "report.html").exists() and (study.folder / "plots" / "front.png").exists()
@@ -143,12 +143,12 @@ def test_the_command_searches_trains_on_and_exports(trained: nn.Module, tmp_path
     assert bad.returncode == 2 and "options of" in bad.stderr and "Traceback" not in bad.stderr
 
 
-def test_an_untrained_on_subnet_is_exported_recalibrated(study: nas.Study, task: Task, tmp_path: Path) -> None:
+def test_an_untrained_on_subnet_is_exported_repaired(study: nas.Study, task: Task, tmp_path: Path) -> None:
     row = study.front.iloc[0]
     folder = nas.export(study, row["architecture"], tmp_path / "e", ("safetensors", "onnx"), task)
     assert json.loads((folder / "architecture.json").read_text())["weights"] == "trained model"
     module = nas.load(folder, study.space)
-    assert measure(module, task, task.validation)["accuracy"] == row["accuracy"]
+    assert measure(module, task, task.validation)["accuracy"] >= row["accuracy"] - 0.02  # it is repaired layer by layer
 
 
 def test_what_does_not_fit_is_refused(trained: nn.Module, digits: ImageData, tmp_path: Path) -> None:

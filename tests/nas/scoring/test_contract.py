@@ -85,7 +85,9 @@ def test_a_trial_is_worth_what_its_weights_are_worth(study: Study, learner: Supe
             kept.weights(study, arch, task, learner)
     else:
         module = kept.weights(study, arch, task, learner)
-        assert not module.training and measure(module, task, task.validation) == figures
+        assert not module.training
+        if kept.trains:  # of a trained model what leaves the search is repaired layer by layer
+            assert measure(module, task, task.validation) == figures
         means = [value for name, value in module.state_dict().items() if name.endswith("running_mean")]
         assert means and all(mean.abs().max() > 0 for mean in means), "0 until they are gathered on training images"
 

@@ -1,0 +1,35 @@
+"""Repair of many smaller models of one model, each in a moment: from second moments that one pass over data gave.
+
+Every layer makes up for what it loses of its inputs as if those were the full model's. So a repair needs no pass of its own, and errors
+of the layers before add up; `least_squares_` sees them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch.fx import Node
+
+from pruners.importance import Moments, made_up
+from pruners.surgery import GraphModel, Removal
+
+
+def repair_at_once_(smaller: GraphModel, removal: Removal, moments: Mapping[Node, Moments]) -> None:
+    """Give each layer the weights, and the bias or the mean of its batch norm, that come nearest to what it computed before.
+
+    Args:
+        smaller: what `rewrite` built of `removal`, perhaps without some blocks; changed in place.
+        removal: what stays.
+        moments: of the inputs of layers in the full model, by `second_moments`.
+
+    Reference: Frantar and Alistarh, Optimal brain compression, NeurIPS 2022 (the update of the weights that stay).
+    Differs: all that a layer loses goes at once, biases and batch norms take up the constant.
+    """
+    graph, own = removal.graph, smaller.state_dict()
+    with torch.no_grad():
+        for found in moments.values():
+            if graph.trace.tensors[found.reader.weight.name] not in own:  # its block is left out
+                continue
+            for node, tensor in made_up(removal, found).items():
+                own[graph.trace.tensors[node.name]].copy_(removal.slice(tensor, graph.dims(node)))
