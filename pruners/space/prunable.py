@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Iterable, Mapping, Sized
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -14,11 +14,10 @@ import torch
 from torch import nn
 from torch.fx import Node
 
-from pruners.allocation import CostModel, Evidence, Limits, Selection, fewest_kept, importance_lost
+from pruners.allocation import CostModel, Evidence, Selection, fewest_kept, importance_lost
 from pruners.chosen import COST
 from pruners.config import WidthsConfig
 from pruners.groups import (
-    Group,
     analyse,
     curve,
     dependency_groups,
@@ -40,29 +39,25 @@ from pruners.operators import Axis
 from pruners.progress import Batches, Progress, silent
 from pruners.repair import best_repair, repair_at_once_
 from pruners.result import PruneResult, Summary, count
+from pruners.space.choices import KEEP, LEAVE_OUT, Levels, choices_of, kept_at, labels_of
 from pruners.surgery import (
     Block,
     GraphModel,
     Removal,
     Surgery,
-    around,
     configure,
     describe_inputs,
     fingerprint,
     form_of,
     ignored,
-    inside,
     removable_blocks,
     serves,
     unneeded,
     without_those_that_stay,
 )
-from search_spaces import Architecture, Categorical, Integer, SearchSpace
-from search_spaces.core import Choice, Labels, Value, exists, nested, parse
+from search_spaces import Architecture, SearchSpace
+from search_spaces.core import Value, exists, nested, parse
 
-KEEP, LEAVE_OUT = "keep", "leave out"
-DIGITS = "123456789abcdefghijklmnopqrstuvwxyz"
-ABSENT = "-"
 FRONT = 16  # architectures of a front
 ALL = 1.0  # damage of outputs that say nothing any more: a squared error as large as their variance
 HALVINGS = 6  # of the budgets in search of that
@@ -133,22 +128,22 @@ class PrunableSpace:
         self._selection = Selection(
             self.graph, free, model, self.cost.with_blocks(self._axes) if self.of_outputs else self.cost,
             Importance(criterion=scoring.criterion, normalise="none"), "optimal" if self.of_outputs else "global",
-            _Levels(steps=steps, round_to=round_to), Evidence(data, loss, config.seed), progress, self._axes if self.of_outputs else {},
+            Levels(steps=steps, round_to=round_to), Evidence(data, loss, config.seed), progress, self._axes if self.of_outputs else {},
         )  # fmt: skip
         self._ranking = self._selection.rank({}, model)
         self.scores = {group: self._ranking.scores[group.name].cpu() for group in free}
         self._before = count(model, self.args, self.kwargs)
         if not self.blocks:
             refuse_nothing(self.found, free)
-        choices = tuple(_choices(free, list(self.blocks.values()), steps, round_to))
+        choices = tuple(choices_of(free, list(self.blocks.values()), steps, round_to))
         made_of = {"model": fingerprint(self.graph), "weights": _digest(model, self.scores.values())}
-        self.space = SearchSpace(name, choices, labels=_labels(choices), options=made_of)
+        self.space = SearchSpace(name, choices, labels=labels_of(choices), options=made_of)
         self.steps, self.round_to = steps, round_to
         self.whole = self.uniform(steps)
 
     def uniform(self, step: int) -> Architecture:
         """The architecture in which every block stays and every group keeps the same share of its indices, `step` / `steps`."""
-        kept = {group.name: _kept(group, step, self.steps, self.round_to) for group in self.scores}
+        kept = {group.name: kept_at(group, step, self.steps, self.round_to) for group in self.scores}
         return self.space.architecture({**dict.fromkeys(self.blocks, KEEP), **kept})
 
     def costs(self, arch: Architecture) -> dict[str, int]:
@@ -325,57 +320,6 @@ class PrunableSpace:
             if kept < group.size:
                 keep[group.axis] = keep_highest(scores, group.size - kept)
         return keep
-
-
-class _Levels(Limits):
-    """Limits that leave of each group what its choice may keep."""
-
-    steps: int
-
-    def removed(self, group: Group, wanted: int) -> int:
-        """The largest number of indices that the choice lets go, of at most `wanted`."""
-        assert isinstance(self.round_to, int)
-        kept = {_kept(group, step, self.steps, self.round_to) for step in range(1, self.steps + 1)}
-        return group.size - min(number for number in kept if number >= group.size - wanted)
-
-
-def _choices(
-    groups: Sequence[Group], blocks: Sequence[Block], steps: int, round_to: int, part_of: Block | None = None
-) -> Iterator[Choice]:
-    """Choices right behind the block that they depend on, so that few conditions are open at once."""
-    when: dict[str, tuple[Value, ...]] = {} if part_of is None else {part_of.name: (KEEP,)}
-    for group in groups:
-        if inside(group, blocks) is part_of:
-            kept = {_kept(group, step, steps, round_to) for step in range(1, steps + 1)}
-            yield Integer(group.name, tuple(sorted(kept)), when)
-    for block in blocks:
-        if around(block, blocks) is part_of:
-            yield Categorical(block.name, (LEAVE_OUT, KEEP), when)
-            yield from _choices(groups, blocks, steps, round_to, block)
-
-
-def _kept(group: Group, step: int, steps: int, round_to: int) -> int:
-    """So many steps of a group's indices, rounded up to what is aligned."""
-    share = -(-group.size * step // steps)
-    return min(-(-share // round_to) * round_to, group.size)
-
-
-def _labels(choices: Sequence[Choice]) -> Labels:
-    def write(values: Mapping[str, Value]) -> str:
-        return "".join(DIGITS[c.codes(values[c.name])[0]] if c.name in values else ABSENT for c in choices)
-
-    def read(label: str) -> Mapping[str, Value]:
-        fits = len(label) == len(choices) and all(
-            digit == ABSENT or digit in DIGITS[: choice.size] for digit, choice in zip(label, choices, strict=True)
-        )
-        if not fits:
-            raise ValueError(
-                f"a label must have {len(choices)} digits, one for each choice and within it, got {label!r}"
-            )
-        pairs = zip(label, choices, strict=True)
-        return {choice.name: choice.value(DIGITS.index(digit)) for digit, choice in pairs if digit != ABSENT}
-
-    return Labels(write, read)
 
 
 def _digest(model: nn.Module, scores: Iterable[torch.Tensor]) -> str:
