@@ -9,7 +9,8 @@ from typing import Protocol
 import torch
 from torch import nn
 
-from nas.pruning import PrunedNetwork
+from nas.pruning import PrunedNetwork, check_task
+from nas.samplers import cheap_and_dear
 from nas.scoring.accuracy import SupernetScorer, one_by_one, trained_alone
 from nas.scoring.bounds import check_kept
 from nas.scoring.costs import CostScorer, Figures, Scorer
@@ -17,8 +18,9 @@ from nas.scoring.weights import from_supernet, recalibrated
 from nas.study import RunConfig, Study
 from nas.supernets import Supernets
 from nas.tasks import Task
-from pruners.progress import Progress
+from pruners.progress import Progress, silent
 from search_spaces import Architecture, SearchSpace
+from search_spaces.core import smallest
 
 
 class Contract(Protocol):
@@ -39,6 +41,9 @@ class Contract(Protocol):
     def check(self, config: RunConfig) -> None:
         """Raise ValueError for a configuration that does not fit the space."""
 
+    def check_task(self, task: Task, config: RunConfig) -> None:
+        """Raise ValueError for a task whose inputs its networks do not take, or whose loss does not take their outputs."""
+
     def check_limits(self, limits: Mapping[str, float]) -> None:
         """Raise ValueError where it is known before a search that no architecture keeps the limits."""
 
@@ -57,7 +62,7 @@ class Contract(Protocol):
     def worth_in_words(self, config: RunConfig) -> str:
         """What the accuracy of a trial is of."""
 
-    def weights(self, study: Study, arch: Architecture, task: Task, learner: Supernets | None) -> nn.Module:
+    def weights(self, study: Study, arch: Architecture, task: Task | None, learner: Supernets | None) -> nn.Module:
         """A network that was not trained alone, on the CPU in evaluation mode; ValueError if the run has no weights for it."""
 
 
@@ -76,6 +81,16 @@ class Untrained:
 
     def check(self, config: RunConfig) -> None:
         pass
+
+    def check_task(self, task: Task, config: RunConfig) -> None:
+        net, name = self.space.net, self.space.name
+        if config.data is None and config.task is not None:
+            task.check(self.space.build(cheap_and_dear(self.space)[0]).eval())
+        elif net.input_shape != task.input_shape or net.num_classes != task.outputs:
+            raise ValueError(
+                f"space {name!r} takes images of {net.input_shape} and {net.num_classes} classes, but {task.name!r} has "
+                f"{task.input_shape} and {task.outputs}; make the space with the data's numbers"
+            )
 
     def check_limits(self, limits: Mapping[str, float]) -> None:
         check_kept(self.space, limits)
@@ -99,7 +114,8 @@ class Untrained:
     def worth_in_words(self, config: RunConfig) -> str:
         return "its weights in the supernet" if config.supernets.count else "trained on training images"
 
-    def weights(self, study: Study, arch: Architecture, task: Task, learner: Supernets | None) -> nn.Module:
+    def weights(self, study: Study, arch: Architecture, task: Task | None, learner: Supernets | None) -> nn.Module:
+        assert task is not None
         return from_supernet(study, arch, task, learner)
 
 
@@ -119,8 +135,25 @@ class TrainedModel:
                 f"`supernets` 0, and without activations; got {config.strategy}, {config.supernets.count} and {', '.join(costs)}"
             )
 
+    def check_task(self, task: Task, config: RunConfig) -> None:
+        check_task(self.model.model, task, self.model.kwargs or self.model.args, f"the model of {self.space.name!r}")
+
     def check_limits(self, limits: Mapping[str, float]) -> None:
-        pass
+        """Of exact costs, which the architecture of all smallest values has least of."""
+        arch = smallest(self.space)
+        (least,) = self.costs([arch], silent)
+        beyond = [name for name, limit in limits.items() if name in least and least[name] > limit]
+        if beyond:
+            asked = " and ".join(f"{name} {limits[name]:,g}" for name in beyond)
+            reach = " and ".join(f"{name} {least[name]:,}" for name in beyond)
+            fixed = [group for group in self.model.found if group.protected]
+            kept = (
+                f"; {len(fixed)} groups are protected, such as {fixed[0].name}: {fixed[0].protected}" if fixed else ""
+            )
+            raise ValueError(
+                f"no architecture of {self.space.name!r} has at most {asked}: the smallest has {reach}{kept}; allow more, or protect "
+                "fewer groups"
+            )
 
     def costs(self, archs: Sequence[Architecture], progress: Progress) -> list[Figures]:
         """Of the smaller models, without building them."""
@@ -140,5 +173,7 @@ class TrainedModel:
     def worth_in_words(self, config: RunConfig) -> str:
         return "the weights that are left, batch statistics gathered again"
 
-    def weights(self, study: Study, arch: Architecture, task: Task, learner: Supernets | None) -> nn.Module:
+    def weights(self, study: Study, arch: Architecture, task: Task | None, learner: Supernets | None) -> nn.Module:
+        if task is None:
+            return self.space.build(arch)
         return recalibrated(self.space, arch, task, study.config.ranking, study.config.seed)

@@ -157,5 +157,3 @@ def test_what_does_not_fit_is_refused(trained: nn.Module, digits: ImageData, tmp
             nas.search(space_of(trained), digits, out=tmp_path / "run", **{**SETTINGS, **settings})
     with pytest.raises(ValueError, match="`mean` and `std` go together"):
         nas.configure(NAME, "digits", strategy="random", mean=[0.5])
-    with pytest.raises(ValueError, match="must take one batch of images"):
-        searchable(PrunableSpace(nn.Sequential(nn.Linear(4, 6), nn.Linear(6, 2)), torch.zeros(2, 4)))
