@@ -49,8 +49,7 @@ def search(
 
     Stopped at any moment, the same command goes on where it was.
 
-    With `--model`, what is searched are the smaller models inside a trained one, as `nas prune` makes them: `--option` gives its function
-    an argument.
+    With `--model`, the smaller models inside a trained one are searched; `--option` is then an argument of its function.
 
     Example: `nas search --space resnet20-pooling --data digits --strategy mixture --supernets 4 --epochs 60 --out runs/digits`
     """

@@ -89,7 +89,7 @@ def pruned_space(name: str, task: Task | None = None, **options: Any) -> SearchS
     Args:
         name: `pruned:MODEL`, of what `nas prune` takes: `module:function`, or a library's model.
         task: what the model is for. Its first example is the model's, where `input` is not given, and criteria pass over some of its
-            training examples, without labels.
+            training examples, without labels; where examples differ in size, those of the size of the model's example.
         options: `input`, `weights` and `arguments` as for `nas prune`, and settings of `pruners.PrunableSpace`, by keyword.
 
     Raises:
@@ -101,7 +101,8 @@ def pruned_space(name: str, task: Task | None = None, **options: Any) -> SearchS
     batches = None
     if task is not None:
         check_task(model, task, example, config.model)
-        batches = [Batch(batch.inputs) for batch in sample_of(task.train, config.widths.seed)]
+        sampled = [Batch(batch.inputs) for batch in sample_of(task.train, config.widths.seed)]
+        batches = [batch for batch in sampled if _sizes(batch.inputs) == _sizes(example)] or sampled
     widths = {key: value for key, value in options.items() if key in WIDTHS}
     return searchable(PrunableSpace(model, example, batches=batches, name=name, **widths), task)
 
