@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 from functools import cache
 from pathlib import Path
 
@@ -15,6 +18,7 @@ from tests.commands import run
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+TUTORIAL = ROOT / "docs" / "from_your_model.md"
 
 
 def blocks(language: str) -> list[tuple[Path, str]]:
@@ -50,7 +54,9 @@ def test_make_has_the_two_commands_that_readme_leads_with() -> None:
 
 @pytest.mark.filterwarnings("ignore:measured networks take no longer")  # where the machine is busy
 @pytest.mark.parametrize(
-    "page", [page for page in PAGES if page in {where for where, _ in blocks("python")}], ids=lambda p: p.name
+    "page",
+    [page for page in PAGES if page in {where for where, _ in blocks("python")} - {TUTORIAL}],
+    ids=lambda p: p.name,
 )
 def test_python_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One after the other, as a reader goes through a page. With few digits: that they run is the question, not how well they train."""
@@ -63,6 +69,24 @@ def test_python_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.Monke
         for number, (where, code) in enumerate(blocks("python")):
             if where == page:
                 exec(compile(code, f"{page.name}-{number}", "exec"), names)
+
+
+def test_the_tutorial_goes_from_a_model_to_an_onnx_file(tmp_path: Path) -> None:
+    """What a reader saves and types, in order, in a folder of their own."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+
+    def do(*words: str) -> None:
+        done = subprocess.run([sys.executable, *words], cwd=tmp_path, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, f"{words}: {done.stderr}"
+
+    saved, last = (code for where, code in blocks("python") if where == TUTORIAL)
+    (tmp_path / "mymodel.py").write_text(saved)
+    do("mymodel.py")
+    for where, code in blocks("bash"):
+        for line in code.splitlines() if where == TUTORIAL else ():
+            do("-m", *line.split())
+    do("-c", last)
+    assert list((tmp_path / "exported").glob("*/model.onnx"))
 
 
 @pytest.mark.parametrize("code", [pytest.param(c, id=p.name) for p, c in blocks("console")])
