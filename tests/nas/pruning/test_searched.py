@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +15,13 @@ from torch import Tensor, nn
 
 import nas
 import pruners
-from estimators.latency import compare_latency
 from nas.pruning import pruned_space
 from nas.study import configure, recorded_config, write_recorded
 from nas.tasks import Batch, Task, task
 from search_spaces.core import put
 from tests.commands import ROOT, lines, run
 
+pytestmark = pytest.mark.usefixtures("hurried")
 HERE = "tests.nas.pruning.test_searched"
 QUICK: dict[str, Any] = {"strategy": "random", "device": "cpu", "steps": 2}
 
@@ -111,20 +109,8 @@ def tokens() -> dict[str, Tensor]:
     return texts().train.head(1).batches(1).__next__().inputs
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _measured_in_a_hurry() -> Iterator[None]:
-    """How long a network takes is asked in other tests."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            sys.modules["nas.search"],
-            "compare_latency",
-            partial(compare_latency, warmup_s=0.01, runs=5, max_seconds=0.1),
-        )
-        yield
-
-
 @pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> nas.Study:
+def found(hurried: None, tmp_path_factory: pytest.TempPathFactory) -> nas.Study:
     """A search inside the encoder, without `input`: the task's first example is the model's."""
     out = tmp_path_factory.mktemp("runs") / "texts"
     settings = {"objectives": ["cosine", "macs"], "trials": 6, **QUICK}
