@@ -9,8 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
+from estimators.counting import is_shape
 from nas.graphs import GRAPH, describe
 from nas.report import CARD, model_card
 from nas.retrain import build, weights_path
@@ -20,7 +22,8 @@ from nas.study import FORMATS, Study, check_same
 from nas.subnet import known_here, load, load_graph
 from nas.tasks import Task
 from nas.train import load_supernets
-from search_spaces import Architecture
+from pruners.result import PLAN
+from search_spaces import Architecture, SearchSpace
 from search_spaces.core import first_line, unknown_name
 
 EXAMPLES = 16
@@ -60,17 +63,21 @@ def export(
     if folder.exists() and not (folder / "architecture.json").exists():
         raise ValueError(f"{folder} exists and holds no exported subnet; give another folder")
     arch = study.find(arch) if isinstance(arch, str) else arch
-    task = task or study.task()
+    if task is None and (study.has_examples or study.config.evaluate is not None):
+        task = study.task()
     if weights_path(study, arch).exists():
         module, source = build(study, arch), "alone"
     else:
         kept = contract(study.space)
-        module, source = kept.weights(study, arch, task, load_supernets(study, task)), kept.source
-    (inputs, _) = next(task.test.head(EXAMPLES).evenly(EXAMPLES))
+        learner = None if task is None else load_supernets(study, task)
+        module, source = kept.weights(study, arch, task, learner), kept.source
+    inputs = network_inputs(study.space) if task is None else next(task.test.head(EXAMPLES).evenly(EXAMPLES)).inputs
     with replacing(folder) as temporary:
         temporary.mkdir()
         for name in dict.fromkeys(("safetensors", *formats)):
             FORMATS[name].write(module, inputs, temporary / f"model.{name}")
+        if (plan := contract(study.space).plan(arch)) is not None:
+            write_text(temporary / PLAN, plan.to_json())
         notes = [] if known_here(study.record["space"]["name"]) else write_graph(module, inputs, temporary)
         described = {**_describe(study, arch, task, source), "notes": notes}
         write_json(temporary / "architecture.json", described)
@@ -89,9 +96,17 @@ def _loads(study: Study, folder: Path) -> str:
     )
 
 
-def write_graph(module: nn.Module, inputs: Tensor, folder: Path) -> list[str]:
+def network_inputs(space: SearchSpace) -> Any:
+    """Inputs of a space's networks where there are no examples: random numbers of the shape, or a model's own example."""
+    inputs = space.net.inputs
+    return torch.randn(2, *inputs, generator=torch.Generator().manual_seed(0)) if is_shape(inputs) else inputs
+
+
+def write_graph(module: nn.Module, inputs: Any, folder: Path) -> list[str]:
     """Write a network's graph into its folder; returns no notes, or one that says why there is none."""
     try:
+        if not isinstance(inputs, Tensor):
+            raise ValueError("it takes more than one tensor")
         write_text(folder / GRAPH, describe(module, inputs).model_dump_json() + "\n")
         check_same(GRAPH, module, load_graph(folder, module.state_dict()), inputs)
     except ValueError as error:
@@ -101,12 +116,14 @@ def write_graph(module: nn.Module, inputs: Tensor, folder: Path) -> list[str]:
     return []
 
 
-def _describe(study: Study, arch: Architecture, task: Task, weights: str) -> dict[str, Any]:
+def _describe(study: Study, arch: Architecture, task: Task | None, weights: str) -> dict[str, Any]:
     record = study.record["space"]
+    shape = study.space.net.input_shape
     return {
         "space": {"name": record["name"], "options": record["options"]},
         "choices": arch.to_json()["choices"],
         "label": study.space.label(arch),
         "weights": weights,
-        **{"input": {"shape": list(study.space.net.input_shape)}, **task.described},
+        **({"input": {"shape": list(shape)}} if shape else {}),
+        **({} if task is None else task.described),
     }

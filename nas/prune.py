@@ -24,9 +24,8 @@ from nas.pruning import (
     Reached,
     Repair,
     better_path,
-    check_input,
-    example_inputs,
     fewer_words,
+    given_inputs,
     load_model,
     own_classes,
     own_image_size,
@@ -162,14 +161,8 @@ def _run(
         model = load_model(config.model, config.arguments, config.weights)
     if task is None:
         task, config = _task(config)
-    if example is None and config.input is None:
-        assert task is not None
-        example = next(task.train.head(1).batches(1)).inputs
-        task.check(model)
-    elif example is None:
-        assert config.input is not None
-        example = example_inputs(config.input, config.seed)
-        check_input(model, example, config.input)
+    if example is None:
+        example = given_inputs(model, config.input, task, config.seed)
     words = fewer_words(model, example, config.words)
     if words is not None:
         model, example = words.model, words.example

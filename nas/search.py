@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from nas.data import ImageData
 from nas.engines import open_engine
 from nas.export import export
 from nas.propose import propose
+from nas.pruning import SearchedModel
 from nas.report import write_report, write_tables
 from nas.retrain import build, retrain
 from nas.runtime import half, import_function, ranks
@@ -25,10 +27,15 @@ from pruners.progress import Progress, silent
 from search_spaces import SPACES, SearchSpace
 from search_spaces.core import takes
 
+WITHOUT_EXAMPLES = (
+    "a search without examples knows nothing of what a smaller model still computes: weights alone rank what goes, batch statistics "
+    "stay as they were, and the front is of costs; give `data` or a `task`"
+)
 
-@takes(RunConfig)
+
+@takes(RunConfig, SearchedModel)
 def search(
-    space: str | SearchSpace,
+    space: str | SearchSpace | None = None,
     data: str | Path | ImageData | Task | None = None,
     *,
     task: str | None = None,
@@ -46,7 +53,8 @@ def search(
     In each of several processes that torchrun starts, they train the supernets together; then the first one goes on alone.
 
     Args:
-        space: a built-in space's name, `module:function`, or a SearchSpace.
+        space: a built-in space's name, `module:function`, or a SearchSpace; None with `model`, the smaller models inside which are
+            searched.
         data: what `nas.data.load_data` takes, images already loaded, or a task of one's own, see `nas.tasks`, whose metrics are
             objectives by their names.
         task: `module:function` that returns a task, in place of data.
@@ -68,7 +76,7 @@ def search(
     """
     given = named(data, task)
     config = configure(
-        space if isinstance(space, str) else space.name,
+        space.name if isinstance(space, SearchSpace) else space,
         given.data,
         task=given.task,
         evaluate=_name(evaluate),
@@ -78,7 +86,7 @@ def search(
     return run(
         config,
         run_folder(config, config.strategy) if out is None else Path(out),
-        space=None if isinstance(space, str) else space,
+        space=space if isinstance(space, SearchSpace) else None,
         task=given.made,
         evaluate=None if isinstance(evaluate, str) else evaluate,
         progress=progress,
@@ -114,6 +122,8 @@ def run(
         evaluate = evaluate or import_function(config.evaluate)
         taken_by(evaluate)
     study, made, device = open_run(config, folder, space=space, task=task, trust=trust)
+    if not study.has_examples and config.evaluate is None:
+        warnings.warn(WITHOUT_EXAMPLES, stacklevel=3)
     with study.locked(), study.session(), sharing(study) as shared:
         progress = study.log.listening(progress)
         learner = None
@@ -131,6 +141,7 @@ def run(
                 retrain(study, made, workers, progress)
         if made is not None:
             _export_front(study, made, progress)
+        if config.evaluate is None:
             _measure_front(study, device)
         return _written(study)
 
@@ -169,7 +180,7 @@ def _measure_front(study: Study, device: torch.device) -> None:
     if set(keys) <= set(study.latency):
         return
     modules = {key: build(study, study.find(key)) for key in keys}
-    measured = compare_latency(modules, study.space.net.input_shape, device=device)
+    measured = compare_latency(modules, study.space.net.inputs, device=device)
     figures = {
         key: {**latency_figures(latency), **{name: getattr(latency, name) for name in CONDITIONS}}
         for key, latency in measured.items()

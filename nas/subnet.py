@@ -10,11 +10,13 @@ from pydantic import BaseModel
 from torch import Tensor, nn
 
 from nas.graphs import GRAPH, Description, build_graph, parse_graph
-from nas.pruning import library_of, load_model
+from nas.pruning import PREFIX, functions_of, library_of, load_model
 from nas.runtime import check_trust, fill, import_function, names_function, read_tensors, teaches_by_function
 from nas.study import build_space
+from pruners.result import PLAN
+from pruners.surgery import PruningPlan, configure, follow, remember
 from search_spaces import SPACES, Architecture, SearchSpace
-from search_spaces.core import blueprint, load_json, of_file, parse
+from search_spaces.core import blueprint, first_line, load_json, of_file, parse, read_bytes
 
 AGAIN = "export it again"
 
@@ -39,8 +41,8 @@ class Described(BaseModel):
 def load(folder: str | Path, space: str | SearchSpace | None = None, *, trust: bool = False) -> nn.Module:
     """The exported network, on the CPU in evaluation mode.
 
-    It takes normalised float32 images (batch, channels, height, width) and gives logits (batch, classes); `architecture.json` holds
-    the mean and standard deviation to normalise with, and the names of the classes.
+    It takes what the networks of its space take. Of images that is float32 (batch, channels, height, width), normalised, and it gives
+    logits (batch, classes); `architecture.json` holds the mean and standard deviation to normalise with, and the names of the classes.
 
     Args:
         folder: what `export` wrote.
@@ -61,9 +63,15 @@ def load(folder: str | Path, space: str | SearchSpace | None = None, *, trust: b
     if space is None and not trust and not known_here(described.space.name) and (folder / GRAPH).exists():
         return load_graph(folder, weights)
     if not isinstance(space, SearchSpace):
-        check_trust(described.space.name, file, named=space, trust=trust)
+        name, options = described.space.name, described.space.options
+        check_trust(name, file, named=space, trust=trust)
+        if (folder / PLAN).exists():
+            return load_planned(folder, name, options, weights)
+        for what, function in functions_of(name, options):
+            if what != "space":
+                check_trust(function, file, trust=trust)
         with of_file(file, AGAIN):
-            space = build_space(described.space.name, described.space.options)
+            space = build_space(name, options)
     with of_file(file, AGAIN):
         arch = space.architecture(described.choices)
         _check_size(space, arch, sum(tensor.numel() for tensor in weights.values()))
@@ -75,6 +83,28 @@ def load(folder: str | Path, space: str | SearchSpace | None = None, *, trust: b
 def known_here(name: str) -> bool:
     """Whether a space can be built by its name alone: it is no function, which is imported, and no object, which is elsewhere."""
     return name in SPACES or (":" in name and not names_function(name))
+
+
+def load_planned(folder: Path, name: str, options: Mapping[str, Any], weights: Mapping[str, Tensor]) -> nn.Module:
+    """The smaller model of an export's plan, made of the model that the space's name says; the options' weights are not read.
+
+    A model of transformers keeps its class, and its configuration says the smaller sizes, so that its `save_pretrained` works.
+
+    Raises:
+        ValueError: the plan is damaged, or of another model, or the weights are.
+    """
+    with of_file(folder / PLAN, AGAIN):
+        plan = PruningPlan.from_json(read_bytes(folder / PLAN))
+        model = load_model(name.removeprefix(PREFIX), options.get("arguments", {}))
+        try:
+            smaller, full, removal = follow(plan, model)
+        except Exception as error:  # names of parts that the model lacks raise whatever they lead to
+            raise ValueError(f"must be of the model of {name!r}, got: {first_line(error)}") from error
+    stored = folder / "model.safetensors"
+    fill(smaller, weights, stored, f"both it and {PLAN} must be of one export; {AGAIN}")
+    configure(smaller, full, removal)
+    remember(smaller, plan)
+    return smaller.eval()
 
 
 def load_graph(folder: Path, weights: Mapping[str, Tensor]) -> nn.Module:

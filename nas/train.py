@@ -25,7 +25,6 @@ from nas.runtime import (
     torch_seed,
     write_text,
 )
-from nas.samplers import cheap_and_dear
 from nas.scoring import check_compares, contract
 from nas.strategies import STRATEGIES
 from nas.study import (
@@ -149,7 +148,7 @@ def open_run(
     if task is not None:
         for metric in config.measured:
             task.metric(metric.name)
-        _check_fit(space, task, config)
+        contract(space).check_task(task, config)
         if config.supernets.source is not None:
             _check_source(Path(config.supernets.source), space, task, config.supernets)
     trains = _in_training(config, folder)
@@ -198,7 +197,7 @@ def _made(
     """The task of a run, its space, and the options that the space is made with."""
     task = task or load_task(config)
     options = options_for(config.space.name, config.space.options, task) if space is None else dict(space.options)
-    return task, space or build_space(config.space.name, options), options
+    return task, space or build_space(config.space.name, options, task), options
 
 
 def train_supernets(
@@ -349,16 +348,3 @@ def _check_source(folder: Path, space: SearchSpace, task: Task, shared: Supernet
             f"the supernets in {folder} must be trained to the end, got {epochs} of {shared.training.epochs} epochs; go on with "
             "`nas train` first"
         )
-
-
-def _check_fit(space: SearchSpace, task: Task, config: RunConfig) -> None:
-    """Refuse a space whose networks do not take the task's inputs or do not put out what its loss takes."""
-    net, name = space.net, space.name
-    if config.data is not None or config.task is None:
-        if net.input_shape != task.input_shape or net.num_classes != task.outputs:
-            raise ValueError(
-                f"space {name!r} takes images of {net.input_shape} and {net.num_classes} classes, but {task.name!r} has "
-                f"{task.input_shape} and {task.outputs}; make the space with the data's numbers"
-            )
-        return
-    task.check(space.build(cheap_and_dear(space)[0]).eval())

@@ -15,7 +15,7 @@ from nas.engines import Place
 from nas.retrain import Trained, carried, train_one
 from nas.runtime import half, import_function, resolve_device
 from nas.scoring import Evaluate, EvaluatedScorer, Figures, Scorer, UntrainedScorer, contract, score
-from nas.study import Study, load_task
+from nas.study import Study, load_task, recorded_config
 from nas.supernets import Supernets
 from nas.tasks import Task
 from nas.train import load_supernets
@@ -98,18 +98,17 @@ class Recruit:
     def __call__(self, place: Place) -> Worker:
         temporary = None if self.files is None else _unpacked(self.files)
         folder = self.folder if temporary is None else Path(temporary.name)
-        study = Study.open(folder, self.space, trust=True)  # what it imports, the process that searches has imported
-        config = study.config
+        config = recorded_config(folder)
+        here = temporary is None and config.evaluate is None
+        task, evaluate = self.task or (load_task(config) if here else None), self.evaluate
+        study = Study.open(folder, self.space, task=task, trust=True)  # the process that searches has imported the same
         device = resolve_device(config.device)
         if device.type == "cuda" and device.index is None:
             device = torch.device("cuda", place.number % torch.cuda.device_count())
-        task, evaluate = self.task, self.evaluate
         if config.evaluate is not None:
             evaluate = evaluate or import_function(config.evaluate)
-        else:
-            task = task or (
-                load_task(config) if temporary is None else study.task()
-            )  # the same data on another machine
+        elif task is None and study.has_examples:
+            task = study.task()  # the same data on another machine
 
         def learner() -> Supernets | None:
             return load_supernets(study, task, device) if task is not None and config.supernets.count else None

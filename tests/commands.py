@@ -19,7 +19,7 @@ from nas.cli import main, terminal
 ROOT = Path(__file__).parents[1]
 
 
-def run(*arguments: str | Path, columns: int = 160) -> subprocess.CompletedProcess[str]:
+def run(*arguments: str | Path, columns: int = 160, folder: Path = ROOT) -> subprocess.CompletedProcess[str]:
     """`nas` with these arguments, in this process: one of its own imports for seconds. It is left as it was."""
     words = ["nas", *map(str, arguments)]
     with (
@@ -30,7 +30,7 @@ def run(*arguments: str | Path, columns: int = 160) -> subprocess.CompletedProce
         patch.setattr(sys, "argv", words)
         patch.setattr(sys, "path", [*sys.path])
         patch.setenv("COLUMNS", str(columns))
-        patch.chdir(ROOT)
+        patch.chdir(folder)
         patch.setattr(terminal, "out", Console(width=columns))
         patch.setattr(terminal, "err", Console(width=columns, stderr=True))
         code = 0

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
+from estimators.latency import compare_latency
 from nas import Study, configure, load_data, search
 from nas.data.dataset import ImageData
 from nas.tasks import Task, image_task
@@ -55,6 +58,15 @@ def _settings_of_torch() -> dict[str, object]:
         "deterministic": torch.are_deterministic_algorithms_enabled(),
         "autocast": torch.is_autocast_enabled("cpu"),
     }
+
+
+@pytest.fixture(scope="module")
+def hurried() -> Iterator[None]:
+    """Networks of a front are timed at the end of a search by a few runs: how long they take is asked in other tests."""
+    quickly = partial(compare_latency, warmup_s=0.01, runs=5, max_seconds=0.1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys.modules["nas.search"], "compare_latency", quickly)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
+import runpy
+import subprocess
+import sys
 from functools import cache
 from pathlib import Path
 
@@ -15,6 +19,7 @@ from tests.commands import run
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+TUTORIAL = ROOT / "docs" / "from_your_model.md"
 
 
 def blocks(language: str) -> list[tuple[Path, str]]:
@@ -48,21 +53,48 @@ def test_make_has_the_two_commands_that_readme_leads_with() -> None:
     assert {"demo", "test"} <= set(targets)
 
 
-@pytest.mark.filterwarnings("ignore:measured networks take no longer")  # where the machine is busy
-@pytest.mark.parametrize(
-    "page", [page for page in PAGES if page in {where for where, _ in blocks("python")}], ids=lambda p: p.name
-)
-def test_python_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One after the other, as a reader goes through a page. With few digits: that they run is the question, not how well they train."""
+@pytest.fixture
+def few_digits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """That documents run is the question, not how well they train."""
     digits = load_digits()
     few = Bunch(images=digits.images[:400], target=digits.target[:400])
     monkeypatch.setattr("sklearn.datasets.load_digits", lambda: few)
+
+
+@pytest.mark.filterwarnings("ignore:measured networks take no longer")  # where the machine is busy
+@pytest.mark.parametrize(
+    "page",
+    [page for page in PAGES if page in {where for where, _ in blocks("python")} - {TUTORIAL}],
+    ids=lambda p: p.name,
+)
+def test_python_blocks_run(page: Path, tmp_path: Path, few_digits: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One after the other, as a reader goes through a page."""
     monkeypatch.chdir(tmp_path)
     with torch.random.fork_rng(devices=[]):
         names: dict[str, object] = {"__name__": "__main__"}
         for number, (where, code) in enumerate(blocks("python")):
             if where == page:
                 exec(compile(code, f"{page.name}-{number}", "exec"), names)
+
+
+@pytest.mark.usefixtures("hurried")
+@pytest.mark.filterwarnings("ignore:measured networks take no longer")
+def test_the_tutorial_goes_from_a_model_to_an_onnx_file(
+    tmp_path: Path, few_digits: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a reader saves and types, in order, in a folder of their own; the last step in another program."""
+    saved, last = (code for where, code in blocks("python") if where == TUTORIAL)
+    (tmp_path / "mymodel.py").write_text(saved)
+    monkeypatch.chdir(tmp_path)
+    with torch.random.fork_rng(devices=[]):
+        runpy.run_path("mymodel.py", run_name="__main__")
+    for line in (line for where, code in blocks("bash") if where == TUTORIAL for line in code.splitlines()):
+        done = run(*line.split()[1:], folder=tmp_path)
+        assert done.returncode == 0, f"{line}: {done.stderr}"
+    monkeypatch.delitem(sys.modules, "mymodel")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", last], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("code", [pytest.param(c, id=p.name) for p, c in blocks("console")])

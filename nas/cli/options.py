@@ -35,7 +35,10 @@ Trust = Annotated[
 ]
 Limits = Annotated[
     list[str] | None,
-    typer.Option("--limit", help="Bound as name=value, such as macs=60e6 or accuracy_alone=0.9. Can be repeated."),
+    typer.Option(
+        "--limit",
+        help="Bound as name=value, such as macs=60e6, latency_ms=0.5ms or accuracy_alone=0.9. Can be repeated.",
+    ),
 ]
 SpaceOptions = Annotated[
     list[str] | None, typer.Option("--option", help="Option of the space or argument of the function, name=value.")
@@ -43,18 +46,18 @@ SpaceOptions = Annotated[
 
 
 def with_settings(
-    kind: type[BaseModel], *, leaving_out: Collection[str] = (), also: Mapping[str, str] | None = None
+    *kinds: type[BaseModel], leaving_out: Collection[str] = (), also: Mapping[str, str] | None = None
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Give a command an option for each setting of a configuration; it is called with those that were given, as `settings`.
 
     What the library says of a setting by its name, the command says of its option.
 
     Args:
-        kind: the configuration.
+        kinds: the configuration, or several.
         leaving_out: settings that are no options of this command.
         also: further names of options, by setting.
     """
-    made = {name: keyword for name, keyword in keywords(kind).items() if name not in leaving_out}
+    made = {name: keyword for name, keyword in keywords(*kinds).items() if name not in leaving_out}
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.name != "settings"]

@@ -55,7 +55,7 @@ def export(
     """
     study = Study.open(folder, trust=trust)
     rows = choose(study, None if pick == "front" else pick, numbers(limit, "--limit"))
-    task = study.task()
+    task = study.task() if study.has_examples or study.config.evaluate else None
     with study.tidied() as alone:
         for key in rows["architecture"]:
             arch = study.find(key)

@@ -11,6 +11,7 @@ import typer
 from nas.cli import terminal
 from nas.cli.options import Choices, Json, Paths, Trust, refuse_beside, space_options, with_settings
 from nas.cli.runs import show_front
+from nas.pruning import SearchedModel, is_pruned
 from nas.runtime import ranks
 from nas.search import run
 from nas.stopping import going_on
@@ -30,7 +31,7 @@ from nas.train import adopt
 from search_spaces.core import keywords
 
 
-@with_settings(RunConfig)
+@with_settings(RunConfig, SearchedModel, leaving_out=("arguments",))
 def search(
     settings: dict[str, Any],
     *,
@@ -47,6 +48,8 @@ def search(
     """Search a space on a data set, or by a function of your own; train, export and draw its Pareto front.
 
     Stopped at any moment, the same command goes on where it was.
+
+    With `--model`, the smaller models inside a trained one are searched; `--option` is then an argument of its function.
 
     Example: `nas search --space resnet20-pooling --data digits --strategy mixture --supernets 4 --epochs 60 --out runs/digits`
     """
@@ -70,7 +73,7 @@ def _asked(
     settings: dict[str, Any], config: Path | None, resume: Path | None, out: Path | None, trust: bool
 ) -> tuple[RunConfig, Path, Task | None]:
     """The configuration and the run folder, from one source: options, a file, or a run folder; and a task that was made."""
-    known = keywords(RunConfig)
+    known = keywords(RunConfig, SearchedModel)
     if resume is not None:
         for option, value in (("--config", config), ("--out", out)):
             if value is not None:
@@ -91,9 +94,15 @@ def _asked(
     else:
         if "task" in settings:
             task = make_task(settings["task"])
-        data = None if {"evaluate", "task"} & settings.keys() else known["data"].default
-        given = {"space": known["space"].default, "data": data, **directed(settings, task)}
-        asked = adopt(
-            configure(**given), space="space" not in settings, data=not {"data", "task"} & settings.keys(), trust=trust
-        )
+        of_model = "model" in settings
+        trained = of_model or is_pruned(settings.get("space", ""))
+        if of_model and "space_options" in settings:
+            settings["arguments"] = settings.pop("space_options")
+        given = {
+            "space": None if of_model else known["space"].default,
+            "data": None if trained or {"evaluate", "task"} & settings.keys() else known["data"].default,
+            **directed(settings, task),
+        }
+        without = not {"data", "task"} & settings.keys()
+        asked = adopt(configure(**given), space=not of_model and "space" not in settings, data=without, trust=trust)
     return asked, out or run_folder(asked, asked.strategy), task

@@ -1,17 +1,20 @@
 """A given model: its weights, its inputs, its recovery, and the search space that it is."""
 
 from nas.pruning.config import PruneConfig, peek_prune_config, read_prune_config
-from nas.pruning.inputs import check_input, example_inputs
+from nas.pruning.inputs import check_input, example_inputs, given_inputs
 from nas.pruning.libraries import library_of, own_classes, own_image_size, own_normalisation
 from nas.pruning.matching import Matching, match_
 from nas.pruning.paths import better_path
 from nas.pruning.recovery import RECOVERIES, Recovery, RecoveryConfig, Repair, parse_recovery, repair_unlabelled
-from nas.pruning.space import PREFIX, PRUNED, PrunedNetwork, known_options, pruned_space
+from nas.pruning.searched import OF_MODEL, PREFIX, PRUNED, SearchedModel, as_space, functions_of, is_pruned
+from nas.pruning.space import PrunedNetwork, check_task, pruned_space, searchable
+from nas.pruning.states import named_outputs
 from nas.pruning.unfinished import UNFINISHED, Kept, Reached, unfinished
 from nas.pruning.vocabulary import Words, fewer_words
 from nas.pruning.weights import load_model
 
 __all__ = [
+    "OF_MODEL",
     "PREFIX",
     "PRUNED",
     "RECOVERIES",
@@ -24,15 +27,21 @@ __all__ = [
     "Recovery",
     "RecoveryConfig",
     "Repair",
+    "SearchedModel",
     "Words",
+    "as_space",
     "better_path",
     "check_input",
+    "check_task",
     "example_inputs",
     "fewer_words",
-    "known_options",
+    "functions_of",
+    "given_inputs",
+    "is_pruned",
     "library_of",
     "load_model",
     "match_",
+    "named_outputs",
     "own_classes",
     "own_image_size",
     "own_normalisation",
@@ -41,5 +50,6 @@ __all__ = [
     "pruned_space",
     "read_prune_config",
     "repair_unlabelled",
+    "searchable",
     "unfinished",
 ]  # fmt: skip

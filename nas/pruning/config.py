@@ -11,7 +11,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 from nas.data import DataConfig
 from nas.events import known_logs
 from nas.objectives import Hardware, estimates
-from nas.pruning.inputs import read_targets
+from nas.pruning.inputs import NO_INPUT, read_targets
 from nas.pruning.recovery import RECOVERIES, RecoveryConfig
 from nas.pruning.vocabulary import VocabularyConfig
 from nas.runtime import check_trust, names_function, read_yaml
@@ -28,8 +28,8 @@ class PruningData(DataConfig):
     validation_fraction: float = Field(0.1, gt=0, lt=1)
 
 
-class PruneConfig(Part):
-    """Everything that decides what a pruning computes."""
+class GivenModel(Part):
+    """A model that is there, its weights and what it is called with."""
 
     model: str = setting(
         help="module:function that returns the model, or timm:NAME, torchvision:NAME, hf:NAME or hf:FOLDER."
@@ -44,6 +44,11 @@ class PruneConfig(Part):
         "several in a tuple, or a dict by name.",
         otherwise="an example of the task or the data",
     )
+
+
+class PruneConfig(GivenModel):
+    """Everything that decides what a pruning computes."""
+
     targets: Annotated[dict[str, float | str], BeforeValidator(read_targets)] = setting(
         flag="target",
         help="What may remain of macs, params, weight_bytes, latency_ms (milliseconds, measured here on the example input), "
@@ -102,7 +107,7 @@ class PruneConfig(Part):
         if self.synthetic and there:
             raise ValueError("`synthetic` is for those without data; leave it out, or `data` and `task`")
         if self.input is None and not there:
-            raise ValueError("`input` is missing; give it, or `data` or a `task`, whose first example is taken")
+            raise ValueError(NO_INPUT)
         if not there:
             for setting, value in self._over_data():
                 labels = " and labels" if self.synthetic else ""

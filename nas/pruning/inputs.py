@@ -10,11 +10,13 @@ from torch import Tensor, nn
 
 from nas.objectives import ESTIMATES
 from nas.runtime import import_function, shape
+from nas.tasks import Task
 from pruners.allocation import COUNTED, MILLISECONDS
 from pruners.groups import split_inputs
 from pruners.untouched import untouched
 from search_spaces.core import bare, first_line, quoted
 
+NO_INPUT = "`input` is missing; give it, or `data` or a `task`, whose first example is taken"
 TARGETS = (*COUNTED, *MILLISECONDS, *ESTIMATES)
 
 
@@ -64,6 +66,22 @@ def example_inputs(text: str, seed: int = 0) -> Any:
     sizes = shape(text)
     assert sizes is not None
     return torch.randn(*sizes, generator=torch.Generator().manual_seed(seed))
+
+
+def given_inputs(model: nn.Module, text: str | None, task: Task | None, seed: int = 0) -> Any:
+    """Example inputs of a model: those of `text`, see `example_inputs`, or else the first example of a task.
+
+    Raises:
+        ValueError: there are none, or the model does not run on them.
+    """
+    if text is not None:
+        example = example_inputs(text, seed)
+        check_input(model, example, text)
+        return example
+    if task is None:
+        raise ValueError(NO_INPUT)
+    task.check(model)
+    return next(task.train.head(1).batches(1)).inputs
 
 
 def check_input(model: nn.Module, example: Any, text: str) -> None:

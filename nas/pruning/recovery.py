@@ -255,7 +255,7 @@ class Repair:
     ) -> None:
         self.model, self.task, self.examples, self.config = model, task, examples, config
         self.seed, self.device, self.progress = seed, device, progress
-        self.sample = list(_sample(examples, seed))
+        self.sample = list(sample_of(examples, seed))
 
     def __call__(self, step: Recovery, result: PruneResult, kept: Kept = NOTHING) -> Note:
         """Repair the model of a result; it is left on the CPU in eval mode.
@@ -374,7 +374,8 @@ def _plain(test: RangeTest) -> dict[str, Any]:
     return {"rate": test.rate, "before": test.start, "tried": list(test.losses.items())}
 
 
-def _sample(examples: Examples, seed: int) -> Iterator[Batch]:
+def sample_of(examples: Examples, seed: int) -> Iterator[Batch]:
+    """About `CALIBRATION_EXAMPLES` examples, drawn by `seed`, in batches, without augmentation: what criteria and repairs pass over."""
     seen = 0
     for batch in examples.batches(min(BATCH, len(examples)), rng=stream(seed, "calibration")):
         yield batch

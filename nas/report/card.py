@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from nas.report.format import front_table
+from nas.report.inputs import as_code
 from nas.report.markdown import plain, table
 from nas.report.page import examples, searched
 from nas.study import Study
@@ -21,13 +23,14 @@ MATTER = "---\nlibrary_name: nas-toolkit\ntags:\n- neural-architecture-search\n-
 """Words for model hubs; they are the same in every card."""
 WEIGHTS = {
     "alone": "of the network trained alone",
+    "trained model": "of the trained model, with batch normalisation calibrated on training examples where there are such",
     "supernet": "of the supernet, with batch normalisation calibrated on training examples",
 }
 PACKAGES = ("python", "nas-toolkit", "torch")
 
 
 def model_card(
-    study: Study, arch: Architecture, described: Mapping[str, Any], example: Tensor, folder: Path, loads: str
+    study: Study, arch: Architecture, described: Mapping[str, Any], example: Any, folder: Path, loads: str
 ) -> str:
     """The card.
 
@@ -99,20 +102,23 @@ def _figures(study: Study, arch: Architecture) -> str:
     )
 
 
-def _usage(described: Mapping[str, Any], example: Tensor, loads: str) -> str:
+def _usage(described: Mapping[str, Any], example: Any, loads: str) -> str:
     """Python that loads the network in its folder and runs it, and what it takes."""
-    shape, kind = ", ".join(map(str, (1, *example.shape[1:]))), str(example.dtype)
-    inputs = f"torch.rand({shape})" if example.is_floating_point() else f"torch.zeros({shape}, dtype={kind})"
+    inputs, call = as_code(example)
     lines = ["import nas", "import torch", "", f"network = {loads}", f"inputs = {inputs}"]
-    said = [f"It takes tensors of {kind.removeprefix('torch.')} and shape (N, {shape.partition(', ')[2]}), with any N."]
-    mean, std = (described["input"].get(part) for part in ("mean", "std"))
-    if mean and std and example.ndim == 4:
+    taken = [x for x in tree_leaves(example) if isinstance(x, Tensor)]
+    shapes = [
+        f"{str(x.dtype).removeprefix('torch.')} and shape ({', '.join(['N', *map(str, x.shape[1:])])})" for x in taken
+    ]
+    said = [f"It takes tensors of {'; '.join(shapes)}, with any N."]
+    mean, std = (described.get("input", {}).get(part) for part in ("mean", "std"))
+    if mean and std and isinstance(example, Tensor) and example.ndim == 4:
         lines += [
             f"{part} = torch.tensor({numbers})[:, None, None]" for part, numbers in (("mean", mean), ("std", std))
         ]
         lines.append("inputs = (inputs - mean) / std")
         said.append("Pixels are in [0, 1], and normalised by the mean and std of each channel.")
-    lines += ["with torch.inference_mode():", "    outputs = network(inputs)"]
+    lines += ["with torch.inference_mode():", f"    outputs = network({call})"]
     if classes := described.get("classes"):
         named = ", ".join(map(plain, classes))
         said.append(f"Outputs are logits of {len(classes)} classes, in this order: {named}.")

@@ -10,10 +10,12 @@ from typing import Any
 
 import pandas as pd
 
+from estimators.counting import is_shape
 from nas.objectives import both_figures, gap, kendall, same_order
 from nas.report.axes import drawable
 from nas.report.format import UNKNOWN, Table, front_table, measured, si
 from nas.report.html import document, facts, figure, framed, listed, pairs, table
+from nas.report.inputs import as_code
 from nas.report.page_data import island, page_data
 from nas.report.timeline import DONE, FAILED, TRAINED, Span, by_worker, clock, sessions, spans
 from nas.runtime import names_function
@@ -72,11 +74,8 @@ TIMELINE = """
 def title(study: Study) -> str:
     """What was searched, on what."""
     data = study.record["data"]
-    return (
-        f"{study.config.space.title} on {data['name']}"
-        if data
-        else f"{study.config.space.title} by {study.config.evaluate}"
-    )
+    of = f" on {data['name']}" if data else f" by {study.config.evaluate}" if study.config.evaluate else ""
+    return f"{study.config.space.title}{of}"
 
 
 def searched(study: Study) -> str:
@@ -133,7 +132,7 @@ def _image(name: str, image: bytes) -> str:
 def _lede(study: Study) -> str:
     config, data = study.config, study.record["data"]
     if data is None:
-        given = f"figures given by {escape(str(config.evaluate))}"
+        given = f"figures given by {escape(config.evaluate)}" if config.evaluate else "no examples"
     else:
         sizes = ", ".join(f"{data[part]:,} {part}" for part in ("train", "validation", "test"))
         given = f"{escape(data['name'])} ({sizes} {examples(study)})"
@@ -269,16 +268,19 @@ def _exports(study: Study) -> str:
     place = study.place("exports", knee).name if knee else ""
     example = f"exports/{place if place in folders else folders[0]}"
     name = study.config.space.name
-    given = "" if name in SPACES else f", space={name!r}" if names_function(name) else ", space"
-    shape = ", ".join(map(str, study.space.net.input_shape))
-    of_images = study.config.data is not None
+    by_name = name in SPACES or ":" in name
+    given = f", space={name!r}" if names_function(name) else "" if by_name else ", space"
+    net, of_images = study.space.net, study.config.data is not None
     what, out = ("images", "logits") if of_images else ("inputs", "outputs")
+    made, call = (
+        (f"torch.zeros(8, {', '.join(map(str, net.inputs))})", what) if is_shape(net.inputs) else as_code(net.inputs)
+    )
     code = [
         "import nas, torch",
         f"model = nas.load({json.dumps(example)}{given})",
-        f"{what} = torch.zeros(8, {shape})  # yours{', normalised as architecture.json says' if of_images else ''}",
+        f"{what} = {made}  # yours{', normalised as architecture.json says' if of_images else ''}",
         "with torch.no_grad():",
-        f"    {out} = model({what})",
+        f"    {out} = model({call})",
     ]
     listed = ", ".join(f"<code>exports/{escape(name)}</code>" for name in folders)
     return (
@@ -356,7 +358,9 @@ def _source(study: Study) -> dict[str, str]:
     """Where figures come from."""
     data = study.record["data"]
     if data is None:
-        return {"figures": f"given by {study.config.evaluate}"}
+        return {
+            "figures": f"given by {study.config.evaluate}" if study.config.evaluate else "costs alone, without examples"
+        }
     by = {"task": study.config.task} if study.config.task else {}
     return {**by, "data": f"{data['name']}, fingerprint {data['fingerprint']}"}
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
-from search_spaces.core import LARGEST_INPUT, MOST_DIMENSIONS, parse_yaml, quoted
+from search_spaces.core import LARGEST_INPUT, MOST_DIMENSIONS, bare, parse_yaml, quoted
 
 
 def names(text: str) -> list[str]:
@@ -36,13 +37,33 @@ def yaml_values(texts: list[str] | None, flag: str) -> dict[str, Any]:
 
 def numbers(texts: list[str] | None, flag: str) -> dict[str, float]:
     """Numbers by name from `name=number`, as `flag` was given them."""
-    found = {}
-    for name, value in pairs(texts, flag).items():
-        try:
-            found[name] = float(value)
-        except ValueError:
-            raise ValueError(f"`{flag}` must be name=number, such as macs=60e6, got {name}={value}") from None
-    return found
+    return {name: amount(name, value, flag) for name, value in pairs(texts, flag).items()}
+
+
+def amount(name: str, value: object, flag: str) -> float:
+    """A number of what `name` is measured in; of milliseconds also as text with their unit, such as 0.5ms.
+
+    Args:
+        name: such as macs or latency_ms; what is in milliseconds has `_ms` in it.
+        value: a number, or text.
+        flag: what the setting is called.
+
+    Raises:
+        ValueError: no number, or milliseconds of something else.
+    """
+    text = str(value)
+    timed = text.endswith("ms")
+    if timed and not re.search(r"_ms(_|$)", name):
+        raise ValueError(
+            f"`{flag}` may be in ms for what is measured in milliseconds, such as latency_ms=0.5ms, got {name}={bare(text)}; give a "
+            "number without a unit"
+        )
+    try:
+        return float(text.removesuffix("ms"))
+    except ValueError:
+        raise ValueError(
+            f"`{flag}` must be name=number, such as macs=60e6 or latency_ms=0.5ms, got {name}={bare(text)}"
+        ) from None
 
 
 def floats(text: str, flag: str) -> list[float]:

@@ -9,7 +9,8 @@ from typing import Protocol
 import torch
 from torch import nn
 
-from nas.pruning import PrunedNetwork
+from nas.pruning import PrunedNetwork, check_task
+from nas.samplers import cheap_and_dear
 from nas.scoring.accuracy import SupernetScorer, one_by_one, trained_alone
 from nas.scoring.bounds import check_kept
 from nas.scoring.costs import CostScorer, Figures, Scorer
@@ -17,8 +18,10 @@ from nas.scoring.weights import JUDGED, candidate, from_supernet, repaired
 from nas.study import RunConfig, Study
 from nas.supernets import Supernets
 from nas.tasks import Task
-from pruners.progress import Progress
+from pruners import PruningPlan
+from pruners.progress import Progress, silent
 from search_spaces import Architecture, SearchSpace
+from search_spaces.core import smallest
 
 
 class Contract(Protocol):
@@ -39,6 +42,9 @@ class Contract(Protocol):
     def check(self, config: RunConfig) -> None:
         """Raise ValueError for a configuration that does not fit the space."""
 
+    def check_task(self, task: Task, config: RunConfig) -> None:
+        """Raise ValueError for a task whose inputs its networks do not take, or whose loss does not take their outputs."""
+
     def check_limits(self, limits: Mapping[str, float]) -> None:
         """Raise ValueError where it is known before a search that no architecture keeps the limits."""
 
@@ -57,8 +63,11 @@ class Contract(Protocol):
     def worth_in_words(self, config: RunConfig) -> str:
         """What the accuracy of a trial is of."""
 
-    def weights(self, study: Study, arch: Architecture, task: Task, learner: Supernets | None) -> nn.Module:
+    def weights(self, study: Study, arch: Architecture, task: Task | None, learner: Supernets | None) -> nn.Module:
         """A network that was not trained alone, on the CPU in evaluation mode; ValueError if the run has no weights for it."""
+
+    def plan(self, arch: Architecture) -> PruningPlan | None:
+        """What was removed, of a smaller model of a trained one."""
 
 
 def contract(space: SearchSpace) -> Contract:
@@ -76,6 +85,16 @@ class Untrained:
 
     def check(self, config: RunConfig) -> None:
         pass
+
+    def check_task(self, task: Task, config: RunConfig) -> None:
+        net, name = self.space.net, self.space.name
+        if config.data is None and config.task is not None:
+            task.check(self.space.build(cheap_and_dear(self.space)[0]).eval())
+        elif net.input_shape != task.input_shape or net.num_classes != task.outputs:
+            raise ValueError(
+                f"space {name!r} takes images of {net.input_shape} and {net.num_classes} classes, but {task.name!r} has "
+                f"{task.input_shape} and {task.outputs}; make the space with the data's numbers"
+            )
 
     def check_limits(self, limits: Mapping[str, float]) -> None:
         check_kept(self.space, limits)
@@ -99,8 +118,12 @@ class Untrained:
     def worth_in_words(self, config: RunConfig) -> str:
         return "its weights in the supernet" if config.supernets.count else "trained on training images"
 
-    def weights(self, study: Study, arch: Architecture, task: Task, learner: Supernets | None) -> nn.Module:
+    def weights(self, study: Study, arch: Architecture, task: Task | None, learner: Supernets | None) -> nn.Module:
+        assert task is not None
         return from_supernet(study, arch, task, learner)
+
+    def plan(self, arch: Architecture) -> PruningPlan | None:
+        return None
 
 
 class TrainedModel:
@@ -109,7 +132,7 @@ class TrainedModel:
     source, alone, trains = "trained model", "further, from the weights that are left,", False
 
     def __init__(self, space: SearchSpace, network: PrunedNetwork) -> None:
-        self.space, self.model = space, network.source
+        self.space, self.network, self.model = space, network, network.source
 
     def check(self, config: RunConfig) -> None:
         costs = (*config.objectives, *config.limits)
@@ -119,8 +142,25 @@ class TrainedModel:
                 f"`supernets` 0, and without activations; got {config.strategy}, {config.supernets.count} and {', '.join(costs)}"
             )
 
+    def check_task(self, task: Task, config: RunConfig) -> None:
+        check_task(self.model.model, task, self.model.kwargs or self.model.args, f"the model of {self.space.name!r}")
+
     def check_limits(self, limits: Mapping[str, float]) -> None:
-        pass
+        """Of exact costs, which the architecture of all smallest values has least of."""
+        arch = smallest(self.space)
+        (least,) = self.costs([arch], silent)
+        beyond = [name for name, limit in limits.items() if name in least and least[name] > limit]
+        if beyond:
+            asked = " and ".join(f"{name} {limits[name]:,g}" for name in beyond)
+            reach = " and ".join(f"{name} {least[name]:,}" for name in beyond)
+            fixed = [group for group in self.model.found if group.protected]
+            kept = (
+                f"; {len(fixed)} groups are protected, such as {fixed[0].name}: {fixed[0].protected}" if fixed else ""
+            )
+            raise ValueError(
+                f"no architecture of {self.space.name!r} has at most {asked}: the smallest has {reach}{kept}; allow more, or protect "
+                "fewer groups"
+            )
 
     def costs(self, archs: Sequence[Architecture], progress: Progress) -> list[Figures]:
         """Of the smaller models, without building them; with what the outputs lose, as scores estimate it, where they do."""
@@ -137,12 +177,15 @@ class TrainedModel:
         self, config: RunConfig, task: Task, names: Sequence[str], device: torch.device, learner: Supernets | None
     ) -> Scorer:
         return one_by_one(
-            lambda arch, _: candidate(self.model, arch, task, config.seed).to(device), task, names, JUDGED
+            lambda arch, _: candidate(self.network, arch, task, config.seed).to(device), task, names, JUDGED
         )
 
     def worth_in_words(self, config: RunConfig) -> str:
         made_up = "" if self.model.batches is None else ", each layer making up for what it lost"
         return f"the weights that are left{made_up}, batch statistics gathered again"
 
-    def weights(self, study: Study, arch: Architecture, task: Task, learner: Supernets | None) -> nn.Module:
-        return repaired(self.model, arch, task, study.config.seed)
+    def weights(self, study: Study, arch: Architecture, task: Task | None, learner: Supernets | None) -> nn.Module:
+        return self.space.build(arch) if task is None else repaired(self.network, arch, task, study.config.seed)
+
+    def plan(self, arch: Architecture) -> PruningPlan | None:
+        return self.network.result(arch).plan

@@ -53,7 +53,7 @@ class LatencyScorer:
             some = archs[start : start + TAKE_TURNS]
             modules = {arch: self.space.build(arch) for arch in some}
             with torch.autocast("cpu", enabled=False):
-                measured = compare_latency(modules, self.space.net.input_shape, device=self.device)
+                measured = compare_latency(modules, self.space.net.inputs, device=self.device)
             figures += [latency_figures(measured[arch]) for arch in some]
         return figures
 
@@ -114,5 +114,5 @@ class NetworkScorer:
             progress("ranking", done, len(archs))
             module = self.space.build(arch)
             with torch.autocast("cpu", enabled=False):  # the network's own dtypes, whatever the run computes in
-                figures.append({name: of(module, self.space.net.input_shape) for name, of in self.known.items()})
+                figures.append({name: of(module, self.space.net.inputs) for name, of in self.known.items()})
         return figures

@@ -5,15 +5,16 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterator
 
-import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
+from nas.pruning import PrunedNetwork
 from nas.runtime import stream
 from nas.study import Study
 from nas.supernets import OneSupernet, Supernets
 from nas.tasks import Batch, Task
 from nas.training import calibrate_
-from pruners import PrunableSpace, recalibrate_
+from pruners import recalibrate_
 from search_spaces import Architecture
 
 BATCH = 100
@@ -64,7 +65,7 @@ def _best_supernet(study: Study, arch: Architecture, learner: Supernets) -> int:
     return 0 if isinstance(learner, OneSupernet) else learner.assign([arch])[0]
 
 
-def candidate(model: PrunableSpace, arch: Architecture, task: Task, seed: int) -> nn.Module:
+def candidate(network: PrunedNetwork, arch: Architecture, task: Task, seed: int) -> nn.Module:
     """A smaller model of a trained one in a moment: a slice, repaired from what all share, its batch statistics gathered again.
 
     The whole model is as it was.
@@ -74,17 +75,18 @@ def candidate(model: PrunableSpace, arch: Architecture, task: Task, seed: int) -
     Raises:
         ValueError: it is not what the masked model computes.
     """
+    model = network.source
     if zlib.crc32(arch.key.encode()) % PROVED == 0:
         model.build(arch, every_size=False)
-    module = model.candidate(arch)
-    if arch != model.whole and any(node.target is torch.ops.aten.batch_norm.default for node in module.graph.nodes):
+    module = model.candidate(arch, network.every_size)
+    if arch != model.whole and any(isinstance(part, _BatchNorm) for part in model.model.modules()):
         recalibrate_(module, _examples(task, CALIBRATED, seed))
     return module
 
 
-def repaired(model: PrunableSpace, arch: Architecture, task: Task, seed: int) -> nn.Module:
+def repaired(network: PrunedNetwork, arch: Architecture, task: Task, seed: int) -> nn.Module:
     """A smaller model of a trained one, proved, and repaired as `prune` does by default; on the CPU."""
-    return model.repaired(arch, list(_examples(task, REPAIRED, seed))).model
+    return network.source.repaired(arch, list(_examples(task, REPAIRED, seed)), network.every_size).model
 
 
 def _examples(task: Task, number: int, seed: int) -> Iterator[Batch]:

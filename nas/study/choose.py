@@ -9,13 +9,14 @@ import pandas as pd
 from pandas.api.types import is_numeric_dtype
 
 from nas.objectives import OBJECTIVES, Objective, losses, pareto
+from nas.runtime import amount
 from nas.study.study import Study
 
 OF_SUPERNET = re.compile(r"_supernet\d+$")
 """What stands behind the name of a metric in the column of one supernet's figures."""
 
 
-def choose(study: Study, pick: str | None = None, limits: Mapping[str, float] | None = None) -> pd.DataFrame:
+def choose(study: Study, pick: str | None = None, limits: Mapping[str, float | str] | None = None) -> pd.DataFrame:
     """Rows of `study.front`, or of all trials where `pick` names an architecture.
 
     Args:
@@ -23,8 +24,8 @@ def choose(study: Study, pick: str | None = None, limits: Mapping[str, float] | 
         pick: `knee`, the point furthest below the line between the front's ends; `best`, the best by the first objective; a label
             or JSON object of any architecture that was tried, or where the run has supernets, of any other of the space; None for
             all of the front.
-        limits: bounds by column, such as `{"macs": 60e6}`, in the column's unit: the least for accuracies (fractions) and other
-            objectives that rise, the most for everything else.
+        limits: bounds by column, such as `{"macs": 60e6, "latency_ms": "0.5ms"}`, in the column's unit: the least for accuracies
+            (fractions) and other objectives that rise, the most for everything else.
 
     Metrics of networks trained alone are what counts where the whole front has them; else what the search saw.
 
@@ -36,7 +37,8 @@ def choose(study: Study, pick: str | None = None, limits: Mapping[str, float] | 
         raise ValueError(f"{study.folder} has no trial yet; run or resume its search first")
     if pick not in (None, "knee", "best"):
         return _named(study, pick)
-    front = under(front, limits or {}, (*study.objectives, *study.metrics))
+    amounts = {name: amount(name, value, "limits") for name, value in (limits or {}).items()}
+    front = under(front, amounts, (*study.objectives, *study.metrics))
     if pick is None:
         return front
     values = front[[objective.name for objective in study.objectives]].copy()

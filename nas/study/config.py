@@ -14,8 +14,8 @@ from nas.data import DataConfig
 from nas.engines import EngineConfig
 from nas.events import known_logs
 from nas.objectives import ESTIMATES, OBJECTIVES, Hardware, Objective, estimates, parse_objectives
-from nas.pruning import PRUNED
-from nas.runtime import check_trust, different, names_function, read_yaml, teaches_by_function
+from nas.pruning import OF_MODEL, SearchedModel, as_space, functions_of, is_pruned
+from nas.runtime import amount, check_trust, different, names_function, read_yaml, teaches_by_function
 from nas.strategies import STRATEGIES
 from nas.study.formats import FORMATS
 from nas.supernets import SupernetConfig
@@ -45,6 +45,10 @@ LOOP = "loop"
 """What stands in place of a function that evaluates where a loop of the user's own tells figures."""
 LIMITED = (*METRICS, "latency_ms", *ESTIMATES)
 """What a search may be limited by."""
+WITHOUT_DATA = tuple(name for name in OBJECTIVES if name not in ("accuracy", "activations", *ZERO_COST))
+"""Objectives of trained models that need no examples."""
+TRIALS = 200
+"""Of a search for smaller models inside a trained one, where nothing else ends it: few spaces of these are ever used up."""
 
 
 class SpaceConfig(Part):
@@ -167,7 +171,8 @@ class RunConfig(Part):
     limits: dict[str, float] = setting(
         {},
         flag="at-most",
-        help="Try no architecture with more of a cost, latency_ms or an estimate, such as macs=60e6. Can be repeated.",
+        help="Try no architecture with more of a cost, latency_ms or an estimate, such as macs=60e6 or latency_ms=0.5ms. Can be "
+        "repeated.",
     )
     start_from: PathText | None = setting(
         None, help="Run folder whose trials this search starts with, those that are architectures of its space."
@@ -232,9 +237,8 @@ class RunConfig(Part):
         own = [known.name for known in self.wanted if known.name not in OBJECTIVES]
         if self.evaluate is None:
             if self.data is None and self.task is None:
-                raise ValueError(
-                    "a search needs `data`, a `task`, or `evaluate` that gives networks their figures; give one of them"
-                )
+                self._check_without_data()
+                return self
             if self.data is not None and self.task is not None:
                 raise ValueError("`task` brings its own data, got `data` as well; leave out one or the other")
             unknown = [name for name in own if name not in KNOWN]
@@ -261,6 +265,23 @@ class RunConfig(Part):
                 "figures with their directions, such as score:max"
             )
         return self
+
+    def _check_without_data(self) -> None:
+        """Only a trained model can be searched without examples, and only for what needs none."""
+        if not is_pruned(self.space.name):
+            raise ValueError(
+                "a search needs `data`, a `task`, or `evaluate` that gives networks their figures; give one of them"
+            )
+        needing = [name for name in self.objectives if name not in WITHOUT_DATA]
+        if needing:
+            raise ValueError(
+                f"{', '.join(needing)} must be measured on examples, got none; give `data` or a `task`, or choose `objectives` among "
+                f"{', '.join(WITHOUT_DATA)}, which say nothing of what a smaller model still computes"
+            )
+        if self.alone.which != "none":
+            raise ValueError(
+                f"`retrain` {self.alone.which} needs examples, got none; give `data` or a `task`, or leave it out"
+            )
 
     @model_validator(mode="after")
     def _latency_has_quiet(self) -> RunConfig:
@@ -307,6 +328,15 @@ class RunConfig(Part):
             )
         return self
 
+    @field_validator("limits", mode="before")
+    @classmethod
+    def _limits_are_numbers(cls, given: Any) -> Any:
+        return (
+            {name: amount(str(name), value, "limits") for name, value in given.items()}
+            if isinstance(given, Mapping)
+            else given
+        )
+
     @field_validator("limits")
     @classmethod
     def _known_limits(cls, limits: dict[str, float]) -> dict[str, float]:
@@ -318,30 +348,56 @@ class RunConfig(Part):
         return limits
 
 
-@takes(RunConfig)
-def configure(space: str, data: str | None, **settings: Any) -> RunConfig:
+@takes(RunConfig, SearchedModel)
+def configure(space: str | None = None, data: str | None = None, **settings: Any) -> RunConfig:
     """The complete configuration behind the settings that are given.
 
     Args:
-        space: a built-in space, `module:function`, or `pruned:module:function`.
-        data: see `nas.load_data`; None with `task` or `evaluate`.
+        space: a built-in space, `module:function`, or `pruned:MODEL`; None with `model`, which means the same as the last.
+        data: see `nas.load_data`; None with `task` or `evaluate`, or for a trained model and costs alone.
         settings: the others, by keyword:{settings}
 
     Raises:
         ValueError: a setting is unknown or out of its range; the message names it.
     """
-    trained = space.partition(":")[0] == PRUNED
     given = {name: value for name, value in settings.items() if value is not None}
-    defaults: dict[str, Any] = {"alone_epochs": settings.get("epochs", 100)}
-    if trained:
-        defaults["learning_rate"] = 1e-4 if given.get("optimizer") == "adamw" else 0.01
+    of_model = {name: given.pop(name) for name in OF_MODEL if name in given}
+    options = given.pop("space_options", None) or {}
+    space, options = as_space(space, options, of_model)
+    if space is None:
+        raise ValueError("a search needs a `space`, or a trained `model` to find smaller ones in; give one of them")
+    defaults: dict[str, Any] = {"alone_epochs": given.get("epochs", 100)}
+    if trained := is_pruned(space):
+        defaults |= _of_trained(given, data)
     if "evaluate" in given:
         defaults |= {"strategy": "nsga2", "supernets": 0, "retrain": "none"}
     else:
-        strategy = STRATEGIES.get(given.get("strategy", "mixture"))
+        strategy = STRATEGIES.get({**defaults, **given}.get("strategy", "mixture"))
         defaults["supernets"] = strategy.supernets if strategy and (strategy.ranked or not trained) else 0
-    made = nested(RunConfig, {**defaults, **given, "space": space, **({} if data is None else {"data": data})})
+    made = nested(
+        RunConfig,
+        {
+            **defaults,
+            **given,
+            "space": space,
+            **({"space_options": options} if options else {}),
+            **({} if data is None else {"data": data}),
+        },
+    )
     return parse_config({"data": None, **made})
+
+
+def _of_trained(given: Mapping[str, Any], data: str | None) -> dict[str, Any]:
+    """Defaults of a search inside a trained model: it ends, and what is found is trained on only where epochs say how long."""
+    defaults: dict[str, Any] = {
+        "learning_rate": 1e-4 if given.get("optimizer") == "adamw" else 0.01,
+        "strategy": "nsga2",
+    }
+    if not {"epochs", "alone_epochs"} & given.keys():
+        defaults["retrain"] = "none"
+    if not {"trials", "seconds"} & given.keys() and given.get("strategy") != "exhaustive":
+        defaults["trials"] = TRIALS
+    return defaults
 
 
 def adjusted(config: RunConfig, settings: Mapping[str, Any]) -> RunConfig:
@@ -373,8 +429,9 @@ def check_functions(config: RunConfig, path: Path) -> None:
 def named_functions(config: RunConfig) -> list[tuple[str, str]]:
     """The functions that a run of a configuration imports, each after what it is for."""
     teacher = config.supernets.teacher if config.supernets.source is None else None
-    given = {"space": config.space.name, "task": config.task, "evaluate": config.evaluate}
-    found = [(what, name) for what, name in given.items() if name is not None and names_function(name)]
+    given = {"task": config.task, "evaluate": config.evaluate}
+    named = [(what, name) for what, name in given.items() if name is not None and names_function(name)]
+    found = [*functions_of(config.space.name, config.space.options), *named]
     return [*found, *([("teacher", teacher)] if teacher is not None and teaches_by_function(teacher) else [])]
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
-from nas.pruning import PREFIX, known_options, pruned_space
+from nas.pruning import PREFIX, pruned_space
 from nas.runtime import import_function
 from nas.study.config import OBJECT
 from nas.tasks import Task
@@ -18,20 +18,20 @@ from search_spaces.core import image_size_of
 OF_ENSEMBLES = ("paths", "splits")
 
 
-def build_space(name: str, options: dict[str, Any]) -> SearchSpace:
+def build_space(name: str, options: dict[str, Any], task: Task | None = None) -> SearchSpace:
     """The search space of that name.
 
     Args:
-        name: a built-in space, `module:function` of a factory that returns a SearchSpace, or `pruned:module:function` of one
-            that returns a trained model.
+        name: a built-in space, `module:function` of a factory that returns a SearchSpace, or `pruned:MODEL` of a trained model.
         options: keyword arguments of the factory; of a trained model see `nas.pruning.pruned_space`. Beside them `paths` and
             `splits` of an ensemble.
+        task: what a trained model is for; other spaces do without.
 
     Raises:
         ValueError: no such space, function or option.
     """
     if name.startswith(PREFIX):
-        return pruned_space(name, **known_options(name, options))
+        return pruned_space(name, task, **options)
     of_ensemble = {key: value for key, value in options.items() if key in OF_ENSEMBLES}
     if of_ensemble:
         return ensemble(build_space(name, {k: v for k, v in options.items() if k not in of_ensemble}), **of_ensemble)
@@ -49,7 +49,8 @@ def options_for(name: str, options: dict[str, Any], task: Task | None) -> dict[s
     if task is None or shape is None:
         return options
     if name.startswith(PREFIX):
-        return {"input": "x".join(map(str, (1, *shape))), **options}
+        of_floats = task.example.inputs.is_floating_point()
+        return {"input": "x".join(map(str, (1, *shape))), **options} if of_floats else options
     if ":" not in name and name not in SPACES:
         return options
     factory = import_function(name) if ":" in name else SPACES[name].make

@@ -25,7 +25,7 @@ import pandas as pd
 
 from nas.events import SILENT, Log, check_logs, logged
 from nas.objectives import OBJECTIVES, Objective, losses, pareto
-from nas.pruning import PREFIX, own_classes, own_normalisation
+from nas.pruning import PREFIX, functions_of, own_classes, own_image_size, own_normalisation
 from nas.runtime import (
     as_yaml,
     check_trust,
@@ -67,6 +67,7 @@ class Study:
         self.folder, self.config, self.space, self.trusted = folder, config, space, trusted
         self.log: Log = SILENT
         self._table: tuple[list[Trial], pd.DataFrame] = [], pd.DataFrame()  # of `trials`, and what it was made from
+        self._task: Task | None = None  # where the space was made with it
 
     # --- opening ---
 
@@ -111,13 +112,22 @@ class Study:
         return study
 
     @classmethod
-    def open(cls, folder: str | Path, space: str | SearchSpace | None = None, *, trust: bool = False) -> Study:
+    def open(
+        cls,
+        folder: str | Path,
+        space: str | SearchSpace | None = None,
+        *,
+        task: Task | None = None,
+        trust: bool = False,
+    ) -> Study:
         """Read a run folder, finished or not.
 
         Args:
             folder: a run's folder.
             space: needed for a space that was given as an object and has no name to find it by, and for one of `module:function`,
                 whose name says that it may be imported.
+            task: of the run, if it is loaded already; needed for one that was given as an object where the space is of a trained model,
+                which is made with it.
             trust: import whatever function the folder names; see docs/trust.md.
 
         Raises:
@@ -129,15 +139,23 @@ class Study:
         config = recorded_config(folder)
         recorded = read_record(folder)["space"]
         if not isinstance(space, SearchSpace):
-            check_trust(config.space.name, folder / "run.yaml", named=space, trust=trust)
+            name = config.space.name
+            check_trust(name, folder / "run.yaml", named=space, trust=trust)
+            for what, function in functions_of(name, recorded["options"]):
+                if what != "space":
+                    check_trust(function, folder / "record.json", trust=trust)
+            if name.startswith(PREFIX):
+                task = task or _task_of(folder, config, trusted=trust)
             with of_file(folder / "record.json", "bring it and run.yaml back, or use the version that made them"):
-                space = build_space(config.space.name, recorded["options"])
+                space = build_space(name, recorded["options"], task)
         if space.fingerprint != recorded["fingerprint"]:
             raise ValueError(
                 f"{folder} was made with another definition of space {space.name!r}, say its run.yaml and record.json; "
                 "use the version that made it"
             )
-        return cls(folder, config, space, trusted=trust)
+        study = cls(folder, config, space, trusted=trust)
+        study._task = task
+        return study
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -252,18 +270,21 @@ class Study:
             ValueError: its data are not those of the run any more, or the run has none.
             Untrusted: it is a function's, and the run was opened without `trust`.
         """
-        if self.config.data is None and self.config.task is None:
+        if not self.has_examples:
+            by = self.config.evaluate or ", ".join(self.config.objectives)
             raise ValueError(
-                f"{self.folder} was searched by {self.config.evaluate}, without data or weights of its own; build a network by "
+                f"{self.folder} was searched by {by}, without data or weights of its own; build a network by "
                 "`study.space.build(study.find(label))` and train it as you do"
             )
-        if self.config.task is not None:
-            check_trust(self.config.task, self.folder / "run.yaml", trust=self.trusted)
-        task = load_task(self.config)
-        assert task is not None
-        if task.fingerprint != self.record["data"]["fingerprint"]:
-            raise ValueError(f"{task.name} no longer holds the data that {self.folder} was made from")
-        return task
+        self._task = self._task or _task_of(self.folder, self.config, trusted=self.trusted)
+        assert self._task is not None
+        _check_data(self._task, self.folder)
+        return self._task
+
+    @property
+    def has_examples(self) -> bool:
+        """Whether the run has a task, or data."""
+        return self.config.data is not None or self.config.task is not None
 
     def architecture(self, trial: Trial) -> Architecture:
         return self.space.from_json(trial.user_attrs["architecture"])
@@ -447,8 +468,30 @@ class Study:
                 )
 
 
+def _task_of(folder: Path, config: RunConfig, *, trusted: bool) -> Task | None:
+    """The task of a run, made again, if it has one.
+
+    Raises:
+        ValueError: its data are not those of the run any more.
+        Untrusted: it is a function's that is not trusted.
+    """
+    if config.task is not None:
+        check_trust(config.task, folder / "run.yaml", trust=trusted)
+    task = load_task(config)
+    if task is not None:
+        _check_data(task, folder)
+    return task
+
+
+def _check_data(task: Task, folder: Path) -> None:
+    if task.fingerprint != read_record(folder)["data"]["fingerprint"]:
+        raise ValueError(f"{task.name} no longer holds the data that {folder} was made from")
+
+
 def load_task(config: RunConfig) -> Task | None:
-    """The task of a configuration, its images normalised as a library's model was trained where one is searched; None if it has none.
+    """The task of a configuration; None if it has none.
+
+    Where a library's model is searched, images are normalised, and without an input of its own resized, as it was trained.
 
     Raises:
         ValueError: see `make_task`.
@@ -457,8 +500,11 @@ def load_task(config: RunConfig) -> Task | None:
         return make_task(config.task)
     if config.data is None:
         return None
-    trained = config.space.name.removeprefix(PREFIX) if config.space.name.startswith(PREFIX) else ""
-    return configured_task(config.data, config.seed, own_normalisation(trained), own_classes(trained))
+    data, space = config.data, config.space
+    trained = space.name.removeprefix(PREFIX) if space.name.startswith(PREFIX) else ""
+    if "input" not in space.options and data.image_size is None and (size := own_image_size(trained)):
+        data = data.model_copy(update={"image_size": size})
+    return configured_task(data, config.seed, own_normalisation(trained), own_classes(trained))
 
 
 def _described(task: Task) -> dict[str, Any]:

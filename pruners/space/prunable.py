@@ -42,7 +42,6 @@ from pruners.result import PruneResult, Summary, count
 from pruners.space.choices import KEEP, LEAVE_OUT, Levels, choices_of, kept_at, labels_of
 from pruners.surgery import (
     Block,
-    GraphModel,
     Removal,
     Surgery,
     configure,
@@ -50,6 +49,7 @@ from pruners.surgery import (
     fingerprint,
     form_of,
     ignored,
+    multiplied,
     removable_blocks,
     serves,
     unneeded,
@@ -203,11 +203,15 @@ class PrunableSpace:
                 front.append(arch)
         return front[::-1]
 
-    def candidate(self, arch: Architecture) -> GraphModel:
-        """The smaller model of an architecture as a graph that serves the example's sizes in any batch, in a moment.
+    def candidate(self, arch: Architecture, every_size: bool = False) -> nn.Module:
+        """The smaller model of an architecture in a moment, as a graph that serves the example's sizes in any batch.
 
         With batches, each layer makes up for what it lost, see `pruners.repair.repair_at_once_`; batch norms have their old
         statistics. It is not proved: `build` does that.
+
+        Args:
+            arch: of `space`.
+            every_size: give it the form that `build` does, which serves every size of the inputs, and takes longer.
 
         Raises:
             ValueError: if the architecture is of another space.
@@ -216,17 +220,27 @@ class PrunableSpace:
         surgery = Surgery(self.model, self.graph, self.found, self.tolerance)
         removal, smaller = surgery.slice(self._keep(arch), self._left_out(arch))
         repair_at_once_(smaller, removal, self._moments)
-        return smaller
+        if not every_size:
+            return smaller
+        result = self.build(arch, check=False)
+        now, own = multiplied(smaller.state_dict(), result.plan.folded), result.model.state_dict()
+        for name, tensor in own.items():
+            if (full := result.plan.full_name(name)) in now:
+                tensor.copy_(now[full])
+        return result.model
 
-    def repaired(self, arch: Architecture, batches: Batches, progress: Progress = silent) -> PruneResult:
+    def repaired(
+        self, arch: Architecture, batches: Batches, every_size: bool = False, progress: Progress = silent
+    ) -> PruneResult:
         """`build`, then repaired on examples as `prune` does by default: what leaves a search.
 
         Args:
             arch: of `space`.
             batches: examples, with or without labels.
+            every_size: see `build`.
             progress: told how far it is.
         """
-        result = self.build(arch, every_size=False)
+        result = self.build(arch, every_size=every_size)
         words = best_repair(result.model, self.model, result.plan, batches, progress)
         return replace(result, summary=replace(result.summary, chosen={"recover": words}))
 

@@ -106,8 +106,18 @@ def shown(value: Any) -> str:
     return "" if value is None or value is False or value is ... or value == {} else str(value)
 
 
-def keywords(kind: type[BaseModel]) -> dict[str, Keyword]:
-    """The settings of a configuration that can be given by themselves, by keyword, in the order of its fields."""
+def keywords(*kinds: type[BaseModel]) -> dict[str, Keyword]:
+    """The settings of a configuration that can be given by themselves, by keyword, in the order of its fields.
+
+    Of several configurations, a name that more than one has is the first one's.
+    """
+    found: dict[str, Keyword] = {}
+    for kind in kinds:
+        found = {**found, **{name: each for name, each in _keywords(kind).items() if name not in found}}
+    return found
+
+
+def _keywords(kind: type[BaseModel]) -> dict[str, Keyword]:
     found: dict[str, Keyword] = {}
     for path, field in _leaves(kind, ()):
         about = field.json_schema_extra
@@ -148,7 +158,7 @@ def nested(kind: type[BaseModel], given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def takes(
-    kind: type[BaseModel], leaving_out: Collection[str] = ()
+    *kinds: type[BaseModel], leaving_out: Collection[str] = ()
 ) -> Callable[[Callable[Given, Result]], Callable[Given, Result]]:
     """Say of a function with `**settings` which those are: in its signature, and in its docstring in place of `{settings}`."""
 
@@ -156,7 +166,7 @@ def takes(
         signature = inspect.signature(function)
         own = [given for given in signature.parameters.values() if given.kind is not inspect.Parameter.VAR_KEYWORD]
         left_out = {*leaving_out, *signature.parameters}
-        known = [keyword for keyword in keywords(kind).values() if keyword.name not in left_out]
+        known = [keyword for keyword in keywords(*kinds).values() if keyword.name not in left_out]
         more = [
             inspect.Parameter(k.name, inspect.Parameter.KEYWORD_ONLY, default=k.default, annotation=k.kind)
             for k in known

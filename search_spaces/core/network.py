@@ -79,6 +79,11 @@ class Network:
     num_classes: int
     heads: int = field(default=1, kw_only=True)
 
+    @property
+    def inputs(self) -> Any:
+        """What networks are measured on: the shape of one example, without the batch, or example inputs of their own."""
+        return self.input_shape
+
     def locals(self, columns: Mapping[str, Value]) -> tuple[Local, ...]:
         """The local choice of each block under the given column values."""
         return tuple(block.read(*(columns[name] for name in block.columns)) for block in self.blocks)

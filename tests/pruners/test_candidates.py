@@ -55,6 +55,15 @@ def test_layers_make_up_for_what_they_lost(name: str) -> None:
     assert np.median(ratios) <= 1 and min(ratios) < 1
 
 
+@pytest.mark.parametrize("name", ["residual", "torch encoder"])
+def test_a_candidate_for_every_size_computes_the_same(name: str) -> None:
+    space, _, example = made(name)
+    arch = space.space.sample(np.random.default_rng(3))
+    with torch.no_grad():
+        ours, every = space.candidate(arch)(*example), space.candidate(arch, every_size=True)(*example)
+    assert difference([ours], [every]) < 1e-5
+
+
 @pytest.mark.parametrize("name", NETS)
 def test_nothing_drawn_at_random_is_ahead_of_the_front(name: str) -> None:
     space, _, _ = made(name)
