@@ -54,6 +54,7 @@ from benchmarks.real_models import MODELS, RealModel
 from benchmarks.real_packages import PACKAGES, missing
 from benchmarks.resumable import note
 from estimators import count
+from estimators.latency.runtimes import onnx_session
 from pruners import PruneResult, least_squares_, prune, recalibrate_
 
 MORE = 10
@@ -164,8 +165,6 @@ class ByPosition(nn.Module):
 
 def onnx_run(model: nn.Module, example: Any) -> Callable[[], object]:
     """A call of a model on an example in ONNX Runtime, on as many threads as torch has."""
-    import onnxruntime
-
     inputs = example if isinstance(example, dict) else {"x": example[0] if isinstance(example, tuple) else example}
     names, exported = list(inputs), io.BytesIO()
     wrapped = ByPosition(model, names if isinstance(example, dict) else []).eval()
@@ -176,9 +175,7 @@ def onnx_run(model: nn.Module, example: Any) -> Callable[[], object]:
         except Exception:  # what cannot be traced may still be exported, more slowly
             program: Any = torch.onnx.export(wrapped, tuple(inputs.values()), input_names=names, dynamo=True)
             exported = io.BytesIO(program.model_proto.SerializeToString())
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.log_severity_level = torch.get_num_threads(), 3
-    session = onnxruntime.InferenceSession(exported.getvalue(), options, providers=["CPUExecutionProvider"])
+    session = onnx_session(exported.getvalue(), torch.get_num_threads())
     known = {given.name for given in session.get_inputs()}
     feeds = {name: x.numpy() for name, x in inputs.items() if name in known}
     return lambda: session.run(None, feeds)

@@ -196,7 +196,7 @@ def prune(
         budgets[lever], predicted = find(lambda b: built_within({**asked, lever: b}), aims, least[lever], top, progress)
     for _ in range(ATTEMPTS):
         cut = surgery.cut(*selection.choose(ranking, budgets)) if as_module is None else as_module.cut(budgets)
-        readings = {aim.name: aim.read(cut.built.model) for aim in aims}
+        readings = {aim.name: aim.settle(cut.built.model) for aim in aims}
         after = count(cut.built.model, args, kwargs)
         routed_otherwise = graph.trace.choosing and after["macs"] > asked.get("macs", math.inf)
         if all(reading.met for reading in readings.values()) and not routed_otherwise:
