@@ -93,7 +93,7 @@ def prune(
             types: scores, cut, measurements and proof are those of a copy in float32, whose plan is then carried out on the model.
             One that `torch.compile` wrapped is pruned as the module inside.
         example_inputs: a tensor, a sequence of positional inputs or a dict of keyword inputs.
-        targets: "macs", "params", "weight_bytes" (of parameters), "latency_ms" (the median on the example inputs, on this machine),
+        targets: "macs", "params", "weight_bytes" (of parameters), "latency_ms" (lower quartile, example inputs, this machine),
             "onnxruntime_ms" (the same in ONNX Runtime) or a name in `estimators` to what may remain: a fraction up to 1 of the full
             model's, or an absolute number above 1; milliseconds also as "0.8ms".
         estimators: further targets by name: functions of (model, inputs) to a positive number, larger for larger models, where

@@ -1,7 +1,8 @@
 """How long a network takes on this machine, never without its spread.
 
 Every network is warmed up until its times are steady. Then all of them take turns, in alternating order, so that a machine that
-slows down or speeds up does so for all of them. Each is given the median and the quartiles of its runs.
+slows down or speeds up does so for all of them. Each is given the median and the quartiles of its runs. In ONNX Runtime every turn
+has a session of its own.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from estimators.counting import Inputs, device_of, dtype_of, example, is_shape
-from estimators.latency.runtimes import Args, Kwargs, Run, compiling_each, prepare
+from estimators.latency.runtimes import Args, Kwargs, Run, compiling_each, prepare, renew
 from search_spaces.core import first_line
 
 Name = TypeVar("Name")
@@ -244,6 +245,8 @@ def _take_turns(
         if done and time.perf_counter() > deadline:
             break
         for name in order:
+            if done:
+                renew(runs_of[name])
             _once(runs_of[name], device)
             times[name] += [_once(runs_of[name], device) for _ in range(TURN)]
         order.reverse()
