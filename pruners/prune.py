@@ -93,7 +93,7 @@ def prune(
             types: scores, cut, measurements and proof are those of a copy in float32, whose plan is then carried out on the model.
             One that `torch.compile` wrapped is pruned as the module inside.
         example_inputs: a tensor, a sequence of positional inputs or a dict of keyword inputs.
-        targets: "macs", "params", "weight_bytes" (of parameters), "latency_ms" (the median on the example inputs, on this machine),
+        targets: "macs", "params", "weight_bytes" (of parameters), "latency_ms" (lower quartile, example inputs, this machine),
             "onnxruntime_ms" (the same in ONNX Runtime) or a name in `estimators` to what may remain: a fraction up to 1 of the full
             model's, or an absolute number above 1; milliseconds also as "0.8ms".
         estimators: further targets by name: functions of (model, inputs) to a positive number, larger for larger models, where
@@ -196,7 +196,7 @@ def prune(
         budgets[lever], predicted = find(lambda b: built_within({**asked, lever: b}), aims, least[lever], top, progress)
     for _ in range(ATTEMPTS):
         cut = surgery.cut(*selection.choose(ranking, budgets)) if as_module is None else as_module.cut(budgets)
-        readings = {aim.name: aim.read(cut.built.model) for aim in aims}
+        readings = {aim.name: aim.settle(cut.built.model) for aim in aims}
         after = count(cut.built.model, args, kwargs)
         routed_otherwise = graph.trace.choosing and after["macs"] > asked.get("macs", math.inf)
         if all(reading.met for reading in readings.values()) and not routed_otherwise:

@@ -63,7 +63,7 @@ def smallest_multiple(times: Mapping[int, float]) -> int:
 def alignment(kind: str, device: torch.device | str = "cpu", runtime: str = "eager") -> int:
     """The multiple of channels that a kind of layer is computed in: 1, 2, 4, 8 or 16.
 
-    Seventeen widths take turns in a few rounds, each is given its lowest lower quartile, as other work only adds to a time. Takes
+    Seventeen widths, made anew, take turns in a few rounds, each is given its lowest lower quartile, as other work only adds. Takes
     about half a second once in a process for each kind, device, runtime and number of torch's threads.
 
     Args:
@@ -85,11 +85,14 @@ def alignment(kind: str, device: torch.device | str = "cpu", runtime: str = "eag
 def _measured(kind: str, device: str, runtime: str, threads: int) -> int:
     layer = LAYERS[kind]
     widths = range(layer.first, layer.first + max(MULTIPLES) + 1)
-    with torch.random.fork_rng(devices=[]):
-        made = {width: MAKERS[runtime](kind, layer.shape, torch.device(device), width) for width in widths}
+
+    def made() -> dict[int, nn.Module]:
+        with torch.random.fork_rng(devices=[]):
+            return {width: MAKERS[runtime](kind, layer.shape, torch.device(device), width) for width in widths}
+
     rounds = [
         compare_latency(
-            made,
+            made(),
             (1,),
             device=device,
             threads=threads,

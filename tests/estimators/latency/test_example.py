@@ -13,6 +13,7 @@ from estimators import compare_latency, measure_latency, onnxruntime_ms
 from estimators.latency import compare_on_example
 from estimators.latency.measure import evaluating
 from estimators.latency.runtimes import RUNTIMES, prepare
+from estimators.latency.staircase import MAKERS
 
 IDS = torch.arange(8).view(1, 8)
 
@@ -83,6 +84,25 @@ def test_what_cannot_be_traced_is_exported_otherwise(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("torch.onnx.export", lambda *_, **__: exec("raise RuntimeError('no way\\nat all')"))
     with pytest.raises(ValueError, match="^Linear cannot be exported to ONNX: no way; measure it eager$"):
         prepare(nn.Linear(3, 2), given, {}, "onnxruntime", 1)
+
+
+def test_a_session_in_turns_leaves_the_processor_to_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    import onnxruntime
+
+    made, session = [], onnxruntime.InferenceSession
+
+    def recorded(model: bytes, options: Any, **settings: Any) -> Any:
+        made.append(options)
+        return session(model, options, **settings)
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", recorded)
+    model = nn.Conv2d(3, 4, 3)
+    compare_on_example({"a": model, "b": model}, (torch.zeros(1, 3, 8, 8),), {}, "onnxruntime", runs=10)
+    MAKERS["onnxruntime"]("conv", (2, 2), torch.device("cpu"), 8)
+    assert [options.get_session_config_entry("session.force_spinning_stop") for options in made] == [
+        "1"
+    ] * 5  # both anew in the second turn
+    assert all(options.intra_op_num_threads == torch.get_num_threads() for options in made)
 
 
 def test_milliseconds_of_a_shape_a_tensor_and_names() -> None:

@@ -335,6 +335,18 @@ def test_a_search_in_predicted_milliseconds_takes_few_measurements(factor: float
     assert readings["latency_ms"].value == constant + factor * budget
 
 
+def test_a_disturbed_first_measurement_does_not_leave_the_model_whole() -> None:
+    fulls = iter([3000.0])
+
+    def disturbed(model: nn.Module) -> tuple[float, float]:
+        return next(fulls, 1000.0), model.size  # type: ignore[return-value]
+
+    budget, readings = approach(Sized, [Measured("latency_ms", 0.5, True, disturbed)], 10.0, 1000.0)
+    assert readings["latency_ms"].value == budget and 0.97 * 500 <= budget <= 500
+    budget, _ = approach(Sized, [Measured("latency_ms", 1000.0, False, lambda m: (1e4, m.size))], 10.0, 1000.0)  # type: ignore[arg-type, return-value]
+    assert budget == 1000
+
+
 def test_a_search_in_predicted_milliseconds_refuses_with_the_range() -> None:
     aim = Measured("latency_ms", 50.0, False, lambda model: (1100.0, model.size))  # type: ignore[arg-type, return-value]
     with pytest.raises(

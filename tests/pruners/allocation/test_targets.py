@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from estimators import count
-from pruners.allocation.targets import measured_targets, parse_target, search
+from pruners.allocation.targets import Measured, measured_targets, parse_target, search
 from tests.pruners.networks import build
 from tests.pruners.plain import prune
 
@@ -130,6 +130,36 @@ def test_bad_targets_are_refused(targets: Any, estimators: Any, message: str) ->
     model, example = build("residual")
     with pytest.raises(ValueError, match=message):
         prune(model, example, targets, estimators=estimators)
+
+
+@pytest.mark.parametrize("outlier", [0, 1, 2])
+def test_one_disturbed_measurement_of_three_does_not_make_a_miss(outlier: int) -> None:
+    asked: list[float] = []
+
+    def shaken(model: nn.Module) -> tuple[float, float]:
+        asked.append(model.size * (1.3 if len(asked) == outlier else 1.0))  # type: ignore[operator, arg-type]
+        return 1000.0, asked[-1]
+
+    aim = Measured("latency_ms", 500.0, False, shaken)
+    assert aim.settle(Sized(490.0)).met and len(asked) == (3 if outlier == 0 else 1)
+    asked.clear()
+    assert not aim.settle(Sized(510.0)).met and len(asked) == 3
+
+
+def test_a_result_that_is_disturbed_once_keeps_its_channels() -> None:
+    model, example = build("residual")
+    undisturbed = prune(model, example, {"energy": 0.7}, estimators={"energy": energy})
+    calls = iter(range(1000))
+
+    def last_disturbed(model: nn.Module, inputs: Any) -> float:
+        return energy(model, inputs) * (2.0 if next(calls) == last else 1.0)
+
+    last = 1000
+    prune(model, example, {"energy": 0.7}, estimators={"energy": last_disturbed})
+    last, calls = next(calls) - 1, iter(range(1000))
+    found = prune(model, example, {"energy": 0.7}, estimators={"energy": last_disturbed})
+    assert next(calls) == last + 3
+    assert found.summary.after == undisturbed.summary.after
 
 
 def test_the_search_takes_few_measurements() -> None:
