@@ -1,6 +1,6 @@
 """What an index is worth."""
 
-from pruners.importance.config import AUTO, Importance, Scoring, check_one_of
+from pruners.importance.config import AUTO, Importance, Scoring, check_one_of, qualified_name
 from pruners.importance.criteria import Loss
 from pruners.importance.distortion import distortion_curves, placeholder_values
 from pruners.importance.leaving_out import left_out_damages
@@ -14,5 +14,5 @@ from pruners.importance.score import score_groups
 __all__ = [
     "AUTO", "CRITERIA", "USUAL", "Bounds", "Criterion", "Importance", "Loss", "Measure", "Moments", "Scoring", "Tell", "bounds",
     "check_one_of", "criterion_entry", "distortion_curves", "held_samples", "is_product", "left_out_damages", "made_up", "pieces",
-    "placeholder_values", "sampled", "score_groups", "second_moments", "unheard",
+    "placeholder_values", "qualified_name", "sampled", "score_groups", "second_moments", "unheard",
 ]  # fmt: skip

@@ -13,11 +13,13 @@ import numpy as np
 import torch
 from torch import nn
 from torch.fx import Node
+from torch.utils._pytree import tree_leaves
 
-from pruners.allocation import CostModel, Evidence, Selection, fewest_kept, importance_lost
+from pruners.allocation import CostModel, Evidence, Ranking, Selection, fewest_kept, importance_lost
 from pruners.chosen import COST
 from pruners.config import WidthsConfig
 from pruners.groups import (
+    Group,
     analyse,
     curve,
     dependency_groups,
@@ -33,6 +35,7 @@ from pruners.importance import (
     Moments,
     criterion_entry,
     placeholder_values,
+    qualified_name,
     second_moments,
 )
 from pruners.operators import Axis
@@ -86,6 +89,7 @@ class PrunableSpace:
     Attributes:
         note: what a reader should know of the scores; empty where there is nothing.
         space: the search space; its labels have a digit per choice, 1 for the smallest value and "-" where it does not exist.
+        groups: those that may lose indices.
         whole: the architecture that the model itself is.
         blocks: name to residual block that may be left out.
 
@@ -130,20 +134,22 @@ class PrunableSpace:
             Importance(criterion=scoring.criterion, normalise="none"), "optimal" if self.of_outputs else "global",
             Levels(steps=steps, round_to=round_to), Evidence(data, loss, config.seed), progress, self._axes if self.of_outputs else {},
         )  # fmt: skip
-        self._ranking = self._selection.rank({}, model)
-        self.scores = {group: self._ranking.scores[group.name].cpu() for group in free}
+        self.groups = free
         self._before = count(model, self.args, self.kwargs)
         if not self.blocks:
             refuse_nothing(self.found, free)
         choices = tuple(choices_of(free, list(self.blocks.values()), steps, round_to))
-        made_of = {"model": fingerprint(self.graph), "weights": _digest(model, self.scores.values())}
+        made_of = {
+            "model": fingerprint(self.graph), "weights": _digest(model.state_dict().values()), "seed": config.seed,
+            "importance": qualified_name(scoring.criterion), "examples": _digest(tree_leaves(data)),
+        }  # fmt: skip
         self.space = SearchSpace(name, choices, labels=labels_of(choices), options=made_of)
         self.steps, self.round_to = steps, round_to
         self.whole = self.uniform(steps)
 
     def uniform(self, step: int) -> Architecture:
         """The architecture in which every block stays and every group keeps the same share of its indices, `step` / `steps`."""
-        kept = {group.name: kept_at(group, step, self.steps, self.round_to) for group in self.scores}
+        kept = {group.name: kept_at(group, step, self.steps, self.round_to) for group in self.groups}
         return self.space.architecture({**dict.fromkeys(self.blocks, KEEP), **kept})
 
     def costs(self, arch: Architecture) -> dict[str, int]:
@@ -167,7 +173,7 @@ class PrunableSpace:
         self._needs_outputs("damage")
         groups = sum(
             self._lost[group.name][group.size - kept]
-            for group in self.scores
+            for group in self.groups
             if isinstance(kept := arch.get(group.name), int)
         )
         return float(groups + sum(self._prices[block.name] for block in self._left_out(arch)))
@@ -186,7 +192,7 @@ class PrunableSpace:
         """
         self._needs_outputs("front")
         known = self._selection.cost.of(cost)
-        fewest = {**fewest_kept(list(self.scores), self._selection.limits), **dict.fromkeys(self._axes, 0)}
+        fewest = {**fewest_kept(self.groups, self._selection.limits), **dict.fromkeys(self._axes, 0)}
         whole, least = math.log(known({})), math.log(max(known(fewest), 1))
 
         def within(budget: float) -> Architecture:
@@ -270,7 +276,7 @@ class PrunableSpace:
             difference=proved.difference,
             difference_inside=proved.inside,
             form=cut.built.form,
-            groups={g.name: (g.size, cut.removal.counts[g.axis]) for g in self.scores if g.axis in cut.removal.counts},
+            groups={g.name: (g.size, cut.removal.counts[g.axis]) for g in self.groups if g.axis in cut.removal.counts},
             unknown=dict(self.graph.unknown),
             configuration=configure(proved.model, self.model, cut.removal),
             reason=cut.built.reason,
@@ -280,6 +286,15 @@ class PrunableSpace:
             form_before=form_of(self.model),
         )
         return PruneResult(proved.model, proved.plan, summary)
+
+    @cached_property
+    def scores(self) -> dict[Group, torch.Tensor]:
+        """What each index of the groups that may lose some is worth, from one pass over the batches when it is first asked for."""
+        return {group: self._ranking.scores[group.name].cpu() for group in self.groups}
+
+    @cached_property
+    def _ranking(self) -> Ranking:
+        return self._selection.rank({}, self.model)
 
     @cached_property
     def _moments(self) -> Mapping[Node, Moments]:
@@ -309,8 +324,8 @@ class PrunableSpace:
         """The architecture that loses least within budgets."""
         chosen = self._selection.choose(self._ranking, budgets)
         left_out = {block.name for block in chosen.left_out}
-        kept = {group.name: group.size for group in self.scores}
-        for group in self.scores:
+        kept = {group.name: group.size for group in self.groups}
+        for group in self.groups:
             if group.axis in chosen.keep:
                 kept[group.name] -= int((~chosen.keep[group.axis]).sum(-1).max())
         return self._of(kept | {name: LEAVE_OUT if name in left_out else KEEP for name in self.blocks})
@@ -336,9 +351,10 @@ class PrunableSpace:
         return keep
 
 
-def _digest(model: nn.Module, scores: Iterable[torch.Tensor]) -> str:
-    """Sixteen hexadecimal digits of a model's state and of scores."""
+def _digest(values: Iterable[Any]) -> str:
+    """Sixteen hexadecimal digits of the tensors among some values."""
     digest = hashlib.sha256()
-    for tensor in (*model.state_dict().values(), *scores):
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    for tensor in values:
+        if isinstance(tensor, torch.Tensor):
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()[:16]
