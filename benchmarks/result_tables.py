@@ -274,8 +274,8 @@ def overhead() -> pd.DataFrame:
     """What a search of costs alone takes, and its command for the front."""
     rows = [[f"`{row['space']}`, {row['strategy']}", f"{row['trials']:,}", f"{row['seconds']:.0f}",
              *(f"{row['seconds_of_each_thousand'][at]:.1f}" for at in (0, 1, -1)), f"{row['peak_mib']:.0f}",
-             *(f"{statistics.median(row[f'{name}_seconds']):.1f}" for name in ("front", "version"))]
-            for row in read("search_overhead_cpu_202611/search_overhead.json")["results"]]  # fmt: skip
+             *(f"{statistics.median(row[f'{name}_seconds']):.1f}" for name in ("front", "version", "torch"))]
+            for row in read("search_overhead_cpu_202612/search_overhead.json")["results"]]  # fmt: skip
     columns = [
         "search",
         "trials",
@@ -286,6 +286,7 @@ def overhead() -> pd.DataFrame:
         "MiB",
         "`nas front`, s",
         "`nas --version`, s",
+        "`import torch`, s",
     ]
     return pd.DataFrame(rows, columns=columns)
 

@@ -5,7 +5,7 @@ Each search runs in a process of its own. Printed and written are the seconds of
 `nas front` on the finished run beside those of `nas --version`, which only starts, and of `import torch` alone. A space that has fewer
 architectures than trials are asked for is searched to its end.
 
-    python -m benchmarks.search_overhead --out results/search_overhead_cpu_202611
+    python -m benchmarks.search_overhead --out results/search_overhead_cpu_202612
 
 With `--storage sqlite` the trials stand in a shared study as well, of one worker:
 

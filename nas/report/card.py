@@ -23,7 +23,8 @@ MATTER = "---\nlibrary_name: nas-toolkit\ntags:\n- neural-architecture-search\n-
 """Words for model hubs; they are the same in every card."""
 WEIGHTS = {
     "alone": "of the network trained alone",
-    "trained model": "of the trained model, with batch normalisation calibrated on training examples where there are such",
+    "trained model": "of the trained model, repaired layer by layer on training examples where there are such; the search's figures "
+    "are from before that",
     "supernet": "of the supernet, with batch normalisation calibrated on training examples",
 }
 PACKAGES = ("python", "nas-toolkit", "torch")
