@@ -8,7 +8,7 @@ from typing import Any
 from nas.pruning.config import GivenModel
 from nas.runtime import names_function
 from pruners.config import WidthsConfig
-from search_spaces.core import keywords, nested, parse
+from search_spaces.core import keywords, nested, parse, quoted
 
 PRUNED = "pruned"
 """What the name of a trained model's space starts with, and the space of one that is given as an object."""
@@ -35,7 +35,7 @@ def is_pruned(name: str) -> bool:
 
 def as_space(
     space: str | None, options: Mapping[str, Any], given: Mapping[str, Any]
-) -> tuple[str | None, dict[str, Any]]:
+) -> tuple[str | None, Mapping[str, Any]]:
     """The space of a search and its options, where settings of a trained model stand beside them.
 
     Args:
@@ -52,7 +52,9 @@ def as_space(
     given = dict(given)
     model = given.pop("model", None)
     if model is None and not given:
-        return space, dict(options)
+        return space, options  # as they are: the configuration refuses what is no mapping
+    if not isinstance(options, Mapping):
+        raise ValueError(f"`space_options` must be a mapping of options by name, got {quoted(options)}")
     named = ", ".join(f"`{name}`" for name in given)
     if model is None and (space is None or not space.startswith(PREFIX)):
         raise ValueError(f"{named} must come with a trained model, got none; give `model`, or leave it out")

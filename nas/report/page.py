@@ -34,6 +34,8 @@ WORTHWHILE = 0.1
 CAPTIONS = {
     "front": "Each dot is an architecture and the line is the best that was found at each cost, so that everything off it is beaten "
     "by something on it; diamonds, where there are any, are networks trained alone.",
+    "choices": "A column is a member of the front and a row a choice: the darker, the later the value among those that the choice has, "
+    "as the larger of widths and depths; a dash is a choice that does not exist there, as in a block that is left out.",
     "curves": "Curves that have flattened out mean that the supernets had epochs enough; where there are several, even bands mean "
     "that they were trained evenly.",
     "rank": "The closer the points on the left come to rising steadily, the better the supernet ordered the architectures; it was "

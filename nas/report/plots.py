@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from nas.objectives import OBJECTIVES, Objective, both_figures, kendall, losses, non_dominated, same_order
-from nas.report.axes import Axis, axis_of, drawable, front_axes, measured_axis
+from nas.report.axes import LONGEST_LABEL, Axis, axis_of, drawable, front_axes, measured_axis
 from nas.report.point_labels import spread, write_labels
 
 BLUE, GREY, DARK, INK = "#1368aa", "#b4bac2", "#6b7480", "#252b33"
@@ -46,6 +46,7 @@ SIZE = (7.0, 4.5)
 DPI = 150
 NAMED = 45  # groups that a figure of cuts writes the names of
 LONGEST = 44  # characters of a name
+MEMBERS = 30  # of a front, whose names fit under a figure
 Points = np.ndarray  # rows of x, y
 
 
@@ -178,6 +179,43 @@ def cuts(groups: Mapping[str, Sequence[int]], *, title: str = "") -> Figure:
             axes.set(ylabel="indices that stay (%)", title=title)
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
             axes.grid(visible=False, axis="x")
+        return figure
+
+
+def choices(places: np.ndarray, names: Sequence[str], members: Sequence[str], *, title: str = "") -> Figure:
+    """What each member of a front chose where.
+
+    Args:
+        places: of the value of each choice among its values, from 0 for the first to 1 for the last, NaN where a choice does not exist;
+            (choices, members), at least one of each.
+        names: of the choices.
+        members: names of the members, in order.
+        title: of the figure.
+    """
+    with matplotlib.style.context(STYLE, after_reset=True):
+        named = len(names) <= NAMED
+        height = 1.6 + 0.21 * len(names) if named else SIZE[1] + 1
+        figure = Figure(figsize=(SIZE[0], height), layout="constrained")
+        axes = figure.add_subplot()
+        colours = matplotlib.colormaps["Blues"].with_extremes(bad="white")
+        shown = axes.imshow(places, cmap=colours, vmin=-0.15, vmax=1, aspect="auto", interpolation="nearest")
+        for row, column in np.argwhere(np.isnan(places)) if named else ():
+            axes.text(column, row, "–", ha="center", va="center", color=GREY, fontsize=8)
+        if named:
+            axes.set_yticks(range(len(names)), [shortened(name) for name in names], fontsize=8)
+        else:
+            axes.set_ylabel("choice, in order of the space")
+        fits = len(members) <= MEMBERS and max(map(len, members)) <= LONGEST_LABEL
+        axes.set_xticks(
+            range(len(members)), members if fits else [str(place + 1) for place in range(len(members))], fontsize=8
+        )
+        axes.tick_params(axis="x", rotation=90 if fits else 0)
+        axes.set(xlabel="member of the front" + ("" if fits else ", in the order of its table"), title=title)
+        axes.grid(visible=False)
+        bar = figure.colorbar(
+            shown, ax=axes, boundaries=np.linspace(0, 1, 101), ticks=[0, 1], shrink=min(1, 3 / height)
+        )
+        bar.ax.set_yticklabels(["first value", "last value"], fontsize=8)
         return figure
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from nas.objectives import both_figures
@@ -11,6 +12,8 @@ from nas.report import page
 from nas.runtime import checkpoint, replacing, write_text
 from nas.study import Study
 
+MOST_MEMBERS, MOST_CHOICES = 200, 400
+"""Of a figure of choices."""
 HISTORY = ["epoch", "supernet", "steps", "loss", "accuracy", "seconds", "learning_rate"]
 
 
@@ -45,10 +48,10 @@ def write_tables(study: Study) -> list[Path]:
 
 
 def write_plots(study: Study) -> list[Path]:
-    """Draw what there is to draw into `plots/`: front.png, curves.png and rank.png.
+    """Draw what there is to draw into `plots/`: front.png, choices.png, curves.png and rank.png.
 
     Returns:
-        The files written, at most three. There is no rank plot without supernets, and none before a network was trained alone.
+        The files written, at most four. There is no rank plot without supernets, and none before a network was trained alone.
     """
     from nas.report import plots  # matplotlib takes long to import, and a table needs none
 
@@ -59,6 +62,13 @@ def write_plots(study: Study) -> list[Path]:
         figures["front"] = plots.front(
             ranked, study.objectives, study.worth, searched=page.searched(study), title=title
         )
+    members = study.searched_front
+    if 1 < len(members) <= MOST_MEMBERS and 1 < len(study.space.columns) <= MOST_CHOICES:
+        codes = study.space.encode([study.find(key) for key in members["architecture"]]).astype(float)
+        last = np.array([len(column.values) - 1 for column in study.space.columns])
+        shares = np.where(codes < 0, np.nan, codes / np.maximum(last, 1))
+        names = [column.name for column in study.space.columns]
+        figures["choices"] = plots.choices(shares.T, names, list(members["label"]), title=title)
     if len(curves):
         figures["curves"] = plots.curves(curves, title=title)
     if study.config.supernets.count and len(both_figures(ranked, study.worth)):

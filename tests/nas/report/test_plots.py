@@ -29,13 +29,13 @@ def test_plots_are_pngs_of_readme_size(start: Callable[..., Study]) -> None:
     study = complete(start())
     paths = write_plots(study)
     assert [path.relative_to(study.folder).as_posix() for path in paths] == [
-        f"plots/{n}.png" for n in ("front", "curves", "rank")
+        f"plots/{n}.png" for n in ("front", "choices", "curves", "rank")
     ]
     before = [path.read_bytes() for path in paths]
     for path in paths:
         with Image.open(path) as image:
             image.verify()
-            assert image.format == "PNG" and image.size == (1050, 675)
+            assert image.format == "PNG" and image.size == (1050, image.size[1] if path.stem == "choices" else 675)
     assert [path.read_bytes() for path in write_plots(study)] == before
     assert not list(study.folder.rglob(".*.tmp"))
 
@@ -108,9 +108,24 @@ def test_every_kind_of_objectives_has_a_report(
     assert (drawn.get_xlabel(), drawn.get_ylabel()) == axes
     page = page_of(study)
     assert ("best accuracy" in page) == ("accuracy" in objectives)
-    assert [path.name for path in write_plots(study)] == ["front.png"]
+    assert next(path.name for path in write_plots(study)) == "front.png"
     if "activations" in objectives:
         assert "activations" in Reader(page).rows[0]
+
+
+def test_choices_of_a_front_are_a_cell_each() -> None:
+    places = np.array([[0.0, 1.0, 0.5], [np.nan, 1.0, 0.0]])
+    (axes, _) = plots.choices(places, ["block.conv1.weight:0", "block"], ["1-", "44", "31"]).axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["block.conv1.weight:0", "block"]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["1-", "44", "31"]
+    (image,) = axes.images
+    assert image.get_array().filled(-1).tolist() == [[0.0, 1.0, 0.5], [-1.0, 1.0, 0.0]]
+    assert [text.get_text() for text in axes.texts] == ["–"]
+    (many, _) = plots.choices(np.zeros((60, 2)), ["c"] * 60, ["m" * 40, "n"]).axes
+    assert [label.get_text() for label in many.get_xticklabels()] == [
+        "1",
+        "2",
+    ] and "order of its table" in many.get_xlabel()
 
 
 def test_curves_show_each_supernet_and_its_share(start: Callable[..., Study]) -> None:

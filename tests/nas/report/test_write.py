@@ -96,7 +96,7 @@ def test_page_of_a_limited_search_is_finished_with_what_the_limits_leave(start: 
 def test_page_needs_nothing_outside_it(start: Callable[..., Study]) -> None:
     page = page_of(complete(start()))
     sources = [value or "" for _, name, value in Reader(page).attributes if name in ("src", "href")]
-    assert len(sources) == 3 and all(source.startswith("data:image/png;base64,") for source in sources)
+    assert len(sources) == 4 and all(source.startswith("data:image/png;base64,") for source in sources)
     assert "http:" not in page and "https:" not in page and "url(" not in page and page.count("<script") == 2
     assert "default-src 'none'; script-src 'sha256-" in page and "unsafe" not in page
     assert 'name="viewport"' in page and "prefers-color-scheme: dark" in page
@@ -177,7 +177,7 @@ def test_page_without_supernets(start: Callable[..., Study]) -> None:
         train_alone(study, try_(study, number), 0.9)
     reader = Reader(page_of(study))
     assert "accuracy validation" in reader.rows[0] and "supernet," not in reader.text and "ranked" not in reader.text
-    assert [path.stem for path in write_plots(study)] == ["front"]
+    assert [path.stem for path in write_plots(study)] == ["front", "choices"]
 
 
 def test_a_report_that_fails_leaves_the_one_before(
