@@ -63,7 +63,7 @@ def estimated(model: nn.Module, seed: int, options: argparse.Namespace) -> Rows:
     batches = images(EXAMPLES, seed)
     begun = time.monotonic()
     prunable = PrunableSpace(model, torch.zeros(1, 3, 32, 32), batches=batches, seed=seed)
-    front = prunable.front(24)
+    front = prunable.front()
     yield from members(prunable, front, batches, {"seconds": time.monotonic() - begun})
 
 
