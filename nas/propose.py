@@ -8,6 +8,8 @@ from math import ceil, inf
 from nas.engines import Workers
 from nas.runtime import stream
 from nas.scoring import (
+    Race,
+    Races,
     Scored,
     Scorer,
     SharedStrategy,
@@ -116,6 +118,10 @@ class Search:
         self.known = tried(study)
         self.spent, self.failures = 0.0, 0
         self._told = 0
+        metrics = [metric.name for metric in study.config.measured]
+        self._race: Race | None = None
+        self._window = 0
+        self.races = Races(study.objectives, metrics) if contract(study.space).races and metrics else None
 
     @property
     def told(self) -> int:
@@ -124,9 +130,9 @@ class Search:
 
     def in_generations(self) -> None:
         """Ask for what the strategy knows without being told, score it, tell. So trials are the same whoever scores them."""
-        while self._goes_on(self.told) and (archs := self._ask(self._together(), self.told)):
+        while self._goes_on(self.told) and (archs := self._generation()):
             new = [arch for arch in archs if arch.key not in self.known]
-            over = len(archs) - len(new) + self._write(self.trials.start(new, self._share(len(new))))
+            over = len(archs) - len(new) + self._write(self.trials.start(new, self._share(len(new)), self._race))
             while self.trials.running:
                 over += self._write(self.trials.next(self._telling(self.told + over)))
             self._tell(archs)
@@ -140,9 +146,10 @@ class Search:
         while True:
             while len(self.trials.running) < self._workers:
                 asked = self.told + sum(map(len, self.trials.running.values()))
+                self._race = None if self.races is None else self.races.now
                 if not self._goes_on(asked) or not (archs := self._ask(self._share(self._together()), asked)):
                     break
-                self._write_and_tell(self.trials.start(archs, len(archs)))
+                self._write_and_tell(self.trials.start(archs, len(archs), self._race))
             if not self.trials.running:
                 return
             self._write_and_tell(self.trials.next(self._telling(self.told)))
@@ -178,6 +185,17 @@ class Search:
     def _goes_on(self, asked: int) -> bool:
         return asked < self.expected and self.spent < (self.study.config.budget.seconds or inf)
 
+    def _generation(self) -> list[Architecture]:
+        """What is asked for at once. In a race the trials that it is run against are the same whoever scores them."""
+        if self.races is None:
+            return self._ask(self._together(), self.told)
+        if not self._window:
+            self._race = self.races.now
+            self._window = 1 if self.start else min(self.strategy.ahead, AT_ONCE)
+        archs = self._ask(min(self._together(), self._window), self.told)
+        self._window -= len(archs)
+        return archs
+
     def _ask(self, n: int, asked: int) -> list[Architecture]:
         return [self.start.pop(0)] if self.start else self.strategy.ask(min(n, self.expected - asked))
 
@@ -199,6 +217,8 @@ class Search:
     def _tell(self, archs: Sequence[Architecture]) -> None:
         trials = [self.known[arch.key] for arch in archs]
         self.strategy.tell(archs, losses_of(trials, self.study.objectives))
+        if self.races is not None:
+            self.races.add(trials)
         self._told += len(archs)
         self.spent += sum(trial.user_attrs["seconds"] for trial in trials)
         self.progress("ranking", self.told, self.expected)

@@ -19,7 +19,7 @@ from nas.report import write_report, write_tables
 from nas.retrain import build, retrain
 from nas.runtime import half, import_function, ranks
 from nas.scoring import Evaluate, cost_scorers, latency_figures, sharing, taken_by
-from nas.study import LOOP, RunConfig, Study, configure, directed, named, run_folder, write_recorded
+from nas.study import LOOP, OBJECT, RunConfig, Study, configure, directed, named, run_folder, write_recorded
 from nas.tasks import Task
 from nas.train import adopt, help_train, open_run, train_supernets, trains_shared
 from nas.worker import Recruit, Worker, files_of
@@ -133,7 +133,8 @@ def run(
         worker = Worker(study, made, evaluate, device, lambda: learner)
         has_name = config.space.name in SPACES or ":" in config.space.name
         files = files_of(study) if config.engine.remote else None
-        recruit = Recruit(folder, None if has_name else space, task, evaluate, files)
+        by_name = config.task not in (None, OBJECT)  # workers call its function themselves
+        recruit = Recruit(folder, None if has_name else space, None if by_name else task, evaluate, files)
         with open_engine(config.engine, recruit if config.engine.elsewhere else lambda place: worker) as workers:
             part = study.space if learner is None else learner.team.sampler.narrowed(study.space)
             propose(study, part, cost_scorers(study, device), workers if worker.scores else None, progress, shared)

@@ -1,6 +1,6 @@
 """What a trial is given: costs, latency, accuracy, and limits on them."""
 
-from nas.scoring.accuracy import SupernetScorer
+from nas.scoring.accuracy import OneByOne, SupernetScorer
 from nas.scoring.bounds import Remembered, within
 from nas.scoring.contract import contract
 from nas.scoring.costs import (
@@ -15,13 +15,14 @@ from nas.scoring.costs import (
 from nas.scoring.evaluated import OURS, Evaluate, EvaluatedScorer, taken_by
 from nas.scoring.inherited import check_compares, inherit, inherited
 from nas.scoring.outcome import add, losses_of, numbers, reason, score, tell_missing, tried
+from nas.scoring.race import Race, Races
 from nas.scoring.shared import SharedStrategy, sharing
 from nas.scoring.trials import Scored, Trials
 from nas.scoring.untrained import allowed, cost_scorers
 
 __all__ = [
-    "OURS", "Evaluate", "EvaluatedScorer", "Figures", "LatencyScorer", "NetworkScorer", "Remembered", "Scored", "Scorer",
-    "SharedStrategy", "SupernetScorer", "TableScorer", "Trials", "UntrainedScorer", "add", "allowed", "check_compares", "contract",
-    "cost_scorers", "inherit", "inherited", "latency_figures", "losses_of", "numbers", "reason", "score", "sharing", "taken_by",
-    "tell_missing", "tried", "within",
+    "OURS", "Evaluate", "EvaluatedScorer", "Figures", "LatencyScorer", "NetworkScorer", "OneByOne", "Race", "Races",
+    "Remembered", "Scored", "Scorer", "SharedStrategy", "SupernetScorer", "TableScorer", "Trials", "UntrainedScorer", "add",
+    "allowed", "check_compares", "contract", "cost_scorers", "inherit", "inherited", "latency_figures", "losses_of",
+    "numbers", "reason", "score", "sharing", "taken_by", "tell_missing", "tried", "within",
 ]  # fmt: skip

@@ -9,10 +9,11 @@ import torch
 from torch import nn
 
 from nas.runtime import torch_seed
-from nas.scoring.costs import Figures, Scorer
+from nas.scoring.costs import Figures
+from nas.scoring.race import EXAMPLES, RUNGS, Race, rung_name
 from nas.study import RankingConfig, RunConfig
 from nas.supernets import Mixture, Splitting, Supernets, ranked
-from nas.tasks import Task
+from nas.tasks import Examples, Task
 from nas.training import Alone, fit, measure
 from pruners.progress import Progress
 from search_spaces import Architecture, SearchSpace
@@ -92,16 +93,32 @@ class SupernetScorer:
         return figures
 
 
-def one_by_one(
-    make: Callable[[Architecture, Progress], nn.Module], task: Task, names: Sequence[str], most: int | None = None
-) -> Scorer:
-    """Figures on the validation part, or on so many of its examples at most, of the networks that `make` gives with their weights.
+class OneByOne:
+    """Figures on some examples of networks that are made with their weights, one after the other.
 
-    `make` is told about long steps.
+    Args:
+        make: gives the network of an architecture; told about long steps.
+        task: says what is measured.
+        names: of its metrics.
+        part: the examples, in random order where some of them are to say what all will.
+        race: what a network must come near to be measured on all of them; None for no race.
     """
-    part = task.validation if most is None else task.validation.head(most)
 
-    def score(archs: Sequence[Architecture], progress: Progress) -> list[Figures]:
+    def __init__(
+        self,
+        make: Callable[[Architecture, Progress], nn.Module],
+        task: Task,
+        names: Sequence[str],
+        part: Examples,
+        race: Race | None = None,
+    ) -> None:
+        self.make, self.task, self.names, self.part, self.race = make, task, names, part, race
+
+    def racing(self, race: Race) -> OneByOne:
+        """The same in a race."""
+        return OneByOne(self.make, self.task, self.names, self.part, race)
+
+    def __call__(self, archs: Sequence[Architecture], progress: Progress) -> list[Figures]:
         figures: list[Figures] = []
         for number, arch in enumerate(archs):
 
@@ -109,10 +126,28 @@ def one_by_one(
                 progress(step, number + done / total, len(archs))
 
             inner("ranking", 0, 1)
-            figures.append(dict(measure(make(arch, inner), task, part, names)))
+            network = self.make(arch, inner)
+            figures.append(self._measured(network, arch))
         return figures
 
-    return score
+    def _measured(self, network: nn.Module, arch: Architecture) -> Figures:
+        race = self.race
+        if race is None:
+            return dict(measure(network, self.task, self.part, self.names))
+        rungs, notes, on = list(RUNGS), dict[str, float](), 0
+
+        def goes_on(seen: int, figures: Callable[[], dict[str, float]]) -> bool:
+            nonlocal on
+            on = seen
+            if not rungs or seen < rungs[0] or seen == len(self.part):
+                return True
+            rungs[:] = [rung for rung in rungs if rung > seen]
+            found = figures()
+            notes.update({rung_name(name, seen): value for name, value in found.items() if not math.isnan(value)})
+            return race.stands(arch.key, seen, found)
+
+        found = measure(network, self.task, self.part, self.names, goes_on=goes_on)
+        return {**found, EXAMPLES: on, **notes}
 
 
 def trained_alone(

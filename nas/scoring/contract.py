@@ -11,10 +11,10 @@ from torch import nn
 
 from nas.pruning import PrunedNetwork, check_task
 from nas.samplers import cheap_and_dear
-from nas.scoring.accuracy import SupernetScorer, one_by_one, trained_alone
+from nas.scoring.accuracy import OneByOne, SupernetScorer, trained_alone
 from nas.scoring.bounds import check_kept
 from nas.scoring.costs import CostScorer, Figures, Scorer
-from nas.scoring.weights import JUDGED, candidate, from_supernet, repaired
+from nas.scoring.weights import candidate, from_supernet, judged_on, repaired
 from nas.study import RunConfig, Study
 from nas.supernets import Supernets
 from nas.tasks import Task
@@ -33,11 +33,13 @@ class Contract(Protocol):
         source: where the weights of a network come from that was not trained alone.
         alone: how a network is trained alone, in words.
         trains: whether trials need training before they are worth anything.
+        races: whether trials are judged on more examples only while they may stand on the front.
     """
 
     source: str
     alone: str
     trains: bool
+    races: bool
 
     def check(self, config: RunConfig) -> None:
         """Raise ValueError for a configuration that does not fit the space."""
@@ -78,7 +80,7 @@ def contract(space: SearchSpace) -> Contract:
 class Untrained:
     """Networks that start from random weights: supernets rank them, or each is trained alone."""
 
-    source, alone, trains = "supernet", "from scratch", True
+    source, alone, trains, races = "supernet", "from scratch", True, False
 
     def __init__(self, space: SearchSpace) -> None:
         self.space = space
@@ -111,8 +113,11 @@ class Untrained:
     ) -> Scorer:
         if learner is not None:
             return SupernetScorer(learner, self.space, task, names, config.ranking)
-        return one_by_one(
-            lambda arch, progress: trained_alone(self.space, arch, task, config, device, progress), task, names
+        return OneByOne(
+            lambda arch, progress: trained_alone(self.space, arch, task, config, device, progress),
+            task,
+            names,
+            task.validation,
         )
 
     def worth_in_words(self, config: RunConfig) -> str:
@@ -129,7 +134,7 @@ class Untrained:
 class TrainedModel:
     """The smaller models inside a trained one: they keep their part of its weights."""
 
-    source, alone, trains = "trained model", "further, from the weights that are left,", False
+    source, alone, trains, races = "trained model", "further, from the weights that are left,", False, True
 
     def __init__(self, space: SearchSpace, network: PrunedNetwork) -> None:
         self.space, self.network, self.model = space, network, network.source
@@ -176,8 +181,11 @@ class TrainedModel:
     def worth(
         self, config: RunConfig, task: Task, names: Sequence[str], device: torch.device, learner: Supernets | None
     ) -> Scorer:
-        return one_by_one(
-            lambda arch, _: candidate(self.network, arch, task, config.seed).to(device), task, names, JUDGED
+        return OneByOne(
+            lambda arch, _: candidate(self.network, arch, task, config.seed).to(device),
+            task,
+            names,
+            judged_on(task, config.seed),
         )
 
     def worth_in_words(self, config: RunConfig) -> str:

@@ -8,6 +8,7 @@ from contextlib import nullcontext
 from nas.engines import Died, Job, Late, Workers, can_limit, limited
 from nas.scoring.costs import Figures, Scorer
 from nas.scoring.outcome import reason, score
+from nas.scoring.race import Race
 from pruners.progress import silent
 from search_spaces import Architecture
 
@@ -31,15 +32,22 @@ class Trials:
         self.costs, self.workers, self.seconds = costs, workers, seconds
         self.running: dict[int, Scored] = {}
         self._parts: dict[int, float] = {}
+        self._races: dict[int, Race | None] = {}
 
-    def start(self, archs: Sequence[Architecture], size: int = 1) -> Scored:
-        """Begin with architectures, `size` to a job: gives those that are over at once, as they fail by their costs or have no more."""
+    def start(self, archs: Sequence[Architecture], size: int = 1, race: Race | None = None) -> Scored:
+        """Begin with architectures, `size` to a job: gives those that are over at once, as they fail by their costs or have no more.
+
+        Args:
+            archs: the architectures.
+            size: of a job.
+            race: what they must come near to be judged on all examples.
+        """
         priced = self._priced(archs)
         if self.workers is None:
             return priced
         whole = [(arch, figures) for arch, figures in priced if "reason" not in figures]
         for at in range(0, len(whole), size):
-            self._hand_in(whole[at : at + size])
+            self._hand_in(whole[at : at + size], race)
         return [(arch, figures) for arch, figures in priced if "reason" in figures]
 
     def next(self, told: Callable[[float], None]) -> Scored:
@@ -55,11 +63,11 @@ class Trials:
             told(sum(self._parts.values()))
 
         result = self.workers.next(inside)
-        priced = self.running.pop(result.job)
+        priced, race = self.running.pop(result.job), self._races.pop(result.job)
         self._parts.pop(result.job, None)
         if isinstance(result.error, (Late, Died)) and len(priced) > 1:
             for each in priced:
-                self._hand_in([each])
+                self._hand_in([each], race)
             return []
         if result.error is not None:
             found: Sequence[Figures] = [{"reason": reason(result.error), "seconds": result.seconds}] * len(priced)
@@ -71,10 +79,12 @@ class Trials:
             for (arch, figures), more in zip(priced, found, strict=True)
         ]
 
-    def _hand_in(self, priced: Scored) -> None:
+    def _hand_in(self, priced: Scored, race: Race | None) -> None:
         assert self.workers is not None
         seconds = None if self.seconds is None else self.seconds * len(priced)
-        self.running[self.workers.submit(Job("score", ([arch for arch, _ in priced],), seconds))] = priced
+        given = ([arch for arch, _ in priced], None if race is None else race.of(priced))
+        job = self.workers.submit(Job("score", given, seconds))
+        self.running[job], self._races[job] = priced, race
 
     def _priced(self, archs: Sequence[Architecture]) -> Scored:
         """Costs, bounded in time where this process can."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterator
 
+import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -12,7 +13,7 @@ from nas.pruning import PrunedNetwork
 from nas.runtime import stream
 from nas.study import Study
 from nas.supernets import OneSupernet, Supernets
-from nas.tasks import Batch, Task
+from nas.tasks import Batch, Examples, Task
 from nas.training import calibrate_
 from pruners import recalibrate_
 from search_spaces import Architecture
@@ -21,7 +22,7 @@ BATCH = 100
 CALIBRATED = 250
 """Examples that batch statistics of a candidate inside a search are gathered on."""
 JUDGED = 2000
-"""Validation examples that a candidate is judged by at most."""
+"""Validation examples, drawn at random, that a candidate is judged by at most."""
 REPAIRED = 1000
 """Examples that what leaves a search is repaired on."""
 PROVED = 20
@@ -87,6 +88,12 @@ def candidate(network: PrunedNetwork, arch: Architecture, task: Task, seed: int)
 def repaired(network: PrunedNetwork, arch: Architecture, task: Task, seed: int) -> nn.Module:
     """A smaller model of a trained one, proved, and repaired as `prune` does by default; on the CPU."""
     return network.source.repaired(arch, list(_examples(task, REPAIRED, seed)), network.every_size).model
+
+
+def judged_on(task: Task, seed: int) -> Examples:
+    """What candidates inside a search are judged by, in an order that says nothing."""
+    order = stream(seed, "judged").permutation(len(task.validation))
+    return task.validation.take(torch.from_numpy(order[:JUDGED]))
 
 
 def _examples(task: Task, number: int, seed: int) -> Iterator[Batch]:

@@ -15,11 +15,18 @@ from nas.training.config import NotFinite
 from pruners import recalibrate_
 
 Result = TypeVar("Result")
+GoesOn = Callable[[int, Callable[[], dict[str, float]]], bool]
 BatchNorm = nn.modules.batchnorm._BatchNorm
 
 
 def measure(
-    module: nn.Module, task: Task, examples: Examples, names: Sequence[str] | None = None, *, batch_size: int = 250
+    module: nn.Module,
+    task: Task,
+    examples: Examples,
+    names: Sequence[str] | None = None,
+    *,
+    batch_size: int = 250,
+    goes_on: GoesOn | None = None,
 ) -> dict[str, float]:
     """The metrics of one network in evaluation mode, where its weights are; its mode is left as it was.
 
@@ -29,6 +36,8 @@ def measure(
         examples: a part of it.
         names: of the metrics; None for the first one.
         batch_size: examples at a time, at most.
+        goes_on: asked after each batch, with the examples until then and what gives their figures; where it says no, these are the
+            figures.
 
     Returns:
         A figure for each metric, NaN where it has none.
@@ -40,12 +49,15 @@ def measure(
     device = next(module.parameters()).device
 
     def by(size: int) -> dict[str, float]:
-        tallies, numbers = tallied(wanted), Numbers()
+        tallies, numbers, seen = tallied(wanted), Numbers(), 0
         for batch in examples.evenly(size, device):
             outputs = batch.call(module)
             numbers.update(outputs)
             for tally in tallies.values():
                 tally.update(outputs, batch.target)
+            seen += batch.size
+            if goes_on is not None and not goes_on(seen, lambda: figures(tallies)):
+                break
         if not numbers.all():
             raise NotFinite("outputs must be numbers, got NaN")
         return figures(tallies)
