@@ -21,7 +21,7 @@ from nas.scoring import contract
 from nas.study import FORMATS, Study, check_same
 from nas.subnet import known_here, load, load_graph
 from nas.tasks import Task
-from nas.train import load_supernets
+from nas.train import load_shared
 from pruners.result import PLAN
 from search_spaces import Architecture, SearchSpace
 from search_spaces.core import first_line, unknown_name
@@ -69,7 +69,7 @@ def export(
         module, source = build(study, arch), "alone"
     else:
         kept = contract(study.space)
-        learner = None if task is None else load_supernets(study, task)
+        learner = None if task is None else load_shared(study, task)
         module, source = kept.weights(study, arch, task, learner), kept.source
     inputs = network_inputs(study.space) if task is None else next(task.test.head(EXAMPLES).evenly(EXAMPLES)).inputs
     with replacing(folder) as temporary:

@@ -21,7 +21,7 @@ from nas.runtime import half, import_function, ranks
 from nas.scoring import Evaluate, cost_scorers, latency_figures, sharing, taken_by
 from nas.study import LOOP, OBJECT, RunConfig, Study, configure, directed, named, run_folder, write_recorded
 from nas.tasks import Task
-from nas.train import adopt, help_train, open_run, train_supernets, trains_shared
+from nas.train import adopt, help_train, open_run, train_nested, train_supernets, trains_shared
 from nas.worker import Recruit, Worker, files_of
 from pruners.progress import Progress, silent
 from search_spaces import SPACES, SearchSpace
@@ -130,7 +130,8 @@ def run(
         if made is not None and trains_shared(config):
             with half(config.bfloat16):
                 learner = train_supernets(study, made, device, progress, trust=trust)
-        worker = Worker(study, made, evaluate, device, lambda: learner)
+        nested = train_nested(study, made, device, progress) if made and config.worth.used == "supernet" else None
+        worker = Worker(study, made, evaluate, device, lambda: learner or nested)
         has_name = config.space.name in SPACES or ":" in config.space.name
         files = files_of(study) if config.engine.remote else None
         by_name = config.task not in (None, OBJECT)  # workers call its function themselves

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +15,21 @@ from torch import nn
 
 from estimators.latency import load_table
 from nas.data import ImageData
+from nas.pruning import PrunedNetwork, inputs_of, nest
 from nas.runtime import (
     check_trust,
     checkpoint,
     fitting,
     half,
     ranks,
+    read_tensors,
     replacing,
     resolve_device,
     torch_seed,
+    write_json,
     write_text,
 )
-from nas.scoring import check_compares, contract
+from nas.scoring import Shared, check_compares, contract, parent_path
 from nas.strategies import STRATEGIES
 from nas.study import (
     RunConfig,
@@ -47,7 +51,7 @@ from nas.tasks import Task
 from nas.training import Row, fit
 from pruners.progress import Progress, silent
 from search_spaces import SearchSpace
-from search_spaces.core import keywords, takes
+from search_spaces.core import keywords, save_tensors, takes
 
 KEYWORDS = keywords(RunConfig)
 ADJUSTABLE = [".".join(path) for keyword in KEYWORDS.values() if keyword.adjustable for path in keyword.paths]
@@ -238,6 +242,50 @@ def train_supernets(
         )
     learner.team.use_averages_()
     return learner
+
+
+def train_nested(study: Study, task: Task, device: torch.device, progress: Progress) -> PrunedNetwork:
+    """The trained model of a run whose smaller models share what a nested training gave them; it goes on from its checkpoint."""
+    path = parent_path(study.folder)
+    network = _trained_model(study)
+    if not path.exists():
+        given = inputs_of(task.train, study.config.seed)
+        length, unfinished = study.config.worth.length, path.with_suffix(".checkpoint")
+        nested = nest(
+            network.source,
+            given,
+            seconds=length.seconds,
+            steps=length.steps,
+            every_size=network.every_size,
+            device=device,
+            seed=study.config.seed,
+            path=unfinished,
+            progress=progress,
+        )
+        with replacing(path) as temporary:
+            save_tensors(temporary, nested.space.model.state_dict())
+        write_json(path.with_suffix(".json"), nested.did.to_dict())
+        checkpoint.remove(unfinished)
+    return _nested(study, network)
+
+
+def _nested(study: Study, network: PrunedNetwork) -> PrunedNetwork:
+    path = parent_path(study.folder)
+    weights = read_tensors(path, f"remove it to train this part again: {path}")
+    return replace(network, source=network.source.with_weights(weights))
+
+
+def _trained_model(study: Study) -> PrunedNetwork:
+    network = study.space.network
+    assert isinstance(network, PrunedNetwork)
+    return network
+
+
+def load_shared(study: Study, task: Task, device: torch.device = CPU) -> Shared | None:
+    """What the trials of a run take their weights from; None if it has nothing of the kind."""
+    if study.config.worth.used == "supernet":
+        return _nested(study, _trained_model(study)) if parent_path(study.folder).exists() else None
+    return load_supernets(study, task, device)
 
 
 def load_supernets(study: Study, task: Task, device: torch.device = CPU) -> Supernets | None:

@@ -14,15 +14,25 @@ from estimators.zero_cost import ZERO_COST
 from nas.engines import Place
 from nas.retrain import Trained, carried, train_one
 from nas.runtime import half, import_function, resolve_device
-from nas.scoring import Evaluate, EvaluatedScorer, Figures, OneByOne, Race, Scorer, UntrainedScorer, contract, score
+from nas.scoring import (
+    Evaluate,
+    EvaluatedScorer,
+    Figures,
+    OneByOne,
+    Race,
+    Scorer,
+    Shared,
+    UntrainedScorer,
+    contract,
+    score,
+)
 from nas.study import Study, load_task, recorded_config
-from nas.supernets import Supernets
 from nas.tasks import Task
-from nas.train import load_supernets
+from nas.train import load_shared
 from pruners.progress import Progress, silent
 from search_spaces import Architecture, SearchSpace
 
-FILES = ("run.yaml", "record.json", "supernets/checkpoint.safetensors")
+FILES = ("run.yaml", "record.json", "supernets/checkpoint.safetensors", "supernets/parent.safetensors")
 """What a worker needs of a run folder."""
 
 
@@ -43,7 +53,7 @@ class Worker:
     task: Task | None
     evaluate: Evaluate | None
     device: torch.device
-    learner: Callable[[], Supernets | None]
+    learner: Callable[[], Shared | None]
     temporary: TemporaryDirectory[str] | None = None
 
     def score(
@@ -121,8 +131,8 @@ class Recruit:
         elif task is None and study.has_examples:
             task = study.task()  # the same data on another machine
 
-        def learner() -> Supernets | None:
-            return load_supernets(study, task, device) if task is not None and config.supernets.count else None
+        def learner() -> Shared | None:
+            return None if task is None else load_shared(study, task, device)
 
         return Worker(study, task, evaluate, device, learner, temporary)
 

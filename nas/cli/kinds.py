@@ -14,7 +14,7 @@ from nas.events import LOGS
 from nas.objectives import OBJECTIVES
 from nas.pruning import RECOVERIES
 from nas.strategies import STRATEGIES
-from nas.study import FORMATS
+from nas.study import FORMATS, WORTHS
 from nas.supernets import SAMPLERS
 from nas.tasks import KINDS as TASKS
 from pruners.allocation import ALLOCATIONS, SCHEDULES
@@ -82,6 +82,9 @@ KINDS: dict[str, Kind] = {
     "schedules": Kind("how a model shrinks over the steps of pruning", SCHEDULES, "what it does"),
     "tasks": Kind("kinds of tasks", TASKS, "what outputs are", {"metrics": _attribute("metrics")}),
     "recoveries": Kind("repair of a pruned model", RECOVERIES, "what it does", {"named as": _step, **NEEDS}),
+    "worths": Kind(
+        "which weights a smaller model of a trained one is judged with", WORTHS, "weights", {"take it when": _attribute("use")}
+    ),
     "engines": Kind("where trials run", ENGINES, "where", NEEDS),
     "counters": Kind("who counts multiply-accumulates", COUNTERS, "what it is"),
     "formats": Kind("files of an exported network", FORMATS, "what it is"),

@@ -49,6 +49,7 @@ OBJECTIVES: dict[str, Objective] = {
         Objective("weight_bytes", "bytes", False, "exact count", "none"),
         Objective("latency_ms", "ms", False, "median of one image on the run's device, or the sum of a latency table's blocks",
                   "seconds; none by a table"),
+        Objective("onnxruntime_ms", "ms", False, "median of one image in ONNX Runtime, on the CPU", "seconds: exported, then measured"),
         Objective("peak_memory_bytes", "bytes", False, "live activations over the best order of operators, one image",
                   "a second or more: the network is traced"),
         Objective("energy_mj", "mJ", False, "energy of the device in the device file, one image", "about a tenth of a second"),

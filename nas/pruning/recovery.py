@@ -271,7 +271,7 @@ class Repair:
         entry = RECOVERIES[step.kind]
         if entry.learner is not None:
             return self._train(step, entry, result.model, kept)
-        sample = self._inputs() if entry.trains else self.sample
+        sample = inputs_of(self.examples, self.seed) if entry.trains else self.sample
         return repair_unlabelled(step, result, self.model, sample, self.seed, self.device, self.progress, kept)
 
     def _train(self, step: Recovery, entry: RecoveryEntry, model: nn.Module, kept: Kept) -> Note:
@@ -329,15 +329,6 @@ class Repair:
 
         return safe_rate(learner.module, learner.optimizer, trial, loss, RATES, progress=self.progress)
 
-    def _inputs(self) -> Iterator[Batch]:
-        """As many examples as a training without labels takes, at random, without augmentation."""
-        left = MATCHED_BYTES
-        for batch in self.examples.batches(min(BATCH, len(self.examples)), rng=stream(self.seed, "images")):
-            left -= sum(x.numel() * x.element_size() for x in tree_leaves(batch.inputs) if isinstance(x, Tensor))
-            if left < 0:
-                return
-            yield Batch(batch.inputs)
-
 
 def repair_unlabelled(
     step: Recovery,
@@ -382,3 +373,13 @@ def sample_of(examples: Examples, seed: int) -> Iterator[Batch]:
         seen += batch.size
         if seen >= CALIBRATION_EXAMPLES:
             return
+
+
+def inputs_of(examples: Examples, seed: int) -> Iterator[Batch]:
+    """As many examples as a training without labels takes, at random, without augmentation."""
+    left = MATCHED_BYTES
+    for batch in examples.batches(min(BATCH, len(examples)), rng=stream(seed, "images")):
+        left -= sum(x.numel() * x.element_size() for x in tree_leaves(batch.inputs) if isinstance(x, Tensor))
+        if left < 0:
+            return
+        yield Batch(batch.inputs)

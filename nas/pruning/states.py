@@ -36,7 +36,7 @@ class Watched:
     def __init__(self, model: nn.Module) -> None:
         self._seen: States = {}
         graph = isinstance(model, GraphModel)
-        self.model: nn.Module = _telling(model, self._keep) if isinstance(model, GraphModel) else model
+        self.model: Callable[..., Any] = _telling(model, self._keep) if isinstance(model, GraphModel) else model
         inner = {} if graph else {name: part for name, part in model.named_modules() if name and any(part.children())}
         self._hooks = [part.register_forward_hook(self._hook(name)) for name, part in inner.items()]
 

@@ -1,5 +1,6 @@
 """Tables, plots and the pages of a run and of a pruning."""
 
+from nas.report.beside import write_controls
 from nas.report.card import CARD, model_card
 from nas.report.format import front_table, measured, milliseconds, percent, repaired, si
 from nas.report.page import searched, title
@@ -8,5 +9,5 @@ from nas.report.write import write_report, write_tables
 
 __all__ = [
     "CARD", "front_table", "measured", "milliseconds", "model_card", "percent", "prune_page", "repaired", "searched", "shows", "si",
-    "title", "write_report", "write_tables",
+    "title", "write_controls", "write_report", "write_tables",
 ]  # fmt: skip

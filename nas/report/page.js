@@ -135,7 +135,8 @@
   const onFront = new Set(data.front), behind = new Set(data.behind);
   const figure = (column, trial) => written(columns[column], values[column][trial]);
   const chosen = (trial) => choices.flatMap((choice, at) => (codes[at][trial] < 0 ? [] : [[choice.name, choice.values[codes[at][trial]]]]));
-  const standing = (trial) => (onFront.has(trial) ? (trial === data.knee ? "on the front, its knee" : "on the front") : behind.has(trial) ? "behind once trained alone" : "");
+  const standsAt = (trial) => (onFront.has(trial) ? (trial === data.knee ? "on the front, its knee" : "on the front") : behind.has(trial) ? "behind once trained alone" : "");
+  const standing = (trial) => (trial === data.parent ? ["the trained model", standsAt(trial)].filter(Boolean).join(", ") : standsAt(trial));
   const quoted = (text) => (/^[\w@%+=:,.\/][\w@%+=:,.\/-]*$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`);
   const command = (trial) => (data.command.before ? data.command.before + quoted(data.labels[trial]) + data.command.after : "");
 

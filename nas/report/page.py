@@ -13,6 +13,7 @@ import pandas as pd
 from estimators.counting import is_shape
 from nas.objectives import both_figures, gap, kendall, same_order
 from nas.report.axes import drawable
+from nas.report.beside import against
 from nas.report.format import UNKNOWN, Table, front_table, measured, si
 from nas.report.html import document, facts, figure, framed, listed, pairs, table
 from nas.report.inputs import as_code
@@ -33,7 +34,8 @@ WORTHWHILE = 0.1
 
 CAPTIONS = {
     "front": "Each dot is an architecture and the line is the best that was found at each cost, so that everything off it is beaten "
-    "by something on it; diamonds, where there are any, are networks trained alone.",
+    "by something on it; diamonds, where there are any, are networks trained alone, the star is the trained model that was "
+    "searched, and other marks are what other methods made of it.",
     "choices": "A column is a member of the front and a row a choice: the darker, the later the value among those that the choice has, "
     "as the larger of widths and depths; a dash is a choice that does not exist there, as in a block that is left out.",
     "curves": "Curves that have flattened out mean that the supernets had epochs enough; where there are several, even bands mean "
@@ -110,6 +112,7 @@ def render(study: Study, images: Mapping[str, bytes], epochs: int) -> str:
         *([_headline(study, ranked, front)] if len(front) else []),
         EXPLORER if len(ranked) else "",
         *([_front(study, ranked, front, asked, places)] if len(front) else []),
+        against(study, front, ranked) if len(front) else "",
         *(_image(name, images[name]) for name in CAPTIONS if name in images),
         _ranking(study, ranked),
         _exports(study),

@@ -14,6 +14,7 @@ from pandas.api.types import is_bool_dtype, is_numeric_dtype
 
 from nas.objectives import OBJECTIVES, Objective
 from nas.report.axes import front_axes
+from nas.report.beside import parent
 from nas.report.timeline import DONE, FAILED, TRAINED, Span, by_worker, sessions
 from nas.runtime import names_function
 from nas.study import OBJECT, Study, choose
@@ -68,6 +69,7 @@ def page_data(
         **_choices(_texts(table["architecture"])),
         "front": [places[key] for key in front["architecture"]],
         "behind": [places[key] for key in asked["architecture"] if key not in set(front["architecture"])],
+        "parent": next((places[key] for key in parent(study, ranked)["architecture"] if key in places), None),
         "knee": places[choose(study, "knee")["architecture"].iloc[0]] if len(front) else None,
         "command": command(study),
         "timeline": _timeline(study.record, found, _texts(table["label"])),

@@ -44,6 +44,8 @@ STYLE = {
 }
 SIZE = (7.0, 4.5)
 DPI = 150
+MARKS = "s^vP>X<"
+"""Of methods beside a front."""
 NAMED = 45  # groups that a figure of cuts writes the names of
 LONGEST = 44  # characters of a name
 MEMBERS = 30  # of a front, whose names fit under a figure
@@ -57,6 +59,8 @@ def front(
     *,
     searched: str = "supernet",
     title: str = "",
+    parent: pd.DataFrame | None = None,
+    controls: pd.DataFrame | None = None,
 ) -> Figure:
     """Every trial, and the front as the best that can be had at each cost.
 
@@ -67,6 +71,8 @@ def front(
         worth: the metric that networks trained alone have.
         searched: where the figure that the search saw comes from.
         title: of the figure.
+        parent: the row of the trained model that was searched, if one was.
+        controls: what other methods made of it, by `method` and figures.
     """
     with matplotlib.style.context(STYLE, after_reset=True):
         figure, (axes,) = _panels(1)
@@ -91,6 +97,7 @@ def front(
             points.append(_xy(table[table[own].notna()], x, alone))
             if others[own].isna().all():  # there is room around the diamonds
                 anchors = np.where(shown[[own]].notna(), _xy(shown, x, alone), anchors)
+        points += _mark_beside(axes, parent, controls, x, y)
         axes.set(xlabel=x.label, ylabel=y.label, title=title)
         axes.margins(x=0.1, y=0.09)
         entries = len(axes.get_legend_handles_labels()[1])
@@ -292,6 +299,23 @@ def _stays(table: pd.DataFrame, objectives: Sequence[Objective]) -> pd.Series:
     stays = pd.Series(False, index=table.index)
     stays[known] = non_dominated(losses(values[known].to_numpy(float), objectives))
     return stays
+
+
+def _mark_beside(
+    axes: Axes, parent: pd.DataFrame | None, controls: pd.DataFrame | None, x: Axis, y: Axis
+) -> list[Points]:
+    """A star at the trained model, and a kind of mark for each method beside; returns where they are."""
+    marked = []
+    known = {x.column, y.column}
+    if controls is not None and known <= set(controls):
+        for number, (method, rows) in enumerate(controls.dropna(subset=sorted(known)).groupby("method")):
+            marked.append(_xy(rows, x, y))
+            colour = COLOURS[1 + number % (len(COLOURS) - 1)]
+            axes.plot(*marked[-1].T, MARKS[number % len(MARKS)], color=colour, ms=6, mec="white", mew=0.5, label=method)
+    if parent is not None and len(parent) and known <= set(parent) and parent[sorted(known)].notna().all(axis=None):
+        marked.append(_xy(parent, x, y))
+        axes.plot(*marked[-1].T, "*", color=INK, ms=11, mec="white", mew=0.6, label="the trained model")
+    return marked
 
 
 def _mark_alone(axes: Axes, table: pd.DataFrame, x: Axis, y: Axis, alone: Axis) -> list[Points]:

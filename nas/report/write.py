@@ -9,6 +9,7 @@ import pandas as pd
 
 from nas.objectives import both_figures
 from nas.report import page
+from nas.report.beside import controls, parent
 from nas.runtime import checkpoint, replacing, write_text
 from nas.study import Study
 
@@ -60,7 +61,13 @@ def write_plots(study: Study) -> list[Path]:
     figures = {}
     if len(ranked):
         figures["front"] = plots.front(
-            ranked, study.objectives, study.worth, searched=page.searched(study), title=title
+            ranked,
+            study.objectives,
+            study.worth,
+            searched=page.searched(study),
+            title=title,
+            parent=parent(study, ranked),
+            controls=controls(study),
         )
     members = study.searched_front
     if 1 < len(members) <= MOST_MEMBERS and 1 < len(study.space.columns) <= MOST_CHOICES:

@@ -2,7 +2,7 @@
 
 from nas.scoring.accuracy import OneByOne, SupernetScorer
 from nas.scoring.bounds import Remembered, within
-from nas.scoring.contract import contract
+from nas.scoring.contract import Shared, contract
 from nas.scoring.costs import (
     Figures,
     LatencyScorer,
@@ -19,10 +19,11 @@ from nas.scoring.race import Race, Races
 from nas.scoring.shared import SharedStrategy, sharing
 from nas.scoring.trials import Scored, Trials
 from nas.scoring.untrained import allowed, cost_scorers
+from nas.scoring.weights import parent_path
 
 __all__ = [
-    "OURS", "Evaluate", "EvaluatedScorer", "Figures", "LatencyScorer", "NetworkScorer", "OneByOne", "Race", "Races",
-    "Remembered", "Scored", "Scorer", "SharedStrategy", "SupernetScorer", "TableScorer", "Trials", "UntrainedScorer", "add",
-    "allowed", "check_compares", "contract", "cost_scorers", "inherit", "inherited", "latency_figures", "losses_of",
-    "numbers", "reason", "score", "sharing", "taken_by", "tell_missing", "tried", "within",
+    "OURS", "Evaluate", "EvaluatedScorer", "Figures", "LatencyScorer", "NetworkScorer", "OneByOne", "Race", "Races", "Remembered",
+    "Scored", "Scorer", "Shared", "SharedStrategy", "SupernetScorer", "TableScorer", "Trials", "UntrainedScorer", "add", "allowed",
+    "check_compares", "contract", "cost_scorers", "inherit", "inherited", "latency_figures", "losses_of", "numbers", "parent_path",
+    "reason", "score", "sharing", "taken_by", "tell_missing", "tried", "within",
 ]  # fmt: skip

@@ -14,14 +14,17 @@ from nas.samplers import cheap_and_dear
 from nas.scoring.accuracy import OneByOne, SupernetScorer, trained_alone
 from nas.scoring.bounds import check_kept
 from nas.scoring.costs import CostScorer, Figures, Scorer
-from nas.scoring.weights import candidate, from_supernet, judged_on, repaired
-from nas.study import RunConfig, Study
+from nas.scoring.weights import Steps, candidate, from_supernet, judged_on, repaired, shared
+from nas.study import RunConfig, Study, WorthConfig
 from nas.supernets import Supernets
 from nas.tasks import Task
 from pruners import PruningPlan
 from pruners.progress import Progress, silent
 from search_spaces import Architecture, SearchSpace
 from search_spaces.core import smallest
+
+Shared = Supernets | PrunedNetwork
+"""What trials take weights from: supernets, or a trained model whose weights a nested training has shared."""
 
 
 class Contract(Protocol):
@@ -41,6 +44,10 @@ class Contract(Protocol):
     trains: bool
     races: bool
 
+    @property
+    def parent(self) -> Architecture | None:
+        """The architecture that the trained model itself is."""
+
     def check(self, config: RunConfig) -> None:
         """Raise ValueError for a configuration that does not fit the space."""
 
@@ -54,18 +61,21 @@ class Contract(Protocol):
     def costs(self) -> Scorer:
         """What gives exact costs."""
 
+    def timed(self, arch: Architecture) -> nn.Module:
+        """A network of the architecture to measure the latency of; its weights say nothing."""
+
     def start(self) -> list[Architecture]:
         """Architectures that a strategy is told of first."""
 
     def worth(
-        self, config: RunConfig, task: Task, names: Sequence[str], device: torch.device, learner: Supernets | None
+        self, config: RunConfig, task: Task, names: Sequence[str], device: torch.device, learner: Shared | None
     ) -> Scorer:
         """What gives trials these metrics on the validation part; `learner` holds the run's trained supernets, if it has any."""
 
     def worth_in_words(self, config: RunConfig) -> str:
         """What the accuracy of a trial is of."""
 
-    def weights(self, study: Study, arch: Architecture, task: Task | None, learner: Supernets | None) -> nn.Module:
+    def weights(self, study: Study, arch: Architecture, task: Task | None, learner: Shared | None) -> nn.Module:
         """A network that was not trained alone, on the CPU in evaluation mode; ValueError if the run has no weights for it."""
 
     def plan(self, arch: Architecture) -> PruningPlan | None:
@@ -85,8 +95,16 @@ class Untrained:
     def __init__(self, space: SearchSpace) -> None:
         self.space = space
 
+    @property
+    def parent(self) -> Architecture | None:
+        return None
+
     def check(self, config: RunConfig) -> None:
-        pass
+        if config.worth != WorthConfig():
+            raise ValueError(
+                f"`worth` {config.worth.used} is of smaller models inside a trained one, got the space {self.space.name!r}; leave it "
+                "out, or give a trained `model`"
+            )
 
     def check_task(self, task: Task, config: RunConfig) -> None:
         net, name = self.space.net, self.space.name
@@ -105,13 +123,17 @@ class Untrained:
     def costs(self) -> Scorer:
         return CostScorer(self.space)
 
+    def timed(self, arch: Architecture) -> nn.Module:
+        return self.space.build(arch)
+
     def start(self) -> list[Architecture]:
         return []
 
     def worth(
-        self, config: RunConfig, task: Task, names: Sequence[str], device: torch.device, learner: Supernets | None
+        self, config: RunConfig, task: Task, names: Sequence[str], device: torch.device, learner: Shared | None
     ) -> Scorer:
         if learner is not None:
+            assert not isinstance(learner, PrunedNetwork)
             return SupernetScorer(learner, self.space, task, names, config.ranking)
         return OneByOne(
             lambda arch, progress: trained_alone(self.space, arch, task, config, device, progress),
@@ -123,8 +145,8 @@ class Untrained:
     def worth_in_words(self, config: RunConfig) -> str:
         return "its weights in the supernet" if config.supernets.count else "trained on training images"
 
-    def weights(self, study: Study, arch: Architecture, task: Task | None, learner: Supernets | None) -> nn.Module:
-        assert task is not None
+    def weights(self, study: Study, arch: Architecture, task: Task | None, learner: Shared | None) -> nn.Module:
+        assert task is not None and not isinstance(learner, PrunedNetwork)
         return from_supernet(study, arch, task, learner)
 
     def plan(self, arch: Architecture) -> PruningPlan | None:
@@ -139,12 +161,21 @@ class TrainedModel:
     def __init__(self, space: SearchSpace, network: PrunedNetwork) -> None:
         self.space, self.network, self.model = space, network, network.source
 
+    @property
+    def parent(self) -> Architecture | None:
+        return self.model.whole
+
     def check(self, config: RunConfig) -> None:
         costs = (*config.objectives, *config.limits)
         if config.supernets.count or "activations" in costs:
             raise ValueError(
                 f"{self.space.name!r} is a trained model: search it with random, evolution, nsga2, coarse-to-fine or exhaustive, "
                 f"`supernets` 0, and without activations; got {config.strategy}, {config.supernets.count} and {', '.join(costs)}"
+            )
+        if config.worth.used != "repaired" and not config.measured:
+            raise ValueError(
+                f"`worth` {config.worth.used} trains on examples, got none that objectives are measured on; give `data` or a `task`, "
+                "or leave it out"
             )
 
     def check_task(self, task: Task, config: RunConfig) -> None:
@@ -172,6 +203,9 @@ class TrainedModel:
         estimates = [{"damage": self.model.damage(arch)} if self.model.of_outputs else {} for arch in archs]
         return [{**self.model.costs(arch), **damage} for arch, damage in zip(archs, estimates, strict=True)]
 
+    def timed(self, arch: Architecture) -> nn.Module:
+        return self.model.build(arch, check=False, every_size=False).model
+
     def start(self) -> list[Architecture]:
         """The trained model, then what loses least at each smaller size as scores estimate it, or the same share of every group."""
         if self.model.of_outputs:
@@ -179,21 +213,42 @@ class TrainedModel:
         return list(dict.fromkeys(self.model.uniform(step) for step in range(self.model.steps, 0, -1)))
 
     def worth(
-        self, config: RunConfig, task: Task, names: Sequence[str], device: torch.device, learner: Supernets | None
+        self, config: RunConfig, task: Task, names: Sequence[str], device: torch.device, learner: Shared | None
     ) -> Scorer:
-        return OneByOne(
-            lambda arch, _: candidate(self.network, arch, task, config.seed).to(device),
-            task,
-            names,
-            judged_on(task, config.seed),
-        )
+        network = learner if isinstance(learner, PrunedNetwork) else self.network
+        further = self._steps(config, task, device) if config.worth.used == "steps" else None
+
+        def make(arch: Architecture, _: Progress) -> nn.Module:
+            module = candidate(network, arch, task, config.seed)
+            return (module if further is None or arch == self.model.whole else further(module)).to(device)
+
+        return OneByOne(make, task, names, judged_on(task, config.seed))
 
     def worth_in_words(self, config: RunConfig) -> str:
         made_up = "" if self.model.batches is None else ", each layer making up for what it lost"
-        return f"the weights that are left{made_up}, batch statistics gathered again"
+        gathered, length = ", batch statistics gathered again", config.worth.length
+        if config.worth.used == "repaired":
+            return f"the weights that are left{made_up}{gathered}"
+        if config.worth.used == "steps":
+            return f"the weights that are left{made_up}, trained towards the trained model for {length}"
+        return f"its weights of a nested training of {length} that all share{made_up}{gathered}"
 
-    def weights(self, study: Study, arch: Architecture, task: Task | None, learner: Supernets | None) -> nn.Module:
-        return self.space.build(arch) if task is None else repaired(self.network, arch, task, study.config.seed)
+    def weights(self, study: Study, arch: Architecture, task: Task | None, learner: Shared | None) -> nn.Module:
+        if task is None:
+            return self.space.build(arch)
+        config = study.config
+        if isinstance(learner, PrunedNetwork):
+            return shared(learner, arch, task, config.seed)
+        found = repaired(self.network, arch, task, config.seed).model
+        if config.worth.used == "steps" and arch != self.model.whole:
+            self._steps(config, task, torch.device("cpu"))(found)
+        return found
+
+    def _steps(self, config: RunConfig, task: Task, device: torch.device) -> Steps:
+        start = self.start()
+        steps = config.worth.length.steps
+        assert steps is not None
+        return Steps(self.network, task, steps, config.seed, device, start[len(start) // 2])
 
     def plan(self, arch: Architecture) -> PruningPlan | None:
         return self.network.result(arch).plan

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
 from torch import nn
 
 from estimators.counting import CostModel
-from estimators.latency import Latency, LatencyTable, compare_latency
+from estimators.latency import Latency, LatencyTable, check_onnx, compare_latency
 from estimators.zero_cost import ZERO_COST, score
 from nas.objectives import Estimate
 from nas.runtime import stream, torch_seed
@@ -20,6 +20,8 @@ from search_spaces import Architecture, SearchSpace
 
 TAKE_TURNS = 8
 SCORED_IMAGES = 32
+LATENCIES = {"latency_ms": "eager", "onnxruntime_ms": "onnxruntime"}
+"""Measured objectives, and what they are measured in."""
 Figures = dict[str, Any]
 
 
@@ -41,20 +43,35 @@ class CostScorer:
 
 
 class LatencyScorer:
-    """Latency of one image, measured on the run's device with untrained weights, in float32 on a CPU; a few networks take turns."""
+    """Latency of one image, measured with any weights, in float32 on a CPU; a few networks take turns.
 
-    def __init__(self, space: SearchSpace, device: torch.device) -> None:
-        self.space, self.device = space, device
+    Args:
+        build: the network of an architecture.
+        inputs: what it is measured on, see `compare_latency`.
+        device: where it runs; ONNX Runtime runs on the CPU.
+        runtime: one of `LATENCIES`' values.
+    """
+
+    def __init__(
+        self, build: Callable[[Architecture], nn.Module], inputs: Any, device: torch.device, runtime: str = "eager"
+    ) -> None:
+        self.build, self.inputs, self.runtime = build, inputs, runtime
+        self.device = torch.device("cpu") if runtime == "onnxruntime" else device
+        if runtime == "onnxruntime":
+            check_onnx()
 
     def __call__(self, archs: Sequence[Architecture], progress: Progress) -> list[Figures]:
         figures: list[Figures] = []
         for start in range(0, len(archs), TAKE_TURNS):
             progress("ranking", start, len(archs))
             some = archs[start : start + TAKE_TURNS]
-            modules = {arch: self.space.build(arch) for arch in some}
+            modules = {arch: self.build(arch) for arch in some}
             with torch.autocast("cpu", enabled=False):
-                measured = compare_latency(modules, self.space.net.inputs, device=self.device)
-            figures += [latency_figures(measured[arch]) for arch in some]
+                measured = compare_latency(modules, self.inputs, device=self.device, runtime=self.runtime)
+            if self.runtime == "eager":
+                figures += [latency_figures(measured[arch]) for arch in some]
+            else:
+                figures += [{"onnxruntime_ms": measured[arch].median_ms} for arch in some]
         return figures
 
 

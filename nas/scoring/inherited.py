@@ -82,6 +82,8 @@ def check_compares(ours: RunConfig, data: Mapping[str, Any] | None) -> None:
 
 def _same_training(theirs: RunConfig, ours: RunConfig, folder: Path) -> bool:
     """Whether accuracies come from the same supernets, or each from the same training."""
+    if ours.worth != theirs.worth:
+        return False
     if not ours.supernets.count:
         return not theirs.supernets.count and theirs.supernets.training == ours.supernets.training
     source = ours.supernets.source

@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike
 from nas.runtime import environment
 from nas.scoring.costs import Figures
 from nas.scoring.outcome import losses_of, new_trial, tried
+from nas.scoring.weights import parent_path
 from nas.strategies import Strategy
 from nas.study import SEARCH, New, SharedStudy, Study, Trial, open_storage, study_name
 from search_spaces import Architecture
@@ -61,11 +62,16 @@ def meaning(study: Study, *, trained: bool = False) -> dict[str, Any]:
     }
     if config.evaluate is None:
         found |= {"seed": config.seed, "bfloat16": config.bfloat16}
-    if config.latency_table is None and "latency_ms" in (*config.objectives, *config.limits):
+    used = (*config.objectives, *config.limits)
+    if "onnxruntime_ms" in used or (config.latency_table is None and "latency_ms" in used):
         found["machine"] = environment()["hardware"]
     if not config.measured:
         return found
     found["ranking"] = config.ranking.model_dump(mode="json")
+    if config.worth.used != "repaired":
+        found["worth"] = config.worth.model_dump(mode="json")
+        if trained and config.worth.used == "supernet":
+            found["parent"] = _digest(parent_path(study.folder))
     if not config.supernets.count:
         return {**found, "training": config.supernets.training.model_dump(mode="json")}
     source = config.supernets.source

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from nas.pruning import PrunedNetwork
+from nas.pruning import PrunedNetwork, match_
 from nas.runtime import stream
 from nas.study import Study
 from nas.supernets import OneSupernet, Supernets
 from nas.tasks import Batch, Examples, Task
 from nas.training import calibrate_
-from pruners import recalibrate_
+from pruners import PruneResult, recalibrate_
 from search_spaces import Architecture
 
 BATCH = 100
@@ -25,6 +28,8 @@ JUDGED = 2000
 """Validation examples, drawn at random, that a candidate is judged by at most."""
 REPAIRED = 1000
 """Examples that what leaves a search is repaired on."""
+SEEN = 20
+"""Examples of a step of training that candidates are drawn for, with those that are held out."""
 PROVED = 20
 """One of so many candidates inside a search is proved: those whose key says so, whoever scores them."""
 
@@ -80,22 +85,83 @@ def candidate(network: PrunedNetwork, arch: Architecture, task: Task, seed: int)
     if zlib.crc32(arch.key.encode()) % PROVED == 0:
         model.build(arch, every_size=False)
     module = model.candidate(arch, network.every_size)
-    if arch != model.whole and any(isinstance(part, _BatchNorm) for part in model.model.modules()):
+    if arch != model.whole and _has_statistics(model.model):
         recalibrate_(module, _examples(task, CALIBRATED, seed))
     return module
 
 
-def repaired(network: PrunedNetwork, arch: Architecture, task: Task, seed: int) -> nn.Module:
+def repaired(network: PrunedNetwork, arch: Architecture, task: Task, seed: int) -> PruneResult:
     """A smaller model of a trained one, proved, and repaired as `prune` does by default; on the CPU."""
-    return network.source.repaired(arch, list(_examples(task, REPAIRED, seed)), network.every_size).model
+    return network.source.repaired(arch, list(_examples(task, REPAIRED, seed)), network.every_size)
+
+
+def shared(network: PrunedNetwork, arch: Architecture, task: Task, seed: int) -> nn.Module:
+    """A smaller model of one whose weights a nested training has shared, proved, its batch statistics gathered again; on the CPU."""
+    module = network.source.finished(arch, network.every_size).model
+    if _has_statistics(network.source.model):
+        recalibrate_(module, _examples(task, REPAIRED, seed))
+    return module
+
+
+class Steps:
+    """Trains smaller models towards the trained one, each for as many steps, at a learning rate that is found once.
+
+    Args:
+        network: makes them.
+        task: whose training examples, without labels, it takes.
+        steps: of each training.
+        seed: decides the order of examples.
+        device: where it trains.
+        first: the smaller model on which the learning rate is found.
+    """
+
+    def __init__(
+        self, network: PrunedNetwork, task: Task, steps: int, seed: int, device: torch.device, first: Architecture
+    ) -> None:
+        self.network, self.task, self.steps, self.seed, self.device = network, task, steps, seed, device
+        self.first = first
+
+    @cached_property
+    def batches(self) -> list[Batch]:
+        drawn = _examples(self.task, max(REPAIRED, SEEN * self.steps), self.seed)
+        return [Batch(batch.inputs) for batch in drawn]
+
+    @cached_property
+    def rate(self) -> float:
+        """The learning rate that a range test finds."""
+        return self._train(candidate(self.network, self.first, self.task, self.seed), "auto")
+
+    def __call__(self, model: nn.Module) -> nn.Module:
+        """Train a model in place; it stays where it is."""
+        self._train(model, self.rate)
+        return model
+
+    def _train(self, model: nn.Module, rate: float | Literal["auto"]) -> float:
+        whole = self.network.source.model
+        done = match_(model, whole, self.batches, steps=self.steps, rate=rate, seed=self.seed, device=self.device)
+        return done.rate
+
+
+def parent_path(folder: Path) -> Path:
+    """Where the weights stand that a nested training has left in a run folder."""
+    return folder / "supernets" / "parent.safetensors"
 
 
 def judged_on(task: Task, seed: int) -> Examples:
-    """What candidates inside a search are judged by, in an order that says nothing."""
-    order = stream(seed, "judged").permutation(len(task.validation))
-    return task.validation.take(torch.from_numpy(order[:JUDGED]))
+    """What candidates inside a search are judged by."""
+    return _drawn(task.validation, JUDGED, seed, "judged")
+
+
+def _has_statistics(model: nn.Module) -> bool:
+    return any(isinstance(part, _BatchNorm) for part in model.modules())
 
 
 def _examples(task: Task, number: int, seed: int) -> Iterator[Batch]:
-    examples = task.train.head(number)
-    return examples.batches(min(BATCH, len(examples)), rng=stream(seed, "calibration"))
+    examples = _drawn(task.train, number, seed, "calibration")
+    return examples.batches(min(BATCH, len(examples)))
+
+
+def _drawn(examples: Examples, number: int, seed: int, purpose: str) -> Examples:
+    """Some examples at random, in an order that says nothing; of a loader that only can be iterated the first ones."""
+    order = stream(seed, purpose).permutation(len(examples))
+    return examples.take(torch.from_numpy(order[:number]))

@@ -23,10 +23,11 @@ from nas.study.shared import SharedStudy
 from nas.study.spaces import build_space, make_task, options_for
 from nas.study.storage import open_storage
 from nas.study.study import ALONE, SEARCH, Study, load_task
+from nas.study.worth import WORTHS, WorthConfig
 
 __all__ = [
-    "ALONE", "FORMATS", "LOOP", "OBJECT", "SEARCH", "New", "RankingConfig", "RunConfig", "SharedStudy", "Study", "Trial", "adjusted",
-    "build_space", "check_same", "choose", "configure", "directed", "holds", "is_held", "journal_of", "load_task", "make_task",
-    "named", "named_functions", "open_storage", "options_for", "parse_config", "peek_config", "read_config", "read_record",
-    "recorded_config", "run_folder", "study_name", "whole", "write_recorded",
+    "ALONE", "FORMATS", "LOOP", "OBJECT", "SEARCH", "WORTHS", "New", "RankingConfig", "RunConfig", "SharedStudy", "Study", "Trial",
+    "WorthConfig", "adjusted", "build_space", "check_same", "choose", "configure", "directed", "holds", "is_held", "journal_of",
+    "load_task", "make_task", "named", "named_functions", "open_storage", "options_for", "parse_config", "peek_config",
+    "read_config", "read_record", "recorded_config", "run_folder", "study_name", "whole", "write_recorded",
 ]  # fmt: skip

@@ -18,6 +18,7 @@ from nas.pruning import OF_MODEL, SearchedModel, as_space, functions_of, is_prun
 from nas.runtime import amount, check_trust, different, names_function, read_yaml, teaches_by_function
 from nas.strategies import STRATEGIES
 from nas.study.formats import FORMATS
+from nas.study.worth import WorthConfig
 from nas.supernets import SupernetConfig
 from nas.tasks import class_metrics
 from nas.training import TrainingConfig
@@ -43,7 +44,7 @@ OBJECT = "object"
 """What stands in place of a task's function where the task itself was given."""
 LOOP = "loop"
 """What stands in place of a function that evaluates where a loop of the user's own tells figures."""
-LIMITED = (*METRICS, "latency_ms", *ESTIMATES)
+LIMITED = (*METRICS, "latency_ms", "onnxruntime_ms", *ESTIMATES)
 """What a search may be limited by."""
 WITHOUT_DATA = tuple(name for name in OBJECTIVES if name not in ("accuracy", "activations", *ZERO_COST))
 """Objectives of trained models that need no examples."""
@@ -165,6 +166,7 @@ class RunConfig(Part):
     )
     supernets: SupernetConfig = SupernetConfig(count=4)
     ranking: RankingConfig = RankingConfig()
+    worth: WorthConfig = WorthConfig()
     budget: BudgetConfig = BudgetConfig()
     engine: EngineConfig = EngineConfig()
     shared: SharedConfig = SharedConfig()
@@ -285,10 +287,13 @@ class RunConfig(Part):
 
     @model_validator(mode="after")
     def _latency_has_quiet(self) -> RunConfig:
-        measured = self.latency_table is None and "latency_ms" in (*self.objectives, *self.limits)
+        used = (*self.objectives, *self.limits)
+        by_table = () if self.latency_table is None else ("latency_ms",)
+        measured = [name for name in ("latency_ms", "onnxruntime_ms") if name in used and name not in by_table]
         if measured and self.engine.asynchronous:
+            table = ", or give a `latency_table`" if measured == ["latency_ms"] else ""
             raise ValueError(
-                "latency_ms is measured while no worker computes, got `asynchronous`; leave it out, or give a `latency_table`"
+                f"{measured[0]} is measured while no worker computes, got `asynchronous`; leave it out{table}"
             )
         return self
 

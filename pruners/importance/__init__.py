@@ -8,11 +8,11 @@ from pruners.importance.matrix_form import bounds, is_product, sampled
 from pruners.importance.named import CRITERIA, Criterion, criterion_entry
 from pruners.importance.outputs import Measure
 from pruners.importance.passes import USUAL, Bounds, Tell, held_samples, pieces, unheard
-from pruners.importance.reconstruction import Moments, made_up, second_moments
+from pruners.importance.reconstruction import MakingUp, Moments, made_up, making_up, second_moments
 from pruners.importance.score import score_groups
 
 __all__ = [
-    "AUTO", "CRITERIA", "USUAL", "Bounds", "Criterion", "Importance", "Loss", "Measure", "Moments", "Scoring", "Tell", "bounds",
-    "check_one_of", "criterion_entry", "distortion_curves", "held_samples", "is_product", "left_out_damages", "made_up", "pieces",
-    "placeholder_values", "qualified_name", "sampled", "score_groups", "second_moments", "unheard",
+    "AUTO", "CRITERIA", "USUAL", "Bounds", "Criterion", "Importance", "Loss", "MakingUp", "Measure", "Moments", "Scoring", "Tell",
+    "bounds", "check_one_of", "criterion_entry", "distortion_curves", "held_samples", "is_product", "left_out_damages", "made_up",
+    "making_up", "pieces", "placeholder_values", "qualified_name", "sampled", "score_groups", "second_moments", "unheard",
 ]  # fmt: skip

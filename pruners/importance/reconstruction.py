@@ -176,25 +176,58 @@ def made_up(removal: Removal, found: Moments) -> dict[Node, Tensor]:
 
     Its inputs are taken to be those of the full model, whatever the layers before it lost.
     """
-    graph, reader = removal.graph, found.reader
-    weight, stays = _tensor(graph, reader.weight), _columns_kept(removal, reader)
-    if bool(stays.all()):
+    making = making_up(removal, found)
+    if making is None:
         return {}
+    full = {node: _tensor(removal.graph, node) for node in making.nodes}
+    return {node: x.to(full[node].dtype) for node, x in making.of({n: x.double() for n, x in full.items()}).items()}
+
+
+@dataclass(frozen=True)
+class MakingUp:
+    """How a layer makes up for columns that it loses: a linear map of its weights.
+
+    Attributes:
+        reader: the layer.
+        stays: which columns stay, the ones among them where something takes up the shift; shape (Q + 1,) or (Q,).
+        change: what each lost column adds to those that stay, shape (stay, lost).
+    """
+
+    reader: Reader
+    stays: Tensor
+    change: Tensor
+
+    @property
+    def nodes(self) -> list[Node]:
+        """Placeholders that it changes: of the weights, and of what takes up the shift."""
+        return [node for node in (self.reader.weight, self.reader.shift) if node is not None]
+
+    def of(self, full: Mapping[Node, Tensor]) -> dict[Node, Tensor]:
+        """What those placeholders hold, at their full shapes, after what they held before; gradients pass through."""
+        weight = full[self.reader.weight]
+        raw = weight.flatten(1)
+        columns = raw.shape[1]
+        stays, change = self.stays.to(raw.device), self.change.to(raw)
+        moved = raw[:, ~stays[:columns]] @ change.t()
+        places = stays.nonzero().flatten()
+        inner = places < columns
+        new = raw.index_fill(1, (~stays[:columns]).nonzero().flatten(), 0).index_add(1, places[inner], moved[:, inner])
+        result = {self.reader.weight: new.view_as(weight)}
+        if self.reader.shift is not None:
+            shift = full[self.reader.shift]
+            result[self.reader.shift] = shift - moved[:, -1] if _is_mean(self.reader) else shift + moved[:, -1]
+        return result
+
+
+def making_up(removal: Removal, found: Moments) -> MakingUp | None:
+    """How a layer makes up for what it loses of its inputs; None where it loses nothing."""
+    stays = _columns_kept(removal, found.reader)
+    if bool(stays.all()):
+        return None
     gram = found.gram[: found.solvable, : found.solvable]
     stays = stays[: found.solvable]
     held = _held(gram)[stays]
-    change = damped_solve(gram[stays][:, stays] + torch.diag(held), gram[stays][:, ~stays])
-    raw = weight.double().flatten(1)
-    lost = raw[:, ~stays[: raw.shape[1]]]
-    new = torch.zeros(len(raw), found.solvable, dtype=raw.dtype, device=raw.device)
-    new[:, : raw.shape[1]] = raw
-    new[:, ~stays] = 0
-    new[:, stays] += lost @ change.t()
-    result = {reader.weight: new[:, : raw.shape[1]].view_as(weight).to(weight.dtype)}
-    if reader.shift is not None:
-        shift, moved = _tensor(graph, reader.shift), new[:, -1].to(weight.dtype)
-        result[reader.shift] = shift - moved if reader.norm is not None and _is_mean(reader) else shift + moved
-    return result
+    return MakingUp(found.reader, stays, damped_solve(gram[stays][:, stays] + torch.diag(held), gram[stays][:, ~stays]))
 
 
 class _Totals(Masked):

@@ -1,6 +1,6 @@
 """What can be mended without training, and the optimiser's state."""
 
-from pruners.repair.at_once import repair_at_once_
+from pruners.repair.at_once import Shares, repair_at_once_
 from pruners.repair.batch_norm import noise, recalibrate_
 from pruners.repair.in_order import Repaired
 from pruners.repair.least_squares import least_squares_
@@ -9,6 +9,6 @@ from pruners.repair.optimiser import remap_optimizer
 from pruners.repair.synthetic import synthetic
 
 __all__ = [
-    "NONE", "REPAIRS", "Repaired", "best_repair", "least_squares_", "noise", "recalibrate_", "remap_optimizer", "repair_at_once_",
-    "synthetic",
+    "NONE", "REPAIRS", "Repaired", "Shares", "best_repair", "least_squares_", "noise", "recalibrate_", "remap_optimizer",
+    "repair_at_once_", "synthetic",
 ]  # fmt: skip

@@ -7,11 +7,13 @@ of the layers before add up; `least_squares_` sees them.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
+from torch import Tensor
 from torch.fx import Node
 
-from pruners.importance import Moments, made_up
+from pruners.importance import Moments, made_up, making_up
 from pruners.surgery import GraphModel, Removal
 
 
@@ -33,3 +35,35 @@ def repair_at_once_(smaller: GraphModel, removal: Removal, moments: Mapping[Node
                 continue
             for node, tensor in made_up(removal, found).items():
                 own[graph.trace.tensors[node.name]].copy_(removal.slice(tensor, graph.dims(node)))
+
+
+class Shares:
+    """The tensors of a smaller model, repaired at once, as a function of the full model's: gradients pass through to what is shared.
+
+    How layers make up for what they lose stays what it was for the weights that the moments were gathered with.
+
+    Args:
+        removal: what stays.
+        moments: of the inputs of layers in the full model, by `second_moments`; none for slices alone.
+    """
+
+    def __init__(self, removal: Removal, moments: Mapping[Node, Moments]) -> None:
+        self.removal = removal
+        self._nodes = {
+            node.name: node for node in removal.graph.trace.nodes if node.name in removal.graph.trace.tensors
+        }
+        made = (making_up(removal, found) for found in moments.values())
+        self._making = [replace(each, change=each.change.float()) for each in made if each is not None]
+
+    def __call__(self, full: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What the smaller model's tensors hold, by name.
+
+        Args:
+            full: tensors of the full model by name; what is not there is left out.
+        """
+        graph = self.removal.graph
+        named = {node: full[name] for key, node in self._nodes.items() if (name := graph.trace.tensors[key]) in full}
+        for making in self._making:
+            if all(node in named for node in making.nodes):
+                named |= making.of(named)
+        return {graph.trace.tensors[node.name]: self.removal.slice(x, graph.dims(node)) for node, x in named.items()}

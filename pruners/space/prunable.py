@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import math
-from collections.abc import Iterable, Mapping, Sized
+from collections.abc import Callable, Iterable, Mapping, Sized
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.fx import Node
 from torch.utils._pytree import tree_leaves
 
@@ -40,7 +41,7 @@ from pruners.importance import (
 )
 from pruners.operators import Axis
 from pruners.progress import Batches, Progress, silent
-from pruners.repair import best_repair, repair_at_once_
+from pruners.repair import Shares, best_repair, repair_at_once_
 from pruners.result import PruneResult, Summary, count
 from pruners.space.choices import KEEP, LEAVE_OUT, Levels, choices_of, kept_at, labels_of
 from pruners.surgery import (
@@ -229,11 +230,56 @@ class PrunableSpace:
         if not every_size:
             return smaller
         result = self.build(arch, check=False)
-        now, own = multiplied(smaller.state_dict(), result.plan.folded), result.model.state_dict()
-        for name, tensor in own.items():
-            if (full := result.plan.full_name(name)) in now:
-                tensor.copy_(now[full])
+        self._fill(result, smaller)
         return result.model
+
+    def finished(self, arch: Architecture, every_size: bool = False) -> PruneResult:
+        """`build`, proved, with the weights of its `candidate`; batch norms have their old statistics."""
+        result = self.build(arch, every_size=every_size)
+        self._fill(result, self.candidate(arch))
+        return result
+
+    def shared(
+        self, arch: Architecture, every_size: bool = False
+    ) -> tuple[nn.Module, Callable[[Mapping[str, Tensor]], dict[str, Tensor]]]:
+        """A smaller model, and its tensors as a function of the full model's by name: for training that many smaller models share.
+
+        Gradients pass through the function, but to no statistics of batch norms. As in `candidate`, layers make up for what they lost; how they do stays what it was.
+
+        Args:
+            arch: of `space`.
+            every_size: see `build`.
+        """
+        result = self.build(arch, check=False, every_size=every_size)
+        removal = Surgery(self.model, self.graph, self.found, self.tolerance).removal(
+            self._keep(arch), self._left_out(arch)
+        )
+        shares, plan = Shares(removal, self._moments), result.plan
+        trained = {name for name, _ in result.model.named_parameters(remove_duplicate=False)}
+        names = {name: plan.full_name(name) for name in result.model.state_dict()}
+
+        def parts(full: Mapping[str, Tensor]) -> dict[str, Tensor]:
+            own = multiplied(shares(full), plan.folded)
+            given = {name: own[source] for name, source in names.items() if source in own}
+            return {name: x if name in trained else x.detach() for name, x in given.items()}
+
+        return result.model, parts
+
+    def with_weights(self, weights: Mapping[str, Tensor]) -> PrunableSpace:
+        """The same space of a copy of the model with other weights: its scores, and how layers make up, stay what they were.
+
+        Args:
+            weights: of the model's tensors, some or all, by name.
+        """
+        self.scores, self._moments, self._lost, self._prices  # noqa: B018  they are of the weights as they are now
+        other = copy.copy(self)
+        other.model, other.graph = copy.deepcopy(self.model), copy.copy(self.graph)
+        own = dict(other.model.named_parameters(remove_duplicate=False)) | dict(other.model.named_buffers())
+        with torch.no_grad():
+            for name, tensor in weights.items():
+                own[name].copy_(tensor)
+        other.graph.trace = replace(self.graph.trace, weights=own)
+        return other
 
     def repaired(
         self, arch: Architecture, batches: Batches, every_size: bool = False, progress: Progress = silent
@@ -286,6 +332,13 @@ class PrunableSpace:
             form_before=form_of(self.model),
         )
         return PruneResult(proved.model, proved.plan, summary)
+
+    def _fill(self, result: PruneResult, smaller: nn.Module) -> None:
+        """Give a built model the weights of its slice."""
+        now, own = multiplied(smaller.state_dict(), result.plan.folded), result.model.state_dict()
+        for name, tensor in own.items():
+            if (full := result.plan.full_name(name)) in now:
+                tensor.copy_(now[full])
 
     @cached_property
     def scores(self) -> dict[Group, torch.Tensor]:

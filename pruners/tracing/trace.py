@@ -33,6 +33,7 @@ class Trace:
         constants: names in `tensors` that are in no state_dict of the model.
         free: which inputs, counted one by one, have a first dimension that is free in the graph: the batch.
         sizes: what tensors the graph takes.
+        weights: tensors by name that stand in place of the program's.
     """
 
     program: ExportedProgram
@@ -43,6 +44,7 @@ class Trace:
     free: frozenset[int] = frozenset()
     copies: int = 1
     sizes: Sizes = field(default_factory=Sizes)
+    weights: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
     @property
     def batched(self) -> bool:
@@ -82,6 +84,8 @@ class Trace:
 
     def tensor(self, name: str) -> torch.Tensor:
         """The parameter, buffer or constant called `name`."""
+        if name in self.weights:
+            return self.weights[name]
         if name in self.program.state_dict:
             return self.program.state_dict[name]
         constant = self.program.constants[name]

@@ -106,3 +106,39 @@ def test_what_leaves_a_search_is_repaired_as_prune_does() -> None:
     given = batches(example)[0]
     with torch.no_grad():
         assert result.model(*given).shape == model(*given).shape
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_gradients_of_a_candidate_reach_the_weights_that_it_shares(name: str) -> None:
+    space, model, example = made(name)
+    full = {key: x.detach().clone().requires_grad_() for key, x in model.named_parameters(remove_duplicate=False)}
+    rng = np.random.default_rng(1)
+    for _ in range(3):
+        arch = space.space.sample(rng)
+        smaller, parts = space.shared(arch)
+        given = {**dict(smaller.named_buffers()), **parts({**dict(model.named_buffers()), **full})}
+        found = torch.func.functional_call(smaller, given, example, tie_weights=False)
+        with torch.no_grad():
+            assert difference([found], [space.candidate(arch)(*example)]) < 1e-4
+        found.square().sum().backward()
+        reached = [x for x in full.values() if x.grad is not None and x.grad.abs().max() > 0]
+        assert reached
+        for x in full.values():
+            x.grad = None
+
+
+@pytest.mark.parametrize("name", ["residual", "torch encoder"])
+def test_other_weights_leave_the_space_and_the_first_model_as_they_are(name: str) -> None:
+    space, model, example = made(name)
+    before = {key: x.clone() for key, x in model.state_dict().items()}
+    weights = {key: x * 1.1 for key, x in model.named_parameters()}
+    other = space.with_weights(weights)
+    arch = space.space.sample(np.random.default_rng(2))
+    assert other.damage(arch) == space.damage(arch) and other.costs(arch) == space.costs(arch)
+    assert all(torch.equal(x, before[key]) for key, x in model.state_dict().items())
+    with torch.no_grad():
+        ours = other.finished(arch).model(*example)
+        assert difference([other.candidate(arch)(*example)], [ours]) < 1e-5
+        assert difference([space.candidate(arch)(*example)], [ours]) > 1e-3
+        masked = torch.func.functional_call(model, weights, example)
+        assert difference([other.build(space.whole).model(*example)], [masked]) < 1e-5

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from nas.pruning import match_
 from nas.pruning.examples import Samples
-from nas.pruning.matching import RATES
+from nas.pruning.nearing import RATES
 from nas.pruning.states import Watched, shared_states
 from nas.stopping import Stopped
 from pruners.surgery import GraphModel
