@@ -14,6 +14,7 @@ from nas.scoring.costs import (
 )
 from nas.scoring.evaluated import OURS, Evaluate, EvaluatedScorer, taken_by
 from nas.scoring.inherited import check_compares, inherit, inherited
+from nas.scoring.known import known
 from nas.scoring.outcome import add, losses_of, numbers, reason, score, tell_missing, tried
 from nas.scoring.shared import SharedStrategy, sharing
 from nas.scoring.trials import Scored, Trials
@@ -21,7 +22,7 @@ from nas.scoring.untrained import allowed, cost_scorers
 
 __all__ = [
     "OURS", "Evaluate", "EvaluatedScorer", "Figures", "LatencyScorer", "NetworkScorer", "Remembered", "Scored", "Scorer",
-    "SharedStrategy", "SupernetScorer", "TableScorer", "Trials", "UntrainedScorer", "add", "allowed", "check_compares", "contract",
-    "cost_scorers", "inherit", "inherited", "latency_figures", "losses_of", "numbers", "reason", "score", "sharing", "taken_by",
-    "tell_missing", "tried", "within",
+    "SharedStrategy", "SupernetScorer", "TableScorer", "Trials", "UntrainedScorer", "add", "allowed", "check_compares",
+    "contract", "cost_scorers", "inherit", "inherited", "known", "latency_figures", "losses_of", "numbers", "reason", "score",
+    "sharing", "taken_by", "tell_missing", "tried", "within",
 ]  # fmt: skip

@@ -242,4 +242,4 @@ class Belief:
 
 
 def _exactly(losses: Floats, level: float) -> Floats:
-    return np.maximum(level - losses, 0.0)
+    return np.nan_to_num(np.maximum(level - losses, 0.0))

@@ -6,8 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import cho_solve, cholesky, solve_triangular
-from scipy.optimize import minimize
 
 from nas.objectives import Floats
 
@@ -85,6 +83,8 @@ class Prior:
 
     def learned(self, features: Floats, targets: Floats, start: Floats) -> Floats:
         """The most likely parameters after targets, sought from `start`; to four decimals, so that last bits change nothing."""
+        from scipy.optimize import minimize  # as all of scipy, a tenth of what `import nas` takes
+
         found = minimize(
             self.energy, start, (features, targets), jac=True, method="L-BFGS-B", options={"maxiter": STEPS}
         )
@@ -92,6 +92,8 @@ class Prior:
 
     def energy(self, parameters: Floats, features: Floats, targets: Floats) -> tuple[float, Floats]:
         """Minus the logarithm of prior times evidence, but for a constant, with its gradient."""
+        from scipy.linalg import cho_solve, cholesky
+
         kernel, n = self.kernel(parameters), len(targets)
         smooth = kernel.smooth(features, features)
         covariance = smooth + kernel.linear(features, features) + LEVEL
@@ -129,6 +131,8 @@ class Posterior:
     """
 
     def __init__(self, kernel: Kernel, features: Floats, room: int) -> None:
+        from scipy.linalg import cholesky
+
         self.kernel, self.n = kernel, len(features)
         most = self.n + room
         self._features = np.empty((most, features.shape[1]))
@@ -188,6 +192,8 @@ class Posterior:
         return self._solve(targets) @ solved, np.sqrt(np.maximum(variance, JITTER))
 
     def _solve(self, right: Floats) -> Floats:
+        from scipy.linalg import solve_triangular
+
         if not self.n:
             return right
         solved: Floats = solve_triangular(self._factor[: self.n, : self.n], right, lower=True, check_finite=False)

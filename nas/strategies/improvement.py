@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from scipy.special import ndtr
 
 from nas.objectives import Floats
 
@@ -15,6 +14,8 @@ Gain = Callable[[float], Floats]
 
 def shortfall(levels: Floats, mean: Floats, deviation: Floats) -> Floats:
     """How far a normal variable falls below levels on average: of shape (n, levels) for means and deviations of shape (n,)."""
+    from scipy.special import ndtr
+
     scaled = (levels - mean[:, None]) / deviation[:, None]
     density = np.exp(-(scaled**2) / 2) / np.sqrt(2 * np.pi)
     gain: Floats = deviation[:, None] * (scaled * ndtr(scaled) + density)
