@@ -11,7 +11,20 @@ from typing import Any
 
 from nas.report import write_report, write_tables
 from nas.runtime import stream
-from nas.scoring import OURS, add, allowed, contract, cost_scorers, inherit, losses_of, numbers, reason, score, tried
+from nas.scoring import (
+    OURS,
+    add,
+    allowed,
+    contract,
+    cost_scorers,
+    inherit,
+    known,
+    losses_of,
+    numbers,
+    reason,
+    score,
+    tried,
+)
 from nas.strategies import make_strategy
 from nas.study import LOOP, configure, run_folder
 from nas.train import open_run
@@ -63,7 +76,8 @@ class Loop:
         self._open.enter_context(study.locked())
         self._open.enter_context(study.session())
         space = allowed(study, study.space, self._costs)
-        self._strategy = make_strategy(study.config.strategy, space, stream(study.config.seed, "strategy"))
+        rng = stream(study.config.seed, "strategy")
+        self._strategy = make_strategy(study.config.strategy, space, rng, known(study, self._costs))
         inherit(study, space, contract(study.space).costs)
         self._tried = tried(study)
         if self._tried:

@@ -19,6 +19,7 @@ from nas.scoring import (
     contract,
     inherit,
     inherited,
+    known,
     losses_of,
     tell_missing,
     tried,
@@ -66,7 +67,7 @@ def propose(
     """
     config, kept = study.config, contract(study.space)
     space = allowed(study, space, costs)
-    strategy = make_strategy(config.strategy, space, stream(config.seed, "strategy"))
+    strategy = make_strategy(config.strategy, space, stream(config.seed, "strategy"), known(study, costs))
     inherit(study, space, kept.costs)
     first = inherited(study)
     there = {study.architecture(trial) for trial in first}

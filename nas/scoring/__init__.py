@@ -14,6 +14,7 @@ from nas.scoring.costs import (
 )
 from nas.scoring.evaluated import OURS, Evaluate, EvaluatedScorer, taken_by
 from nas.scoring.inherited import check_compares, inherit, inherited
+from nas.scoring.known import known
 from nas.scoring.outcome import add, losses_of, numbers, reason, score, tell_missing, tried
 from nas.scoring.race import Race, Races
 from nas.scoring.shared import SharedStrategy, sharing
@@ -24,6 +25,6 @@ from nas.scoring.weights import parent_path
 __all__ = [
     "OURS", "Evaluate", "EvaluatedScorer", "Figures", "LatencyScorer", "NetworkScorer", "OneByOne", "Race", "Races", "Remembered",
     "Scored", "Scorer", "Shared", "SharedStrategy", "SupernetScorer", "TableScorer", "Trials", "UntrainedScorer", "add", "allowed",
-    "check_compares", "contract", "cost_scorers", "inherit", "inherited", "latency_figures", "losses_of", "numbers", "parent_path",
-    "reason", "score", "sharing", "taken_by", "tell_missing", "tried", "within",
+    "check_compares", "contract", "cost_scorers", "inherit", "inherited", "known", "latency_figures", "losses_of", "numbers",
+    "parent_path", "reason", "score", "sharing", "taken_by", "tell_missing", "tried", "within",
 ]  # fmt: skip

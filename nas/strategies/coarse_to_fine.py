@@ -83,7 +83,7 @@ def tied(space: SearchSpace, rng: np.random.Generator, most: int) -> list[Archit
     """
     levels: dict[Hashable, int] = {}
     for choice in space.choices:
-        levels[_tie(choice)] = max(choice.size, levels.get(_tie(choice), 1))
+        levels[tie(choice)] = max(choice.size, levels.get(tie(choice), 1))
     found: dict[Architecture, None] = {}
     for point in _points(list(levels.values()), rng):
         places = {tie: at / max(1, size - 1) for at, (tie, size) in zip(point, levels.items(), strict=True)}
@@ -97,12 +97,12 @@ def tied(space: SearchSpace, rng: np.random.Generator, most: int) -> list[Archit
 def _at(space: SearchSpace, places: Mapping[Hashable, float]) -> Architecture | None:
     """The architecture with tied choices at these relative positions, from 0 to 1; None where that breaks a constraint."""
     try:
-        return composed(space, lambda choice: choice.value(round(places[_tie(choice)] * (choice.size - 1))))
+        return composed(space, lambda choice: choice.value(round(places[tie(choice)] * (choice.size - 1))))
     except ValueError:
         return None
 
 
-def _tie(choice: Choice) -> Hashable:
+def tie(choice: Choice) -> Hashable:
     return choice.kind or (choice.size, tuple(column.values for column in choice.columns))
 
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 
+from nas.strategies.bayesian import Bayesian
 from nas.strategies.coarse_to_fine import CoarseToFine
 from nas.strategies.evolution import Evolution
 from nas.strategies.exhaustive import Exhaustive
+from nas.strategies.knowledge import Knowledge
 from nas.strategies.nsga2 import NSGA2
 from nas.strategies.random_search import RandomSearch
 from nas.strategies.strategy import Strategy
@@ -23,23 +26,25 @@ class StrategyEntry(NamedTuple):
     Attributes:
         help: what it does.
         use: when to take it.
-        make: from the space and a generator of its own.
+        make: from the space and a generator of its own; and from what is known without a trial, if it `knows`.
         together: trials that are scored together, where a supernet can share work between them.
         supernets: their number by default; none for a trained model, unless it is `ranked`.
         fewest, most: supernets that it can be used with; most 0 for any number.
         ranked: architectures are ranked by supernets, and the strategy is named after them.
         mixture: one supernet is a mixture too.
+        knows: `make` takes `Knowledge`, or None, as well.
     """
 
     help: str
     use: str
-    make: Callable[[SearchSpace, np.random.Generator], Strategy]
+    make: Callable[..., Strategy]
     together: int
     supernets: int = 1
     fewest: int = 0
     most: int = 0
     ranked: bool = False
     mixture: bool = False
+    knows: bool = False
 
     @property
     def everything(self) -> bool:
@@ -56,6 +61,8 @@ class StrategyEntry(NamedTuple):
         )
 
 
+LINAS = partial(Bayesian, start=50, together=50, explore=False)
+"""The loop of SimQ-NAS and DyNAS-T, see `Bayesian`."""
 STRATEGIES: dict[str, StrategyEntry] = {
     "mixture": StrategyEntry(
         "M supernets share the architectures; every architecture is ranked",
@@ -65,6 +72,14 @@ STRATEGIES: dict[str, StrategyEntry] = {
     "one-shot": StrategyEntry(
         "one supernet, uniform paths; every architecture is ranked", "the same, and memory or time for one supernet only",
         Exhaustive, 256, fewest=1, most=1, ranked=True,
+    ),
+    "bayesian": StrategyEntry(
+        "a Gaussian process learned from the trials; what promises most by it comes next",
+        "large spaces and trials that cost more than a moment", Bayesian, 10, knows=True,
+    ),
+    "linas": StrategyEntry(
+        "rounds of 50 by evolution on a predictor, as SimQ-NAS and DyNAS-T have it", "the same, and 50 trials at a time", LINAS, 50,
+        knows=True,
     ),
     "random": StrategyEntry("uniform sampling without repetition", "as the control, always", RandomSearch, 64),
     "evolution": StrategyEntry("regularised evolution", "large spaces and one main objective", Evolution, 10),
@@ -77,17 +92,21 @@ STRATEGIES: dict[str, StrategyEntry] = {
 }  # fmt: skip
 
 
-def make_strategy(name: str, space: SearchSpace, rng: np.random.Generator) -> Strategy:
+def make_strategy(
+    name: str, space: SearchSpace, rng: np.random.Generator, knowledge: Knowledge | None = None
+) -> Strategy:
     """The strategy of that name with its default settings.
 
     Args:
         name: one of `STRATEGIES`.
         space: what to search.
         rng: becomes the strategy's own; nothing else may draw from it.
+        knowledge: what is known without a trial, for strategies that make use of it.
 
     Raises:
         ValueError: no strategy has that name; the nearest names are offered.
     """
     if name not in STRATEGIES:
         raise unknown_name("search strategy", name, STRATEGIES)
-    return STRATEGIES[name].make(space, rng)
+    entry = STRATEGIES[name]
+    return entry.make(space, rng, knowledge) if entry.knows else entry.make(space, rng)

@@ -73,6 +73,11 @@ class Archive:
     def __contains__(self, arch: Architecture) -> bool:
         return arch in self._known
 
+    @property
+    def can_list(self) -> bool:
+        """Whether the space is small enough to list every architecture: of up to 100,000 descriptions."""
+        return self.space.raw_size <= SMALL
+
     def hand_out(self, n: int, next_new: Callable[[], Architecture | None]) -> list[Architecture]:
         """At most `n` new architectures.
 
@@ -110,7 +115,7 @@ class Archive:
         Raises:
             ValueError: none was found to keep the constraints, and nothing was asked or told yet.
         """
-        if self.space.raw_size <= SMALL:
+        if self.can_list:
             while self._shuffled:
                 arch = self._shuffled.pop()
                 if arch not in self:
