@@ -45,4 +45,4 @@ def known(study: Study, costs: Sequence[Scorer]) -> Knowledge:
     sample = figures([study.space.sample(np.random.default_rng(0))])[0]
     names += [name for name in sample if name in objectives or name not in LEFT_OUT]
     exact = {at: names.index(name) for at, name in enumerate(objectives) if name in names}
-    return Knowledge(signals, exact)
+    return Knowledge(signals, exact, tuple(names))

@@ -8,9 +8,10 @@ from nas.strategies.knowledge import Knowledge
 from nas.strategies.named import STRATEGIES, make_strategy
 from nas.strategies.nsga2 import NSGA2
 from nas.strategies.random_search import RandomSearch
+from nas.strategies.slimming import Slimming
 from nas.strategies.strategy import Strategy
 
 __all__ = [
-    "NSGA2", "STRATEGIES", "Bayesian", "CoarseToFine", "Evolution", "Exhaustive", "Knowledge", "RandomSearch", "Strategy",
-    "make_strategy",
+    "NSGA2", "STRATEGIES", "Bayesian", "CoarseToFine", "Evolution", "Exhaustive", "Knowledge", "RandomSearch", "Slimming",
+    "Strategy", "make_strategy",
 ]  # fmt: skip

@@ -21,7 +21,9 @@ class Knowledge:
         signals: gives n architectures their numbers, shape (n, s), the same s each time; NaN for what is not known, and infinite at
             will. It is asked about every architecture that a strategy considers, so it must be quick.
         exact: the column of `signals` that is the loss itself, by the position of the objective; the others are learned.
+        names: what the columns are called, where they have names.
     """
 
     signals: Callable[[Sequence[Architecture]], ArrayLike]
     exact: Mapping[int, int] = field(default_factory=dict)
+    names: Sequence[str] = ()

@@ -15,6 +15,7 @@ from nas.strategies.exhaustive import Exhaustive
 from nas.strategies.knowledge import Knowledge
 from nas.strategies.nsga2 import NSGA2
 from nas.strategies.random_search import RandomSearch
+from nas.strategies.slimming import Slimming
 from nas.strategies.strategy import Strategy
 from search_spaces import SearchSpace
 from search_spaces.core import unknown_name
@@ -87,6 +88,10 @@ STRATEGIES: dict[str, StrategyEntry] = {
     "coarse-to-fine": StrategyEntry(
         "up to 64 points of a grid in which all choices of a kind (all widths, all depths) move together, then single choices of "
         "the best", "large spaces and few trials", CoarseToFine, 10,
+    ),
+    "slimming": StrategyEntry(
+        "from the largest down, each step what costs the least worth for what it saves",
+        "a latency to reach, and a trained model or few choices", Slimming, 10, knows=True,
     ),
     "exhaustive": StrategyEntry("everything, in order", "small spaces without supernets", Exhaustive, 256),
 }  # fmt: skip
