@@ -183,8 +183,13 @@ def relabelled(tables: Path, table: str, seed: int) -> Problem:
     changed = np.stack([rng.permutation(size)[column] for size, column in zip(sizes, codes.T, strict=True)], axis=1)
     losses = np.empty((len(codes), 1))
     losses[np.ravel_multi_index(tuple(changed.T), tuple(sizes)), 0] = -accuracies
-    choices = tuple(Categorical(f"choice{at}", tuple(range(size))) for at, size in enumerate(sizes.tolist()))
-    return Problem(SearchSpace(f"relabelled-{table}", choices), losses, None)
+    return Problem(_plain(table, tuple(sizes.tolist())), losses, None)
+
+
+@cache
+def _plain(table: str, sizes: tuple[int, ...]) -> SearchSpace:
+    choices = (Categorical(f"choice{at}", tuple(range(size))) for at, size in enumerate(sizes))
+    return SearchSpace(f"relabelled-{table}", tuple(choices))
 
 
 @cache
