@@ -107,7 +107,8 @@ class Bayesian:
 
     def _listen(self) -> None:
         """Take in what was told since the last round."""
-        belief, new = self._belief, []
+        belief = self._belief
+        new: list[Architecture] = []
         for archs, losses in self._heard:
             belief.told.add(archs, losses)
             new += archs

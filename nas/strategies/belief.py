@@ -28,7 +28,8 @@ ROOM = 150
 LEVELS = {1: 1, 2: 50, 3: 12}
 """Points of the front that improvement is measured against, by objectives; of more objectives, 6."""
 MARGIN = 0.1
-"""The reference of the hypervolume is beyond the worst of the front by this share of its extent."""
+"""The reference of the hypervolume is beyond the worst of the front by this share of its extent; of an exact objective, at least the
+worst that was told, as the dear end of a front is often flat."""
 SURE = 1e-9
 
 
@@ -47,7 +48,7 @@ class Told:
         """Take in architectures with losses of shape (n, k)."""
         self.sorted = self.sorted or [[] for _ in losses.T]
         self.losses |= zip(archs, losses, strict=True)
-        whole = (losses < FAILED).all(axis=1)
+        whole: NDArray[np.bool_] = np.all(losses < FAILED, axis=1)
         for objective, values in zip(self.sorted, losses[whole].T.tolist(), strict=True):
             for value in values:
                 insort(objective, value)
@@ -186,6 +187,8 @@ class Belief:
         worst = found.max(axis=0)
         extent = worst - found.min(axis=0)
         reference = worst + np.where(extent > 0, MARGIN * extent, MARGIN * np.maximum(np.abs(worst), 1.0))
+        for at in self._exact.keys() & set(range(len(reference))):
+            reference[at] = max(reference[at], self.told.sorted[at][-1])
         front = np.concatenate([found, *(losses[None] for losses in self._believed.values())])
         front = front[(front < reference).all(axis=1)]
         front = front[non_dominated(front)]

@@ -133,7 +133,7 @@ class Bred:
 
     def _parent(self, top: Sequence[Architecture]) -> Architecture:
         some = self._best if self._best and (not top or self._rng.random() < 0.5) else top
-        return some[self._rng.integers(len(some))]
+        return some[int(self._rng.integers(len(some)))]
 
     def _new(self, made: Iterable[Architecture]) -> list[Architecture]:
         """Those that are neither known nor candidates, each once."""

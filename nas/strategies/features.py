@@ -105,13 +105,13 @@ def _place(codes: NDArray[np.int32], size: int) -> Floats:
 
 def _ties(space: SearchSpace) -> list[list[int]]:
     """Columns with as many values, of choices that are of one kind or have the same values."""
-    found: dict[Hashable, list[int]] = {}
+    found: dict[tuple[Hashable, int], list[int]] = {}
     at = 0
     for choice in space.choices:
         for column in choice.columns:
             found.setdefault((tie(choice), len(column.values)), []).append(at)
             at += 1
-    return [columns for (_, size), columns in found.items() if len(columns) > 1 and size > 1]  # type: ignore[misc]
+    return [columns for (_, values), columns in found.items() if len(columns) > 1 and values > 1]
 
 
 def _finite(values: Floats) -> Floats:

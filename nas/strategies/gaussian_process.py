@@ -88,7 +88,8 @@ class Prior:
         found = minimize(
             self.energy, start, (features, targets), jac=True, method="L-BFGS-B", options={"maxiter": STEPS}
         )
-        return np.round(found.x, 4)
+        parameters: Floats = np.round(found.x, 4)
+        return parameters
 
     def energy(self, parameters: Floats, features: Floats, targets: Floats) -> tuple[float, Floats]:
         """Minus the logarithm of prior times evidence, but for a constant, with its gradient."""
@@ -116,7 +117,8 @@ class Prior:
         return value, gradient
 
     def _summed(self, by_feature: Floats) -> Floats:
-        return np.bincount(self.groups, by_feature, self.size)
+        summed: Floats = np.bincount(self.groups, by_feature, self.size).astype(np.float64)
+        return summed
 
 
 class Posterior:

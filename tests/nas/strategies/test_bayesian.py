@@ -230,10 +230,11 @@ def test_fewer_trials_than_anything_can_be_learned_from(trials: int) -> None:
 
 def test_one_column_and_one_value_are_enough() -> None:
     line = SearchSpace("line", (Integer("x", tuple(range(101))),))
-    assert (
-        _best(Bayesian(line, np.random.default_rng(0)), lambda a: np.array([(v["x"] - 37.0) ** 2 for v in a]), 25)
-        == 0.0
-    )
+
+    def loss(archs: Sequence[Architecture]) -> np.ndarray:
+        return (line.encode(archs)[:, 0] - 37.0) ** 2
+
+    assert _best(Bayesian(line, np.random.default_rng(0)), loss, 25) == 0.0
     assert len(visited(Bayesian(SearchSpace("one", (Integer("x", (1,)),)), np.random.default_rng(0)), [2])) == 1
 
 
