@@ -3,11 +3,14 @@
 from nas.strategies.coarse_to_fine import CoarseToFine
 from nas.strategies.evolution import Evolution
 from nas.strategies.exhaustive import Exhaustive
-from nas.strategies.named import STRATEGIES, make_strategy
+from nas.strategies.named import STRATEGIES, check_strategy, make_strategy, no_strategy
 from nas.strategies.nsga2 import NSGA2
+from nas.strategies.optuna_strategy import suggest
 from nas.strategies.random_search import RandomSearch
 from nas.strategies.strategy import Strategy
+from nas.strategies.strategy_sampler import StrategySampler
 
 __all__ = [
-    "NSGA2", "STRATEGIES", "CoarseToFine", "Evolution", "Exhaustive", "RandomSearch", "Strategy", "make_strategy",
+    "NSGA2", "STRATEGIES", "CoarseToFine", "Evolution", "Exhaustive", "RandomSearch", "Strategy", "StrategySampler",
+    "check_strategy", "make_strategy", "no_strategy", "suggest",
 ]  # fmt: skip

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
+from importlib.util import find_spec
 from typing import NamedTuple
 
 import numpy as np
@@ -11,6 +13,7 @@ from nas.strategies.coarse_to_fine import CoarseToFine
 from nas.strategies.evolution import Evolution
 from nas.strategies.exhaustive import Exhaustive
 from nas.strategies.nsga2 import NSGA2
+from nas.strategies.optuna_strategy import optuna_strategy
 from nas.strategies.random_search import RandomSearch
 from nas.strategies.strategy import Strategy
 from search_spaces import SearchSpace
@@ -29,6 +32,7 @@ class StrategyEntry(NamedTuple):
         fewest, most: supernets that it can be used with; most 0 for any number.
         ranked: architectures are ranked by supernets, and the strategy is named after them.
         mixture: one supernet is a mixture too.
+        extra: the extra of this package, and the module, that it needs.
     """
 
     help: str
@@ -40,6 +44,7 @@ class StrategyEntry(NamedTuple):
     most: int = 0
     ranked: bool = False
     mixture: bool = False
+    extra: str = ""
 
     @property
     def everything(self) -> bool:
@@ -48,12 +53,10 @@ class StrategyEntry(NamedTuple):
 
     @property
     def needs(self) -> str:
-        """The supernets that it needs."""
-        return (
-            f"{self.supernets} supernet{'s' * (self.supernets > 1)}{', or another number' * (not self.most)}"
-            if self.ranked
-            else ""
-        )
+        """The supernets or the extra that it needs."""
+        if self.ranked:
+            return f"{self.supernets} supernet{'s' * (self.supernets > 1)}{', or another number' * (not self.most)}"
+        return self.extra and f"extra {self.extra}"
 
 
 STRATEGIES: dict[str, StrategyEntry] = {
@@ -74,6 +77,24 @@ STRATEGIES: dict[str, StrategyEntry] = {
         "the best", "large spaces and few trials", CoarseToFine, 10,
     ),
     "exhaustive": StrategyEntry("everything, in order", "small spaces without supernets", Exhaustive, 256),
+    "optuna:tpe": StrategyEntry(
+        "Optuna's tree-structured Parzen estimator", "to compare with, or as in another study of yours",
+        partial(optuna_strategy, sampler="tpe"), 10,
+    ),
+    "optuna:gp": StrategyEntry(
+        "Optuna's Gaussian process", "up to some hundred trials that take minutes each, as proposing one takes seconds",
+        partial(optuna_strategy, sampler="gp"), 10,
+    ),
+    "optuna:nsga2": StrategyEntry(
+        "Optuna's NSGA-II, of a population of 50", "to compare with", partial(optuna_strategy, sampler="nsga2"), 50
+    ),
+    "optuna:nsga3": StrategyEntry(
+        "Optuna's NSGA-III, of a population of 50", "three objectives or more", partial(optuna_strategy, sampler="nsga3"), 50
+    ),
+    "optuna:cmaes": StrategyEntry(
+        "Optuna's CMA-ES", "one objective, and choices of many values in order", partial(optuna_strategy, sampler="cmaes"), 10,
+        extra="cmaes",
+    ),
 }  # fmt: skip
 
 
@@ -86,8 +107,21 @@ def make_strategy(name: str, space: SearchSpace, rng: np.random.Generator) -> St
         rng: becomes the strategy's own; nothing else may draw from it.
 
     Raises:
-        ValueError: no strategy has that name; the nearest names are offered.
+        ValueError: no strategy has that name, and the nearest names are offered; or its extra is not installed.
     """
-    if name not in STRATEGIES:
-        raise unknown_name("search strategy", name, STRATEGIES)
+    check_strategy(name)
     return STRATEGIES[name].make(space, rng)
+
+
+def no_strategy(name: str) -> ValueError:
+    """The error for a name that is not in `STRATEGIES`."""
+    return unknown_name("strategy", name, STRATEGIES)
+
+
+def check_strategy(name: str) -> None:
+    """Refuse a strategy that is not there; ValueError as for `make_strategy`."""
+    if name not in STRATEGIES:
+        raise no_strategy(name)
+    extra = STRATEGIES[name].extra
+    if extra and find_spec(extra) is None:
+        raise ValueError(f"`strategy` {name} needs a package: pip install 'nas-toolkit[{extra}]'")
