@@ -4,6 +4,7 @@ from nas.strategies.coarse_to_fine import CoarseToFine
 from nas.strategies.evolution import Evolution
 from nas.strategies.exhaustive import Exhaustive
 from nas.strategies.named import STRATEGIES, check_strategy, make_strategy, no_strategy
+from nas.strategies.nni_space import read_nni_space, write_nni_space
 from nas.strategies.nsga2 import NSGA2
 from nas.strategies.optuna_strategy import suggest
 from nas.strategies.random_search import RandomSearch
@@ -12,5 +13,5 @@ from nas.strategies.strategy_sampler import StrategySampler
 
 __all__ = [
     "NSGA2", "STRATEGIES", "CoarseToFine", "Evolution", "Exhaustive", "RandomSearch", "Strategy", "StrategySampler",
-    "check_strategy", "make_strategy", "no_strategy", "suggest",
+    "check_strategy", "make_strategy", "no_strategy", "read_nni_space", "suggest", "write_nni_space",
 ]  # fmt: skip

@@ -12,6 +12,7 @@ import numpy as np
 from nas.strategies.coarse_to_fine import CoarseToFine
 from nas.strategies.evolution import Evolution
 from nas.strategies.exhaustive import Exhaustive
+from nas.strategies.nni_strategy import UNUSABLE, nni_strategy
 from nas.strategies.nsga2 import NSGA2
 from nas.strategies.optuna_strategy import optuna_strategy
 from nas.strategies.random_search import RandomSearch
@@ -95,6 +96,16 @@ STRATEGIES: dict[str, StrategyEntry] = {
         "Optuna's CMA-ES", "one objective, and choices of many values in order", partial(optuna_strategy, sampler="cmaes"), 10,
         extra="cmaes",
     ),
+    "nni:tpe": StrategyEntry(
+        "NNI's TPE", "to compare with, or as in another study of yours", partial(nni_strategy, tuner="tpe"), 10, extra="nni"
+    ),
+    "nni:evolution": StrategyEntry(
+        "NNI's Evolution, of a population of 32", "to compare with", partial(nni_strategy, tuner="evolution"), 32, extra="nni"
+    ),
+    "nni:random": StrategyEntry("NNI's Random", "to compare with", partial(nni_strategy, tuner="random"), 64, extra="nni"),
+    "nni:grid": StrategyEntry(
+        "NNI's GridSearch, the last choice turning fastest", "to compare with", partial(nni_strategy, tuner="grid"), 64, extra="nni"
+    ),
 }  # fmt: skip
 
 
@@ -115,6 +126,9 @@ def make_strategy(name: str, space: SearchSpace, rng: np.random.Generator) -> St
 
 def no_strategy(name: str) -> ValueError:
     """The error for a name that is not in `STRATEGIES`."""
+    library, _, tuner = name.partition(":")
+    if library == "nni" and tuner in UNUSABLE:
+        return ValueError(f"`strategy` {name} does not run: {UNUSABLE[tuner]}; take optuna:gp, or nni:tpe")
     return unknown_name("strategy", name, STRATEGIES)
 
 
