@@ -19,6 +19,7 @@ from nas.report import write_report, write_tables
 from nas.retrain import build, retrain
 from nas.runtime import half, import_function, ranks
 from nas.scoring import Evaluate, cost_scorers, latency_figures, sharing, taken_by
+from nas.strategies import check_strategy
 from nas.study import LOOP, OBJECT, RunConfig, Study, configure, directed, named, run_folder, write_recorded
 from nas.tasks import Task
 from nas.train import adopt, help_train, open_run, train_nested, train_supernets, trains_shared
@@ -116,6 +117,7 @@ def run(
     if not ranks.first():
         return help_train(config, folder, space=space, task=task, trust=trust)
     config.engine.check()
+    check_strategy(config.strategy)
     if config.evaluate == LOOP:
         raise ValueError(f"{folder} is searched by a loop of its own; go on there, with `nas.Loop`")
     if config.evaluate is not None:

@@ -5,13 +5,16 @@ from nas.strategies.coarse_to_fine import CoarseToFine
 from nas.strategies.evolution import Evolution
 from nas.strategies.exhaustive import Exhaustive
 from nas.strategies.knowledge import Knowledge
-from nas.strategies.named import STRATEGIES, make_strategy
+from nas.strategies.named import STRATEGIES, check_strategy, make_strategy, no_strategy
+from nas.strategies.nni_space import read_nni_space, write_nni_space
 from nas.strategies.nsga2 import NSGA2
+from nas.strategies.optuna_strategy import suggest
 from nas.strategies.random_search import RandomSearch
 from nas.strategies.slimming import Slimming
 from nas.strategies.strategy import Strategy
+from nas.strategies.strategy_sampler import StrategySampler
 
 __all__ = [
     "NSGA2", "STRATEGIES", "Bayesian", "CoarseToFine", "Evolution", "Exhaustive", "Knowledge", "RandomSearch", "Slimming",
-    "Strategy", "make_strategy",
+    "Strategy", "StrategySampler", "check_strategy", "make_strategy", "no_strategy", "read_nni_space", "suggest", "write_nni_space",
 ]  # fmt: skip

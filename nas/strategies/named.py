@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from importlib.util import find_spec
 from typing import NamedTuple
 
 import numpy as np
@@ -13,7 +14,9 @@ from nas.strategies.coarse_to_fine import CoarseToFine
 from nas.strategies.evolution import Evolution
 from nas.strategies.exhaustive import Exhaustive
 from nas.strategies.knowledge import Knowledge
+from nas.strategies.nni_strategy import UNUSABLE, nni_strategy
 from nas.strategies.nsga2 import NSGA2
+from nas.strategies.optuna_strategy import optuna_strategy
 from nas.strategies.random_search import RandomSearch
 from nas.strategies.slimming import Slimming
 from nas.strategies.strategy import Strategy
@@ -34,6 +37,7 @@ class StrategyEntry(NamedTuple):
         ranked: architectures are ranked by supernets, and the strategy is named after them.
         mixture: one supernet is a mixture too.
         knows: `make` takes `Knowledge`, or None, as well.
+        extra: the extra of this package, and the module, that it needs.
     """
 
     help: str
@@ -46,6 +50,7 @@ class StrategyEntry(NamedTuple):
     ranked: bool = False
     mixture: bool = False
     knows: bool = False
+    extra: str = ""
 
     @property
     def everything(self) -> bool:
@@ -54,12 +59,10 @@ class StrategyEntry(NamedTuple):
 
     @property
     def needs(self) -> str:
-        """The supernets that it needs."""
-        return (
-            f"{self.supernets} supernet{'s' * (self.supernets > 1)}{', or another number' * (not self.most)}"
-            if self.ranked
-            else ""
-        )
+        """The supernets or the extra that it needs."""
+        if self.ranked:
+            return f"{self.supernets} supernet{'s' * (self.supernets > 1)}{', or another number' * (not self.most)}"
+        return self.extra and f"extra {self.extra}"
 
 
 LINAS = partial(Bayesian, start=50, together=50, explore=False)
@@ -94,6 +97,34 @@ STRATEGIES: dict[str, StrategyEntry] = {
         "a latency to reach, and a trained model or few choices", Slimming, 10, knows=True,
     ),
     "exhaustive": StrategyEntry("everything, in order", "small spaces without supernets", Exhaustive, 256),
+    "optuna:tpe": StrategyEntry(
+        "Optuna's tree-structured Parzen estimator", "to compare with, or as in another study of yours",
+        partial(optuna_strategy, sampler="tpe"), 10,
+    ),
+    "optuna:gp": StrategyEntry(
+        "Optuna's Gaussian process", "up to some hundred trials that take minutes each, as proposing one takes seconds",
+        partial(optuna_strategy, sampler="gp"), 10,
+    ),
+    "optuna:nsga2": StrategyEntry(
+        "Optuna's NSGA-II, of a population of 50", "to compare with", partial(optuna_strategy, sampler="nsga2"), 50
+    ),
+    "optuna:nsga3": StrategyEntry(
+        "Optuna's NSGA-III, of a population of 50", "three objectives or more", partial(optuna_strategy, sampler="nsga3"), 50
+    ),
+    "optuna:cmaes": StrategyEntry(
+        "Optuna's CMA-ES", "one objective, and choices of many values in order", partial(optuna_strategy, sampler="cmaes"), 10,
+        extra="cmaes",
+    ),
+    "nni:tpe": StrategyEntry(
+        "NNI's TPE", "to compare with, or as in another study of yours", partial(nni_strategy, tuner="tpe"), 10, extra="nni"
+    ),
+    "nni:evolution": StrategyEntry(
+        "NNI's Evolution, of a population of 32", "to compare with", partial(nni_strategy, tuner="evolution"), 32, extra="nni"
+    ),
+    "nni:random": StrategyEntry("NNI's Random", "to compare with", partial(nni_strategy, tuner="random"), 64, extra="nni"),
+    "nni:grid": StrategyEntry(
+        "NNI's GridSearch, the last choice turning fastest", "to compare with", partial(nni_strategy, tuner="grid"), 64, extra="nni"
+    ),
 }  # fmt: skip
 
 
@@ -109,9 +140,24 @@ def make_strategy(
         knowledge: what is known without a trial, for strategies that make use of it.
 
     Raises:
-        ValueError: no strategy has that name; the nearest names are offered.
+        ValueError: no strategy has that name, and the nearest names are offered; or its extra is not installed.
     """
-    if name not in STRATEGIES:
-        raise unknown_name("search strategy", name, STRATEGIES)
+    check_strategy(name)
     entry = STRATEGIES[name]
     return entry.make(space, rng, knowledge) if entry.knows else entry.make(space, rng)
+
+
+def no_strategy(name: str) -> ValueError:
+    """The error for a name that is not in `STRATEGIES`."""
+    library, _, tuner = name.partition(":")
+    if library == "nni" and tuner in UNUSABLE:
+        return ValueError(f"`strategy` {name} does not run: {UNUSABLE[tuner]}; take optuna:gp, or nni:tpe")
+    return unknown_name("strategy", name, STRATEGIES)
+
+
+def check_strategy(name: str) -> None:
+    """Refuse a strategy that is not there; ValueError as for `make_strategy`."""
+        raise no_strategy(name)
+    extra = STRATEGIES[name].extra
+    if extra and find_spec(extra) is None:
+        raise ValueError(f"`strategy` {name} needs a package: pip install 'nas-toolkit[{extra}]'")

@@ -16,7 +16,7 @@ from nas.events import known_logs
 from nas.objectives import ESTIMATES, OBJECTIVES, Hardware, Objective, estimates, parse_objectives
 from nas.pruning import OF_MODEL, SearchedModel, as_space, functions_of, is_pruned
 from nas.runtime import amount, check_trust, different, names_function, read_yaml, teaches_by_function
-from nas.strategies import STRATEGIES
+from nas.strategies import STRATEGIES, no_strategy
 from nas.study.formats import FORMATS
 from nas.study.worth import WorthConfig
 from nas.supernets import SupernetConfig
@@ -194,7 +194,7 @@ class RunConfig(Part):
     @classmethod
     def _known_strategy(cls, name: str) -> str:
         if name not in STRATEGIES:
-            raise unknown_name("strategy", name, STRATEGIES)
+            raise no_strategy(name)
         return name
 
     @field_validator("objectives", mode="before")

@@ -21,6 +21,7 @@ from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
 from nas.objectives import Objective
+from nas.runtime import quiet_optuna
 from nas.study.chain import AFTER, CREATE_STUDY, DIGEST, Chain, End
 from search_spaces import Architecture, SearchSpace
 from search_spaces.core import first_line
@@ -90,7 +91,7 @@ class Journal:
             StudyDirection.MAXIMIZE if objective.higher_is_better else StudyDirection.MINIMIZE
             for objective in objectives
         ]
-        with quiet():
+        with quiet_optuna():
             study = optuna.create_study(study_name=name, storage=self._replay(), directions=directions)
             study.set_metric_names([objective.name for objective in objectives])
         self._read()
@@ -199,18 +200,6 @@ def _studies_of(storage: JournalStorage) -> dict[str, _Trials]:
             ended = None if trial.datetime_complete is None else trial.datetime_complete.isoformat()
             found.take(Trial(trial.values, trial.user_attrs, ended))
     return studies
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    before = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            yield
-    finally:
-        optuna.logging.set_verbosity(before)
 
 
 def repair(path: Path) -> bool:

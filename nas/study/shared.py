@@ -22,7 +22,8 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from nas.objectives import Objective
-from nas.study.journal import Trial, quiet
+from nas.runtime import quiet_optuna
+from nas.study.journal import Trial
 from nas.study.storage import Storage
 from search_spaces import Architecture, SearchSpace
 
@@ -93,7 +94,7 @@ class SharedStudy:
         directions = [
             StudyDirection.MAXIMIZE if each.higher_is_better else StudyDirection.MINIMIZE for each in objectives
         ]
-        with quiet():
+        with quiet_optuna():
             try:
                 study = self._optuna.create_new_study(directions, self.name)
             except DuplicatedStudyError:

@@ -17,7 +17,7 @@ from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, TrialState
 
-from nas.study.journal import quiet
+from nas.runtime import quiet_optuna
 from search_spaces.core import first_line
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ class Database:
 
         sqlite = url.get_backend_name() == "sqlite"
         self._lock = _FileLock(url) if sqlite else _ServerLock(url)
-        with self.locked(), quiet():  # of several that start at once, one makes the tables
+        with self.locked(), quiet_optuna():  # of several that start at once, one makes the tables
             self._database = RDBStorage(
                 url.render_as_string(hide_password=False),
                 {"connect_args": {"timeout": BUSY_SECONDS}} if sqlite else {"pool_pre_ping": True},
@@ -156,7 +156,7 @@ class Database:
             self._database.record_heartbeat(trial)
 
     def fail_stale(self, study: int, name: str, running: Mapping[int, str]) -> None:
-        with quiet():
+        with quiet_optuna():
             self._study = self._study or optuna.load_study(study_name=name, storage=self._database)
             optuna.storages.fail_stale_trials(self._study)
 

@@ -17,7 +17,7 @@ from tests.conformance import check_strategy, made_up_losses, sequences, sequenc
 from tests.elastic_toy import elastic_space
 
 POOLING = make_space("resnet20-pooling")
-ASKED = {name: entry.make for name, entry in STRATEGIES.items() if not entry.ranked}
+ASKED = {name: entry.make for name, entry in STRATEGIES.items() if not entry.ranked and ":" not in name}
 SETTINGS = {
     **ASKED,
     "small nsga2": lambda space, rng: NSGA2(space, rng, population=4, crossover=0.5),
@@ -329,7 +329,7 @@ def test_one_objective_is_minimised() -> None:
 
 def test_errors_offer_a_way_out() -> None:
     rng = np.random.default_rng(0)
-    with pytest.raises(ValueError, match="no search strategy is named 'nsga'; did you mean nsga2"):
+    with pytest.raises(ValueError, match="no strategy is named 'nsga'; did you mean nsga2"):
         make_strategy("nsga", POOLING, rng)
     with pytest.raises(ValueError, match=f"known: {', '.join(STRATEGIES)}"):
         make_strategy("zzz", POOLING, rng)
