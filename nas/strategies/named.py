@@ -10,6 +10,7 @@ import numpy as np
 from nas.strategies.coarse_to_fine import CoarseToFine
 from nas.strategies.evolution import Evolution
 from nas.strategies.exhaustive import Exhaustive
+from nas.strategies.local_search import LocalSearch
 from nas.strategies.nsga2 import NSGA2
 from nas.strategies.random_search import RandomSearch
 from nas.strategies.strategy import Strategy
@@ -72,6 +73,11 @@ STRATEGIES: dict[str, StrategyEntry] = {
     "coarse-to-fine": StrategyEntry(
         "up to 64 points of a grid in which all choices of a kind (all widths, all depths) move together, then single choices of "
         "the best", "large spaces and few trials", CoarseToFine, 10,
+    ),
+    "local-search": StrategyEntry(
+        "from the best of 10 samples to the first better neighbour, and on from the next best",
+        "one choice at a time makes a difference, and results have little noise",
+        LocalSearch, 10,
     ),
     "exhaustive": StrategyEntry("everything, in order", "small spaces without supernets", Exhaustive, 256),
 }  # fmt: skip
