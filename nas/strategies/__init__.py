@@ -1,7 +1,10 @@
 """Search strategies: they are asked for architectures and told what those turned out to be worth."""
 
+from nas.strategies.additive import Additive, pairs_of
 from nas.strategies.coarse_to_fine import CoarseToFine
 from nas.strategies.evolution import Evolution
+from nas.strategies.exact import Limits, Optimum, front, optimum
+from nas.strategies.exact_search import Exact
 from nas.strategies.exhaustive import Exhaustive
 from nas.strategies.local_search import LocalSearch
 from nas.strategies.named import STRATEGIES, make_strategy
@@ -10,5 +13,6 @@ from nas.strategies.random_search import RandomSearch
 from nas.strategies.strategy import Strategy
 
 __all__ = [
-    "NSGA2", "STRATEGIES", "CoarseToFine", "Evolution", "Exhaustive", "LocalSearch", "RandomSearch", "Strategy", "make_strategy",
+    "NSGA2", "STRATEGIES", "Additive", "CoarseToFine", "Evolution", "Exact", "Exhaustive", "Limits", "LocalSearch", "Optimum",
+    "RandomSearch", "Strategy", "front", "make_strategy", "optimum", "pairs_of",
 ]  # fmt: skip

@@ -9,6 +9,7 @@ import numpy as np
 
 from nas.strategies.coarse_to_fine import CoarseToFine
 from nas.strategies.evolution import Evolution
+from nas.strategies.exact_search import Exact
 from nas.strategies.exhaustive import Exhaustive
 from nas.strategies.local_search import LocalSearch
 from nas.strategies.nsga2 import NSGA2
@@ -78,6 +79,10 @@ STRATEGIES: dict[str, StrategyEntry] = {
         "from the best of 10 samples to the first better neighbour, and on from the next best",
         "one choice at a time makes a difference, and results have little noise",
         LocalSearch, 10,
+    ),
+    "exact": StrategyEntry(
+        "fits sums over choices and pairs of choices to the trials, and finds what is best by them by integer programming",
+        "what choices are worth adds up, and macs or params are an objective", Exact, 4,
     ),
     "exhaustive": StrategyEntry("everything, in order", "small spaces without supernets", Exhaustive, 256),
 }  # fmt: skip
