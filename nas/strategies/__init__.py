@@ -7,12 +7,14 @@ from nas.strategies.exact import Limits, Optimum, front, optimum
 from nas.strategies.exact_search import Exact
 from nas.strategies.exhaustive import Exhaustive
 from nas.strategies.local_search import LocalSearch
+from nas.strategies.mcts import MCTS
 from nas.strategies.named import STRATEGIES, make_strategy
 from nas.strategies.nsga2 import NSGA2
 from nas.strategies.random_search import RandomSearch
+from nas.strategies.reinforce import Reinforce
 from nas.strategies.strategy import Strategy
 
 __all__ = [
-    "NSGA2", "STRATEGIES", "Additive", "CoarseToFine", "Evolution", "Exact", "Exhaustive", "Limits", "LocalSearch", "Optimum",
-    "RandomSearch", "Strategy", "front", "make_strategy", "optimum", "pairs_of",
+    "MCTS", "NSGA2", "STRATEGIES", "Additive", "CoarseToFine", "Evolution", "Exact", "Exhaustive", "Limits", "LocalSearch",
+    "Optimum", "RandomSearch", "Reinforce", "Strategy", "front", "make_strategy", "optimum", "pairs_of",
 ]  # fmt: skip
