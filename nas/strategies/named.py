@@ -12,13 +12,17 @@ import numpy as np
 from nas.strategies.bayesian import Bayesian
 from nas.strategies.coarse_to_fine import CoarseToFine
 from nas.strategies.evolution import Evolution
+from nas.strategies.exact_search import Exact
 from nas.strategies.exhaustive import Exhaustive
 from nas.strategies.knowledge import Knowledge
 from nas.strategies.nni_strategy import UNUSABLE, nni_strategy
+from nas.strategies.local_search import LocalSearch
+from nas.strategies.mcts import MCTS
 from nas.strategies.nsga2 import NSGA2
 from nas.strategies.optuna_strategy import optuna_strategy
 from nas.strategies.random_search import RandomSearch
 from nas.strategies.slimming import Slimming
+from nas.strategies.reinforce import Reinforce
 from nas.strategies.strategy import Strategy
 from search_spaces import SearchSpace
 from search_spaces.core import unknown_name
@@ -96,6 +100,22 @@ STRATEGIES: dict[str, StrategyEntry] = {
         "from the largest down, each step what costs the least worth for what it saves",
         "a latency to reach, and a trained model or few choices", Slimming, 10, knows=True,
     ),
+    "local-search": StrategyEntry(
+        "from the best of 10 samples to the first better neighbour, and on from the next best",
+        "one choice at a time makes a difference, and results have little noise",
+        LocalSearch, 10,
+    "mcts": StrategyEntry(
+        "a tree of decisions, one choice after the other, with upper confidence bounds and statistics shared between its nodes",
+        "early choices matter more than late ones", MCTS, 10,
+    "reinforce": StrategyEntry(
+        "a policy for each choice, which learns from rewards (REINFORCE)", "as a control; it learns slowly", Reinforce, 5,
+    "n2n": StrategyEntry(
+        "REINFORCE in two stages: 50 trials on which blocks stay, the rest on widths",
+        "a trained model is made smaller in blocks and widths", partial(Reinforce, removal=50), 5,
+    "exact": StrategyEntry(
+        "fits sums over choices and pairs of choices to the trials, and finds what is best by them by integer programming",
+        "what choices are worth adds up, and macs or params are an objective", Exact, 4,
+    ),
     "exhaustive": StrategyEntry("everything, in order", "small spaces without supernets", Exhaustive, 256),
     "optuna:tpe": StrategyEntry(
         "Optuna's tree-structured Parzen estimator", "to compare with, or as in another study of yours",
@@ -157,6 +177,7 @@ def no_strategy(name: str) -> ValueError:
 
 def check_strategy(name: str) -> None:
     """Refuse a strategy that is not there; ValueError as for `make_strategy`."""
+    if name not in STRATEGIES:
         raise no_strategy(name)
     extra = STRATEGIES[name].extra
     if extra and find_spec(extra) is None:

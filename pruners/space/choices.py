@@ -38,7 +38,7 @@ def choices_of(
             yield Integer(group.name, tuple(sorted(kept)), when)
     for block in blocks:
         if around(block, blocks) is part_of:
-            yield Categorical(block.name, (LEAVE_OUT, KEEP), when)
+            yield Categorical(block.name, (LEAVE_OUT, KEEP), when, "depth")
             yield from choices_of(groups, blocks, steps, round_to, block)
 
 
