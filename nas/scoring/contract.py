@@ -9,10 +9,11 @@ from typing import Protocol
 import torch
 from torch import nn
 
+from estimators import METRICS
 from nas.pruning import PrunedNetwork, check_task
 from nas.samplers import cheap_and_dear
 from nas.scoring.accuracy import SupernetScorer, one_by_one, trained_alone
-from nas.scoring.bounds import check_kept
+from nas.scoring.bounds import check_kept, within
 from nas.scoring.costs import CostScorer, Figures, Scorer
 from nas.scoring.weights import JUDGED, candidate, from_supernet, repaired
 from nas.study import RunConfig, Study
@@ -97,7 +98,8 @@ class Untrained:
             )
 
     def check_limits(self, limits: Mapping[str, float]) -> None:
-        check_kept(self.space, limits)
+        exact = {name: limit for name, limit in limits.items() if name in METRICS}
+        check_kept(within(self.space, exact, [self.costs]), self.space, exact, [self.costs])
 
     @cached_property
     def costs(self) -> Scorer:
