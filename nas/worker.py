@@ -14,7 +14,17 @@ from estimators.zero_cost import ZERO_COST
 from nas.engines import Place
 from nas.retrain import Trained, carried, train_one
 from nas.runtime import half, import_function, resolve_device
-from nas.scoring import Evaluate, EvaluatedScorer, Figures, Scorer, UntrainedScorer, contract, score
+from nas.scoring import (
+    Bars,
+    Evaluate,
+    EvaluatedScorer,
+    Figures,
+    Scorer,
+    TrainedAlone,
+    UntrainedScorer,
+    contract,
+    score,
+)
 from nas.study import Study, load_task, recorded_config
 from nas.supernets import Supernets
 from nas.tasks import Task
@@ -46,10 +56,18 @@ class Worker:
     learner: Callable[[], Supernets | None]
     temporary: TemporaryDirectory[str] | None = None
 
-    def score(self, archs: Sequence[Architecture], *, progress: Progress = silent) -> list[Figures]:
-        """Figures of architectures beside costs, or the reason why one has none; see `nas.scoring.score`."""
+    def score(
+        self, archs: Sequence[Architecture], bars: Mapping[str, Bars] | None = None, *, progress: Progress = silent
+    ) -> list[Figures]:
+        """Figures of architectures beside costs, or the reason why one has none; see `nas.scoring.score`.
+
+        `bars` are what networks that are trained alone have to reach at their rungs, by keys of architectures.
+        """
+        scorers = self.scorers
+        if bars is not None:
+            scorers = [each.with_bars(bars) if isinstance(each, TrainedAlone) else each for each in scorers]
         with half(self.study.config.bfloat16):
-            return score(archs, self.scorers, progress)
+            return score(archs, scorers, progress)
 
     def train_alone(self, arch: Architecture, seed: int, *, progress: Progress = silent) -> Trained:
         """Train a network alone, and leave its weights in the run folder."""

@@ -12,7 +12,7 @@ from torch import nn
 from estimators import METRICS
 from nas.pruning import PrunedNetwork, check_task
 from nas.samplers import cheap_and_dear
-from nas.scoring.accuracy import SupernetScorer, one_by_one, trained_alone
+from nas.scoring.accuracy import SupernetScorer, TrainedAlone, one_by_one
 from nas.scoring.bounds import check_kept, within
 from nas.scoring.costs import CostScorer, Figures, Scorer
 from nas.scoring.weights import JUDGED, candidate, from_supernet, repaired
@@ -113,9 +113,7 @@ class Untrained:
     ) -> Scorer:
         if learner is not None:
             return SupernetScorer(learner, self.space, task, names, config.ranking)
-        return one_by_one(
-            lambda arch, progress: trained_alone(self.space, arch, task, config, device, progress), task, names
-        )
+        return TrainedAlone(self.space, task, names, config, device)
 
     def worth_in_words(self, config: RunConfig) -> str:
         return "its weights in the supernet" if config.supernets.count else "trained on training images"

@@ -7,6 +7,7 @@ from contextlib import nullcontext
 
 from nas.engines import Died, Job, Late, Workers, can_limit, limited
 from nas.scoring.costs import Figures, Scorer
+from nas.scoring.halving import Halving
 from nas.scoring.outcome import reason, score
 from pruners.progress import silent
 from search_spaces import Architecture
@@ -22,13 +23,20 @@ class Trials:
         costs: scorers of this process.
         workers: give the rest; None where costs are all.
         seconds: that a trial may take; None for any number.
+        halving: says how far trials have to come to go on; None where all do.
 
     Attributes:
         running: architectures with their costs, by the number of the job that they are in.
     """
 
-    def __init__(self, costs: Sequence[Scorer], workers: Workers | None, seconds: float | None = None) -> None:
-        self.costs, self.workers, self.seconds = costs, workers, seconds
+    def __init__(
+        self,
+        costs: Sequence[Scorer],
+        workers: Workers | None,
+        seconds: float | None = None,
+        halving: Halving | None = None,
+    ) -> None:
+        self.costs, self.workers, self.seconds, self.halving = costs, workers, seconds, halving
         self.running: dict[int, Scored] = {}
         self._parts: dict[int, float] = {}
 
@@ -74,7 +82,11 @@ class Trials:
     def _hand_in(self, priced: Scored) -> None:
         assert self.workers is not None
         seconds = None if self.seconds is None else self.seconds * len(priced)
-        self.running[self.workers.submit(Job("score", ([arch for arch, _ in priced],), seconds))] = priced
+        archs = [arch for arch, _ in priced]
+        bars = (
+            [] if self.halving is None else [{arch.key: self.halving.bars(arch, figures) for arch, figures in priced}]
+        )
+        self.running[self.workers.submit(Job("score", (archs, *bars), seconds))] = priced
 
     def _priced(self, archs: Sequence[Architecture]) -> Scored:
         """Costs, bounded in time where this process can."""

@@ -6,8 +6,8 @@ from nas.strategies.exhaustive import Exhaustive
 from nas.strategies.named import STRATEGIES, make_strategy
 from nas.strategies.nsga2 import NSGA2
 from nas.strategies.random_search import RandomSearch
-from nas.strategies.strategy import Strategy
+from nas.strategies.strategy import SMALL, Strategy
 
 __all__ = [
-    "NSGA2", "STRATEGIES", "CoarseToFine", "Evolution", "Exhaustive", "RandomSearch", "Strategy", "make_strategy",
+    "NSGA2", "SMALL", "STRATEGIES", "CoarseToFine", "Evolution", "Exhaustive", "RandomSearch", "Strategy", "make_strategy",
 ]  # fmt: skip
