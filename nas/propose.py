@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from math import ceil, inf
+from typing import Any
 
 from nas.engines import Workers
 from nas.runtime import stream
 from nas.scoring import (
+    Budget,
+    Halving,
     Race,
     Races,
     Scored,
@@ -24,11 +27,16 @@ from nas.scoring import (
     tell_missing,
     tried,
 )
-from nas.strategies import STRATEGIES, Strategy, make_strategy
+from nas.strategies import SMALL, STRATEGIES, Strategy, make_strategy
 from nas.study import SharedStudy, Study
 from pruners.progress import Progress
 from search_spaces import Architecture, SearchSpace
 
+Callback = Callable[[Study, Mapping[str, Any]], object]
+"""Called with the study and what `Study.trials` says of a trial that was just written down, or `Study.failed` of a failed one.
+
+The search ends where it returns True; what is being scored is finished first. Trials that a journal already holds are not told again.
+"""
 AT_ONCE = 64
 """Trials at most that are asked for together, where no supernet scores them."""
 SHARES = 4
@@ -42,6 +50,7 @@ def propose(
     workers: Workers | None,
     progress: Progress,
     shared: SharedStudy | None = None,
+    callbacks: Sequence[Callback] = (),
 ) -> None:
     """Ask the strategy, score, tell, until the budget is spent or nothing is left to propose.
 
@@ -61,34 +70,50 @@ def propose(
         workers: give the rest, by `score` of their state; None where costs are all.
         progress: told about trials.
         shared: the study that others search as well, if any.
+        callbacks: called after each trial that this run scores; see `Callback`.
 
     Raises:
-        ValueError: no architecture keeps the limits, or too many trials failed in a row.
+        ValueError: no architecture is found to keep the limits, or too many trials failed in a row.
     """
     config, kept = study.config, contract(study.space)
     space = allowed(study, space, costs)
     strategy = make_strategy(config.strategy, space, stream(config.seed, "strategy"), known(study, costs))
     inherit(study, space, kept.costs)
-    first = inherited(study)
+    budget, first = Budget(study), inherited(study)
+    budget.start(first)
     there = {study.architecture(trial) for trial in first}
     if first:
         strategy.tell([study.architecture(trial) for trial in first], losses_of(first, study.objectives))
     start = [arch for arch in kept.start() if space.keeps(arch) and arch not in there]
     expected = min(config.budget.trials or space.raw_size, space.raw_size - len(first))
-    among = None if shared is None else SharedStrategy(study, shared, strategy, start, expected)
-    trials = Trials(costs, workers, config.engine.trial_seconds)
-    search = Search(study, among or strategy, start, expected, trials, progress)
+    among = None if shared is None else SharedStrategy(study, shared, strategy, start, expected, budget)
+    halving = None if config.halving.way == "none" else Halving(study)
+    if halving is not None:
+        halving.tell([study.architecture(trial) for trial in first], first)
+    trials = Trials(costs, workers, config.engine.trial_seconds, halving)
+    search = Search(study, among or strategy, start, expected, trials, progress, budget, callbacks)
     progress("ranking", 0, expected)
     if config.engine.asynchronous:
         search.as_they_come(there)
     else:
         search.in_generations()
     progress("ranking", expected, expected)
-    if config.limits and not search.told:
-        raise ValueError(
-            f"no architecture of {space.name!r} has {space.constraints[-1].rule}; allow more, in another folder"
-        )
+    study.ended = budget.why or _left(study, space, search.told)
+    study.log.write("search ended", {"trials": search.told}, reason=study.ended)
     tell_missing(study)
+
+
+def _left(study: Study, space: SearchSpace, told: int) -> str:
+    """Why a search ended whose budget of anything but trials is not spent."""
+    trials = study.config.budget.trials
+    if trials is not None and told >= trials:
+        return f"{trials} trials were made"
+    which = "that keeps the limits " if space.limited else ""
+    found = "was tried" if space.raw_size <= SMALL else "was found that had not been tried"
+    every = "every" if space.raw_size <= SMALL else "no other"
+    return f"{every} architecture {which}{found}, {told} in all" + (
+        "" if trials is None else f", fewer than {trials} trials"
+    )
 
 
 class Search:
@@ -101,6 +126,8 @@ class Search:
         expected: trials at most.
         trials: scores them.
         progress: told about them.
+        budget: told of them; says when to end.
+        callbacks: called after each.
     """
 
     def __init__(
@@ -111,14 +138,16 @@ class Search:
         expected: int,
         trials: Trials,
         progress: Progress,
+        budget: Budget,
+        callbacks: Sequence[Callback] = (),
     ) -> None:
         self.study, self.strategy, self.expected = study, strategy, expected
         self.trials, self.progress = trials, progress
         self.among = strategy if isinstance(strategy, SharedStrategy) else None
         self.start = [] if self.among else list(start)  # among others it is claimed as the rest is
         self.known = tried(study)
-        self.spent, self.failures = 0.0, 0
-        self._told = 0
+        self.budget, self.callbacks = budget, callbacks
+        self.failures, self._told = 0, 0
         metrics = [metric.name for metric in study.config.measured]
         self._race: Race | None = None
         self._window = 0
@@ -171,7 +200,9 @@ class Search:
             return STRATEGIES[config.strategy].together
         if self.trials.workers is None:  # exact costs alone take less than writing them down
             at_once = AT_ONCE if len(self.trials.costs) == 1 else 1
-        elif self._workers == 1 or config.budget.seconds or self.among:  # others go on with what is not claimed
+        elif (
+            self._workers == 1 or config.budget.seconds or config.budget.macs or self.among
+        ):  # others go on with what is not claimed
             at_once = self._workers
         else:
             at_once = AT_ONCE
@@ -184,7 +215,7 @@ class Search:
         return max(trials if self._workers == 1 else ceil(trials / (SHARES * self._workers)), 1)
 
     def _goes_on(self, asked: int) -> bool:
-        return asked < self.expected and self.spent < (self.study.config.budget.seconds or inf)
+        return asked < self.expected and asked - self.told < self.budget.ahead and self.budget.why is None
 
     def _generation(self) -> list[Architecture]:
         """What is asked for at once. In a race the trials that it is run against are the same whoever scores them."""
@@ -198,13 +229,25 @@ class Search:
         return archs
 
     def _ask(self, n: int, asked: int) -> list[Architecture]:
-        return [self.start.pop(0)] if self.start else self.strategy.ask(min(n, self.expected - asked))
+        halving = self.trials.halving
+        if self.start:
+            archs = [self.start.pop(0)]
+        else:
+            ahead = inf if halving is None else halving.ahead
+            archs = self.strategy.ask(
+                int(min(n, self.expected - asked, self.budget.ahead - (asked - self.told), ahead))
+            )
+        if halving is not None:
+            halving.ask(archs)
+        return archs
 
     def _write(self, scored: Scored) -> int:
         """Write down trials; gives their number."""
         archs, outcomes = [arch for arch, _ in scored], [outcome for _, outcome in scored]
         added = self.among.add(archs, outcomes) if self.among else add(self.study, archs, outcomes)
         self.known |= zip((arch.key for arch in archs), added, strict=True)
+        for row in map(self.study.row, added if self.callbacks else ()):
+            self.budget.stopped |= any([callback(self.study, row) is True for callback in self.callbacks])
         most = self.study.config.budget.max_failures
         for outcome in outcomes:
             self.failures = self.failures + 1 if "reason" in outcome else 0
@@ -221,7 +264,9 @@ class Search:
         if self.races is not None:
             self.races.add(trials)
         self._told += len(archs)
-        self.spent += sum(trial.user_attrs["seconds"] for trial in trials)
+        self.budget.tell(trials)
+        if self.trials.halving is not None:
+            self.trials.halving.tell(archs, trials)
         self.progress("ranking", self.told, self.expected)
 
     def _write_and_tell(self, scored: Scored) -> None:

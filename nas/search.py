@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from estimators.latency import CONDITIONS, compare_latency
 from nas.data import ImageData
 from nas.engines import open_engine
 from nas.export import export
-from nas.propose import propose
+from nas.propose import Callback, propose
 from nas.pruning import SearchedModel
 from nas.report import write_report, write_tables
 from nas.retrain import build, retrain
@@ -43,6 +44,7 @@ def search(
     evaluate: str | Evaluate | None = None,
     out: str | Path | None = None,
     progress: Progress = silent,
+    callbacks: Sequence[Callback] = (),
     trust: bool = False,
     **settings: Any,
 ) -> Study:
@@ -65,6 +67,8 @@ def search(
             direction, `score:max`, in Python also `objectives={"score": "max", "macs": "min"}`. What it raises is a failed trial.
         out: the run folder. Default: `runs/<space>-<data>-<strategy>-seed<seed>`.
         progress: told about long steps.
+        callbacks: each is called after each trial as `callback(study, row)`, with what `study.trials` says of it, or `study.failed`;
+            the search ends where one returns True.
         trust: import the function that the teacher's folder names, if it names one; see docs/trust.md.
         settings: by keyword:{settings}
 
@@ -91,6 +95,7 @@ def search(
         task=given.made,
         evaluate=None if isinstance(evaluate, str) else evaluate,
         progress=progress,
+        callbacks=callbacks,
         trust=trust,
     )
 
@@ -103,6 +108,7 @@ def run(
     task: Task | None = None,
     evaluate: Evaluate | None = None,
     progress: Progress = silent,
+    callbacks: Sequence[Callback] = (),
     trust: bool = False,
 ) -> Study:
     """Carry out a configuration in a run folder, or go on with it; see `search`. The functions that it names are imported.
@@ -140,7 +146,8 @@ def run(
         recruit = Recruit(folder, None if has_name else space, None if by_name else task, evaluate, files)
         with open_engine(config.engine, recruit if config.engine.elsewhere else lambda place: worker) as workers:
             part = study.space if learner is None else learner.team.sampler.narrowed(study.space)
-            propose(study, part, cost_scorers(study, device), workers if worker.scores else None, progress, shared)
+            scored = workers if worker.scores else None
+            propose(study, part, cost_scorers(study, device), scored, progress, shared, callbacks)
             if made is not None:
                 retrain(study, made, workers, progress)
         if made is not None:

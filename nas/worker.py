@@ -19,9 +19,10 @@ from nas.scoring import (
     EvaluatedScorer,
     Figures,
     OneByOne,
-    Race,
     Scorer,
     Shared,
+    Terms,
+    TrainedAlone,
     UntrainedScorer,
     contract,
     score,
@@ -57,18 +58,18 @@ class Worker:
     temporary: TemporaryDirectory[str] | None = None
 
     def score(
-        self, archs: Sequence[Architecture], race: Race | None = None, *, progress: Progress = silent
+        self, archs: Sequence[Architecture], terms: Terms | None = None, *, progress: Progress = silent
     ) -> list[Figures]:
         """Figures of architectures beside costs, or the reason why one has none; see `nas.scoring.score`.
 
         Args:
             archs: the architectures.
-            race: what they must come near to be judged on all examples, with their costs.
+            terms: what they have to come up to in order to be judged to the end.
             progress: told how far it is.
         """
         scorers = self.scorers
-        if race is not None:
-            scorers = [scorer.racing(race) if isinstance(scorer, OneByOne) else scorer for scorer in scorers]
+        if terms is not None:
+            scorers = [each.under(terms) if isinstance(each, (OneByOne, TrainedAlone)) else each for each in scorers]
         with half(self.study.config.bfloat16):
             return score(archs, scorers, progress)
 

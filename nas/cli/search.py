@@ -60,6 +60,7 @@ def search(
         study = run(asked, folder, task=task, progress=progress, trust=trust)
     if not ranks.first():
         return
+    terminal.say(f"The search ended: {study.ended}.")
     if json:
         terminal.show_rows(study.front)
         return

@@ -141,11 +141,11 @@ def _column(
             of, behind = name.removesuffix(end), words
             break
     else:
-        base, _, number = name.partition("_supernet")
-        if base in metrics and number.isdigit():
-            of, behind = base, f" supernet {number}"
-        elif name in metrics:
-            behind = f" {source}"
+        behind = f" {source}" if name in metrics else ""
+        for part, words in (("_supernet", " supernet {}"), ("_epoch", ", epoch {}")):
+            base, _, number = name.partition(part)
+            if base in metrics and number.isdigit():
+                of, behind = base, words.format(number)
     objective = known.get(of)
     unit = "ms" if of.endswith("_ms") else "s" if of == "seconds" else objective.unit if objective else ""
     quartile = {"latency_p25_ms": "latency, lower quartile", "latency_p75_ms": "latency, upper quartile"}.get(of)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import nn
@@ -11,12 +11,16 @@ from torch import nn
 from nas.runtime import torch_seed
 from nas.scoring.costs import Figures
 from nas.scoring.race import EXAMPLES, RUNGS, Race, rung_name
+from nas.scoring.rungs import STOPPED, Bars, at_rung
 from nas.study import RankingConfig, RunConfig
 from nas.supernets import Mixture, Splitting, Supernets, ranked
 from nas.tasks import Examples, Task
-from nas.training import Alone, fit, measure
+from nas.training import Alone, Row, fit, measure
 from pruners.progress import Progress
 from search_spaces import Architecture, SearchSpace
+
+Terms = Race | Mapping[str, Bars]
+"""What trials have to come up to in order to be judged to the end: those before them, or bars by the keys of architectures."""
 
 
 class SupernetScorer:
@@ -114,9 +118,10 @@ class OneByOne:
     ) -> None:
         self.make, self.task, self.names, self.part, self.race = make, task, names, part, race
 
-    def racing(self, race: Race) -> OneByOne:
+    def under(self, terms: Terms) -> OneByOne:
         """The same in a race."""
-        return OneByOne(self.make, self.task, self.names, self.part, race)
+        assert isinstance(terms, Race)
+        return OneByOne(self.make, self.task, self.names, self.part, terms)
 
     def __call__(self, archs: Sequence[Architecture], progress: Progress) -> list[Figures]:
         figures: list[Figures] = []
@@ -150,12 +155,86 @@ class OneByOne:
         return {**found, EXAMPLES: on, **notes}
 
 
-def trained_alone(
-    space: SearchSpace, arch: Architecture, task: Task, config: RunConfig, device: torch.device, progress: Progress
-) -> nn.Module:
-    """The network of a trial, trained from random weights on the training part."""
-    training = config.supernets.training
-    module = space.build(arch, torch_seed(config.seed, "trial", arch.key))
-    learner = Alone(module, task, training, device)
-    fit(learner, task.train, training, seed=config.seed, device=device, progress=progress)
-    return module
+class TrainedAlone:
+    """Figures on the validation part of networks that are trained from random weights, as long as they reach the bars at their rungs.
+
+    Args:
+        space: the search space.
+        task: what is learnt and measured.
+        names: of its metrics; the first is compared at rungs.
+        config: of the run.
+        device: where networks train.
+        bars: what each architecture has to reach, by its key; see `Halving`.
+    """
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        task: Task,
+        names: Sequence[str],
+        config: RunConfig,
+        device: torch.device,
+        bars: Mapping[str, Bars] | None = None,
+    ) -> None:
+        self.space, self.task, self.names, self.config, self.device = space, task, names, config, device
+        self.bars = bars or {}
+
+    def under(self, terms: Terms) -> TrainedAlone:
+        """The same with bars."""
+        assert not isinstance(terms, Race)
+        return TrainedAlone(self.space, self.task, self.names, self.config, self.device, terms)
+
+    def __call__(self, archs: Sequence[Architecture], progress: Progress) -> list[Figures]:
+        figures: list[Figures] = []
+        for number, arch in enumerate(archs):
+
+            def inner(step: str, done: float, total: float, number: int = number) -> None:
+                progress(step, number + done / total, len(archs))
+
+            inner("ranking", 0, 1)
+            figures.append(self._figures(arch, inner))
+        return figures
+
+    def _figures(self, arch: Architecture, progress: Progress) -> Figures:
+        config, training, bars = self.config, self.config.supernets.training, self.bars.get(arch.key, {})
+        module = self.space.build(arch, torch_seed(config.seed, "trial", arch.key))
+        at_rungs: Figures = {}
+
+        def look(history: list[Row]) -> None:
+            epochs = len(history)
+            if epochs not in bars:
+                return
+            found = self._measured(module)
+            at_rungs.update({at_rung(name, epochs): value for name, value in found.items()})
+            bar, value = bars[epochs], found[self.names[0]]
+            if bar is not None and not self._loss(value) <= bar:
+                raise _StoppedEarly(epochs)
+
+        learner = Alone(module, self.task, training, self.device)
+        try:
+            fit(
+                learner,
+                self.task.train,
+                training,
+                seed=config.seed,
+                device=self.device,
+                progress=progress,
+                on_epoch=look,
+            )
+        except _StoppedEarly as stopped:
+            return {**dict.fromkeys(self.names, math.nan), **at_rungs, STOPPED: stopped.epochs}
+        return {**self._measured(module), **at_rungs}
+
+    def _measured(self, module: nn.Module) -> Figures:
+        return dict(measure(module, self.task, self.task.validation, self.names))
+
+    def _loss(self, value: float) -> float:
+        return -value if self.task.metric(self.names[0]).objective.higher_is_better else value
+
+
+class _StoppedEarly(Exception):
+    """A trial did not reach a bar after so many epochs."""
+
+    def __init__(self, epochs: int) -> None:
+        super().__init__(epochs)
+        self.epochs = epochs

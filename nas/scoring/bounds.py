@@ -5,17 +5,18 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
+from math import inf
 from pathlib import Path
 
-from estimators import METRICS
-from nas.runtime import stream
-from nas.samplers import cheap_and_dear
-from nas.scoring.costs import CostScorer, Figures, Scorer
+from nas.scoring.costs import Figures, Scorer
 from pruners.progress import Progress, silent
 from search_spaces import Architecture, Constraint, SearchSpace
 from search_spaces.core import Value, of_file, parse, parse_json, read_bytes
 
 LISTED = 100_000
+REMEMBERED = 2**14
+FAR = 1e9
 
 
 class Remembered:
@@ -47,45 +48,73 @@ class Remembered:
         return [self.known[arch.key] for arch in archs]
 
 
-def check_kept(space: SearchSpace, limits: Mapping[str, float]) -> None:
-    """Look for an architecture that keeps the limits of exact costs: among all of up to 100,000, else the cheapest and at random.
+def check_kept(allowed: SearchSpace, space: SearchSpace, limits: Mapping[str, float], costs: Sequence[Scorer]) -> None:
+    """Refuse limits that no architecture is found to keep: none among all of up to 100,000 where that takes no measuring, else none on
+    the way down from several.
+
+    Args:
+        allowed: the part of the space that keeps the limits, of `within`.
+        space: the space without them.
+        limits: see `within`.
+        costs: see `within`.
 
     Raises:
-        ValueError: none was found.
+        ValueError: none was found; the nearest is named with its figures.
     """
-    limits = {name: limit for name, limit in limits.items() if name in METRICS}
-    if not limits:
+    if not limits or allowed.keeps(nearest := allowed.nearest()):
         return
-    allowed = within(space, limits, [CostScorer(space)])
-    if space.raw_size <= LISTED:
-        if next(allowed.enumerate(), None) is None:
-            raise ValueError(f"no architecture of {space.name!r} has {allowed.constraints[-1].rule}; allow more")
-    elif not allowed.keeps(cheap_and_dear(space)[0]):
-        allowed.sample(stream(0, "limits"))
+    if space.raw_size <= LISTED and not allowed.dear and next(allowed.enumerate(), None) is not None:
+        return
+    found: Figures = {}
+    for scorer in costs:
+        found |= scorer([nearest], silent)[0]
+    reach = " and ".join(f"{name} {found[name]:,.6g}" for name in limits if name in found)
+    raise ValueError(
+        f"no architecture of {space.name!r} was found to have {_rule(limits)}: the nearest is {space.label(nearest)} with {reach}; "
+        "allow more"
+    )
 
 
-def within(space: SearchSpace, limits: Mapping[str, float], costs: Sequence[Scorer]) -> SearchSpace:
+def within(
+    space: SearchSpace, limits: Mapping[str, float], costs: Sequence[Scorer], *, dear: bool = False
+) -> SearchSpace:
     """The part of a space whose costs keep the limits; the space itself without any.
 
     Args:
         space: what to search.
         limits: the most of each cost, such as `{"macs": 60e6}`.
-        costs: give between them what is limited, of an architecture of `space`; the cheapest comes first, and is asked alone where
-            it refuses.
+        costs: give between them what is limited, of an architecture of `space`; the cheapest comes first, and the others are not
+            asked where it refuses.
+        dear: asking takes long, so it is done as rarely as can be.
     """
 
-    def keeps(values: Mapping[str, Value]) -> bool:
-        arch = space.architecture(values)
-        for scorer in costs:
+    @lru_cache(REMEMBERED)
+    def beyond(arch: Architecture) -> float | None:
+        """By what shares of them limits are exceeded, in all; what is not asked counts as far beyond. None where a scorer fails."""
+        for at, scorer in enumerate(costs, start=1):
             try:
                 (found,) = scorer([arch], silent)
-            except Exception:  # it fails as a trial, which names why
-                return True
-            if not all(found[name] <= limit for name, limit in limits.items() if name in found):
-                return False
-        return True
+            except Exception:
+                return None
+            over = sum(max(0.0, found[name] / limit - 1) for name, limit in limits.items() if name in found)
+            if over:
+                return over + FAR * (len(costs) - at)
+        return 0.0
+
+    def of(values: Mapping[str, Value]) -> float | None:
+        return beyond(space.described(dict(values)))
+
+    def holds(values: Mapping[str, Value]) -> bool:
+        return not of(values)  # where a scorer fails, it fails as a trial, which names why
+
+    def distance(values: Mapping[str, Value]) -> float:
+        found = of(values)
+        return inf if found is None else found
 
     if not limits:
         return space
-    rule = " and ".join(f"{name} of at most {limit:g}" for name, limit in limits.items())
-    return replace(space, constraints=(*space.constraints, Constraint(rule, keeps)))
+    return replace(space, constraints=(*space.constraints, Constraint(_rule(limits), holds, distance, dear)))
+
+
+def _rule(limits: Mapping[str, float]) -> str:
+    return " and ".join(f"{name} of at most {limit:g}" for name, limit in limits.items())

@@ -9,10 +9,11 @@ from typing import Protocol
 import torch
 from torch import nn
 
+from estimators import METRICS
 from nas.pruning import PrunedNetwork, check_task
 from nas.samplers import cheap_and_dear
-from nas.scoring.accuracy import OneByOne, SupernetScorer, trained_alone
-from nas.scoring.bounds import check_kept
+from nas.scoring.accuracy import OneByOne, SupernetScorer, TrainedAlone
+from nas.scoring.bounds import check_kept, within
 from nas.scoring.costs import CostScorer, Figures, Scorer
 from nas.scoring.weights import Steps, candidate, from_supernet, judged_on, repaired, shared
 from nas.study import RunConfig, Study, WorthConfig
@@ -117,7 +118,8 @@ class Untrained:
             )
 
     def check_limits(self, limits: Mapping[str, float]) -> None:
-        check_kept(self.space, limits)
+        exact = {name: limit for name, limit in limits.items() if name in METRICS}
+        check_kept(within(self.space, exact, [self.costs]), self.space, exact, [self.costs])
 
     @cached_property
     def costs(self) -> Scorer:
@@ -135,12 +137,7 @@ class Untrained:
         if learner is not None:
             assert not isinstance(learner, PrunedNetwork)
             return SupernetScorer(learner, self.space, task, names, config.ranking)
-        return OneByOne(
-            lambda arch, progress: trained_alone(self.space, arch, task, config, device, progress),
-            task,
-            names,
-            task.validation,
-        )
+        return TrainedAlone(self.space, task, names, config, device)
 
     def worth_in_words(self, config: RunConfig) -> str:
         return "its weights in the supernet" if config.supernets.count else "trained on training images"

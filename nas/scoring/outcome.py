@@ -12,6 +12,7 @@ import numpy as np
 from nas.engines import Late
 from nas.objectives import Floats, Objective, losses, worst_if_nan
 from nas.scoring.costs import Figures, Scorer
+from nas.scoring.rungs import STOPPED, at_rung
 from nas.study import SEARCH, New, Study, Trial, whole
 from pruners.progress import Progress
 from search_spaces import Architecture
@@ -73,9 +74,21 @@ def tried(study: Study) -> dict[str, Trial]:
 
 
 def losses_of(trials: Sequence[Trial], objectives: Sequence[Objective]) -> Floats:
-    """What a strategy is told of trials, shape (trials, objectives)."""
+    """What a strategy is told of trials, shape (trials, objectives).
+
+    A trial that was stopped early counts as what it had reached. It was stopped for having less there than others, and with more
+    epochs it would have had no less, so to strategies, which need an order, that is a fair lower bound; no table or front has it.
+    """
     worst = [-WORST if objective.higher_is_better else WORST for objective in objectives]
-    return losses(np.clip([trial.values or worst for trial in trials], -WORST, WORST), objectives)
+    return losses(np.clip([_reached(trial, objectives) or worst for trial in trials], -WORST, WORST), objectives)
+
+
+def _reached(trial: Trial, objectives: Sequence[Objective]) -> list[float] | None:
+    notes = trial.user_attrs
+    if trial.values is None or STOPPED not in notes:
+        return trial.values
+    found = [notes.get(at_rung(objective.name, notes[STOPPED]), math.nan) for objective in objectives]
+    return [now if math.isfinite(now) else value for now, value in zip(found, trial.values, strict=True)]
 
 
 def tell_missing(study: Study) -> None:
@@ -89,10 +102,11 @@ def tell_missing(study: Study) -> None:
         if trials.empty:
             raise ValueError(f"{text}; mend what fails, and search in another folder")
         warnings.warn(f"{text}; failed.csv names them", stacklevel=3)
+    whole = trials[trials[STOPPED].isna()] if STOPPED in trials else trials
     for objective in study.objectives:
-        missing = int(trials[objective.name].isna().sum())
-        text = f"{missing} of {len(trials)} architectures have no {objective.name}"
-        if missing == len(trials):
+        missing = int(whole[objective.name].isna().sum())
+        text = f"{missing} of {len(whole)} architectures have no {objective.name}"
+        if missing == len(whole):
             raise ValueError(f"{text}; search for another objective in another folder")
         if missing:
             warnings.warn(f"{text}; they are left out of the front", stacklevel=3)

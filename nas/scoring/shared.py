@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from nas.runtime import environment
+from nas.scoring.budget import Budget
 from nas.scoring.costs import Figures
 from nas.scoring.outcome import losses_of, new_trial, tried
 from nas.scoring.weights import parent_path
@@ -98,16 +99,24 @@ class SharedStrategy:
         strategy: proposes; nothing else may tell it.
         start: architectures to try before any that it proposes.
         total: trials of the whole study that there may be.
+        budget: told of the trials of others; ends the study where it is spent.
 
     Raises:
         ValueError: the supernets are not those of the others, or the run folder has trials that the shared study lacks.
     """
 
     def __init__(
-        self, study: Study, shared: SharedStudy, strategy: Strategy, start: Sequence[Architecture], total: int
+        self,
+        study: Study,
+        shared: SharedStudy,
+        strategy: Strategy,
+        start: Sequence[Architecture],
+        total: int,
+        budget: Budget,
     ) -> None:
         shared.agree(meaning(study, trained=True))
         self._study, self._shared, self._strategy, self._total = study, shared, strategy, total
+        self._budget = budget
         self._asked, self._lost = deque(start), set[str]()
         self._written = set(tried(study))
         self._take_over()
@@ -130,7 +139,7 @@ class SharedStrategy:
         """At most `n` architectures, claimed; waits for those of others, which may die, unless some of its own are to be told."""
         while True:
             self._take_over()
-            if self.told >= self._total or self._shared.seconds >= (self._study.config.budget.seconds or float("inf")):
+            if self.told >= self._total or self._budget.why is not None:
                 return []
             if not self._asked:
                 self._asked.extend(self._strategy.ask(n))
@@ -167,6 +176,7 @@ class SharedStrategy:
             self._write(found)
             archs = [self._study.architecture(trial) for trial in found]
             self._strategy.tell(archs, losses_of(found, self._study.objectives))
+            self._budget.tell(found)
 
     def _write(self, trials: Sequence[Trial]) -> None:
         archs = [self._study.architecture(trial) for trial in trials]

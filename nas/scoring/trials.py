@@ -6,7 +6,9 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 
 from nas.engines import Died, Job, Late, Workers, can_limit, limited
+from nas.scoring.accuracy import Terms
 from nas.scoring.costs import Figures, Scorer
+from nas.scoring.halving import Halving
 from nas.scoring.outcome import reason, score
 from nas.scoring.race import Race
 from pruners.progress import silent
@@ -23,13 +25,20 @@ class Trials:
         costs: scorers of this process.
         workers: give the rest; None where costs are all.
         seconds: that a trial may take; None for any number.
+        halving: says how far trials have to come to go on; None where all do.
 
     Attributes:
         running: architectures with their costs, by the number of the job that they are in.
     """
 
-    def __init__(self, costs: Sequence[Scorer], workers: Workers | None, seconds: float | None = None) -> None:
-        self.costs, self.workers, self.seconds = costs, workers, seconds
+    def __init__(
+        self,
+        costs: Sequence[Scorer],
+        workers: Workers | None,
+        seconds: float | None = None,
+        halving: Halving | None = None,
+    ) -> None:
+        self.costs, self.workers, self.seconds, self.halving = costs, workers, seconds, halving
         self.running: dict[int, Scored] = {}
         self._parts: dict[int, float] = {}
         self._races: dict[int, Race | None] = {}
@@ -82,9 +91,14 @@ class Trials:
     def _hand_in(self, priced: Scored, race: Race | None) -> None:
         assert self.workers is not None
         seconds = None if self.seconds is None else self.seconds * len(priced)
-        given = ([arch for arch, _ in priced], None if race is None else race.of(priced))
-        job = self.workers.submit(Job("score", given, seconds))
+        job = self.workers.submit(Job("score", ([arch for arch, _ in priced], self._terms(priced, race)), seconds))
         self.running[job], self._races[job] = priced, race
+
+    def _terms(self, priced: Scored, race: Race | None) -> Terms | None:
+        """What the architectures of a job have to come up to."""
+        if race is not None:
+            return race.of(priced)
+        return None if self.halving is None else {arch.key: self.halving.bars(arch, found) for arch, found in priced}
 
     def _priced(self, archs: Sequence[Architecture]) -> Scored:
         """Costs, bounded in time where this process can."""

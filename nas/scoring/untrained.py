@@ -9,7 +9,7 @@ import torch
 from estimators import METRICS
 from estimators.latency import load_table
 from nas.objectives import estimates
-from nas.scoring.bounds import Remembered, within
+from nas.scoring.bounds import Remembered, check_kept, within
 from nas.scoring.contract import contract
 from nas.scoring.costs import LATENCIES, LatencyScorer, NetworkScorer, Scorer, TableScorer
 from nas.study import Study
@@ -36,6 +36,15 @@ def cost_scorers(study: Study, device: torch.device) -> list[Scorer]:
 
 
 def allowed(study: Study, space: SearchSpace, costs: Sequence[Scorer]) -> SearchSpace:
-    """The part of a run's space that keeps its limits; costs are those of `cost_scorers`."""
-    limits = study.config.limits
-    return within(space, limits, costs[:1] if set(limits) <= set(METRICS) else costs)
+    """The part of a run's space that keeps its limits; costs are those of `cost_scorers`.
+
+    Raises:
+        ValueError: no architecture is found to keep them.
+    """
+    config, limits = study.config, study.config.limits
+    exact = set(limits) <= set(METRICS)
+    quick = exact or (set(limits) <= {*METRICS, "latency_ms"} and config.latency_table is not None)
+    asked = costs[:1] if exact else costs
+    part = within(space, limits, asked, dear=not quick)
+    check_kept(part, space, limits, asked)
+    return part

@@ -17,11 +17,10 @@ from nas.strategies.optuna_strategy import suggest
 from nas.strategies.random_search import RandomSearch
 from nas.strategies.reinforce import Reinforce
 from nas.strategies.slimming import Slimming
-from nas.strategies.strategy import Strategy
 from nas.strategies.strategy_sampler import StrategySampler
 
 __all__ = [
-    "MCTS", "NSGA2", "STRATEGIES", "Additive", "Bayesian", "CoarseToFine", "Evolution", "Exact", "Exhaustive", "Knowledge",
+    "MCTS", "NSGA2", "SMALL", "STRATEGIES", "Additive", "Bayesian", "CoarseToFine", "Evolution", "Exact", "Exhaustive", "Knowledge",
     "Limits", "LocalSearch", "Optimum", "RandomSearch", "Reinforce", "Slimming", "Strategy", "StrategySampler", "check_strategy",
     "front", "make_strategy", "no_strategy", "optimum", "pairs_of", "read_nni_space", "suggest", "write_nni_space",
 ]  # fmt: skip

@@ -13,7 +13,7 @@ from nas.objectives import non_dominated
 from nas.strategies.ranked import Member
 from nas.strategies.strategy import Archive
 from search_spaces import Architecture, SearchSpace
-from search_spaces.core import Choice, composed
+from search_spaces.core import Choice, composed, first_kept
 
 POINTS = 10_000
 TRIES = 10
@@ -27,10 +27,12 @@ class CoarseToFine:
         rng: the strategy's own generator.
         coarse: most points of the grid that are asked, drawn at random where there are more.
 
-    Tied choices stand at the same relative position between their first and last value: all widths in the middle, say, and all
-    depths at the end. Choices without a kind are tied if they have the same values. Points that break a constraint are no part of
-    the grid. Each change starts from the best so far, so it is kept if it is better. It is one of several choices where ten changes
-    of one choice were all known, and a sample until a first result is told.
+    Tied choices stand at the same relative position between their first and last value: all widths in the middle, say, and all depths
+    at the end. Choices without a kind are tied if they have the same values. Points that break a constraint are no part of the grid;
+    from what is beyond limits, some kinds of choices are moved to their first values, until the limits are kept. What is told without
+    being asked for, such as trials of another run, takes the place of as many points. Each change starts from the best so far, so it
+    is kept if it is better. It is one of several choices where ten changes of one choice were all known, and a sample until a first
+    result is told.
 
     Reference: Yu et al., "BigNAS: Scaling Up Neural Architecture Search with Big Single-Stage Models", ECCV 2020, arXiv:2003.11142, for
     its selection after training.
@@ -43,7 +45,8 @@ class CoarseToFine:
             raise ValueError(f"`coarse` must be at least 1, got {coarse}")
         self._space, self._rng = space, rng
         self._archive = Archive(space, rng)
-        self._grid = iter(tied(space, rng, coarse))
+        points = tied(space, rng, coarse)
+        self._grid, self._coarse = iter(points), len(points)
         self._front: list[Member] = []
 
     def ask(self, n: int) -> list[Architecture]:
@@ -63,8 +66,8 @@ class CoarseToFine:
             self._front = [member for member, kept in zip(members, best, strict=True) if kept]
 
     def _next(self) -> Architecture | None:
-        point = next((arch for arch in self._grid if arch not in self._archive), None)
-        if point is not None:
+        coarse = len(self._archive) < self._coarse
+        if coarse and (point := next((arch for arch in self._grid if arch not in self._archive), None)) is not None:
             return point
         tries = count()
         return self._archive.new_child(lambda: self._changed(edits=1 + next(tries) // TRIES))
@@ -87,7 +90,8 @@ def tied(space: SearchSpace, rng: np.random.Generator, most: int) -> list[Archit
     found: dict[Architecture, None] = {}
     for point in _points(list(levels.values()), rng):
         places = {tie: at / max(1, size - 1) for at, (tie, size) in zip(point, levels.items(), strict=True)}
-        if (arch := _at(space, places)) is not None:
+        arch = _down(space, places, rng) if space.limited else _at(space, places)
+        if arch is not None:
             found[arch] = None
         if len(found) == most:
             break
@@ -100,6 +104,19 @@ def _at(space: SearchSpace, places: Mapping[Hashable, float]) -> Architecture | 
         return composed(space, lambda choice: choice.value(round(places[tie(choice)] * (choice.size - 1))))
     except ValueError:
         return None
+
+
+def _down(space: SearchSpace, places: Mapping[Hashable, float], rng: np.random.Generator) -> Architecture | None:
+    """The architecture at these positions, or behind as many as it takes, in random order, moved to 0 until limits are kept.
+
+    None where the smallest one does not keep them.
+    """
+    ties = list(places)
+    order = [ties[at] for at in rng.permutation(len(ties))]
+    path = [{**places, **dict.fromkeys(order[:moved], 0.0)} for moved in range(len(order) + 1)]
+    if _at(space, path[-1]) is None:
+        return None
+    return _at(space, first_kept(path, lambda point: _at(space, point) is not None))
 
 
 def tie(choice: Choice) -> Hashable:

@@ -15,14 +15,14 @@ from nas.strategies.evolution import Evolution
 from nas.strategies.exact_search import Exact
 from nas.strategies.exhaustive import Exhaustive
 from nas.strategies.knowledge import Knowledge
-from nas.strategies.nni_strategy import UNUSABLE, nni_strategy
 from nas.strategies.local_search import LocalSearch
 from nas.strategies.mcts import MCTS
+from nas.strategies.nni_strategy import UNUSABLE, nni_strategy
 from nas.strategies.nsga2 import NSGA2
 from nas.strategies.optuna_strategy import optuna_strategy
 from nas.strategies.random_search import RandomSearch
-from nas.strategies.slimming import Slimming
 from nas.strategies.reinforce import Reinforce
+from nas.strategies.slimming import Slimming
 from nas.strategies.strategy import Strategy
 from search_spaces import SearchSpace
 from search_spaces.core import unknown_name
@@ -104,14 +104,18 @@ STRATEGIES: dict[str, StrategyEntry] = {
         "from the best of 10 samples to the first better neighbour, and on from the next best",
         "one choice at a time makes a difference, and results have little noise",
         LocalSearch, 10,
+    ),
     "mcts": StrategyEntry(
         "a tree of decisions, one choice after the other, with upper confidence bounds and statistics shared between its nodes",
         "early choices matter more than late ones", MCTS, 10,
+    ),
     "reinforce": StrategyEntry(
         "a policy for each choice, which learns from rewards (REINFORCE)", "as a control; it learns slowly", Reinforce, 5,
+    ),
     "n2n": StrategyEntry(
         "REINFORCE in two stages: 50 trials on which blocks stay, the rest on widths",
         "a trained model is made smaller in blocks and widths", partial(Reinforce, removal=50), 5,
+    ),
     "exact": StrategyEntry(
         "fits sums over choices and pairs of choices to the trials, and finds what is best by them by integer programming",
         "what choices are worth adds up, and macs or params are an objective", Exact, 4,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from typing import Protocol
 
@@ -15,7 +15,7 @@ from search_spaces import Architecture, SearchSpace
 from search_spaces.core import Value
 
 SMALL = 100_000
-DRAWS = 1_000
+DRAWS, DRAWS_DEAR = 1_000, 50
 CHILDREN = 20
 
 
@@ -109,25 +109,28 @@ class Archive:
     def sample(self) -> Architecture | None:
         """A new architecture, every one equally likely, or with `even_first` every value of the first choice; None if there is none.
 
-        A space of up to 100,000 descriptions is listed once and shuffled. From a larger one architectures are drawn; it
-        counts as exhausted after 1,000 known draws in a row, or if no draw keeps its constraints.
+        A space of up to 100,000 descriptions is listed once and shuffled. From a larger one architectures are drawn; it counts as
+        exhausted after 1,000 known draws in a row, or if no draw keeps its constraints. Where it takes long to tell what keeps its
+        limits, architectures are drawn from a small space too, and after 50 known ones come in the space's order.
 
         Raises:
             ValueError: none was found to keep the constraints, and nothing was asked or told yet.
         """
-        if self.can_list:
+        small = self.can_list
+        if small and not self.space.dear:
             while self._shuffled:
                 arch = self._shuffled.pop()
                 if arch not in self:
                     return arch
             return None
-        drawn = (self.space.sample(self.rng) for _ in range(DRAWS))
+        drawn = (self.space.sample(self.rng) for _ in range(DRAWS_DEAR if self.space.dear else DRAWS))
         try:
-            return next((arch for arch in drawn if arch not in self), None)
+            found = next((arch for arch in drawn if arch not in self), None)
         except ValueError:
             if self._known:
                 return None
             raise
+        return next((arch for arch in self._in_order if arch not in self), None) if found is None and small else found
 
     def record(self, archs: Sequence[Architecture], losses: ArrayLike) -> Floats:
         """Check and remember what a strategy is told.
@@ -149,6 +152,10 @@ class Archive:
         self._known |= now
         self._objectives = array.shape[1]
         return array
+
+    @cached_property
+    def _in_order(self) -> Iterator[Architecture]:
+        return self.space.enumerate()
 
     @cached_property
     def _shuffled(self) -> list[Architecture]:

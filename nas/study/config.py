@@ -95,7 +95,39 @@ class BudgetConfig(Part):
     seconds: float | None = setting(
         None, gt=0, adjustable=True, help="Most seconds of evaluating trials, added up over workers."
     )
+    macs: float | None = setting(
+        None,
+        name="macs_spent",
+        gt=0,
+        adjustable=True,
+        help="Most multiply-accumulates of evaluating trials: those of each network times its examples, three times in training.",
+    )
+    patience: int | None = setting(
+        None, gt=0, adjustable=True, help="End a search whose hypervolume has not grown by 0.1 % in so many trials."
+    )
     max_failures: int = setting(10, gt=0, adjustable=True, help="End a search after so many failed trials in a row.")
+
+
+HALVINGS = {
+    "none": "every trial has all epochs",
+    "asha": "a trial goes on at each rung only if few of those before were better there",
+    "hyperband": "the same, for some trials from a later rung on, in turn",
+}
+"""Ways of giving bad trials fewer epochs."""
+
+
+class HalvingConfig(Part):
+    """Whether trials that are trained alone end before their last epoch; rungs are `first`, `first` x `reduction`, … epochs."""
+
+    way: Literal["none", "asha", "hyperband"] = setting(
+        "none",
+        name="early_stopping",
+        help="How trials that are trained alone end early: "
+        + "; ".join(f"{way}, {what}" for way, what in HALVINGS.items())
+        + ".",
+    )
+    reduction: int = setting(3, ge=2, help="At a rung of early stopping one of so many trials goes on.")
+    first: int = setting(1, name="first_rung", ge=1, help="Epochs before the first rung of early stopping.")
 
 
 class SharedConfig(Part):
@@ -168,6 +200,7 @@ class RunConfig(Part):
     ranking: RankingConfig = RankingConfig()
     worth: WorthConfig = WorthConfig()
     budget: BudgetConfig = BudgetConfig()
+    halving: HalvingConfig = HalvingConfig()
     engine: EngineConfig = EngineConfig()
     shared: SharedConfig = SharedConfig()
     limits: dict[str, float] = setting(
@@ -286,6 +319,26 @@ class RunConfig(Part):
             )
 
     @model_validator(mode="after")
+    def _halving_fits(self) -> RunConfig:
+        if self.halving.way == "none":
+            return self
+        if not self.measured or self.supernets.count or is_pruned(self.space.name):
+            raise ValueError(
+                f"`early_stopping` is for trials that are trained alone, got {self.halving.way} for trials that are not; search data "
+                "or a `task` with `supernets` 0, or leave it out"
+            )
+        if self.shared.storage is not None:
+            raise ValueError(
+                f"`early_stopping` compares trials in the order of one search, got {self.halving.way} with a `storage`; leave out one"
+            )
+        if self.halving.first >= self.supernets.training.epochs:
+            raise ValueError(
+                f"`first_rung` must come before the last of {self.supernets.training.epochs} epochs, got {self.halving.first}; give "
+                "fewer, or leave out `early_stopping`"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _latency_has_quiet(self) -> RunConfig:
         used = (*self.objectives, *self.limits)
         by_table = () if self.latency_table is None else ("latency_ms",)
@@ -400,7 +453,7 @@ def _of_trained(given: Mapping[str, Any], data: str | None) -> dict[str, Any]:
     }
     if not {"epochs", "alone_epochs"} & given.keys():
         defaults["retrain"] = "none"
-    if not {"trials", "seconds"} & given.keys() and given.get("strategy") != "exhaustive":
+    if not {"trials", "seconds", "macs_spent", "patience"} & given.keys() and given.get("strategy") != "exhaustive":
         defaults["trials"] = TRIALS
     return defaults
 

@@ -61,11 +61,13 @@ class Study:
         space: the search space.
         trusted: whether the functions that `run.yaml` names may be imported.
         log: of the session that goes on; outside of one it writes nothing.
+        ended: why the search of this session proposed no more, in words; empty before.
     """
 
     def __init__(self, folder: Path, config: RunConfig, space: SearchSpace, *, trusted: bool = True) -> None:
         self.folder, self.config, self.space, self.trusted = folder, config, space, trusted
         self.log: Log = SILENT
+        self.ended = ""
         self._table: tuple[list[Trial], pd.DataFrame] = [], pd.DataFrame()  # of `trials`, and what it was made from
         self._task: Task | None = None  # where the space was made with it
 
@@ -299,8 +301,18 @@ class Study:
         with whole(self.journal_path):
             trials = self.journal.trials(SEARCH)
             if trials != self._table[0]:
-                self._table = trials, pd.DataFrame([self._row(trial) for trial in trials])
+                self._table = trials, pd.DataFrame([self.row(trial) for trial in trials])
             return self._table[1].copy()
+
+    def row(self, trial: Trial) -> dict[str, Any]:
+        """What `trials` says of a trial, or `failed` of one that failed, which has no objectives."""
+        names = [objective.name for objective in self.objectives]
+        return {
+            "label": trial.user_attrs["label"],
+            "architecture": _key(trial),
+            **({} if trial.values is None else _finite(names, trial.values)),
+            **_notes(trial),
+        }
 
     @property
     def failed(self) -> pd.DataFrame:
@@ -445,15 +457,6 @@ class Study:
             return False
         described = old / "architecture.json"
         return load_json(described, "remove its folder").get("label") == label if described.exists() else label in tried
-
-    def _row(self, trial: Trial) -> dict[str, Any]:
-        names = [objective.name for objective in self.objectives]
-        return {
-            "label": trial.user_attrs["label"],
-            "architecture": _key(trial),
-            **_finite(names, trial.values),
-            **_notes(trial),
-        }
 
     def _check_same(self, config: RunConfig, ours: Mapping[str, Any], adjustable: Sequence[str]) -> None:
         theirs = self.record

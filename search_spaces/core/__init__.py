@@ -48,9 +48,10 @@ from search_spaces.core.options import (
 )
 from search_spaces.core.paths import SKIPPED, Flow, FlowShape, OnPath, advance, prefix, seen, shape_of, together
 from search_spaces.core.quiet import quiet
+from search_spaces.core.reach import Constraint, first_kept
 from search_spaces.core.settings import Setting, Settings, fixed, reading
 from search_spaces.core.skips import OnSkip
-from search_spaces.core.space import COUNTABLE, Constraint, Labels, SearchSpace
+from search_spaces.core.space import COUNTABLE, Labels, SearchSpace
 from search_spaces.core.tensors import Stored, load_tensors, save_tensors
 
 __all__ = [
@@ -60,7 +61,7 @@ __all__ = [
     "ImageSize", "Integer", "Keyword", "Labels", "Local", "Network", "OnPath", "OnSkip", "Part", "PathText",
     "SearchSpace", "Setting", "Settings", "Shape", "SharedBlock", "Stored", "Subset", "Supernet", "Value", "Values",
     "advance", "bare", "blueprint", "check_images", "check_json", "code_labels", "composed", "conditions",
-    "described", "exists", "first_line", "fixed", "height_and_width", "image_size_of", "integers",
+    "described", "exists", "first_kept", "first_line", "fixed", "height_and_width", "image_size_of", "integers",
     "is_left_out", "key_of", "keywords", "largest", "load_json", "load_tensors", "load_yaml", "nested", "of_file", "output_shape",
     "parse", "parse_json", "parse_yaml", "plain", "prefix", "put", "quiet", "quoted", "read_bytes", "reading",
     "save_tensors", "seeded", "seen", "setting", "shape_of", "smallest", "stage_depths", "switched_on", "takes", "together",

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+
 from search_spaces.core.choices import Choice, Value, conditions
 
 Values = dict[str, Value]
@@ -16,12 +18,27 @@ State = tuple[int, tuple[Value, ...]]
 
 def exists(choice: Choice, values: Mapping[str, Value]) -> bool:
     """Whether the earlier `values` call for this choice."""
-    if not choice.when:  # most choices: no condition always holds, no alternative never does
-        return choice.when != ()
-    return any(
-        all(parent in values and values[parent] in allowed for parent, allowed in condition.items())
-        for condition in conditions(choice)
-    )
+    when = choice.when
+    if not when:  # most choices: no condition always holds, no alternative never does
+        return when != ()
+    for condition in (when,) if isinstance(when, dict) else conditions(choice):
+        for parent, allowed in condition.items():
+            if parent not in values or values[parent] not in allowed:
+                break
+        else:
+            return True
+    return False
+
+
+def below(limit: int, rng: np.random.Generator) -> int:
+    """A uniform integer in [0, limit) for limits of any length."""
+    if limit < 2**63:
+        return int(rng.integers(limit))
+    bits = limit.bit_length()
+    while True:
+        draw = int.from_bytes(rng.bytes((bits + 7) // 8), "little") & ((1 << bits) - 1)
+        if draw < limit:
+            return draw
 
 
 class Numbering:

@@ -17,21 +17,14 @@ from search_spaces.core.choices import Choice, Column, Value, conditions
 from search_spaces.core.documents import parse_json
 from search_spaces.core.naming import quoted, unknown_name
 from search_spaces.core.network import Local, Network
-from search_spaces.core.numbering import Numbering, Values, exists
+from search_spaces.core.numbering import Numbering, Values, below, exists
+from search_spaces.core.reach import Constraint, Reach, settled
 
 TRIES = 10_000
 TRIES_PER_VALUE = 1_000
-NEIGHBOUR_TRIES = 100
+NEIGHBOUR_TRIES, NEIGHBOUR_TRIES_DEAR = 100, 16
 COUNTABLE = 2_000_000
 REMEMBERED = 2**12
-
-
-@dataclass(frozen=True)
-class Constraint:
-    """A rule that every architecture keeps. `rule` is the sentence shown to a user who breaks it."""
-
-    rule: str
-    holds: Callable[[Mapping[str, Value]], bool]
 
 
 @dataclass(frozen=True)
@@ -119,44 +112,72 @@ class SearchSpace:
     def sample(self, rng: np.random.Generator) -> Architecture:
         """One architecture, every one equally likely; with `even_first`, every one that shares its first value, which is drawn before.
 
+        Where so few keep the limits that drawing until one does takes too long, they are not equally likely; see `Reach`.
+
         Raises:
-            ValueError: none of 10,000 descriptions keeps the constraints.
+            ValueError: none of 10,000 descriptions keeps the constraints, or none was found to keep the limits.
         """
-        for index in islice(self._drawn(rng), TRIES):
-            values = self._numbering.description(index)
-            if self._stands_for_itself(values):
-                return self._make(values)
-        rules = "; ".join(constraint.rule for constraint in self.constraints)
-        raise ValueError(
-            f"none of {TRIES} samples of {self.name!r} kept its constraints ({rules}); loosen them or narrow the choices"
-        )
+        if self._reach is None or self._reach.often:
+            return self._make(self._drawn_one(rng, self._stands_for_itself))
+        if (reached := self._reach.sample(rng)) is None:
+            raise ValueError(
+                f"no architecture of {self.name!r} was found that keeps its limits ({self._rules}); loosen them"
+            )
+        return self.described(reached)
+
+    @property
+    def limited(self) -> bool:
+        """Whether it has limits: constraints that say how far an architecture is beyond them."""
+        return self._reach is not None
+
+    @property
+    def dear(self) -> bool:
+        """Whether it takes long to tell whether an architecture keeps the limits."""
+        return self._reach is not None and self._reach.dear
+
+    def nearest(self) -> Architecture:
+        """An architecture that keeps the constraints; where none was found, the one that was found to be least beyond the limits.
+
+        It is the same one every time. Of a space of n choices it asks about tens of n architectures at most.
+
+        Raises:
+            ValueError: none of 10,000 descriptions keeps the constraints that are no limits.
+        """
+        if self._reach is None:
+            return self.sample(np.random.default_rng(0))
+        return self.described(self._reach.nearest)
 
     # --- variation ---
 
     def mutate(self, arch: Architecture, rng: np.random.Generator, edits: int = 1) -> Architecture:
         """A valid architecture other than `arch`, `edits` choices away from it.
 
-        Choices that an edit brings to life are drawn at random. Where no such neighbour turns up, `edits` grows, up to a sample of
-        the whole space; in a space of one architecture, that architecture comes back.
+        Choices that an edit brings to life are drawn at random. One that is beyond limits is led back towards `arch`, as far
+        as it has to be. Where no such neighbour turns up, `edits` grows, up to a sample of the whole space; in a space of one
+        architecture, that architecture comes back.
 
         Raises:
             ValueError: `arch` is not of this space, or nothing but `arch` was found to keep the constraints.
         """
         self.check(arch)
         active = [choice for choice in self.choices if choice.name in arch and choice.size > 1]
-        for attempt in range(NEIGHBOUR_TRIES):
+        tries = NEIGHBOUR_TRIES_DEAR if self.dear else NEIGHBOUR_TRIES
+        for attempt in range(tries):
             values = dict(arch)
-            for at in rng.permutation(len(active))[: edits + attempt // 25]:
+            for at in rng.permutation(len(active))[: edits + attempt * 4 // tries]:
                 choice = active[at]
                 values[choice.name] = choice.mutate(values[choice.name], rng)
-            child = self._settled(values, rng)
+            child = self._settled(values, rng, arch)
             if child is not None and child != arch:
                 return child
         others = (self.sample(rng) for _ in range(100))
         return next((other for other in others if other != arch), arch)
 
     def crossover(self, a: Architecture, b: Architecture, rng: np.random.Generator) -> Architecture:
-        """A valid architecture that takes each choice from one of the parents; `a` itself if no mix keeps the constraints."""
+        """A valid architecture that takes each choice from one of the parents; `a` itself if no mix keeps the constraints.
+
+        A mix that is beyond limits is led back towards `a`, as far as it has to be.
+        """
         self.check(a)
         self.check(b)
         for _ in range(100):
@@ -167,7 +188,7 @@ class SearchSpace:
                 for choice in self.choices
                 if choice.name in a or choice.name in b
             }
-            child = self._settled(values, rng)
+            child = self._settled(values, rng, a)
             if child is not None:
                 return child
         return a
@@ -198,7 +219,11 @@ class SearchSpace:
                 raise ValueError(
                     f"an architecture of {self.name!r} must keep the rule: {constraint.rule}; got {checked}"
                 )
-        return self._make(self._canonical(checked))
+        return self.described(checked)
+
+    def described(self, values: Values) -> Architecture:
+        """The architecture that a valid description stands for; it is not checked."""
+        return self._make(self._canonical(values))
 
     def check(self, arch: Architecture) -> None:
         """Raise ValueError unless `arch` is an architecture of this space."""
@@ -339,7 +364,41 @@ class SearchSpace:
             first = int(rng.integers(len(sizes))) if self.even_first else 0
             before = sum(sizes[:first])
             for _ in range(TRIES_PER_VALUE):
-                yield before + _below(sizes[first], rng)
+                yield before + below(sizes[first], rng)
+
+    def _drawn_one(self, rng: np.random.Generator, kept: Callable[[Values], bool]) -> Values:
+        """A random description among those that are `kept`, every one equally likely; ValueError if 10,000 are not."""
+        for index in islice(self._drawn(rng), TRIES):
+            values = self._numbering.description(index)
+            if kept(values):
+                return values
+        raise ValueError(
+            f"none of {TRIES} samples of {self.name!r} kept its constraints ({self._rules}); loosen them or narrow the choices"
+        )
+
+    @property
+    def _rules(self) -> str:
+        return "; ".join(constraint.rule for constraint in self.constraints)
+
+    @cached_property
+    def _reach(self) -> Reach | None:
+        """The way to what keeps the limits; None without any."""
+        limits = [constraint for constraint in self.constraints if constraint.beyond is not None]
+        others = [constraint for constraint in self.constraints if constraint.beyond is None]
+        if not limits:
+            return None
+
+        def keeps(values: Values) -> bool:
+            return all(constraint.holds(values) for constraint in others)
+
+        def stands(values: Values) -> bool:
+            return keeps(values) and self._canonical(values) == values
+
+        def drawn(rng: np.random.Generator) -> Iterator[Values]:
+            while True:
+                yield self._drawn_one(rng, stands)
+
+        return Reach(self.choices, limits, keeps, drawn)
 
     def _canonical(self, values: Values) -> Values:
         return self.canonical(dict(values)) if self.canonical else values
@@ -348,14 +407,17 @@ class SearchSpace:
         """Only one description of each architecture does, so keeping these alone makes sampling uniform over architectures."""
         return self.keeps(values) and self._canonical(values) == values
 
-    def _settled(self, values: Values, rng: np.random.Generator) -> Architecture | None:
-        """Drop choices that no longer exist, draw those that now do; None if a constraint is broken."""
-        settled: Values = {}
-        for choice in self.choices:
-            if exists(choice, settled):
-                known = choice.name in values
-                settled[choice.name] = values[choice.name] if known else choice.value(_below(choice.size, rng))
-        return self._make(self._canonical(settled)) if self.keeps(settled) else None
+    def _settled(self, values: Values, rng: np.random.Generator, near: Architecture) -> Architecture | None:
+        """Drop choices that no longer exist, draw those that now do; None if a constraint is broken.
+
+        Where there are limits, what breaks a constraint is led towards `near` instead, which keeps them.
+        """
+        found = settled(self.choices, values, lambda choice: choice.value(below(choice.size, rng)))
+        if not self.keeps(found):
+            if self._reach is None:
+                return None
+            found = self._reach.towards(found, dict(near), rng)
+        return self.described(found)
 
     def _make(self, values: Values) -> Architecture:
         return Architecture(self.name, tuple((c.name, values[c.name]) for c in self.choices if c.name in values))
@@ -392,17 +454,6 @@ class SearchSpace:
             if -1 not in own:
                 values[choice.name] = choice.from_codes(own)
         return values
-
-
-def _below(limit: int, rng: np.random.Generator) -> int:
-    """A uniform integer in [0, limit) for limits of any length."""
-    if limit < 2**63:
-        return int(rng.integers(limit))
-    bits = limit.bit_length()
-    while True:
-        draw = int.from_bytes(rng.bytes((bits + 7) // 8), "little") & ((1 << bits) - 1)
-        if draw < limit:
-            return draw
 
 
 def _normal(choice: Choice, value: object) -> Value:

@@ -13,10 +13,10 @@ import pytest
 from estimators import CostModel, measure_table, peak_memory
 from nas import Study, configure, search
 from nas.scoring.bounds import within
-from nas.scoring.costs import CostScorer, Figures, LatencyScorer
+from nas.scoring.costs import CostScorer, Figures, LatencyScorer, Scorer
 from nas.strategies import STRATEGIES, make_strategy
 from pruners.progress import Progress, silent
-from search_spaces import Architecture, Constraint, make_space
+from search_spaces import Architecture, Constraint, make_space, smallest
 from tests.conformance import visited
 
 
@@ -57,6 +57,67 @@ def test_limits_that_nothing_keeps_are_refused_before_there_is_a_folder(tmp_path
     with pytest.raises(ValueError, match="macs of at most 5"):
         run(tmp_path / "run", space, strategy="random", limits={"macs": 5})
     assert not (tmp_path / "run").exists()
+
+
+class Counted:
+    """A scorer that counts the architectures that it is asked about, each once."""
+
+    def __init__(self, scorer: Scorer) -> None:
+        self.scorer, self.asked = scorer, set[Architecture]()
+
+    def __call__(self, archs: Sequence[Architecture], progress: Progress) -> list[Figures]:
+        self.asked |= set(archs)
+        return self.scorer(archs, progress)
+
+
+@pytest.fixture(scope="module")
+def elastic() -> CostScorer:
+    """Costs of a large space, whose blocks are counted once for all tests."""
+    return CostScorer(make_space("resnet-elastic", choices=["width", "depth", "kernel"], image_size=8))
+
+
+@pytest.mark.parametrize("dear", [False, True])
+@pytest.mark.parametrize("strategy", [name for name, entry in STRATEGIES.items() if not entry.everything])
+def test_a_tight_limit_of_a_large_space_is_kept_without_drawing_until_something_does(
+    elastic: CostScorer, strategy: str, dear: bool
+) -> None:
+    """Of a thousand random architectures none is so near to the smallest one."""
+    space, exact = elastic.space, elastic
+    most = 2 * exact([smallest(space)], silent)[0]["macs"]
+    counted = Counted(exact)
+    allowed = within(space, {"macs": most}, [counted], dear=dear)
+    proposed = visited(make_strategy(strategy, allowed, np.random.default_rng(0)), [10] * 6)
+    assert len(set(proposed)) == len(proposed) == 60
+    assert max(figures["macs"] for figures in exact(proposed, silent)) <= most
+    assert len(counted.asked) < (30 if dear else 200) * len(proposed)
+
+
+def test_a_latency_that_nothing_keeps_is_refused_with_the_nearest_after_few_measurements(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured: list[Architecture] = []
+
+    def of_size(self: LatencyScorer, archs: Sequence[Architecture], progress: Progress) -> list[Figures]:
+        measured.extend(archs)
+        return [{"latency_ms": figures["macs"] / 1e6} for figures in CostScorer(self.space)(archs, silent)]
+
+    monkeypatch.setattr(LatencyScorer, "__call__", of_size)
+    with pytest.raises(
+        ValueError, match=r"was found to have latency_ms of at most 0.001: the nearest is .* latency_ms 0\."
+    ):
+        run(tmp_path / "run", strategy="random", trials=5, limits={"latency_ms": 1e-3})
+    assert 0 < len(measured) < 100
+
+
+@pytest.mark.parametrize("count", [36, 20])
+def test_what_is_measured_is_all_proposed_where_little_is_left(count: int) -> None:
+    space = make_space("resnet20-pooling", image_size=8)
+    times = dict(zip(space.enumerate(), np.random.default_rng(0).permutation(36).tolist(), strict=True))
+    allowed = within(
+        space, {"latency_ms": count - 0.5}, [lambda archs, _: [{"latency_ms": times[a]} for a in archs]], dear=True
+    )
+    proposed = visited(make_strategy("random", allowed, np.random.default_rng(0)), [1] * 40)
+    assert set(proposed) == {arch for arch, ms in times.items() if ms < count} and len(proposed) == count
 
 
 def test_unknown_limits_are_refused() -> None:

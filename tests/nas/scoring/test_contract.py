@@ -110,7 +110,9 @@ def test_what_does_not_fit_is_refused(study: Study) -> None:
     asked = configure(study.space.name, "digits", strategy="one-shot", objectives=["accuracy", "activations"])
     if kept.trains:
         kept.check(asked)
-        with pytest.raises(ValueError, match="has params of at most 1; allow more"):
+        with pytest.raises(
+            ValueError, match="to have params of at most 1: the nearest is .* with params 272,186; allow more"
+        ):
             kept.check_limits({"params": 1})
     else:
         with pytest.raises(ValueError, match="is a trained model: .* got one-shot, 1 and accuracy, activations"):
