@@ -21,6 +21,7 @@ from nas.study.formats import FORMATS
 from nas.supernets import SupernetConfig
 from nas.tasks import class_metrics
 from nas.training import TrainingConfig
+from pruners.allocation import MILLISECONDS
 from search_spaces.core import (
     MOST_SEEDS,
     Part,
@@ -285,8 +286,7 @@ class RunConfig(Part):
 
     @model_validator(mode="after")
     def _latency_has_quiet(self) -> RunConfig:
-        measured = self.latency_table is None and "latency_ms" in (*self.objectives, *self.limits)
-        if measured and self.engine.asynchronous:
+        if self.timed and self.engine.asynchronous:
             raise ValueError(
                 "latency_ms is measured while no worker computes, got `asynchronous`; leave it out, or give a `latency_table`"
             )
@@ -307,6 +307,11 @@ class RunConfig(Part):
         if self.evaluate == LOOP:
             raise ValueError("`storage` is for `nas.search`, and a loop of your own has none; leave it out")
         return self
+
+    @property
+    def timed(self) -> bool:
+        """Whether milliseconds of this machine are an objective or a limit."""
+        return self.latency_table is None and not MILLISECONDS.keys().isdisjoint((*self.objectives, *self.limits))
 
     @property
     def wanted(self) -> tuple[Objective, ...]:

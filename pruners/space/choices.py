@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from pruners.allocation import Limits
 from pruners.groups import Group
+from pruners.space.levels import Levels
 from pruners.surgery import Block, around, inside
 from search_spaces import Categorical, Integer
 from search_spaces.core import Choice, Labels, Value
@@ -15,37 +15,18 @@ DIGITS = "123456789abcdefghijklmnopqrstuvwxyz"
 ABSENT = "-"
 
 
-class Levels(Limits):
-    """Limits that leave of each group what its choice may keep."""
-
-    steps: int
-
-    def removed(self, group: Group, wanted: int) -> int:
-        """The largest number of indices that the choice lets go, of at most `wanted`."""
-        assert isinstance(self.round_to, int)
-        kept = {kept_at(group, step, self.steps, self.round_to) for step in range(1, self.steps + 1)}
-        return group.size - min(number for number in kept if number >= group.size - wanted)
-
-
 def choices_of(
-    groups: Sequence[Group], blocks: Sequence[Block], steps: int, round_to: int, part_of: Block | None = None
+    groups: Sequence[Group], blocks: Sequence[Block], levels: Levels, part_of: Block | None = None
 ) -> Iterator[Choice]:
     """Choices right behind the block that they depend on, so that few conditions are open at once."""
     when: dict[str, tuple[Value, ...]] = {} if part_of is None else {part_of.name: (KEEP,)}
     for group in groups:
         if inside(group, blocks) is part_of:
-            kept = {kept_at(group, step, steps, round_to) for step in range(1, steps + 1)}
-            yield Integer(group.name, tuple(sorted(kept)), when)
+            yield Integer(group.name, tuple(levels.kept(group)), when)
     for block in blocks:
         if around(block, blocks) is part_of:
             yield Categorical(block.name, (LEAVE_OUT, KEEP), when)
-            yield from choices_of(groups, blocks, steps, round_to, block)
-
-
-def kept_at(group: Group, step: int, steps: int, round_to: int) -> int:
-    """So many steps of a group's indices, rounded up to what is aligned."""
-    share = -(-group.size * step // steps)
-    return min(-(-share // round_to) * round_to, group.size)
+            yield from choices_of(groups, blocks, levels, block)
 
 
 def labels_of(choices: Sequence[Choice]) -> Labels:

@@ -42,7 +42,8 @@ from pruners.operators import Axis
 from pruners.progress import Batches, Progress, silent
 from pruners.repair import best_repair, repair_at_once_
 from pruners.result import PruneResult, Summary, count
-from pruners.space.choices import KEEP, LEAVE_OUT, Levels, choices_of, kept_at, labels_of
+from pruners.space.choices import KEEP, LEAVE_OUT, choices_of, labels_of
+from pruners.space.levels import levels_of
 from pruners.surgery import (
     Block,
     Removal,
@@ -82,6 +83,7 @@ class PrunableSpace:
         example_inputs: a tensor, a sequence of positional inputs or a dict of keyword inputs.
         batches, loss: see `pruners.prune`.
         name: of the search space.
+        milliseconds: whether milliseconds of this machine are what it is searched for, so that `round_to` auto is measured.
         progress: called as (name of a long step, done, total).
         settings: of `pruners.config.WidthsConfig`, by keyword; `importance` may be a function as in `pruners.prune`, and `ignore` may
             name blocks too.
@@ -92,6 +94,7 @@ class PrunableSpace:
         groups: those that may lose indices.
         whole: the architecture that the model itself is.
         blocks: name to residual block that may be left out.
+        levels: how many indices of each group may stay; `levels.recorded` is the setting `round_to` that gives them anywhere.
 
     Raises:
         ValueError: if an argument does not fit, or nothing can be removed.
@@ -105,12 +108,13 @@ class PrunableSpace:
         batches: Iterable[Any] | None = None,
         loss: Loss | None = None,
         name: str = "pruned",
+        milliseconds: bool = False,
         progress: Progress = silent,
         **settings: Any,
     ) -> None:
         config = parse(WidthsConfig, nested(WidthsConfig, settings))
         config.importance.check_data(batches is not None)
-        steps, round_to, ignore = config.steps, config.round_to, config.ignore
+        ignore = config.ignore
         model = uncompiled(model)
         self.model, self.tolerance = model, config.tolerance
         self.args, self.kwargs = split_inputs(example_inputs)
@@ -124,6 +128,7 @@ class PrunableSpace:
         self.blocks = {block.name: block for block in blocks if config.depth and not ignored(block, ignore)}
         self._axes = {Axis(1): block for block in self.blocks.values()}
         self.cost = CostModel(self.graph, model)
+        self.levels = levels_of(config, self.graph, free, self.cost, milliseconds)
         data: Any = batches if batches is None or isinstance(batches, Sized) else list(batches)
         self.batches: Batches | None = data
         scoring = config.importance.by_name(data is not None)
@@ -132,24 +137,24 @@ class PrunableSpace:
         self._selection = Selection(
             self.graph, free, model, self.cost.with_blocks(self._axes) if self.of_outputs else self.cost,
             Importance(criterion=scoring.criterion, normalise="none"), "optimal" if self.of_outputs else "global",
-            Levels(steps=steps, round_to=round_to), Evidence(data, loss, config.seed), progress, self._axes if self.of_outputs else {},
+            self.levels, Evidence(data, loss, config.seed), progress, self._axes if self.of_outputs else {},
         )  # fmt: skip
         self.groups = free
         self._before = count(model, self.args, self.kwargs)
         if not self.blocks:
             refuse_nothing(self.found, free)
-        choices = tuple(choices_of(free, list(self.blocks.values()), steps, round_to))
+        choices = tuple(choices_of(free, list(self.blocks.values()), self.levels))
         made_of = {
             "model": fingerprint(self.graph), "weights": _digest(model.state_dict().values()), "seed": config.seed,
             "importance": qualified_name(scoring.criterion), "examples": _digest(tree_leaves(data)),
         }  # fmt: skip
         self.space = SearchSpace(name, choices, labels=labels_of(choices), options=made_of)
-        self.steps, self.round_to = steps, round_to
-        self.whole = self.uniform(steps)
+        self.steps = config.steps
+        self.whole = self.uniform(self.steps)
 
     def uniform(self, step: int) -> Architecture:
         """The architecture in which every block stays and every group keeps the same share of its indices, `step` / `steps`."""
-        kept = {group.name: kept_at(group, step, self.steps, self.round_to) for group in self.groups}
+        kept = {group.name: self.levels.at(group, step) for group in self.groups}
         return self.space.architecture({**dict.fromkeys(self.blocks, KEEP), **kept})
 
     def costs(self, arch: Architecture) -> dict[str, int]:
