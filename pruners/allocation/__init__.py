@@ -14,6 +14,7 @@ from pruners.allocation.allocate import (
 )
 from pruners.allocation.costs import CostModel
 from pruners.allocation.latency import OperatorLatency
+from pruners.allocation.ranks import RankedLayer, ranked_layer
 from pruners.allocation.selection import SCHEDULES, Evidence, Ranking, Rankings, Selection
 from pruners.allocation.targets import (
     ATTEMPTS,
@@ -36,7 +37,7 @@ from pruners.allocation.timing import measured_ms
 __all__ = [
     "ALLOCATIONS", "ATTEMPTS", "COUNTED", "LATENCY", "MILLISECONDS", "ONNX_RUNTIME", "SCHEDULES", "TIGHTER", "Aligned",
     "AlignedLimits", "Alike", "CostModel", "Estimator", "Evidence", "Limits", "Measured", "ModuleForm", "OperatorLatency",
-    "Ranking", "Rankings", "Reading", "Selection", "aligned", "approach", "check_data", "check_reachable", "check_targets",
-    "counted_budgets", "fewest_kept", "importance_lost", "measured_ms", "measured_targets", "multiple", "predicts_latency",
-    "search",
+    "RankedLayer", "Ranking", "Rankings", "Reading", "Selection", "aligned", "approach", "check_data", "check_reachable",
+    "check_targets", "counted_budgets", "fewest_kept", "importance_lost", "measured_ms", "measured_targets", "multiple",
+    "predicts_latency", "ranked_layer", "search",
 ]  # fmt: skip

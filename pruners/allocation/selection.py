@@ -169,7 +169,7 @@ class Selection:
         scores = score_groups(
             self.graph, self.groups, self.importance,
             model=model, keep=keep, batches=watched_batches, loss=self.evidence.loss, seed=self.evidence.seed, moments=moments,
-            bounds=self.evidence.bounds, progress=self.progress, samples=self._samples(3, math.inf),
+            bounds=self.evidence.bounds, progress=self.progress, samples=self.samples(3),
             tell=self.evidence.tell,
         )  # fmt: skip
         gone = {group.name: int((~group.kept(keep)).sum(-1).max()) for group in self.groups if group.axis in keep}
@@ -192,7 +192,7 @@ class Selection:
         assert self.evidence.batches is not None
         trace = self.graph.trace
         runs = model if keep and isinstance(model, GraphModel) else rewrite(Removal(self.graph, keep))
-        samples = self._samples(len(self.blocks) / 2, MOST_SAMPLES)
+        samples = self.samples(len(self.blocks) / 2, MOST_SAMPLES)
         data = like_example(self.evidence.batches, trace)
         held = held_samples(self.evidence.batches)
         why = {"why": "as many as the price of a block takes"} if samples == MOST_SAMPLES else {}
@@ -204,7 +204,7 @@ class Selection:
             damages[name] += sum(damages.values())
         return [Priced(block, axis, damages[block.name]) for axis, block in self.blocks.items()]
 
-    def _samples(self, passes: float, most: float) -> float:
+    def samples(self, passes: float, most: float = math.inf) -> float:
         """How many samples there is work for, if each takes so many passes."""
         trace = self.graph.trace
         leaves = tree_leaves((trace.args, dict(trace.kwargs)))

@@ -2,6 +2,7 @@
 
 from pruners.importance.config import AUTO, Importance, Scoring, check_one_of, qualified_name
 from pruners.importance.criteria import Loss
+from pruners.importance.directions import Directions, direction_damages, known_of
 from pruners.importance.distortion import distortion_curves, placeholder_values
 from pruners.importance.leaving_out import left_out_damages
 from pruners.importance.matrix_form import bounds, is_product, sampled
@@ -12,7 +13,8 @@ from pruners.importance.reconstruction import Moments, made_up, second_moments
 from pruners.importance.score import score_groups
 
 __all__ = [
-    "AUTO", "CRITERIA", "USUAL", "Bounds", "Criterion", "Importance", "Loss", "Measure", "Moments", "Scoring", "Tell", "bounds",
-    "check_one_of", "criterion_entry", "distortion_curves", "held_samples", "is_product", "left_out_damages", "made_up", "pieces",
-    "placeholder_values", "qualified_name", "sampled", "score_groups", "second_moments", "unheard",
+    "AUTO", "CRITERIA", "USUAL", "Bounds", "Criterion", "Directions", "Importance", "Loss", "Measure", "Moments", "Scoring",
+    "Tell", "bounds", "check_one_of", "criterion_entry", "direction_damages", "distortion_curves", "held_samples", "is_product",
+    "known_of", "left_out_damages", "made_up", "pieces", "placeholder_values", "qualified_name", "sampled", "score_groups",
+    "second_moments", "unheard",
 ]  # fmt: skip

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pydantic import Field
+
 from pruners.allocation import AlignedLimits, CostModel, Limits, aligned
 from pruners.config import WidthsConfig, measured_multiple
 from pruners.groups import AxisGraph, Group
@@ -14,11 +16,13 @@ class Levels(AlignedLimits):
         steps: number of steps.
         measured: whether the multiple was measured, not asked for: then it yields in small groups.
         chosen: what was measured, in words; empty where nothing was.
+        ranks: name of a group that is the rank of a layer to what may stay of it.
     """
 
     steps: int
     measured: bool = False
     chosen: str = ""
+    ranks: dict[str, tuple[int, ...]] = Field(default_factory=dict)
 
     def step(self, group: Group) -> int:
         """What kept indices of a group are a multiple of."""
@@ -31,6 +35,8 @@ class Levels(AlignedLimits):
 
     def kept(self, group: Group) -> list[int]:
         """How many indices of a group may stay, ascending."""
+        if group.name in self.ranks:
+            return list(self.ranks[group.name])
         return sorted({self.at(group, step) for step in range(1, self.steps + 1)})
 
     def removed(self, group: Group, wanted: int) -> int:

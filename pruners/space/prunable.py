@@ -30,6 +30,7 @@ from pruners.groups import (
     uncompiled,
 )
 from pruners.importance import (
+    Directions,
     Importance,
     Loss,
     Moments,
@@ -44,18 +45,23 @@ from pruners.repair import best_repair, repair_at_once_
 from pruners.result import PruneResult, Summary, count
 from pruners.space.choices import KEEP, LEAVE_OUT, choices_of, labels_of
 from pruners.space.levels import levels_of
+from pruners.space.ranks import Ranks, rank_name
 from pruners.surgery import (
     Block,
+    Known,
     Removal,
     Surgery,
     configure,
+    dense_layers,
     describe_inputs,
+    factor_,
     fingerprint,
     form_of,
     ignored,
     multiplied,
     removable_blocks,
     serves,
+    truncate_,
     unneeded,
     without_those_that_stay,
 )
@@ -122,13 +128,19 @@ class PrunableSpace:
         self.graph = analyse(model, self.args, self.kwargs)
         self.found = dependency_groups(self.graph)
         every = removable_blocks(self.graph)
-        named = [given for given in ignore if given not in {block.name for block in every}]
+        dense = dense_layers(self.graph, model) if config.low_rank else []
+        of_others = {block.name for block in every} | {rank_name(layer) for layer in dense}
+        named = [given for given in ignore if given not in of_others]
         blocks = without_those_that_stay(every)
         free = prunable(self.found, named, model)
         self.blocks = {block.name: block for block in blocks if config.depth and not ignored(block, ignore)}
         self._axes = {Axis(1): block for block in self.blocks.values()}
         self.cost = CostModel(self.graph, model)
-        self.levels = levels_of(config, self.graph, free, self.cost, milliseconds)
+        levels = levels_of(config, self.graph, free, self.cost, milliseconds)
+        assert isinstance(levels.round_to, int)
+        self.ranks = Ranks.of(self.graph, dense, ignore, config.steps, levels.round_to)
+        self.cost = self.ranks.spare(self.cost)
+        self.levels = levels.model_copy(update={"ranks": self.ranks.kept})
         data: Any = batches if batches is None or isinstance(batches, Sized) else list(batches)
         self.batches: Batches | None = data
         scoring = config.importance.by_name(data is not None)
@@ -140,10 +152,11 @@ class PrunableSpace:
             self.levels, Evidence(data, loss, config.seed), progress, self._axes if self.of_outputs else {},
         )  # fmt: skip
         self.groups = free
+        self._every = [*free, *self.ranks.groups]
         self._before = count(model, self.args, self.kwargs)
-        if not self.blocks:
+        if not self.blocks and not self.ranks.layers:
             refuse_nothing(self.found, free)
-        choices = tuple(choices_of(free, list(self.blocks.values()), self.levels))
+        choices = tuple(choices_of(self._every, list(self.blocks.values()), self.levels))
         made_of = {
             "model": fingerprint(self.graph), "weights": _digest(model.state_dict().values()), "seed": config.seed,
             "importance": qualified_name(scoring.criterion), "examples": _digest(tree_leaves(data)),
@@ -153,8 +166,12 @@ class PrunableSpace:
         self.whole = self.uniform(self.steps)
 
     def uniform(self, step: int) -> Architecture:
-        """The architecture in which every block stays and every group keeps the same share of its indices, `step` / `steps`."""
+        """The architecture in which every block stays and every group keeps the same share of its indices, `step` / `steps`.
+
+        Layers keep their rank.
+        """
         kept = {group.name: self.levels.at(group, step) for group in self.groups}
+        kept |= {group.name: group.size for group in self.ranks.groups}
         return self.space.architecture({**dict.fromkeys(self.blocks, KEEP), **kept})
 
     def costs(self, arch: Architecture) -> dict[str, int]:
@@ -166,7 +183,7 @@ class PrunableSpace:
         _, tensors = unneeded(self.graph.trace, left_out)
         rows = {Axis(1): block for block in left_out if block.rows}
         cost = self.cost.with_blocks(rows).without(nodes, tensors)
-        counts = {**Removal(self.graph, self._keep(arch)).counts, **dict.fromkeys(rows, 0)}
+        counts = {**Removal(self.graph, self._keep(arch)).counts, **dict.fromkeys(rows, 0), **self.ranks.counts(arch)}
         return {"macs": cost.macs(counts), "params": cost.params(counts), "weight_bytes": cost.weight_bytes(counts)}
 
     def damage(self, arch: Architecture) -> float:
@@ -178,7 +195,7 @@ class PrunableSpace:
         self._needs_outputs("damage")
         groups = sum(
             self._lost[group.name][group.size - kept]
-            for group in self.groups
+            for group in self._every
             if isinstance(kept := arch.get(group.name), int)
         )
         return float(groups + sum(self._prices[block.name] for block in self._left_out(arch)))
@@ -197,7 +214,7 @@ class PrunableSpace:
         """
         self._needs_outputs("front")
         known = self._selection.cost.of(cost)
-        fewest = {**fewest_kept(self.groups, self._selection.limits), **dict.fromkeys(self._axes, 0)}
+        fewest = {**fewest_kept(self._every, self.levels), **dict.fromkeys(self._axes, 0)}
         whole, least = math.log(known({})), math.log(max(known(fewest), 1))
 
         def within(budget: float) -> Architecture:
@@ -231,13 +248,12 @@ class PrunableSpace:
         surgery = Surgery(self.model, self.graph, self.found, self.tolerance)
         removal, smaller = surgery.slice(self._keep(arch), self._left_out(arch))
         repair_at_once_(smaller, removal, self._moments)
+        ranks = self.ranks.within(arch, removal.counts)
+        factor_(smaller, truncate_(smaller, ranks, self._known(removal, ranks)))
         if not every_size:
             return smaller
         result = self.build(arch, check=False)
-        now, own = multiplied(smaller.state_dict(), result.plan.folded), result.model.state_dict()
-        for name, tensor in own.items():
-            if (full := result.plan.full_name(name)) in now:
-                tensor.copy_(now[full])
+        _take_(result, smaller)
         return result.model
 
     def repaired(
@@ -252,6 +268,8 @@ class PrunableSpace:
             progress: told how far it is.
         """
         result = self.build(arch, every_size=every_size)
+        if result.plan.ranks:  # of layers that have made up for what was cut before they became two
+            _take_(result, self.candidate(arch))
         words = best_repair(result.model, self.model, result.plan, batches, progress)
         return replace(result, summary=replace(result.summary, chosen={"recover": words}))
 
@@ -272,8 +290,9 @@ class PrunableSpace:
         self.space.check(arch)
         keep, left_out = self._keep(arch), self._left_out(arch)
         surgery = Surgery(self.model, self.graph, self.found, self.tolerance, check)
-        cut = surgery.cut(keep, left_out)
-        proved = surgery.prove(cut, every_size)
+        ranks = self.ranks.within(arch, surgery.removal(keep, left_out).counts)
+        cut = surgery.cut(keep, left_out, ranks)
+        proved = surgery.prove(cut, every_size, self._known(cut.removal, ranks))
         summary = Summary(
             before=self._before,
             after=count(proved.model, self.args, self.kwargs),
@@ -281,7 +300,12 @@ class PrunableSpace:
             difference=proved.difference,
             difference_inside=proved.inside,
             form=cut.built.form,
-            groups={g.name: (g.size, cut.removal.counts[g.axis]) for g in self.groups if g.axis in cut.removal.counts},
+            groups={
+                **{g.name: (g.size, cut.removal.counts[g.axis]) for g in self.groups if g.axis in cut.removal.counts},
+                **{
+                    f"{name}.rank": (self.ranks.layers[f"{name}.rank"].group.size, rank) for name, rank in ranks.items()
+                },
+            },
             unknown=dict(self.graph.unknown),
             configuration=configure(proved.model, self.model, cut.removal),
             reason=cut.built.reason,
@@ -299,7 +323,17 @@ class PrunableSpace:
 
     @cached_property
     def _ranking(self) -> Ranking:
-        return self._selection.rank({}, self.model)
+        found = self._selection.rank({}, self.model)
+        return replace(found, scores={**found.scores, **self.ranks.scores(self._directions)})
+
+    @cached_property
+    def _directions(self) -> Mapping[str, Directions]:
+        """What directions of the outputs of layers are worth, of those whose rank may be chosen."""
+        return self.ranks.measured(self._selection) if self.of_outputs else {}
+
+    def _known(self, removal: Removal, ranks: Mapping[str, int]) -> dict[str, Known]:
+        """What data say of what stays of layers of low rank."""
+        return self.ranks.known(removal, ranks, self._moments, self._directions) if ranks else {}
 
     @cached_property
     def _moments(self) -> Mapping[Node, Moments]:
@@ -311,7 +345,7 @@ class PrunableSpace:
     @cached_property
     def _lost(self) -> dict[str, np.ndarray]:
         """Group name to what the outputs lose with 0, 1, ... of its indices."""
-        return {group.name: importance_lost(curve(scores)) for group, scores in self.scores.items()}
+        return {group.name: importance_lost(curve(self._ranking.scores[group.name])) for group in self._every}
 
     @cached_property
     def _prices(self) -> dict[str, float]:
@@ -327,10 +361,10 @@ class PrunableSpace:
 
     def _within(self, budgets: Mapping[str, float]) -> Architecture:
         """The architecture that loses least within budgets."""
-        chosen = self._selection.choose(self._ranking, budgets)
+        chosen = replace(self._selection, groups=self._every).choose(self._ranking, budgets)
         left_out = {block.name for block in chosen.left_out}
-        kept = {group.name: group.size for group in self.groups}
-        for group in self.groups:
+        kept = {group.name: group.size for group in self._every}
+        for group in self._every:
             if group.axis in chosen.keep:
                 kept[group.name] -= int((~chosen.keep[group.axis]).sum(-1).max())
         return self._of(kept | {name: LEAVE_OUT if name in left_out else KEEP for name in self.blocks})
@@ -354,6 +388,14 @@ class PrunableSpace:
             if kept < group.size:
                 keep[group.axis] = keep_highest(scores, group.size - kept)
         return keep
+
+
+def _take_(result: PruneResult, smaller: nn.Module) -> None:
+    """Give a built model the weights of a candidate of the same architecture."""
+    now, own = multiplied(smaller.state_dict(), result.plan.multiplied), result.model.state_dict()
+    for name, tensor in own.items():
+        if (full := result.plan.full_name(name)) in now:
+            tensor.copy_(now[full])
 
 
 def _digest(values: Iterable[Any]) -> str:

@@ -10,6 +10,16 @@ from pruners.surgery.experts import without_entries
 from pruners.surgery.folding import Factors, multiplied
 from pruners.surgery.huggingface import configure
 from pruners.surgery.lacking import lacks
+from pruners.surgery.low_rank import (
+    FIRST_OF_TWO,
+    Dense,
+    Known,
+    dense_layers,
+    directions,
+    factor_,
+    saving_rank,
+    truncate_,
+)
 from pruners.surgery.masked import Masked, difference, run_example
 from pruners.surgery.module import Built, build, computed_tensors
 from pruners.surgery.plan import PruningPlan, describe_inputs, fingerprint, form_of, remember, unique_state
@@ -20,14 +30,17 @@ from pruners.surgery.served import serves
 from pruners.surgery.stand_in import LeftOut
 
 __all__ = [
+    "FIRST_OF_TWO",
     "Block",
     "Built",
     "Bypassed",
     "Cut",
+    "Dense",
     "Factors",
     "Governed",
     "GraphModel",
     "Keep",
+    "Known",
     "LeftOut",
     "Masked",
     "Proved",
@@ -39,8 +52,11 @@ __all__ = [
     "build",
     "computed_tensors",
     "configure",
+    "dense_layers",
     "describe_inputs",
     "difference",
+    "directions",
+    "factor_",
     "find_again",
     "fingerprint",
     "follow",
@@ -60,9 +76,11 @@ __all__ = [
     "rewrite",
     "rows_left",
     "run_example",
+    "saving_rank",
     "serves",
     "smaller_graph",
     "traced_name",
+    "truncate_",
     "unique_state",
     "unneeded",
     "without_entries",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import nn
@@ -15,6 +16,7 @@ from pruners.surgery.bypass import bypass
 from pruners.surgery.folding import multiply_
 from pruners.surgery.huggingface import configure
 from pruners.surgery.layers import leave_out
+from pruners.surgery.low_rank import low_rank_
 from pruners.surgery.module import cut_module
 from pruners.surgery.plan import OtherModel, PruningPlan, example_inputs, kept_by
 from pruners.surgery.rewrite import GraphModel, Removal, rewrite
@@ -72,13 +74,14 @@ def _first_of(chain: Sequence[PruningPlan], model: nn.Module) -> tuple[int, Remo
 
 
 def smaller_graph(plan: PruningPlan, removal: Removal) -> GraphModel:
-    """The rewritten graph of a plan: what `removal` keeps, without the plan's blocks.
+    """The rewritten graph of a plan: what `removal` keeps, without the plan's blocks, and with two layers of low rank for one.
 
     Raises:
         ValueError: if the plan names a block that the model does not have.
     """
     rewritten = rewrite(removal, plan.least)
     bypass(rewritten, left_out(plan, removal))
+    low_rank_(rewritten, plan.ranks)
     return rewritten
 
 
@@ -97,9 +100,9 @@ def rebuild(plan: PruningPlan, removal: Removal, model: nn.Module) -> nn.Module:
     Raises:
         ValueError: if the plan names a block that the model does not have.
     """
-    graph_model = smaller_graph(plan, removal)
     if plan.form == "graph":
-        return graph_model
+        return smaller_graph(plan, removal)
+    graph_model = smaller_graph(replace(plan, ranks={}), removal)
     multiply_(graph_model, plan.folded)
     changes = attribute_changes(removal, model)
     mended = {name: new for name, new in changes.items() if plan.mended is None or name in plan.mended}
@@ -109,4 +112,5 @@ def rebuild(plan: PruningPlan, removal: Removal, model: nn.Module) -> nn.Module:
     module = cut_module(removal, model, graph_model, mended)
     if plan.blocks:
         module, _ = leave_out(module, removal, left_out(plan, removal), plan.dropped, graph_model)
+    low_rank_(module, plan.ranks, plan.full_name)
     return module
