@@ -52,9 +52,17 @@ class Predicted(Protocol):
 class Spared(Protocol):
     """What a layer of low rank takes less, by an axis of its own: nothing where that keeps all of its indices."""
 
-    node: Node
-    tensor: str
-    axes: frozenset[Axis]
+    @property
+    def node(self) -> Node:
+        """Its operator."""
+
+    @property
+    def tensor(self) -> str:
+        """Its weight."""
+
+    @property
+    def axes(self) -> frozenset[Axis]:
+        """The elementary axes that decide what it costs."""
 
     def factors(self, counts: Counts) -> Any:
         """How many multiply-accumulates for each position, and parameters, it takes more than whole; below 0."""

@@ -155,7 +155,7 @@ def truncate_(
             found[name] = factors = split(weight, ranks[full], known.get(full))
             weight.copy_((factors.second @ factors.first).view_as(weight))
             if bias is not None:
-                bias += factors.shift.to(bias)
+                bias.add_(factors.shift.to(bias))
     return found
 
 
@@ -188,7 +188,8 @@ def _is_plain(part: nn.Module | None) -> bool:
 def _two(layer: nn.Linear | nn.Conv1d | nn.Conv2d, factors: Split) -> nn.Sequential:
     (rank, inputs), outputs, kind = factors.first.shape, len(factors.second), type(layer)
     given: dict[str, Any] = {"device": layer.weight.device, "dtype": layer.weight.dtype}
-    of_kernel, where = (), {}
+    of_kernel: tuple[int, ...] = ()
+    where: dict[str, Any] = {}
     if not isinstance(layer, nn.Linear):
         of_kernel, where = (1,), {"stride": layer.stride, "padding": layer.padding, "dilation": layer.dilation}
     first = nn.utils.skip_init(kind, inputs, rank, *of_kernel, bias=False, **where, **given)
@@ -200,23 +201,24 @@ def _two(layer: nn.Linear | nn.Conv1d | nn.Conv2d, factors: Split) -> nn.Sequent
 
 
 def _factor_graph_(model: GraphModel, factors: Mapping[str, Split]) -> None:
-    """The operator keeps its name, and becomes the second of the two."""
+    """The operator keeps its name, and becomes the second of the two; one that runs again does so every time."""
     named = {f"{name}.weight": name for name in factors}
+    biased = {name: "bias" in model.get_submodule(name)._parameters for name in factors}
+    for name, found in factors.items():
+        model.set_submodule(name, _halves(model.get_submodule(name), found))
     for node in [n for n in model.graph.nodes if n.op == "call_function" and n.target in PRODUCTS]:
         a = arguments(node)
         name = named.get(str(a["weight"].target))
         if name is None:
             continue
-        holder, weight, bias = model.get_submodule(name), a["weight"], a["bias"]
-        model.set_submodule(name, _halves(holder, factors[name]))
         with model.graph.inserting_before(node):
             first = model.graph.get_attr(f"{name}.0.weight")
             second = model.graph.get_attr(f"{name}.1.weight")
-            moved = None if bias is None else model.graph.get_attr(f"{name}.1.bias")
+            moved = model.graph.get_attr(f"{name}.1.bias") if biased[name] else None
             inner = model.graph.call_function(node.target, (a["input"], first, None, *node.args[3:]), {}, "_inner")
         inner.meta.update(nn_module_stack=node.meta.get("nn_module_stack", {}), **{FIRST_OF_TWO: True})
         node.args, node.kwargs = (inner, second, moved), {}
-        for old in (weight, bias):
+        for old in (a["weight"], a["bias"]):
             if old is not None and not old.users:
                 model.graph.erase_node(old)
     model.graph.lint()
