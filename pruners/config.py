@@ -111,6 +111,10 @@ class WidthsConfig(_AnyCut):
         8, help="Numbers of indices to choose from per group: all of them in 1 to so many equal steps, at most 35."
     )
     depth: bool = setting(True, help="Whether residual blocks may be left out.")
+    repeats: bool = setting(
+        False,
+        help="Whether residual blocks may run twice, where what they make can enter them again: more depth, the same weights.",
+    )
     low_rank: bool = setting(
         False,
         help="Whether linear layers and 1x1 convolutions may become two of low rank, a choice of its rank for each.",

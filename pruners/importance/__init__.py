@@ -10,11 +10,12 @@ from pruners.importance.named import CRITERIA, Criterion, criterion_entry
 from pruners.importance.outputs import Measure
 from pruners.importance.passes import USUAL, Bounds, Tell, held_samples, pieces, unheard
 from pruners.importance.reconstruction import Moments, made_up, second_moments
+from pruners.importance.running_again import repeated_damages
 from pruners.importance.score import score_groups
 
 __all__ = [
     "AUTO", "CRITERIA", "USUAL", "Bounds", "Criterion", "Directions", "Importance", "Loss", "Measure", "Moments", "Scoring",
     "Tell", "bounds", "check_one_of", "criterion_entry", "direction_damages", "distortion_curves", "held_samples", "is_product",
-    "known_of", "left_out_damages", "made_up", "pieces", "placeholder_values", "qualified_name", "sampled", "score_groups",
-    "second_moments", "unheard",
+    "known_of", "left_out_damages", "made_up", "pieces", "placeholder_values", "qualified_name", "repeated_damages", "sampled",
+    "score_groups", "second_moments", "unheard",
 ]  # fmt: skip

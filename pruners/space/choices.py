@@ -1,8 +1,8 @@
-"""The choices of a trained model's space: a level for each group, and whether a block stays."""
+"""The choices of a trained model's space: a level for each group, and whether a block stays, or runs twice."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from pruners.groups import Group
 from pruners.space.levels import Levels
@@ -10,23 +10,40 @@ from pruners.surgery import Block, around, inside
 from search_spaces import Categorical, Integer
 from search_spaces.core import Choice, Labels, Value
 
-KEEP, LEAVE_OUT = "keep", "leave out"
+KEEP, LEAVE_OUT, REPEAT = "keep", "leave out", "repeat"
 DIGITS = "123456789abcdefghijklmnopqrstuvwxyz"
 ABSENT = "-"
 
 
 def choices_of(
-    groups: Sequence[Group], blocks: Sequence[Block], levels: Levels, part_of: Block | None = None
+    groups: Sequence[Group],
+    blocks: Sequence[Block],
+    levels: Levels,
+    twice: Collection[str] = (),
+    part_of: Block | None = None,
 ) -> Iterator[Choice]:
-    """Choices right behind the block that they depend on, so that few conditions are open at once."""
-    when: dict[str, tuple[Value, ...]] = {} if part_of is None else {part_of.name: (KEEP,)}
+    """Choices right behind the block that they depend on, so that few conditions are open at once.
+
+    Args:
+        groups: how many of their indices stay.
+        blocks: which stay.
+        levels: of the groups.
+        twice: names of blocks that may run twice.
+        part_of: the block of which they are a part.
+    """
+    when: dict[str, tuple[Value, ...]] = {} if part_of is None else {part_of.name: _there(part_of, twice)}
     for group in groups:
         if inside(group, blocks) is part_of:
             yield Integer(group.name, tuple(levels.kept(group)), when)
     for block in blocks:
         if around(block, blocks) is part_of:
-            yield Categorical(block.name, (LEAVE_OUT, KEEP), when)
-            yield from choices_of(groups, blocks, levels, block)
+            yield Categorical(block.name, (LEAVE_OUT, *_there(block, twice)), when)
+            yield from choices_of(groups, blocks, levels, twice, block)
+
+
+def _there(block: Block, twice: Collection[str]) -> tuple[Value, ...]:
+    """The values of a block's choice with which it is there."""
+    return (KEEP, REPEAT) if block.name in twice else (KEEP,)
 
 
 def labels_of(choices: Sequence[Choice]) -> Labels:

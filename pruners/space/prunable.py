@@ -43,7 +43,7 @@ from pruners.operators import Axis
 from pruners.progress import Batches, Progress, silent
 from pruners.repair import best_repair, repair_at_once_
 from pruners.result import PruneResult, Summary, count
-from pruners.space.choices import KEEP, LEAVE_OUT, choices_of, labels_of
+from pruners.space.choices import KEEP, LEAVE_OUT, REPEAT, choices_of, labels_of
 from pruners.space.levels import levels_of
 from pruners.space.ranks import Ranks, rank_name
 from pruners.surgery import (
@@ -51,6 +51,7 @@ from pruners.surgery import (
     Known,
     Removal,
     Surgery,
+    Twice,
     configure,
     dense_layers,
     describe_inputs,
@@ -60,6 +61,7 @@ from pruners.surgery import (
     ignored,
     multiplied,
     removable_blocks,
+    repeatable,
     serves,
     truncate_,
     unneeded,
@@ -77,8 +79,9 @@ MOMENTS = 128  # samples that second moments are gathered on
 class PrunableSpace:
     """The smaller models inside a model, as a search space whose costs need no building.
 
-    There is a choice per residual block (`keep` or `leave out`) and one per group of indices (how many stay, those with
-    the highest scores). A choice of a group or block that is part of another block exists only while that block stays.
+    There is a choice per residual block (`keep` or `leave out`, with `repeats` also `repeat`: it runs twice), one per group of indices
+    (how many stay, those with the highest scores), and with `low_rank` one per layer for its rank. A choice of what is part of a block
+    exists only while that block is there.
 
     With `batches`, scores say what the outputs lose. So a whole front of architectures is known before any is tried (`front`), what
     each loses is estimated without building it (`damage`), and it is built in a moment, its layers repaired from what one pass over
@@ -134,6 +137,8 @@ class PrunableSpace:
         blocks = without_those_that_stay(every)
         free = prunable(self.found, named, model)
         self.blocks = {block.name: block for block in blocks if config.depth and not ignored(block, ignore)}
+        able = repeatable(self.graph, self.blocks.values()) if config.repeats else []
+        self.repeatable = {twice.block.name: twice for twice in able}
         self._axes = {Axis(1): block for block in self.blocks.values()}
         self.cost = CostModel(self.graph, model)
         levels = levels_of(config, self.graph, free, self.cost, milliseconds)
@@ -156,7 +161,7 @@ class PrunableSpace:
         self._before = count(model, self.args, self.kwargs)
         if not self.blocks and not self.ranks.layers:
             refuse_nothing(self.found, free)
-        choices = tuple(choices_of(self._every, list(self.blocks.values()), self.levels))
+        choices = tuple(choices_of(self._every, list(self.blocks.values()), self.levels, self.repeatable))
         made_of = {
             "model": fingerprint(self.graph), "weights": _digest(model.state_dict().values()), "seed": config.seed,
             "importance": qualified_name(scoring.criterion), "examples": _digest(tree_leaves(data)),
@@ -182,9 +187,11 @@ class PrunableSpace:
         )  # tokens go elsewhere
         _, tensors = unneeded(self.graph.trace, left_out)
         rows = {Axis(1): block for block in left_out if block.rows}
-        cost = self.cost.with_blocks(rows).without(nodes, tensors)
+        again = {Axis(1): twice.block for twice in self._repeated(arch)}
+        cost = self.cost.with_blocks(rows | again).without(nodes, tensors)
         counts = {**Removal(self.graph, self._keep(arch)).counts, **dict.fromkeys(rows, 0), **self.ranks.counts(arch)}
-        return {"macs": cost.macs(counts), "params": cost.params(counts), "weight_bytes": cost.weight_bytes(counts)}
+        macs = cost.macs({**counts, **dict.fromkeys(again, 2)})
+        return {"macs": macs, "params": cost.params(counts), "weight_bytes": cost.weight_bytes(counts)}
 
     def damage(self, arch: Architecture) -> float:
         """What the outputs lose, as far as what each group and block loses adds up: an estimate that runs no model; 0 of the whole.
@@ -198,7 +205,8 @@ class PrunableSpace:
             for group in self._every
             if isinstance(kept := arch.get(group.name), int)
         )
-        return float(groups + sum(self._prices[block.name] for block in self._left_out(arch)))
+        again = sum(self._again[twice.block.name] for twice in self._repeated(arch))
+        return float(groups + sum(self._prices[block.name] for block in self._left_out(arch)) + again)
 
     def front(self, number: int = FRONT, cost: str = "macs") -> list[Architecture]:
         """Architectures from the whole model down, each the one that loses least within a budget, as `damage` says.
@@ -246,7 +254,7 @@ class PrunableSpace:
         """
         self.space.check(arch)
         surgery = Surgery(self.model, self.graph, self.found, self.tolerance)
-        removal, smaller = surgery.slice(self._keep(arch), self._left_out(arch))
+        removal, smaller = surgery.slice(self._keep(arch), self._left_out(arch), self._repeated(arch))
         repair_at_once_(smaller, removal, self._moments)
         ranks = self.ranks.within(arch, removal.counts)
         factor_(smaller, truncate_(smaller, ranks, self._known(removal, ranks)))
@@ -291,7 +299,7 @@ class PrunableSpace:
         keep, left_out = self._keep(arch), self._left_out(arch)
         surgery = Surgery(self.model, self.graph, self.found, self.tolerance, check)
         ranks = self.ranks.within(arch, surgery.removal(keep, left_out).counts)
-        cut = surgery.cut(keep, left_out, ranks)
+        cut = surgery.cut(keep, left_out, ranks, self._repeated(arch))
         proved = surgery.prove(cut, every_size, self._known(cut.removal, ranks))
         summary = Summary(
             before=self._before,
@@ -352,6 +360,13 @@ class PrunableSpace:
         """Name of a block to what the outputs lose without it."""
         return {priced.block.name: priced.damage for priced in self._ranking.blocks}
 
+    @cached_property
+    def _again(self) -> dict[str, float]:
+        """Name of a block to what the outputs lose where it runs twice."""
+        unit = self._ranking.unit
+        found = self._selection.running_again(list(self.repeatable.values())) if self.repeatable else {}
+        return {name: damage / unit for name, damage in found.items()}
+
     def _needs_outputs(self, what: str) -> None:
         if not self.of_outputs:
             raise ValueError(
@@ -379,6 +394,9 @@ class PrunableSpace:
 
     def _left_out(self, arch: Architecture) -> list[Block]:
         return [block for name, block in self.blocks.items() if arch.get(name) == LEAVE_OUT]
+
+    def _repeated(self, arch: Architecture) -> list[Twice]:
+        return [twice for name, twice in self.repeatable.items() if arch.get(name) == REPEAT]
 
     def _keep(self, arch: Architecture) -> dict[Axis, torch.Tensor]:
         keep = {}

@@ -24,6 +24,7 @@ from pruners.surgery.masked import Masked, difference, run_example
 from pruners.surgery.module import Built, build, computed_tensors
 from pruners.surgery.plan import PruningPlan, describe_inputs, fingerprint, form_of, remember, unique_state
 from pruners.surgery.pretrained import load_pretrained
+from pruners.surgery.repeats import Twice, between, repeatable
 from pruners.surgery.replay import follow, left_out, rebuild, replay, smaller_graph
 from pruners.surgery.rewrite import GraphModel, Removal, Scaled, rewrite, traced_name
 from pruners.surgery.served import serves
@@ -48,7 +49,9 @@ __all__ = [
     "Removal",
     "Scaled",
     "Surgery",
+    "Twice",
     "around",
+    "between",
     "build",
     "computed_tensors",
     "configure",
@@ -72,6 +75,7 @@ __all__ = [
     "rebuild",
     "remember",
     "removable_blocks",
+    "repeatable",
     "replay",
     "rewrite",
     "rows_left",

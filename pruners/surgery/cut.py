@@ -13,7 +13,7 @@ from torch import nn
 from pruners.groups import AxisGraph, Group
 from pruners.operators import Axis
 from pruners.surgery.blocks import Block
-from pruners.surgery.bypass import Bypassed, bypass, bypassed_outputs, unneeded
+from pruners.surgery.bypass import Bypassed, bypass, bypassed_outputs, passed_on, unneeded
 from pruners.surgery.every_size import serve_sizes
 from pruners.surgery.factors import prove_factors_, refused_factors
 from pruners.surgery.layers import build_without
@@ -22,6 +22,7 @@ from pruners.surgery.masked import Comparison, needs_copies
 from pruners.surgery.module import Built, build
 from pruners.surgery.plan import PruningPlan, make_plan, remember, remembered
 from pruners.surgery.proof import prove, prove_in, verify
+from pruners.surgery.repeats import Twice, repeat_
 from pruners.surgery.rewrite import GraphModel, Removal, rewrite
 
 WAS_A_MODULE = "the given model, the result of an earlier prune, still was a module"
@@ -36,6 +37,7 @@ class Cut(NamedTuple):
         built: the smaller model.
         comparison: what the masked full model returned; None if nothing is checked, or in another type.
         ranks: name of a layer that is yet to become two to the rank of these.
+        repeated: blocks that run twice.
     """
 
     removal: Removal
@@ -43,6 +45,7 @@ class Cut(NamedTuple):
     built: Built
     comparison: Comparison | None
     ranks: Mapping[str, int] = MappingProxyType({})
+    repeated: Sequence[Twice] = ()
 
 
 class Proved(NamedTuple):
@@ -84,6 +87,7 @@ class Surgery:
         keep: Mapping[Axis, torch.Tensor],
         left_out: Sequence[Block] = (),
         ranks: Mapping[str, int] = MappingProxyType({}),
+        repeated: Sequence[Twice] = (),
     ) -> Cut:
         """Verify that removing equals masking in the graph, and build the smaller model.
 
@@ -91,6 +95,7 @@ class Surgery:
             keep: what stays of each elementary axis.
             left_out: blocks that go as a whole; what `keep` says of indices inside them means nothing.
             ranks: name of a layer that `prove` makes two of to their rank; a module whose forward does not take that becomes a graph.
+            repeated: blocks that run twice, which takes a graph.
 
         Raises:
             ValueError: if the trace is not the model, or removing does not equal masking.
@@ -102,20 +107,24 @@ class Surgery:
         comparison = None
         if self.check and self.check_dtype is None:
             comparison = verify(removal, rewritten, self.groups, self.model, self.tolerance)
-        if not left_out:
+        if repeated:
+            self._change_blocks_(rewritten, left_out, repeated)
+            built = Built(rewritten, "graph", reason="its forward runs each block once")
+        elif not left_out:
             built = build(removal, self.model, rewritten, self.tolerance)
             earlier = remembered(self.model)
             if built.form == "graph" and earlier is not None and earlier.form == "module":
                 built = built._replace(reason=f"{built.reason}; {WAS_A_MODULE}")
         else:
             built = build_without(removal, self.model, rewritten, left_out, self.tolerance)
-            if comparison is not None:
-                comparison = replace(comparison, reference=tuple(bypassed_outputs(removal, left_out)))
+        if comparison is not None and (left_out or repeated):
+            again = [twice.part for twice in repeated]
+            comparison = replace(comparison, reference=tuple(bypassed_outputs(removal, left_out, again)))
         if ranks and built.form == "module":
             plan = PruningPlan("", {}, {}, "module", {}, dropped=built.dropped)
             reason = refused_factors(built.model, ranks, plan.full_name, self.graph.trace, self.tolerance)
             built = built if reason is None else Built(rewritten, "graph", reason=reason)
-        return Cut(removal, tuple(left_out), built, comparison, ranks)
+        return Cut(removal, tuple(left_out), built, comparison, ranks, repeated)
 
     def build(self, keep: Mapping[Axis, torch.Tensor], left_out: Sequence[Block] = ()) -> Built:
         """Build the smaller model without verifying anything; arguments as of `cut`."""
@@ -124,13 +133,21 @@ class Surgery:
             return build(removal, self.model, rewrite(removal), self.tolerance)
         return build_without(removal, self.model, rewrite(removal), left_out, self.tolerance)
 
-    def slice(self, keep: Mapping[Axis, torch.Tensor], left_out: Sequence[Block] = ()) -> tuple[Removal, GraphModel]:
+    def slice(
+        self, keep: Mapping[Axis, torch.Tensor], left_out: Sequence[Block] = (), repeated: Sequence[Twice] = ()
+    ) -> tuple[Removal, GraphModel]:
         """What stays, and the graph of it: the shortest way, without another form, and without a proof; arguments as of `cut`."""
         removal = self.removal(keep, left_out)
         rewritten = rewrite(removal)
+        self._change_blocks_(rewritten, left_out, repeated)
+        return removal, rewritten
+
+    def _change_blocks_(self, rewritten: GraphModel, left_out: Sequence[Block], repeated: Sequence[Twice]) -> None:
+        """Take blocks out of a graph, and let others run twice."""
         if left_out:
             bypass(rewritten, left_out)
-        return removal, rewritten
+        if repeated:
+            repeat_(rewritten, repeated, passed_on(left_out))
 
     def removal(self, keep: Mapping[Axis, torch.Tensor], left_out: Sequence[Block] = ()) -> Removal:
         """What stays of the axes that are not wholly inside blocks that are left out."""
@@ -160,6 +177,7 @@ class Surgery:
         plan = replace(
             plan,
             blocks=left_out,
+            repeated=tuple(twice.block.name for twice in cut.repeated),
             dropped=built.dropped,
             attributes=dict(built.attributes),
             folded=dict(built.folded),
@@ -171,7 +189,8 @@ class Surgery:
             smaller, plan, fixed = served.model, served.plan, served.fixed
         apart, inside = None, None
         if cut.comparison is not None:
-            apart = prove(smaller, Bypassed(removal, cut.left_out), cut.comparison, self.tolerance)
+            masked = Bypassed(removal, cut.left_out, [twice.part for twice in cut.repeated])
+            apart = prove(smaller, masked, cut.comparison, self.tolerance)
             inside = cut.comparison.inside
         elif self.check and self.check_dtype is not None:
             apart, inside = prove_in(self.check_dtype, smaller, self.model, plan, self.graph, self.tolerance)

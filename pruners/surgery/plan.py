@@ -84,6 +84,7 @@ class PruningPlan:
         attributes: in a module, new values of mended attributes whose names do not tell them.
         folded: in a module, what parameters were multiplied by, since the forward computes another constant from a smaller size.
         ranks: name of a layer that became two to how many outputs the first of them has.
+        repeated: names of residual blocks that run twice, in a graph.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", strict=True)
@@ -101,6 +102,7 @@ class PruningPlan:
     attributes: Mapping[str, int | float | Sequence[int]] = field(default_factory=dict)
     folded: Mapping[str, Factors] = field(default_factory=dict)
     ranks: Mapping[str, Rank] = field(default_factory=dict)
+    repeated: Sequence[str] = ()
     version: int = VERSION
     before: Sequence[PruningPlan] = ()
 
