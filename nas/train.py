@@ -15,7 +15,7 @@ from torch import nn
 
 from estimators.latency import load_table
 from nas.data import ImageData
-from nas.pruning import PrunedNetwork, inputs_of, nest
+from nas.pruning import PrunedNetwork, inputs_of, is_pruned, nest, pruned_space
 from nas.runtime import (
     check_trust,
     checkpoint,
@@ -57,6 +57,8 @@ KEYWORDS = keywords(RunConfig)
 ADJUSTABLE = [".".join(path) for keyword in KEYWORDS.values() if keyword.adjustable for path in keyword.paths]
 ALWAYS = [path for path in ADJUSTABLE if not path.startswith(("supernets.", "alone."))]
 """Settings that may change whenever a run goes on; other adjustable ones only until its supernets are trained."""
+ROUND_TO, AUTO = "round_to", "auto"
+"""The option of a trained model's space whose default follows from the objectives."""
 OF_TRAINING = ("space", "data", "task", "supernets", "seed", "device", "bfloat16", "log")
 NOT_TRAINED_BY = [
     name
@@ -147,7 +149,7 @@ def open_run(
         ValueError: the space, the task or the folder do not fit.
     """
     device = resolve_device(config.device)
-    task, space, options = _made(config, space, task)
+    task, space, options = _made(config, folder, space, task)
     contract(space).check(config)
     if task is not None:
         for metric in config.measured:
@@ -182,7 +184,7 @@ def help_train(
     device = resolve_device(config.device)
     with warnings.catch_warnings(), ranks.joined(device), half(config.bfloat16):
         warnings.simplefilter("ignore")
-        task, space, _ = _made(config, space, task)
+        task, space, _ = _made(config, folder, space, task)
         assert task is not None
         study = Study(folder, config, space)
         torch.manual_seed(torch_seed(config.seed, "process", ranks.share().rank))
@@ -196,12 +198,24 @@ def trains_shared(config: RunConfig) -> bool:
 
 
 def _made(
-    config: RunConfig, space: SearchSpace | None, task: Task | None
+    config: RunConfig, folder: Path, space: SearchSpace | None, task: Task | None
 ) -> tuple[Task | None, SearchSpace, dict[str, Any]]:
-    """The task of a run, its space, and the options that the space is made with."""
-    task = task or load_task(config)
-    options = options_for(config.space.name, config.space.options, task) if space is None else dict(space.options)
-    return task, space or build_space(config.space.name, options, task), options
+    """The task of a run, its space, and the options that the space is made with.
+
+    What the widths of a trained model are multiples of is measured once, where milliseconds are searched for, and recorded.
+    """
+    task, name = task or load_task(config), config.space.name
+    if space is not None:
+        return task, space, dict(space.options)
+    options = options_for(name, config.space.options, task)
+    if not is_pruned(name) or not config.timed or options.get(ROUND_TO, AUTO) != AUTO:
+        return task, build_space(name, options, task), options
+    if (folder / "run.yaml").exists():
+        options = {**options, ROUND_TO: read_record(folder)["space"]["options"].get(ROUND_TO, AUTO)}
+        return task, build_space(name, options, task), options
+    space = pruned_space(name, task, milliseconds=True, **options)
+    assert isinstance(space.network, PrunedNetwork)
+    return task, space, {**options, ROUND_TO: space.network.source.levels.recorded}
 
 
 def train_supernets(

@@ -7,13 +7,14 @@ from typing import Annotated, Any, Literal
 import torch
 from pydantic import BeforeValidator
 
-from pruners.allocation import ALLOCATIONS, SCHEDULES, Limits
+from pruners.allocation import ALLOCATIONS, SCHEDULES, Limits, multiple
 from pruners.errors import whole_number
 from pruners.groups import several_names
 from pruners.importance import AUTO, Bounds, Importance, Scoring, check_one_of
 from search_spaces.core import Part, setting
 
 MOST_STEPS = 35  # of a space: a digit each
+MEASURED = "auto:"
 
 
 def _dtype(given: Any) -> str | None:
@@ -28,6 +29,16 @@ def _dtype(given: Any) -> str | None:
 
 def _allocation(given: Any) -> Any:
     return check_one_of("allocation", given, (AUTO, *ALLOCATIONS))
+
+
+def measured_multiple(round_to: Any) -> int | None:
+    """The number in `auto:NUMBER`; None for another setting."""
+    number = str(round_to).removeprefix(MEASURED)
+    return int(number) if str(round_to).startswith(MEASURED) and number.isdecimal() and int(number) else None
+
+
+def _multiple_of_widths(given: Any) -> Any:
+    return given if measured_multiple(given) is not None else multiple(given)
 
 
 def _few_steps(given: Any) -> Any:
@@ -100,7 +111,18 @@ class WidthsConfig(_AnyCut):
         8, help="Numbers of indices to choose from per group: all of them in 1 to so many equal steps, at most 35."
     )
     depth: bool = setting(True, help="Whether residual blocks may be left out.")
+    repeats: bool = setting(
+        False,
+        help="Whether residual blocks may run twice, where what they make can enter them again: more depth, the same weights.",
+    )
+    low_rank: bool = setting(
+        False,
+        help="Whether linear layers and 1x1 convolutions may become two of low rank, a choice of its rank for each.",
+    )
     importance: Scoring = Scoring()
-    round_to: Annotated[int, BeforeValidator(lambda value: whole_number("round_to", value))] = setting(
-        1, help="Kept indices are a multiple of this."
+    round_to: Annotated[int | str, BeforeValidator(_multiple_of_widths)] = setting(
+        "auto",
+        help="Kept indices are a multiple of this, in groups of at least that size. auto: where milliseconds of this machine are an "
+        "objective or a limit, the multiple that it computes channels in, as for `nas prune`; else 1. auto:8 is an auto that was "
+        "measured to be 8.",
     )

@@ -83,13 +83,14 @@ def searchable(prunable: PrunableSpace, task: Task | None = None) -> SearchSpace
     return replace(prunable.space, network=PrunedNetwork((), shape, _scores(returned), prunable, differ))
 
 
-def pruned_space(name: str, task: Task | None = None, **options: Any) -> SearchSpace:
+def pruned_space(name: str, task: Task | None = None, *, milliseconds: bool = False, **options: Any) -> SearchSpace:
     """The search space of a trained model.
 
     Args:
         name: `pruned:MODEL`, of what `nas prune` takes: `module:function`, or a library's model.
         task: what the model is for. Its first example is the model's, where `input` is not given, and criteria pass over some of its
             training examples, without labels; where examples differ in size, those of the size of the model's example.
+        milliseconds: whether they are what is searched for, see `pruners.PrunableSpace`.
         options: `input`, `weights` and `arguments` as for `nas prune`, and settings of `pruners.PrunableSpace`, by keyword.
 
     Raises:
@@ -104,7 +105,8 @@ def pruned_space(name: str, task: Task | None = None, **options: Any) -> SearchS
         sampled = [Batch(batch.inputs) for batch in sample_of(task.train, config.widths.seed)]
         batches = [batch for batch in sampled if _sizes(batch.inputs) == _sizes(example)] or sampled
     widths = {key: value for key, value in options.items() if key in WIDTHS}
-    return searchable(PrunableSpace(model, example, batches=batches, name=name, **widths), task)
+    prunable = PrunableSpace(model, example, batches=batches, name=name, milliseconds=milliseconds, **widths)
+    return searchable(prunable, task)
 
 
 def check_task(model: nn.Module, task: Task, example: Any, name: str) -> None:

@@ -21,8 +21,6 @@ from search_spaces import Architecture, SearchSpace
 
 TAKE_TURNS = 8
 SCORED_IMAGES = 32
-LATENCIES = {"latency_ms": "eager", "onnxruntime_ms": "onnxruntime"}
-"""Measured objectives, and what they are measured in."""
 Figures = dict[str, Any]
 
 
@@ -53,7 +51,7 @@ class LatencyScorer:
         build: the network of an architecture.
         inputs: what it is measured on, see `compare_latency`.
         device: where it runs; ONNX Runtime runs on the CPU.
-        runtime: one of `LATENCIES`' values.
+        runtime: one of `MILLISECONDS`' values.
     """
 
     def __init__(

@@ -63,8 +63,7 @@ def meaning(study: Study, *, trained: bool = False) -> dict[str, Any]:
     }
     if config.evaluate is None:
         found |= {"seed": config.seed, "bfloat16": config.bfloat16}
-    used = (*config.objectives, *config.limits)
-    if "onnxruntime_ms" in used or (config.latency_table is None and "latency_ms" in used):
+    if config.timed:
         found["machine"] = environment()["hardware"]
     if not config.measured:
         return found

@@ -11,8 +11,9 @@ from estimators.latency import load_table
 from nas.objectives import estimates
 from nas.scoring.bounds import Remembered, check_kept, within
 from nas.scoring.contract import contract
-from nas.scoring.costs import LATENCIES, LatencyScorer, NetworkScorer, Scorer, TableScorer
+from nas.scoring.costs import LatencyScorer, NetworkScorer, Scorer, TableScorer
 from nas.study import Study
+from pruners.allocation import MILLISECONDS
 from search_spaces import SearchSpace
 
 MEASURED = {"latency_ms": "measured.jsonl", "onnxruntime_ms": "measured_onnxruntime.jsonl"}
@@ -28,10 +29,10 @@ def cost_scorers(study: Study, device: torch.device) -> list[Scorer]:
         scorers.append(TableScorer(space, load_table(config.latency_table, space)))
     if known := estimates(used, config.hardware):
         scorers.append(Remembered(NetworkScorer(space, known)))
-    for name, runtime in LATENCIES.items():
-        if name in used and (name != "latency_ms" or config.latency_table is None):
-            kept = study.folder / MEASURED[name] if name in config.limits else None
-            scorers.append(Remembered(LatencyScorer(contract(space).timed, space.net.inputs, device, runtime), kept))
+    for name in config.timed:
+        kept = study.folder / MEASURED[name] if name in config.limits else None
+        measured = LatencyScorer(contract(space).timed, space.net.inputs, device, MILLISECONDS[name])
+        scorers.append(Remembered(measured, kept))
     return scorers
 
 

@@ -147,10 +147,12 @@ class _Tuned:
         return None if given is None else Proposal(self._parameters.read(self._checked(given)), (number, given))
 
     def tell(self, token: Any, losses: Floats) -> None:
+        assert self._tuner is not None
         with self._alone():
             self._tuner.receive_trial_result(*token, float(losses[0]))
 
     def drop(self, token: Any, broken: int) -> None:
+        assert self._tuner is not None
         with self._alone():
             self._tuner.trial_end(token[0], False)
 

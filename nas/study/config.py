@@ -22,6 +22,7 @@ from nas.study.worth import WorthConfig
 from nas.supernets import SupernetConfig
 from nas.tasks import class_metrics
 from nas.training import TrainingConfig
+from pruners.allocation import MILLISECONDS
 from search_spaces.core import (
     MOST_SEEDS,
     Part,
@@ -44,7 +45,7 @@ OBJECT = "object"
 """What stands in place of a task's function where the task itself was given."""
 LOOP = "loop"
 """What stands in place of a function that evaluates where a loop of the user's own tells figures."""
-LIMITED = (*METRICS, "latency_ms", "onnxruntime_ms", *ESTIMATES)
+LIMITED = (*METRICS, *MILLISECONDS, *ESTIMATES)
 """What a search may be limited by."""
 WITHOUT_DATA = tuple(name for name in OBJECTIVES if name not in ("accuracy", "activations", *ZERO_COST))
 """Objectives of trained models that need no examples."""
@@ -340,13 +341,10 @@ class RunConfig(Part):
 
     @model_validator(mode="after")
     def _latency_has_quiet(self) -> RunConfig:
-        used = (*self.objectives, *self.limits)
-        by_table = () if self.latency_table is None else ("latency_ms",)
-        measured = [name for name in ("latency_ms", "onnxruntime_ms") if name in used and name not in by_table]
-        if measured and self.engine.asynchronous:
-            table = ", or give a `latency_table`" if measured == ["latency_ms"] else ""
+        if self.timed and self.engine.asynchronous:
+            table = ", or give a `latency_table`" if self.timed == ["latency_ms"] else ""
             raise ValueError(
-                f"{measured[0]} is measured while no worker computes, got `asynchronous`; leave it out{table}"
+                f"{self.timed[0]} is measured while no worker computes, got `asynchronous`; leave it out{table}"
             )
         return self
 
@@ -365,6 +363,13 @@ class RunConfig(Part):
         if self.evaluate == LOOP:
             raise ValueError("`storage` is for `nas.search`, and a loop of your own has none; leave it out")
         return self
+
+    @property
+    def timed(self) -> list[str]:
+        """Milliseconds of this machine that are an objective or a limit, those of a table left out."""
+        used = (*self.objectives, *self.limits)
+        by_table = self.latency_table is not None
+        return [name for name in MILLISECONDS if name in used and not (by_table and name == "latency_ms")]
 
     @property
     def wanted(self) -> tuple[Objective, ...]:

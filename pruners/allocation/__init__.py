@@ -1,6 +1,6 @@
 """How much of each group goes, under budgets."""
 
-from pruners.allocation.alignment import Aligned, aligned
+from pruners.allocation.alignment import Aligned, AlignedLimits, aligned
 from pruners.allocation.alike import Alike, ModuleForm
 from pruners.allocation.allocate import (
     ALLOCATIONS,
@@ -9,10 +9,12 @@ from pruners.allocation.allocate import (
     check_reachable,
     fewest_kept,
     importance_lost,
+    multiple,
     predicts_latency,
 )
 from pruners.allocation.costs import CostModel
 from pruners.allocation.latency import OperatorLatency
+from pruners.allocation.ranks import RankedLayer, ranked_layer
 from pruners.allocation.selection import SCHEDULES, Evidence, Ranking, Rankings, Selection
 from pruners.allocation.targets import (
     ATTEMPTS,
@@ -34,8 +36,8 @@ from pruners.allocation.timing import measured_ms
 
 __all__ = [
     "ALLOCATIONS", "ATTEMPTS", "COUNTED", "LATENCY", "MILLISECONDS", "ONNX_RUNTIME", "SCHEDULES", "TIGHTER", "Aligned",
-    "Alike", "CostModel", "Estimator", "Evidence", "Limits", "Measured", "ModuleForm", "OperatorLatency", "Ranking", "Rankings",
-    "Reading",
-    "Selection", "aligned", "approach", "check_data", "check_reachable", "check_targets", "counted_budgets",
-    "fewest_kept", "importance_lost", "measured_ms", "measured_targets", "predicts_latency", "search",
+    "AlignedLimits", "Alike", "CostModel", "Estimator", "Evidence", "Limits", "Measured", "ModuleForm", "OperatorLatency",
+    "RankedLayer", "Ranking", "Rankings", "Reading", "Selection", "aligned", "approach", "check_data", "check_reachable",
+    "check_targets", "counted_budgets", "fewest_kept", "importance_lost", "measured_ms", "measured_targets", "multiple",
+    "predicts_latency", "ranked_layer", "search",
 ]  # fmt: skip

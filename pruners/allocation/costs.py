@@ -49,6 +49,28 @@ class Predicted(Protocol):
         """The terms of the cost that an elementary axis is in."""
 
 
+class Spared(Protocol):
+    """What a layer of low rank takes less, by an axis of its own: nothing where that keeps all of its indices."""
+
+    @property
+    def node(self) -> Node:
+        """Its operator."""
+
+    @property
+    def tensor(self) -> str:
+        """Its weight."""
+
+    @property
+    def axes(self) -> frozenset[Axis]:
+        """The elementary axes that decide what it costs."""
+
+    def factors(self, counts: Counts) -> Any:
+        """How many multiply-accumulates for each position, and parameters, it takes more than whole; below 0."""
+
+    def positions(self, counts: Counts) -> Any:
+        """How many times the layer is applied."""
+
+
 class CostModel:
     """Costs as sums of products of axis sizes: exact, and cheap enough to be asked thousands of times.
 
@@ -64,6 +86,7 @@ class CostModel:
         self.graph, self.copies = graph, graph.trace.copies
         self.chosen = _chosen(graph)
         self.present: dict[Axis, Block] = {}
+        self.spared: tuple[Spared, ...] = ()
         self._count()
         held = list(model.parameters())
         self.extra_params = sum(p.numel() for p in held) - _total(self.params_terms, {})
@@ -95,17 +118,42 @@ class CostModel:
         more._count()
         return more
 
+    def with_ranks(self, spared: Sequence[Spared]) -> CostModel:
+        """The same costs, in which layers may be of low rank."""
+        more = copy.copy(self)
+        more.spared = tuple(spared)
+        return more
+
     def macs(self, counts: Counts) -> int:
         """Multiply-accumulates on the example inputs when each axis keeps `counts[axis]` indices."""
-        return _total(self.macs_terms, {**self.chosen, **counts}) // self.copies
+        counts = {**self.chosen, **counts}
+        return (_total(self.macs_terms, counts) + self._more("macs", self.spared, counts)) // self.copies
 
     def params(self, counts: Counts) -> int:
         """Entries of all parameters."""
-        return _total(self.params_terms, counts) + self.extra_params
+        return _total(self.params_terms, counts) + self.extra_params + self._more("params", self.spared, counts)
 
     def weight_bytes(self, counts: Counts) -> int:
         """Bytes of all parameters at their own types."""
-        return _total(self.bytes_terms, counts) + self.extra_bytes
+        return _total(self.bytes_terms, counts) + self.extra_bytes + self._more("weight_bytes", self.spared, counts)
+
+    def _more(self, target: str, spared: Iterable[Spared], counts: Counts) -> Any:
+        """What layers of low rank add to a cost, below 0, where they are there."""
+        total = 0
+        for layer in spared:
+            more = layer.factors(counts)
+            if target == "macs":
+                more = more * layer.positions(counts) * (1 if _per_sample(layer.node) else self.copies)
+            elif target == "weight_bytes":
+                more = more * self.graph.trace.tensor(layer.tensor).element_size()
+            for axis in self._around(layer):
+                more = more * count(axis, counts)
+            total = total + more
+        return total
+
+    def _around(self, layer: Spared) -> list[Axis]:
+        """Axes of the blocks that a layer goes with."""
+        return [axis for axis, block in self.present.items() if layer.tensor in block.tensors]
 
     def without(self, nodes: Iterable[Node], tensors: Iterable[str]) -> CostModel:
         """The costs when some operators do not run and some tensors are gone."""
@@ -152,10 +200,16 @@ class CostModel:
             return self.predicted[target].about(axis)
         every = {"macs": self.macs_terms, "params": self.params_terms, "weight_bytes": self.bytes_terms}[target]
         terms = [term for term in every if any(axis in leaves(dim) for dim in term[1])]
+        spared = [layer for layer in self.spared if axis in layer.axes or axis in self._around(layer)]
         axes = frozenset(leaf for _, dims in terms for dim in dims for leaf in leaves(dim))
+        axes = axes.union(*(layer.axes for layer in spared), *map(self._around, spared))
+
+        def cost(counts: Counts) -> Any:
+            return _total(terms, counts) + self._more(target, spared, counts)
+
         if target != "macs":
-            return Part(lambda counts: _total(terms, counts), axes)
-        return Part(lambda counts: _total(terms, {**self.chosen, **counts}) // self.copies, axes)
+            return Part(cost, axes)
+        return Part(lambda counts: cost({**self.chosen, **counts}) // self.copies, axes)
 
 
 def _total(terms: list[Product], counts: Counts) -> int:

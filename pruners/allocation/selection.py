@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import nn
@@ -31,19 +31,20 @@ from pruners.importance import (
     left_out_damages,
     pieces,
     placeholder_values,
+    repeated_damages,
     score_groups,
     second_moments,
     unheard,
 )
 from pruners.operators import Axis
 from pruners.progress import Batches, Progress, silent, watched
-from pruners.surgery import Block, GraphModel, Removal, inside, rewrite
+from pruners.surgery import Block, GraphModel, Removal, Twice, inside, rewrite
 from pruners.tracing import like_example
 
 WORK = 2 * 10**12  # multiply-accumulates that a measurement takes, about
 FEWEST = 4  # samples that it takes at least
 MOST_SAMPLES = 32  # that a block is left out on
-BLOCKS = "blocks left out"
+BLOCKS, TWICE = "blocks left out", "blocks run twice"
 UNSURE = 4.0  # times the usual factor between what was measured and what was estimated
 
 
@@ -92,12 +93,14 @@ class Ranking:
         damages: group name to the damage of losing 0, 1, ... indices, if it is measured.
         gone: group name to how many indices have gone.
         blocks: blocks that may be left out.
+        unit: measured changes of the outputs over their scores.
     """
 
     scores: Mapping[str, torch.Tensor]
     damages: Mapping[str, Damage] | None
     gone: Mapping[str, int]
     blocks: Sequence[Priced] = ()
+    unit: float = 1.0
 
 
 class Rankings(Protocol):
@@ -169,14 +172,14 @@ class Selection:
         scores = score_groups(
             self.graph, self.groups, self.importance,
             model=model, keep=keep, batches=watched_batches, loss=self.evidence.loss, seed=self.evidence.seed, moments=moments,
-            bounds=self.evidence.bounds, progress=self.progress, samples=self._samples(3, math.inf),
+            bounds=self.evidence.bounds, progress=self.progress, samples=self.samples(3),
             tell=self.evidence.tell,
         )  # fmt: skip
         gone = {group.name: int((~group.kept(keep)).sum(-1).max()) for group in self.groups if group.axis in keep}
         if not measured:
             blocks = self._priced(keep, model) if last else []
-            scores, blocks = _commensurate(scores, self.groups, blocks)
-            return Ranking(scores, None, gone, blocks)
+            scores, blocks, unit = _commensurate(scores, self.groups, blocks)
+            return Ranking(scores, None, gone, blocks, unit)
         assert batches is not None
         levels = {group.name: self.limits.levels(group, gone.get(group.name, 0)) for group in self.groups}
         curves = distortion_curves(
@@ -189,22 +192,30 @@ class Selection:
         """What the outputs lose with each block, on as many samples as there is work for."""
         if not self.blocks:
             return []
-        assert self.evidence.batches is not None
-        trace = self.graph.trace
         runs = model if keep and isinstance(model, GraphModel) else rewrite(Removal(self.graph, keep))
-        samples = self._samples(len(self.blocks) / 2, MOST_SAMPLES)
-        data = like_example(self.evidence.batches, trace)
-        held = held_samples(self.evidence.batches)
-        why = {"why": "as many as the price of a block takes"} if samples == MOST_SAMPLES else {}
-        parts = pieces(data, trace, self.evidence.bounds, BLOCKS, silent, samples, held, self.evidence.tell, **why)
-        damages = left_out_damages(
-            runs, list(self.blocks.values()), (part.inputs for part in parts), Measure(trace), self.progress
-        )
+        parts = self._samples_of(BLOCKS, len(self.blocks) / 2)
+        damages = left_out_damages(runs, list(self.blocks.values()), parts, Measure(self.graph.trace), self.progress)
         for name in _staying(list(self.blocks.values()), damages):
             damages[name] += sum(damages.values())
         return [Priced(block, axis, damages[block.name]) for axis, block in self.blocks.items()]
 
-    def _samples(self, passes: float, most: float) -> float:
+    def running_again(self, blocks: Sequence[Twice]) -> dict[str, float]:
+        """What the outputs of the full model lose where one of some blocks runs twice, by its name."""
+        parts = self._samples_of(TWICE, len(blocks))
+        runs = rewrite(Removal(self.graph, {}))
+        return repeated_damages(runs, blocks, parts, Measure(self.graph.trace), self.progress)
+
+    def _samples_of(self, step: str, passes: float) -> Iterator[Sequence[Any]]:
+        """Inputs for a pass that changes one block after another."""
+        assert self.evidence.batches is not None
+        trace, samples = self.graph.trace, self.samples(passes, MOST_SAMPLES)
+        held, why = held_samples(self.evidence.batches), "as many as the price of a block takes"
+        more = {"why": why} if samples == MOST_SAMPLES else {}
+        data = like_example(self.evidence.batches, trace)
+        parts = pieces(data, trace, self.evidence.bounds, step, silent, samples, held, self.evidence.tell, **more)
+        return (part.inputs for part in parts)
+
+    def samples(self, passes: float, most: float = math.inf) -> float:
         """How many samples there is work for, if each takes so many passes."""
         trace = self.graph.trace
         leaves = tree_leaves((trace.args, dict(trace.kwargs)))
@@ -265,8 +276,8 @@ def _fewest(block: Block) -> int:
 
 def _commensurate(
     scores: dict[str, torch.Tensor], groups: Sequence[Group], blocks: Sequence[Priced]
-) -> tuple[dict[str, torch.Tensor], list[Priced]]:
-    """Scores and damages of blocks in one unit.
+) -> tuple[dict[str, torch.Tensor], list[Priced], float]:
+    """Scores and damages of blocks in one unit, and what damages were divided by for that.
 
     What the indices of a group add up to is an estimate of what its block was measured to be worth. It takes outputs as linear and
     positions as independent, so it is off by some factor: by the median of these factors blocks are divided. Where an estimate is off
@@ -281,10 +292,11 @@ def _commensurate(
         if block is not None and block.route is None and whole > 0 and damages[block] > 0:
             factors[group.name] = damages[block] / whole
     if not factors:
-        return scores, list(blocks)
+        return scores, list(blocks), 1.0
     usual = median(factors.values())
     raised = {name: factor / usual for name, factor in factors.items() if factor > UNSURE * usual}
     return (
         {name: values * raised.get(name, 1.0) for name, values in scores.items()},
         [priced._replace(damage=priced.damage / usual) for priced in blocks],
+        usual,
     )

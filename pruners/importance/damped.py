@@ -28,6 +28,16 @@ def damped_inverse(moments: Tensor) -> Tensor:
     return torch.cholesky_inverse(_factor(scaled, RIDGE)) / size[:, None] / size[None, :]
 
 
+def damped_root(moments: Tensor) -> Tensor:
+    """A lower triangle L with L Lᵀ the second moments, with a ridge on each column; shape (Q, Q), float64.
+
+    Raises:
+        ValueError: they are not finite.
+    """
+    scaled, size = _scaled(moments)
+    return _factor(scaled, RIDGE) * size[:, None]
+
+
 def damped_solve(matrices: Tensor, right: Tensor) -> Tensor:
     """Solutions X of A X = B.
 

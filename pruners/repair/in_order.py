@@ -24,7 +24,7 @@ from pruners.repair.recurrent import RECURRENT, Recurrent, repair_recurrent_
 from pruners.repair.scores import Aims, aims_by_scores, scored_layers
 from pruners.repair.solve import Solution, is_exact, solve
 from pruners.repair.task import Task
-from pruners.surgery import GraphModel, Removal
+from pruners.surgery import FIRST_OF_TWO, GraphModel, Removal
 
 aten = torch.ops.aten
 FAR = 2.0  # held-out error, relative to that of the fit, which says that there are too few examples
@@ -108,6 +108,8 @@ class Repair(InStep):
                 continue
             elif not self._are_own([layer.weight, *([layer.bias] if layer.bias is not None else [])]):
                 self.left_out[owner(node)] = "its weights are shared"
+            elif node.meta.get(FIRST_OF_TWO):
+                continue  # the second of them is solved
             elif node.name not in self.whole:
                 self.left_out[layer.name] = "it chooses among fewer experts"
             elif node.name in apart:

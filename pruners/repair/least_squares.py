@@ -91,7 +91,7 @@ def least_squares_(
     _refuse_random(removal)
     rewritten = smaller_graph(plan, removal)
     own = {plan.full_name(name): tensor for name, tensor in smaller.state_dict().items()}
-    rewritten.load_state_dict(multiplied(own, plan.folded, inverse=True), strict=False)
+    rewritten.load_state_dict(multiplied(own, plan.multiplied, inverse=True), strict=False)
     before = copy.deepcopy(rewritten)
     with torch.no_grad():
         found, used = _lanes(removal, ready, max_bytes, last_solved(rewritten))
@@ -104,7 +104,7 @@ def least_squares_(
             return replace(
                 repaired, solved=0, left_out=(*repaired.left_out, f"all other layers ({why})"), more_examples=True
             )
-        now = multiplied(rewritten.state_dict(), plan.folded)
+        now = multiplied(rewritten.state_dict(), plan.multiplied)
         for name in own.keys() & now.keys():
             own[name].copy_(now[name])
     return repaired

@@ -46,9 +46,15 @@ def remap_optimizer(optimizer: Kind, model: nn.Module, result: PruneResult) -> K
 
     Raises:
         ValueError: if the optimiser has parameters that are not the model's, if some state is neither a number nor shaped
-            like its parameter (as Adafactor's factors are), or if the class needs more than its groups to be made.
+            like its parameter (as Adafactor's factors are), if the class needs more than its groups to be made, or if layers became
+            two of low rank.
     """
     model = uncompiled(model)
+    if result.plan.ranks:
+        raise ValueError(
+            f"`result` must hold layers as they were, got {len(result.plan.ranks)} that became two of low rank, of which the optimiser "
+            "knows nothing; make a new one over `result.model.parameters()`."
+        )
     removal = replay(result.plan, model)
     rows = rows_left(left_out(result.plan, removal)) if result.plan.blocks else {}
     parameters = result.model.named_parameters(remove_duplicate=False)

@@ -1,51 +1,49 @@
-"""The choices of a trained model's space: a level for each group, and whether a block stays."""
+"""The choices of a trained model's space: a level for each group, and whether a block stays, or runs twice."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
-from pruners.allocation import Limits
 from pruners.groups import Group
+from pruners.space.levels import Levels
 from pruners.surgery import Block, around, inside
 from search_spaces import Categorical, Integer
 from search_spaces.core import Choice, Labels, Value
 
-KEEP, LEAVE_OUT = "keep", "leave out"
+KEEP, LEAVE_OUT, REPEAT = "keep", "leave out", "repeat"
 DIGITS = "123456789abcdefghijklmnopqrstuvwxyz"
 ABSENT = "-"
 
 
-class Levels(Limits):
-    """Limits that leave of each group what its choice may keep."""
-
-    steps: int
-
-    def removed(self, group: Group, wanted: int) -> int:
-        """The largest number of indices that the choice lets go, of at most `wanted`."""
-        assert isinstance(self.round_to, int)
-        kept = {kept_at(group, step, self.steps, self.round_to) for step in range(1, self.steps + 1)}
-        return group.size - min(number for number in kept if number >= group.size - wanted)
-
-
 def choices_of(
-    groups: Sequence[Group], blocks: Sequence[Block], steps: int, round_to: int, part_of: Block | None = None
+    groups: Sequence[Group],
+    blocks: Sequence[Block],
+    levels: Levels,
+    twice: Collection[str] = (),
+    part_of: Block | None = None,
 ) -> Iterator[Choice]:
-    """Choices right behind the block that they depend on, so that few conditions are open at once."""
-    when: dict[str, tuple[Value, ...]] = {} if part_of is None else {part_of.name: (KEEP,)}
+    """Choices right behind the block that they depend on, so that few conditions are open at once.
+
+    Args:
+        groups: how many of their indices stay.
+        blocks: which stay.
+        levels: of the groups.
+        twice: names of blocks that may run twice.
+        part_of: the block of which they are a part.
+    """
+    when: dict[str, tuple[Value, ...]] = {} if part_of is None else {part_of.name: _there(part_of, twice)}
     for group in groups:
         if inside(group, blocks) is part_of:
-            kept = {kept_at(group, step, steps, round_to) for step in range(1, steps + 1)}
-            yield Integer(group.name, tuple(sorted(kept)), when)
+            yield Integer(group.name, tuple(levels.kept(group)), when)
     for block in blocks:
         if around(block, blocks) is part_of:
-            yield Categorical(block.name, (LEAVE_OUT, KEEP), when, "depth")
-            yield from choices_of(groups, blocks, steps, round_to, block)
+            yield Categorical(block.name, (LEAVE_OUT, *_there(block, twice)), when, "depth")
+            yield from choices_of(groups, blocks, levels, twice, block)
 
 
-def kept_at(group: Group, step: int, steps: int, round_to: int) -> int:
-    """So many steps of a group's indices, rounded up to what is aligned."""
-    share = -(-group.size * step // steps)
-    return min(-(-share // round_to) * round_to, group.size)
+def _there(block: Block, twice: Collection[str]) -> tuple[Value, ...]:
+    """The values of a block's choice with which it is there."""
+    return (KEEP, REPEAT) if block.name in twice else (KEEP,)
 
 
 def labels_of(choices: Sequence[Choice]) -> Labels:

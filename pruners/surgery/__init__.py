@@ -10,24 +10,38 @@ from pruners.surgery.experts import without_entries
 from pruners.surgery.folding import Factors, multiplied
 from pruners.surgery.huggingface import configure
 from pruners.surgery.lacking import lacks
+from pruners.surgery.low_rank import (
+    FIRST_OF_TWO,
+    Dense,
+    Known,
+    dense_layers,
+    directions,
+    factor_,
+    saving_rank,
+    truncate_,
+)
 from pruners.surgery.masked import Masked, difference, run_example
 from pruners.surgery.module import Built, build, computed_tensors
 from pruners.surgery.plan import PruningPlan, describe_inputs, fingerprint, form_of, remember, unique_state
 from pruners.surgery.pretrained import load_pretrained
+from pruners.surgery.repeats import Twice, between, repeatable
 from pruners.surgery.replay import follow, left_out, rebuild, replay, smaller_graph
 from pruners.surgery.rewrite import GraphModel, Removal, Scaled, rewrite, traced_name
 from pruners.surgery.served import serves
 from pruners.surgery.stand_in import LeftOut
 
 __all__ = [
+    "FIRST_OF_TWO",
     "Block",
     "Built",
     "Bypassed",
     "Cut",
+    "Dense",
     "Factors",
     "Governed",
     "GraphModel",
     "Keep",
+    "Known",
     "LeftOut",
     "Masked",
     "Proved",
@@ -35,12 +49,17 @@ __all__ = [
     "Removal",
     "Scaled",
     "Surgery",
+    "Twice",
     "around",
+    "between",
     "build",
     "computed_tensors",
     "configure",
+    "dense_layers",
     "describe_inputs",
     "difference",
+    "directions",
+    "factor_",
     "find_again",
     "fingerprint",
     "follow",
@@ -56,13 +75,16 @@ __all__ = [
     "rebuild",
     "remember",
     "removable_blocks",
+    "repeatable",
     "replay",
     "rewrite",
     "rows_left",
     "run_example",
+    "saving_rank",
     "serves",
     "smaller_graph",
     "traced_name",
+    "truncate_",
     "unique_state",
     "unneeded",
     "without_entries",

@@ -16,7 +16,7 @@ from pruners.surgery.masked import Masked
 from pruners.surgery.packed import cut_rows, kept_rows
 from pruners.surgery.rewrite import GraphModel, Removal, traced_name
 from pruners.surgery.sums import argument
-from pruners.tracing import Trace
+from pruners.tracing import Repeated, Trace
 
 aten = torch.ops.aten
 
@@ -127,15 +127,19 @@ def _silence(model: GraphModel, logits: Node, entries: Sequence[int]) -> None:
 
 
 class Bypassed(Masked):
-    """The masked full graph without some blocks: their sums hand on what stays, and what only they need does not run."""
+    """The masked full graph without some blocks: their sums hand on what stays, and what only they need does not run.
 
-    def __init__(self, removal: Removal, blocks: Iterable[Block]) -> None:
+    Parts of it may run again on their own result.
+    """
+
+    def __init__(self, removal: Removal, blocks: Iterable[Block], repeated: Iterable[Repeated] = ()) -> None:
         super().__init__(removal)
         self.unchosen = not_chosen(blocks)
         self.sources = passed_on(blocks)
         self.needed = needed_nodes(list(self.graph.nodes), self.sources)
         if self.sources:
             self.user_to_last_uses = self._last_uses()
+        self.repeat(repeated)
 
     def run_node(self, node: Node) -> Any:
         """Run one operator, or hand on what a bypassed sum gets from its source."""
@@ -158,8 +162,10 @@ class Bypassed(Masked):
         return uses
 
 
-def bypassed_outputs(removal: Removal, blocks: Iterable[Block]) -> list[torch.Tensor]:
-    """What the masked full graph returns on the example inputs when some blocks pass on their source."""
+def bypassed_outputs(
+    removal: Removal, blocks: Iterable[Block], repeated: Iterable[Repeated] = ()
+) -> list[torch.Tensor]:
+    """What the masked full graph returns on the example inputs when some blocks pass on their source, and parts run again."""
     with torch.no_grad():
-        *_, (_, value) = Bypassed(removal, blocks).steps(list(removal.graph.trace.values().values()))
+        *_, (_, value) = Bypassed(removal, blocks, repeated).steps(list(removal.graph.trace.values().values()))
     return tensors_in(removal.graph.trace.returned(value))

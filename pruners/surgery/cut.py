@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import NamedTuple
 
 import torch
@@ -12,13 +13,16 @@ from torch import nn
 from pruners.groups import AxisGraph, Group
 from pruners.operators import Axis
 from pruners.surgery.blocks import Block
-from pruners.surgery.bypass import Bypassed, bypass, bypassed_outputs, unneeded
+from pruners.surgery.bypass import Bypassed, bypass, bypassed_outputs, passed_on, unneeded
 from pruners.surgery.every_size import serve_sizes
+from pruners.surgery.factors import prove_factors_, refused_factors
 from pruners.surgery.layers import build_without
+from pruners.surgery.low_rank import Known
 from pruners.surgery.masked import Comparison, needs_copies
 from pruners.surgery.module import Built, build
 from pruners.surgery.plan import PruningPlan, make_plan, remember, remembered
 from pruners.surgery.proof import prove, prove_in, verify
+from pruners.surgery.repeats import Twice, repeat_
 from pruners.surgery.rewrite import GraphModel, Removal, rewrite
 
 WAS_A_MODULE = "the given model, the result of an earlier prune, still was a module"
@@ -32,12 +36,16 @@ class Cut(NamedTuple):
         left_out: blocks that are left out.
         built: the smaller model.
         comparison: what the masked full model returned; None if nothing is checked, or in another type.
+        ranks: name of a layer that is yet to become two to the rank of these.
+        repeated: blocks that run twice.
     """
 
     removal: Removal
     left_out: Sequence[Block]
     built: Built
     comparison: Comparison | None
+    ranks: Mapping[str, int] = MappingProxyType({})
+    repeated: Sequence[Twice] = ()
 
 
 class Proved(NamedTuple):
@@ -74,12 +82,20 @@ class Surgery:
     check: bool = True
     check_dtype: torch.dtype | None = None
 
-    def cut(self, keep: Mapping[Axis, torch.Tensor], left_out: Sequence[Block] = ()) -> Cut:
+    def cut(
+        self,
+        keep: Mapping[Axis, torch.Tensor],
+        left_out: Sequence[Block] = (),
+        ranks: Mapping[str, int] = MappingProxyType({}),
+        repeated: Sequence[Twice] = (),
+    ) -> Cut:
         """Verify that removing equals masking in the graph, and build the smaller model.
 
         Args:
             keep: what stays of each elementary axis.
             left_out: blocks that go as a whole; what `keep` says of indices inside them means nothing.
+            ranks: name of a layer that `prove` makes two of to their rank; a module whose forward does not take that becomes a graph.
+            repeated: blocks that run twice, which takes a graph.
 
         Raises:
             ValueError: if the trace is not the model, or removing does not equal masking.
@@ -91,16 +107,24 @@ class Surgery:
         comparison = None
         if self.check and self.check_dtype is None:
             comparison = verify(removal, rewritten, self.groups, self.model, self.tolerance)
-        if not left_out:
+        if repeated:
+            self._change_blocks_(rewritten, left_out, repeated)
+            built = Built(rewritten, "graph", reason="its forward runs each block once")
+        elif not left_out:
             built = build(removal, self.model, rewritten, self.tolerance)
             earlier = remembered(self.model)
             if built.form == "graph" and earlier is not None and earlier.form == "module":
                 built = built._replace(reason=f"{built.reason}; {WAS_A_MODULE}")
-            return Cut(removal, (), built, comparison)
-        built = build_without(removal, self.model, rewritten, left_out, self.tolerance)
-        if comparison is not None:
-            comparison = replace(comparison, reference=tuple(bypassed_outputs(removal, left_out)))
-        return Cut(removal, left_out, built, comparison)
+        else:
+            built = build_without(removal, self.model, rewritten, left_out, self.tolerance)
+        if comparison is not None and (left_out or repeated):
+            again = [twice.part for twice in repeated]
+            comparison = replace(comparison, reference=tuple(bypassed_outputs(removal, left_out, again)))
+        if ranks and built.form == "module":
+            plan = PruningPlan("", {}, {}, "module", {}, dropped=built.dropped)
+            reason = refused_factors(built.model, ranks, plan.full_name, self.graph.trace, self.tolerance)
+            built = built if reason is None else Built(rewritten, "graph", reason=reason)
+        return Cut(removal, tuple(left_out), built, comparison, ranks, repeated)
 
     def build(self, keep: Mapping[Axis, torch.Tensor], left_out: Sequence[Block] = ()) -> Built:
         """Build the smaller model without verifying anything; arguments as of `cut`."""
@@ -109,13 +133,21 @@ class Surgery:
             return build(removal, self.model, rewrite(removal), self.tolerance)
         return build_without(removal, self.model, rewrite(removal), left_out, self.tolerance)
 
-    def slice(self, keep: Mapping[Axis, torch.Tensor], left_out: Sequence[Block] = ()) -> tuple[Removal, GraphModel]:
+    def slice(
+        self, keep: Mapping[Axis, torch.Tensor], left_out: Sequence[Block] = (), repeated: Sequence[Twice] = ()
+    ) -> tuple[Removal, GraphModel]:
         """What stays, and the graph of it: the shortest way, without another form, and without a proof; arguments as of `cut`."""
         removal = self.removal(keep, left_out)
         rewritten = rewrite(removal)
+        self._change_blocks_(rewritten, left_out, repeated)
+        return removal, rewritten
+
+    def _change_blocks_(self, rewritten: GraphModel, left_out: Sequence[Block], repeated: Sequence[Twice]) -> None:
+        """Take blocks out of a graph, and let others run twice."""
         if left_out:
             bypass(rewritten, left_out)
-        return removal, rewritten
+        if repeated:
+            repeat_(rewritten, repeated, passed_on(left_out))
 
     def removal(self, keep: Mapping[Axis, torch.Tensor], left_out: Sequence[Block] = ()) -> Removal:
         """What stays of the axes that are not wholly inside blocks that are left out."""
@@ -123,11 +155,14 @@ class Surgery:
         inside = {group.axis for group in self.groups if gone.issuperset(member.tensor for member in group.members)}
         return Removal(self.graph, {axis: kept for axis, kept in keep.items() if axis not in inside})
 
-    def prove(self, cut: Cut, every_size: bool = True) -> Proved:
+    def prove(self, cut: Cut, every_size: bool = True, known: Mapping[str, Known] = MappingProxyType({})) -> Proved:
         """Let a graph serve what the model does, and prove that the smaller model returns what the masked one does.
+
+        Layers become two last: then it is proved that both return what one does whose weight is their product.
 
         Args:
             cut: of this model.
+            known: what data say of layers that become two, by name.
             every_size: let a graph serve every size of the inputs that the model allows, which takes another trace and proof; else
                 it serves any batch of the example's sizes.
 
@@ -142,6 +177,7 @@ class Surgery:
         plan = replace(
             plan,
             blocks=left_out,
+            repeated=tuple(twice.block.name for twice in cut.repeated),
             dropped=built.dropped,
             attributes=dict(built.attributes),
             folded=dict(built.folded),
@@ -151,11 +187,18 @@ class Surgery:
         if built.form == "graph" and isinstance(smaller, GraphModel):
             served = serve_sizes(removal, smaller, plan, self.model, self.tolerance, self.check, every_size)
             smaller, plan, fixed = served.model, served.plan, served.fixed
-        remember(smaller, plan)
+        apart, inside = None, None
         if cut.comparison is not None:
-            apart = prove(smaller, Bypassed(removal, cut.left_out), cut.comparison, self.tolerance)
-            return Proved(smaller, plan, apart, cut.comparison.inside, fixed)
-        if self.check and self.check_dtype is not None:
+            masked = Bypassed(removal, cut.left_out, [twice.part for twice in cut.repeated])
+            apart = prove(smaller, masked, cut.comparison, self.tolerance)
+            inside = cut.comparison.inside
+        elif self.check and self.check_dtype is not None:
             apart, inside = prove_in(self.check_dtype, smaller, self.model, plan, self.graph, self.tolerance)
-            return Proved(smaller, plan, apart, inside, fixed)
-        return Proved(smaller, plan, None, None, fixed)
+        if cut.ranks:
+            plan = replace(plan, ranks=dict(cut.ranks))
+            of_factors = prove_factors_(
+                smaller, cut.ranks, known, plan.full_name, self.graph.trace, self.tolerance if self.check else None
+            )
+            apart = None if apart is None else max(apart, of_factors)
+        remember(smaller, plan)
+        return Proved(smaller, plan, apart, inside, fixed)

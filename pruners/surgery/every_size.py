@@ -17,6 +17,7 @@ from pruners.surgery.bypass import bypassed_outputs
 from pruners.surgery.masked import difference, run_example
 from pruners.surgery.plan import PruningPlan, fingerprint, kept_by
 from pruners.surgery.proof import verify
+from pruners.surgery.repeats import named_repeats
 from pruners.surgery.replay import left_out, smaller_graph
 from pruners.surgery.rewrite import GraphModel, Removal, rewrite
 from pruners.tracing import Trace, trace
@@ -174,13 +175,17 @@ def prove_at(sizes: Mapping[str, int], served: Served, model: nn.Module, toleran
         smaller = smaller_graph(served.plan, removal)
         if smaller.code != served.model.code:
             raise ValueError(f"a graph must be the same at every size, got another at {dict(sizes)}.")
-        whole = rewrite(removal) if served.plan.blocks else smaller
+        of_blocks = served.plan.blocks or served.plan.repeated
+        whole = rewrite(removal) if of_blocks else smaller
         verify(removal, whole, dependency_groups(removal.graph), model, tolerance)
-        if served.plan.blocks:
-            masked = bypassed_outputs(removal, left_out(served.plan, removal))
+        if of_blocks:
+            again = [twice.part for twice in named_repeats(removal.graph, served.plan.repeated)]
+            masked = bypassed_outputs(removal, left_out(served.plan, removal), again)
             apart = difference(run_example(smaller, removal.graph.trace), masked)
             if apart > tolerance:
-                raise ValueError(f"leaving out must equal bypassing, got a difference of {apart:.2g} at {dict(sizes)}.")
+                raise ValueError(
+                    f"leaving out must equal bypassing, and repeating running again, got a difference of {apart:.2g} at {dict(sizes)}."
+                )
 
 
 def _least(served: Served, model: nn.Module, tolerance: float) -> dict[str, int]:

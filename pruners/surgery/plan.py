@@ -21,9 +21,11 @@ from pruners.operators import Axis, operator
 from pruners.surgery.folding import Factors
 from search_spaces.core import LARGEST_INPUT, MOST_DIMENSIONS, check_json, quoted
 
-VERSION = 5  # 2 knew no inputs in lists, tuples and dicts, 3 no free sizes but the batch, 4 no plans before it and no dropped layers
-READABLE = (2, 3, 4, VERSION)
+# 2 knew no inputs in lists, tuples and dicts, 3 no free sizes but the batch, 4 no plans before it and no dropped layers, 5 no ranks
+VERSION = 6
+READABLE = (2, 3, 4, 5, VERSION)
 Index = Annotated[int, Field(ge=0)]
+Rank = Annotated[int, Field(ge=1)]
 REMEMBERED = "_pruned_by"  # where a model holds the plan that made it
 
 
@@ -81,6 +83,8 @@ class PruningPlan:
         dropped: names of the layers that went from their list in a module; those behind them have other names there.
         attributes: in a module, new values of mended attributes whose names do not tell them.
         folded: in a module, what parameters were multiplied by, since the forward computes another constant from a smaller size.
+        ranks: name of a layer that became two to how many outputs the first of them has.
+        repeated: names of residual blocks that run twice, in a graph.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", strict=True)
@@ -97,6 +101,8 @@ class PruningPlan:
     dropped: Sequence[str] = ()
     attributes: Mapping[str, int | float | Sequence[int]] = field(default_factory=dict)
     folded: Mapping[str, Factors] = field(default_factory=dict)
+    ranks: Mapping[str, Rank] = field(default_factory=dict)
+    repeated: Sequence[str] = ()
     version: int = VERSION
     before: Sequence[PruningPlan] = ()
 
@@ -104,6 +110,16 @@ class PruningPlan:
     def chain(self) -> tuple[PruningPlan, ...]:
         """The plans from the original model to the smaller one, this one last, each without any before it."""
         return tuple(replace(step, before=()) for step in (*self.before, self))
+
+    @property
+    def multiplied(self) -> dict[str, Factors]:
+        """`folded` by the names that parameters have once layers are two."""
+        return {self.name_of(name): factors for name, factors in self.folded.items()}
+
+    def name_of(self, tensor: str) -> str:
+        """What a parameter of the full model is called where its layer may have become two: that which its outputs come from."""
+        layer, _, key = tensor.rpartition(".")
+        return f"{layer}.1.{key}" if layer in self.ranks else tensor
 
     def full_name(self, name: str) -> str:
         """What a tensor or module of the smaller model is called in the full one."""

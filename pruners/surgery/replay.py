@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import nn
@@ -11,12 +12,14 @@ from torch.utils import _pytree as pytree
 from pruners.groups import dependency_groups, tie_axes, uncompiled
 from pruners.surgery.attributes import alike, attribute, attribute_changes
 from pruners.surgery.blocks import Block, named_blocks
-from pruners.surgery.bypass import bypass
+from pruners.surgery.bypass import bypass, passed_on
 from pruners.surgery.folding import multiply_
 from pruners.surgery.huggingface import configure
 from pruners.surgery.layers import leave_out
+from pruners.surgery.low_rank import low_rank_
 from pruners.surgery.module import cut_module
 from pruners.surgery.plan import OtherModel, PruningPlan, example_inputs, kept_by
+from pruners.surgery.repeats import named_repeats, repeat_
 from pruners.surgery.rewrite import GraphModel, Removal, rewrite
 from pruners.tracing import trace
 
@@ -72,13 +75,16 @@ def _first_of(chain: Sequence[PruningPlan], model: nn.Module) -> tuple[int, Remo
 
 
 def smaller_graph(plan: PruningPlan, removal: Removal) -> GraphModel:
-    """The rewritten graph of a plan: what `removal` keeps, without the plan's blocks.
+    """The rewritten graph of a plan: what `removal` keeps, without some blocks, with others twice, and with layers of low rank.
 
     Raises:
         ValueError: if the plan names a block that the model does not have.
     """
     rewritten = rewrite(removal, plan.least)
-    bypass(rewritten, left_out(plan, removal))
+    gone = left_out(plan, removal)
+    bypass(rewritten, gone)
+    repeat_(rewritten, named_repeats(removal.graph, plan.repeated), passed_on(gone))
+    low_rank_(rewritten, plan.ranks)
     return rewritten
 
 
@@ -97,9 +103,9 @@ def rebuild(plan: PruningPlan, removal: Removal, model: nn.Module) -> nn.Module:
     Raises:
         ValueError: if the plan names a block that the model does not have.
     """
-    graph_model = smaller_graph(plan, removal)
     if plan.form == "graph":
-        return graph_model
+        return smaller_graph(plan, removal)
+    graph_model = smaller_graph(replace(plan, ranks={}), removal)
     multiply_(graph_model, plan.folded)
     changes = attribute_changes(removal, model)
     mended = {name: new for name, new in changes.items() if plan.mended is None or name in plan.mended}
@@ -109,4 +115,5 @@ def rebuild(plan: PruningPlan, removal: Removal, model: nn.Module) -> nn.Module:
     module = cut_module(removal, model, graph_model, mended)
     if plan.blocks:
         module, _ = leave_out(module, removal, left_out(plan, removal), plan.dropped, graph_model)
+    low_rank_(module, plan.ranks, plan.full_name)
     return module

@@ -67,7 +67,7 @@ def test_plans_of_the_version_before_are_read(tmp_path: Path) -> None:
     result = prune(nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 3)), FINE, {"macs": 0.5})
     result.save(tmp_path)
     plan = json.loads((tmp_path / "plan.json").read_text())
-    assert plan["version"] == 5
+    assert plan["version"] == 6
     (tmp_path / "plan.json").write_text(
         json.dumps(
             {**{name: plan[name] for name in plan if name not in ("every_size", "least", "before")}, "version": 3}
@@ -75,9 +75,11 @@ def test_plans_of_the_version_before_are_read(tmp_path: Path) -> None:
     )
     loaded = load(tmp_path, nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 3)))
     assert torch.equal(loaded(FINE), result.model(FINE))
-    for version in (1, 6):
+    for version in (1, 7):
         (tmp_path / "plan.json").write_text(json.dumps({**plan, "version": version}))
-        with pytest.raises(ValueError, match=f"plan version must be 2 or 3 or 4 or 5, got {version}; save it again"):
+        with pytest.raises(
+            ValueError, match=f"plan version must be 2 or 3 or 4 or 5 or 6, got {version}; save it again"
+        ):
             load(tmp_path, Neck())
 
 
