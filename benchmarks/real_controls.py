@@ -112,13 +112,14 @@ def drop_by_damage(model: nn.Module, batches: Sequence[Any], met: Met) -> nn.Mod
 
 def drop_evenly(model: nn.Module, batches: Sequence[Any], met: Met) -> nn.Module:
     """Keep layers at equal distances, the first and the last among them, as many as the target allows."""
+    return first_met((evenly(model, n) for n in range(len(layers(model)) - 1, 0, -1)), met)
+
+
+def evenly(model: nn.Module, n: int) -> nn.Module:
+    """A copy with n layers at equal distances, the first and the last among them."""
     names = layers(model)
-
-    def keeping(n: int) -> nn.Module:
-        kept = set(np.linspace(0, len(names) - 1, n).round().astype(int).tolist())
-        return without(model, [name for i, name in enumerate(names) if i not in kept])
-
-    return first_met((keeping(n) for n in range(len(names) - 1, 0, -1)), met)
+    kept = set(np.linspace(0, len(names) - 1, n).round().astype(int).tolist())
+    return without(model, [name for i, name in enumerate(names) if i not in kept])
 
 
 def first_met(models: Any, met: Met) -> nn.Module:
