@@ -32,8 +32,6 @@ from estimators import count
 from nas.tasks import Task, task
 
 EXAMPLES, CHOSEN = 1000, 200
-LEAST = 0.15
-"""Share of the macs, below which members of a front are not measured."""
 EXAMPLE = MODELS["minilm"].example
 
 
@@ -60,19 +58,14 @@ def docstrings_alike(seed: int) -> Task:
     )  # fmt: skip
 
 
-def measured(left: float) -> bool:
-    """Whether a member of a front is measured, by the share of the macs that is left."""
-    return LEAST <= left < 1
-
-
 def by_search(seed: int, options: argparse.Namespace) -> Iterator[Step]:
     space = "pruned:benchmarks.real_language:minilm"
     study = searched(space, docstrings_alike(seed), seed, options, ("cosine", "macs"))
-    yield from found_members(study, sentences(EXAMPLES, seed), "cosine", options.members, measured)
+    yield from found_members(study, sentences(EXAMPLES, seed), "cosine", options)
 
 
 def estimated(seed: int, options: argparse.Namespace) -> Iterator[Step]:
-    return first_members(minilm(), EXAMPLE(), sentences(EXAMPLES, seed), seed, options.members, measured)
+    return first_members(minilm(), EXAMPLE(), sentences(EXAMPLES, seed), seed, options)
 
 
 def left_out(even: bool) -> Callable[[int, argparse.Namespace], Iterator[Step]]:
@@ -98,7 +91,7 @@ def macs(model: nn.Module) -> int:
 
 
 def main() -> None:
-    options = study_options(__doc__, METHODS, trials=40).parse_args()
+    options = study_options(__doc__, METHODS, trials=40, left=(0.15, 1)).parse_args()
     whole = macs(minilm())
 
     def measure(model: nn.Module) -> Figures:

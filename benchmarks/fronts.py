@@ -52,8 +52,10 @@ class Table:
 # --- a study ---
 
 
-def study_options(description: str | None, methods: Iterable[str], trials: int) -> argparse.ArgumentParser:
-    """The options that every study of a front has."""
+def study_options(
+    description: str | None, methods: Iterable[str], trials: int, left: tuple[float, float]
+) -> argparse.ArgumentParser:
+    """The options that every study of a front has, with the usual trials and shares of the macs of its own."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder to write, or to go on with")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="where run folders of searches stay")
@@ -61,6 +63,7 @@ def study_options(description: str | None, methods: Iterable[str], trials: int) 
     parser.add_argument("--methods", nargs="+", choices=list(methods), default=list(methods))
     parser.add_argument("--trials", type=int, default=trials, help="of each search")
     parser.add_argument("--members", type=int, default=6, help="of each front that are repaired and measured, at most")
+    parser.add_argument("--left", type=float, nargs=2, default=left, help="shares of the macs between which they are")
     return parser
 
 
@@ -181,31 +184,27 @@ def searched(
     return study
 
 
-def found_members(
-    study: Study, batches: list[Any], metric: str, most: int, keep: Callable[[float], bool]
-) -> Iterator[Step]:
+def found_members(study: Study, batches: list[Any], metric: str, options: argparse.Namespace) -> Iterator[Step]:
     """Rows of a front: its members, repaired as they leave a search.
 
     Args:
         study: a finished search.
         batches: examples of the repair.
         metric: what the search went by; stands in the rows as `validation`.
-        most: members, at equal distances in the logarithm of macs.
-        keep: whether a member is measured, by the share of the macs that is left.
+        options: of `study_options`; they say which members.
     """
-    space = study.space.network.source  # type: ignore[union-attr]
-    worth = {row["architecture"]: float(row[metric]) for row in study.front.to_dict("records")}
-    archs = {study.find(key): value for key, value in worth.items()}
-    for arch in thinned(space, list(archs), most, keep):
-        yield member(space, arch, batches, study.space.network.every_size, {"validation": archs[arch]})  # type: ignore[union-attr]
+    network: Any = study.space.network
+    worth = {study.find(row["architecture"]): float(row[metric]) for row in study.front.to_dict("records")}
+    for arch in thinned(network.source, list(worth), options):
+        yield member(network.source, arch, batches, network.every_size, {"validation": worth[arch]})
 
 
 def first_members(
-    model: nn.Module, example: Any, batches: list[Any], seed: int, most: int, keep: Callable[[float], bool]
+    model: nn.Module, example: Any, batches: list[Any], seed: int, options: argparse.Namespace
 ) -> Iterator[Step]:
     """Rows of the front that a search of a trained model starts from, see `found_members`."""
     space = PrunableSpace(model, example, batches=batches, seed=seed)
-    for arch in thinned(space, space.front(), most, keep):
+    for arch in thinned(space, space.front(), options):
         yield member(space, arch, batches)
 
 
@@ -221,15 +220,16 @@ def member(
     return Step({"label": space.space.label(arch)}, make)
 
 
-def thinned(
-    space: PrunableSpace, archs: Sequence[Architecture], most: int, keep: Callable[[float], bool]
-) -> list[Architecture]:
-    """Those to keep that are nearest to so many equal steps in the logarithm of macs, the largest first."""
-    whole = space.costs(space.whole)["macs"]
-    left = {arch: space.costs(arch)["macs"] / whole for arch in archs}
-    kept = sorted((arch for arch in archs if keep(left[arch])), key=lambda arch: -left[arch])
-    if len(kept) <= most:
+def thinned(space: PrunableSpace, archs: Sequence[Architecture], options: argparse.Namespace) -> list[Architecture]:
+    """Those smaller than the model, nearest to equal steps in the logarithm of macs, the largest first.
+
+    There are at most `options.members`, and between `options.left` of the macs.
+    """
+    whole, (low, high) = space.costs(space.whole)["macs"], options.left
+    left = {arch: space.costs(arch)["macs"] / whole for arch in archs if arch != space.whole}
+    kept = sorted((arch for arch in left if low <= left[arch] <= high), key=lambda arch: -left[arch])
+    if len(kept) <= options.members:
         return kept
     logs = np.log([left[arch] for arch in kept])
-    steps = np.linspace(logs[0], logs[-1], most)
+    steps = np.linspace(logs[0], logs[-1], options.members)
     return [kept[at] for at in dict.fromkeys(int(np.abs(logs - step).argmin()) for step in steps)]

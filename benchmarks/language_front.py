@@ -45,19 +45,14 @@ def docstrings_to_go_on(seed: int) -> Task:
     return language_modelling(parts[0], validation=parts[1], test=parts[2], name=f"docstrings-{seed}")
 
 
-def measured(left: float) -> bool:
-    """Whether a member of a front is measured, by the share of the macs that is left."""
-    return 0.45 <= left < 0.95
-
-
 def by_search(seed: int, options: argparse.Namespace) -> Iterator[Step]:
     space = "pruned:benchmarks.real_language:smollm2"
     study = searched(space, docstrings_to_go_on(seed), seed, options, ("perplexity", "macs"))
-    yield from found_members(study, sequences(EXAMPLES, seed), "perplexity", options.members, measured)
+    yield from found_members(study, sequences(EXAMPLES, seed), "perplexity", options)
 
 
 def estimated(seed: int, options: argparse.Namespace) -> Iterator[Step]:
-    return first_members(REAL.load(), REAL.example(), sequences(EXAMPLES, seed), seed, options.members, measured)
+    return first_members(REAL.load(), REAL.example(), sequences(EXAMPLES, seed), seed, options)
 
 
 def left_out(way: Callable[..., nn.Module]) -> Callable[[int, argparse.Namespace], Iterator[Step]]:
@@ -78,7 +73,7 @@ METHODS = {
 
 
 def main() -> None:
-    options = study_options(__doc__, METHODS, trials=24).parse_args()
+    options = study_options(__doc__, METHODS, trials=24, left=(0.45, 0.95)).parse_args()
     model, example = REAL.load(), REAL.example()
 
     def measure(smaller: nn.Module) -> Figures:

@@ -32,14 +32,7 @@ from pruners import prune
 
 TIMES = (1.2, 1.5, 2.0, 2.5, 3.0, 4.0)
 EXAMPLES = 1000
-WIDEST = 4.5
-"""Times fewer macs, beyond which members of a front are not measured."""
 EXAMPLE = torch.zeros(1, 3, 32, 32)
-
-
-def measured(left: float) -> bool:
-    """Whether a member of a front is measured, by the share of the macs that is left."""
-    return 1 / WIDEST <= left < 1
 
 
 def by_search(seed: int, options: argparse.Namespace) -> Iterator[Step]:
@@ -47,11 +40,11 @@ def by_search(seed: int, options: argparse.Namespace) -> Iterator[Step]:
         "pruned:examples.cifar_resnet:resnet56", cifar(), seed, options, ("accuracy", "macs"), input="1x3x32x32",
         weights=str(data_folder().parent / "weights" / WEIGHTS["resnet56"]),
     )  # fmt: skip
-    yield from found_members(study, images(EXAMPLES, seed), "accuracy", options.members, measured)
+    yield from found_members(study, images(EXAMPLES, seed), "accuracy", options)
 
 
 def estimated(seed: int, options: argparse.Namespace) -> Iterator[Step]:
-    return first_members(resnet("resnet56"), EXAMPLE, images(EXAMPLES, seed), seed, options.members, measured)
+    return first_members(resnet("resnet56"), EXAMPLE, images(EXAMPLES, seed), seed, options)
 
 
 def pruned(seed: int, options: argparse.Namespace) -> Iterator[Step]:
@@ -82,7 +75,7 @@ def macs(model: nn.Module) -> float:
 
 
 def main() -> None:
-    options = study_options(__doc__, METHODS, trials=60).parse_args()
+    options = study_options(__doc__, METHODS, trials=60, left=(1 / 4.5, 1)).parse_args()
     whole = macs(resnet("resnet56"))
 
     def measure(model: nn.Module) -> dict[str, Any]:

@@ -33,8 +33,6 @@ from pruners import prune
 
 REAL = MODELS["crnn"]
 EXAMPLES, CHOSEN = 400, 300
-LEAST = 0.15
-"""Share of the macs, below which members of a front are not measured."""
 TARGETS: tuple[dict[str, float], ...] = (
     {"macs": 0.75}, {"macs": 0.5}, {"macs": 0.35}, {"macs": 0.25}, {"onnxruntime_ms": 0.75}, {"onnxruntime_ms": 0.5},
 )  # fmt: skip
@@ -56,19 +54,14 @@ def words_to_read(seed: int) -> Task:
     )  # fmt: skip
 
 
-def measured(left: float) -> bool:
-    """Whether a member of a front is measured, by the share of the macs that is left."""
-    return LEAST <= left < 1
-
-
 def by_search(seed: int, options: argparse.Namespace) -> Iterator[Step]:
     space = "pruned:benchmarks.real_pictures:crnn"
     study = searched(space, words_to_read(seed), seed, options, ("exact", "macs"))
-    yield from found_members(study, REAL.examples(EXAMPLES, seed), "exact", options.members, measured)
+    yield from found_members(study, REAL.examples(EXAMPLES, seed), "exact", options)
 
 
 def estimated(seed: int, options: argparse.Namespace) -> Iterator[Step]:
-    return first_members(REAL.load(), REAL.example(), REAL.examples(EXAMPLES, seed), seed, options.members, measured)
+    return first_members(REAL.load(), REAL.example(), REAL.examples(EXAMPLES, seed), seed, options)
 
 
 def pruned(seed: int, options: argparse.Namespace) -> Iterator[Step]:
@@ -84,7 +77,7 @@ METHODS = {"search": by_search, "prune": pruned, "estimated": estimated}
 
 
 def main() -> None:
-    options = study_options(__doc__, METHODS, trials=40).parse_args()
+    options = study_options(__doc__, METHODS, trials=40, left=(0.15, 1)).parse_args()
     model, example = REAL.load(), REAL.example()
 
     def measure(smaller: nn.Module) -> Figures:

@@ -11,11 +11,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 from torch import nn
 
-from benchmarks import fronts
+from benchmarks import fronts, result_tables
 from benchmarks.fronts import Clock, Running, Step, Table, carry_out, first_members, searched, study_options, thinned
 from nas.tasks import regression
 from pruners import PrunableSpace
@@ -32,9 +33,21 @@ def examples() -> torch.Tensor:
 
 @pytest.fixture
 def options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> argparse.Namespace:
-    given = ["--out", str(tmp_path / "out"), "--runs", str(tmp_path / "runs"), "--seeds", "0", "1", "--trials", "6"]
+    given = [
+        "--out",
+        str(tmp_path / "out"),
+        "--runs",
+        str(tmp_path / "runs"),
+        "--seeds",
+        "0",
+        "1",
+        "--trials",
+        "6",
+        "--members",
+        "2",
+    ]
     monkeypatch.setattr(sys, "argv", ["a_front", *given])
-    return study_options("A study.", ["one", "two"], trials=40).parse_args()
+    return study_options("A study.", ["one", "two"], trials=40, left=(0, 1)).parse_args()
 
 
 def test_a_row_that_is_there_is_not_made_again(options: argparse.Namespace) -> None:
@@ -105,13 +118,17 @@ def test_members_stand_at_equal_distances_from_the_first_to_the_last() -> None:
     space = PrunableSpace(net(), torch.zeros(1, 6), batches=[examples()], steps=16)
     front = space.front()
     whole = space.costs(space.whole)["macs"]
-    left = [space.costs(arch)["macs"] / whole for arch in front]
-    inside = sorted((part for part in left if part < 1), reverse=True)
-    found = [space.costs(arch)["macs"] / whole for arch in thinned(space, front, 3, lambda part: part < 1)]
-    assert len(inside) > 3 and len(found) == 3 and (found[0], found[-1]) == (inside[0], inside[-1])
+    left = {arch: space.costs(arch)["macs"] / whole for arch in front}
+    inside = sorted((part for part in left.values() if part < 1), reverse=True)
+
+    def found(members: int, low: float, high: float) -> list[float]:
+        return [left[arch] for arch in thinned(space, front, argparse.Namespace(members=members, left=(low, high)))]
+
+    few = found(3, 0, 1)
+    assert len(inside) > 3 and len(few) == 3 and (few[0], few[-1]) == (inside[0], inside[-1])
     middle = (math.log(inside[0]) + math.log(inside[-1])) / 2
-    assert found[1] == min(inside, key=lambda part: abs(math.log(part) - middle))
-    assert thinned(space, front, 99, lambda part: part < 1) == [arch for arch in front if arch != space.whole]
+    assert few[1] == min(inside, key=lambda part: abs(math.log(part) - middle))
+    assert found(99, 0, 1) == inside and found(99, inside[2], inside[1]) == inside[1:3]
 
 
 def test_a_search_is_logged_once_and_its_members_are_repaired(options: argparse.Namespace) -> None:
@@ -124,9 +141,31 @@ def test_a_search_is_logged_once_and_its_members_are_repaired(options: argparse.
     (line,) = (options.out / "searches.jsonl").read_text().splitlines()
     row = json.loads(line)
     assert row["trials"] == len(study.trials) == 6 and row["trials_a_minute"] > 0 and 0 < row["outside_models"] < 1
-    steps = list(fronts.found_members(study, [x], "rmse", 2, lambda left: left < 1))
+    steps = list(fronts.found_members(study, [x], "rmse", options))
     assert 0 < len(steps) <= 2
     model, found = steps[-1].make()
     assert model(x).shape == (64, 4) and found["validation"] > 0 and found["damage"] > 0
-    first = next(iter(first_members(net(), x[:1], [x], 0, 2, lambda left: left < 1)))
+    first = next(iter(first_members(net(), x[:1], [x], 0, options)))
     assert set(first.key) == {"label"} and first.make()[1]["damage"] > 0
+
+
+def test_a_table_says_what_the_front_has_at_the_cost_of_a_control(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = pd.DataFrame(
+        [
+            {"seed": 0, "method": "estimated", "times": 2.0, "accuracy": 10.0},
+            {"seed": 0, "method": "search", "times": 4.0, "accuracy": 60.0},
+            {"seed": 0, "method": "search", "times": 1.0, "accuracy": 80.0},
+            {"seed": 0, "method": "prune", "times": 2.0, "accuracy": 66.0},
+            {"seed": 0, "method": "prune", "times": 5.0, "accuracy": 50.0},
+            {"seed": 1, "method": "torch-pruning", "times": 2.0, "accuracy": 65.0},
+        ]
+    )
+    monkeypatch.setattr(result_tables, "read", lambda path: rows)
+    table = result_tables.front("pretrained_front")
+    cells = [tuple(row) for row in table.to_numpy().tolist()]
+    assert cells == [
+        ("front of a search", 0, "1.00", "80.0", ""), ("front of a search", 0, "4.00", "60.0", ""),
+        ("front that a search starts from", 0, "2.00", "10.0", ""),
+        ("pruned once per budget", 0, "2.00", "66.0", "70.0"), ("pruned once per budget", 0, "5.00", "50.0", ""),
+        ("Torch-Pruning, once per budget", 1, "2.00", "65.0", ""),
+    ]  # fmt: skip
