@@ -16,6 +16,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from benchmarks.result_tables import (
+    FRONT_WAYS,
+    FRONTS,
     PLACEMENTS,
     REAL,
     REAL_METRICS,
@@ -25,6 +27,7 @@ from benchmarks.result_tables import (
     WAYS,
     before,
     filled,
+    front_rows,
     ranking,
     read,
     real_rows,
@@ -156,6 +159,25 @@ def real_models() -> Figure:
     axis.set(ylabel="kept of the dense model's (%)", ylim=(0, 104))
     axis.grid(axis="x", visible=False)
     figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    return figure
+
+
+def front_lines(study: str) -> Figure:
+    """What members of a front and their controls are worth against their cost, a line for each way and seed."""
+    rows, (_, (cost, title, _), metrics) = front_rows(study), FRONTS[study]
+    figure, axes = panels(len(metrics), 4.0)
+    styles = dict(zip(FRONT_WAYS, ("o-", "s-", "^--", "v--", "D--", "X:"), strict=True))
+    colours = dict(zip(FRONT_WAYS, (BLUE, GREEN, ORANGE, PURPLE, DARK, GREY), strict=True))
+    for axis, (metric, (name, _)) in zip(axes, metrics.items(), strict=True):
+        for (way, seed), own in rows.groupby(["method", "seed"], sort=False):
+            label = FRONT_WAYS[way] if seed == rows["seed"].min() else None
+            axis.plot(own[cost], own[metric], styles[way], color=colours[way], ms=5.5, lw=1.3, label=label)
+        axis.set(xlabel=title, ylabel=name)
+        if cost == "left":
+            axis.xaxis.set_major_formatter("{x:.0%}")
+            axis.invert_xaxis()
+    handles, names = axes[0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=3)
     return figure
 
 
@@ -370,6 +392,8 @@ DRAWN: dict[str, Callable[[], Figure]] = {
     "prune-resnet20": lambda: pruning("resnet20", (40, 72), (86, 88)),
     "without-data": data_free,
     "real": real_models,
+    "pretrained-front": lambda: front_lines("pretrained_front"),
+    "encoder-front": lambda: front_lines("encoder_front"),
     "zoo": whole_zoo,
     "half-latency": latency,
     "lever": knapsack,

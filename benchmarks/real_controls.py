@@ -70,24 +70,37 @@ def without(model: nn.Module, names: Sequence[str]) -> nn.Module:
     return smaller
 
 
-def harm(model: nn.Module, smaller: nn.Module, batches: Sequence[Any]) -> float:
-    """How much worse a smaller model is on the first batches, summed."""
+Judge = Callable[[Tensor], Tensor]  # outputs of a smaller model on one batch to how much worse they are
+
+
+def judges(model: nn.Module, batches: Sequence[Any]) -> list[tuple[Any, Judge]]:
+    """The first batches, each with how outputs are judged on it; the model runs on each once.
+
+    That is the loss on the next tokens of a model that predicts them, else the mean square of what became of outputs not padded.
+    """
     with torch.no_grad():
-        return sum(worse(run(model, inputs), run(smaller, inputs), model, inputs).item() for inputs in batches[:JUDGED])
+        return [(inputs, judge(run(model, inputs), model, inputs)) for inputs in batches[:JUDGED]]
 
 
-def worse(full: Tensor, found: Tensor, model: nn.Module, inputs: Any) -> Tensor:
-    """The loss on the next tokens of a model that predicts them; else the mean square of what became of outputs not padded."""
+def judge(full: Tensor, model: nn.Module, inputs: Any) -> Judge:
     if isinstance(inputs, dict) and full.shape[-1] == getattr(getattr(model, "config", None), "vocab_size", None):
-        return nn.functional.cross_entropy(found[:, :-1].flatten(0, 1), inputs["input_ids"][:, 1:].flatten())
+        tokens = inputs["input_ids"][:, 1:].flatten()
+        return lambda found: nn.functional.cross_entropy(found[:, :-1].flatten(0, 1), tokens)
     mask = inputs["attention_mask"][..., None] if isinstance(inputs, dict) else torch.ones(())
     mask = mask.expand_as(full)
-    return ((found - full).square() * mask).sum() / mask.sum()
+    return lambda found: ((found - full).square() * mask).sum() / mask.sum()
+
+
+def harm(smaller: nn.Module, judged: Sequence[tuple[Any, Judge]]) -> float:
+    """How much worse a smaller model is on the judged batches, summed."""
+    with torch.no_grad():
+        return sum(worse(run(smaller, inputs)).item() for inputs, worse in judged)
 
 
 def by_damage(model: nn.Module, batches: Sequence[Any]) -> list[str]:
     """Layers by the harm of leaving out each alone, the least harmful first."""
-    harms = {name: harm(model, without(model, [name]), batches) for name in layers(model)}
+    judged = judges(model, batches)
+    harms = {name: harm(without(model, [name]), judged) for name in layers(model)}
     return sorted(harms, key=lambda name: harms[name])
 
 
@@ -99,13 +112,14 @@ def drop_by_damage(model: nn.Module, batches: Sequence[Any], met: Met) -> nn.Mod
 
 def drop_evenly(model: nn.Module, batches: Sequence[Any], met: Met) -> nn.Module:
     """Keep layers at equal distances, the first and the last among them, as many as the target allows."""
+    return first_met((evenly(model, n) for n in range(len(layers(model)) - 1, 0, -1)), met)
+
+
+def evenly(model: nn.Module, n: int) -> nn.Module:
+    """A copy with n layers at equal distances, the first and the last among them."""
     names = layers(model)
-
-    def keeping(n: int) -> nn.Module:
-        kept = set(np.linspace(0, len(names) - 1, n).round().astype(int).tolist())
-        return without(model, [name for i, name in enumerate(names) if i not in kept])
-
-    return first_met((keeping(n) for n in range(len(names) - 1, 0, -1)), met)
+    kept = set(np.linspace(0, len(names) - 1, n).round().astype(int).tolist())
+    return without(model, [name for i, name in enumerate(names) if i not in kept])
 
 
 def first_met(models: Any, met: Met) -> nn.Module:

@@ -65,9 +65,14 @@ def embeddings(model: nn.Module) -> Tensor:
     found = []
     with torch.no_grad():
         for batch in encoded(texts, similar=False):  # one length, as some graphs serve no other
-            hidden, mask = model(**batch)[0], batch["attention_mask"][..., None]
-            found.append(torch.nn.functional.normalize((hidden * mask).sum(1) / mask.sum(1), dim=-1))
+            found.append(pooled(model(**batch)[0], batch["attention_mask"]))
     return torch.cat(found)
+
+
+def pooled(hidden: Tensor, mask: Tensor) -> Tensor:
+    """Unit vectors (batch, width): means of hidden states (batch, tokens, width) over the tokens of a mask (batch, tokens)."""
+    mask = mask[..., None]
+    return nn.functional.normalize((hidden * mask).sum(1) / mask.sum(1), dim=-1)
 
 
 @cache

@@ -190,6 +190,15 @@ def test_layers_go_by_the_harm_that_their_absence_does() -> None:
     assert len(model.layers) == model.config.num_hidden_layers == 4
 
 
+def test_the_full_model_is_run_once_on_each_judged_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, seen = Stack([0.5, 0.1, 0.9, 0.2]), []
+    run = real_controls.run
+    monkeypatch.setattr(real_controls, "run", lambda net, x: seen.append(len(net.layers)) or run(net, x))
+    batches = data(8 * (real_controls.JUDGED + 1), 0)
+    real_controls.by_damage(model, batches)
+    assert sorted(seen, reverse=True) == [4] * real_controls.JUDGED + [3] * 4 * real_controls.JUDGED
+
+
 def test_even_distances_keep_the_first_and_the_last_layer() -> None:
     model = Stack([float(i) for i in range(12)])
     smaller = real_controls.drop_evenly(model, [], lambda m: len(m.layers) <= 4)
@@ -219,7 +228,7 @@ def test_padding_does_no_harm() -> None:
 
     mask = torch.tensor([[1.0, 1, 0], [1, 0, 0]])
     inputs = {"x": torch.randn(2, 3, 5), "attention_mask": mask}
-    assert real_controls.harm(Masked(), Other(), [inputs]) == pytest.approx(1.0)
+    assert real_controls.harm(Other(), real_controls.judges(Masked(), [inputs])) == pytest.approx(1.0)
 
 
 # --- data ---
