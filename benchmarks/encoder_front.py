@@ -7,6 +7,8 @@
     estimated      the front that the search starts from, which no trial has touched
     layers         1 to 5 of the 6 layers; those stay whose absence, alone, does most harm to the hidden states
     layers-even    the same at equal distances, the first and the last among them
+    nested         the first front with the weights of one training of `--steps` steps that all share, towards the full model
+    layers-trained layers left out as above, then as many steps of the same training each
 
 Examples are 1,000 docstrings without labels, padded to 128 tokens; the search chooses by 200 others. Members are repaired on the
 examples as `prune` does by default. Cosine and overlap of the 10 nearest are of 400 docstrings of modules that are held out, towards
@@ -24,14 +26,26 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.fronts import Figures, Step, carry_out, first_members, found_members, searched, study_options
+from benchmarks.fronts import (
+    Figures,
+    Step,
+    carry_out,
+    first_members,
+    found_members,
+    nested_members,
+    searched,
+    study_options,
+)
 from benchmarks.real_controls import by_damage, evenly, layers, without
 from benchmarks.real_language import drawn, encoded, likeness, minilm, pooled, sentences
 from benchmarks.real_models import MODELS
 from estimators import count
+from nas.pruning import match_
 from nas.tasks import Task, task
 
 EXAMPLES, CHOSEN = 1000, 200
+TRAINED = 4000
+"""Docstrings that trainings see."""
 EXAMPLE = MODELS["minilm"].example
 
 
@@ -83,7 +97,26 @@ def left_out(even: bool) -> Callable[[int, argparse.Namespace], Iterator[Step]]:
     return method
 
 
-METHODS = {"layers-even": left_out(True), "layers": left_out(False), "search": by_search, "estimated": estimated}
+def nested(seed: int, options: argparse.Namespace) -> Iterator[Step]:
+    return nested_members(minilm(), EXAMPLE(), sentences(TRAINED, seed), seed, options, every_size=True)
+
+
+def layers_trained(seed: int, options: argparse.Namespace) -> Iterator[Step]:
+    full, texts = minilm(), sentences(TRAINED, seed)
+
+    def trained(make: Callable[[], tuple[nn.Module, Figures]]) -> tuple[nn.Module, Figures]:
+        model, found = make()
+        done = match_(model, full, texts, steps=options.steps, seed=seed)
+        return model, {**found, "gap_before": done.before, "gap_after": done.after}
+
+    for step in left_out(False)(seed, options):
+        yield Step({**step.key, "steps": options.steps}, partial(trained, step.make))
+
+
+METHODS = {
+    "layers-even": left_out(True), "layers": left_out(False), "search": by_search, "estimated": estimated, "nested": nested,
+    "layers-trained": layers_trained,
+}  # fmt: skip
 
 
 def macs(model: nn.Module) -> int:

@@ -11,15 +11,21 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 import nas
 from benchmarks.resumable import note
+from nas.pruning import nest
 from nas.study import Study
-from pruners import PrunableSpace
+from pruners import PrunableSpace, recalibrate_
 from search_spaces import Architecture
+from search_spaces.core import save_tensors
 
 Figures = dict[str, Any]
+FIRST = 10
+"""Batches that scores and statistics of batch norms see of those that a nested training does."""
 
 
 class Step(NamedTuple):
@@ -63,6 +69,7 @@ def study_options(
     parser.add_argument("--methods", nargs="+", choices=list(methods), default=list(methods))
     parser.add_argument("--trials", type=int, default=trials, help="of each search")
     parser.add_argument("--members", type=int, default=6, help="of each front that are repaired and measured, at most")
+    parser.add_argument("--steps", type=int, default=300, help="of each training")
     parser.add_argument("--left", type=float, nargs=2, default=left, help="shares of the macs between which they are")
     return parser
 
@@ -206,6 +213,39 @@ def first_members(
     space = PrunableSpace(model, example, batches=batches, seed=seed)
     for arch in thinned(space, space.front(), options):
         yield member(space, arch, batches)
+
+
+def nested_members(
+    model: nn.Module, example: Any, batches: list[Any], seed: int, options: argparse.Namespace, every_size: bool = False
+) -> Iterator[Step]:
+    """Rows of the first front with the weights of one nested training of `options.steps` steps, which all share.
+
+    The weights stand in `options.runs`, so that the training is not made again.
+    """
+    space = PrunableSpace(model, example, batches=batches[:FIRST], seed=seed)
+    path = options.runs / f"{options.out.name}-nested-{options.steps}-seed{seed}.safetensors"
+    found: Figures = {"steps": options.steps}
+    if not path.exists():
+        begun = time.monotonic()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        nested = nest(
+            space, batches, steps=options.steps, every_size=every_size, seed=seed, path=path.with_suffix(".checkpoint")
+        )
+        found["training_seconds"] = round(time.monotonic() - begun, 1)
+        save_tensors(path, nested.space.model.state_dict())
+    shared = space.with_weights(load_file(path))
+    norms = any(isinstance(part, _BatchNorm) for part in model.modules())
+
+    def step(arch: Architecture) -> Step:
+        def make() -> tuple[nn.Module, Figures]:
+            result = shared.finished(arch, every_size)
+            if norms:
+                recalibrate_(result.model, batches[:FIRST])
+            return result.model, {"damage": space.damage(arch), "form": result.summary.form, **found}
+
+        return Step({"label": space.space.label(arch), "steps": options.steps}, make)
+
+    yield from map(step, thinned(space, space.front(), options))
 
 
 def member(

@@ -1,4 +1,4 @@
-"""A front from a pretrained ResNet-56 by one search, and by pruning once per budget; no training. Run again to go on.
+"""A front from a pretrained ResNet-56 by one search or one nested training, and by pruning once per budget. Run again to go on.
 
     NAS_DATA=../shared/data python -m benchmarks.pretrained_front --out results/pretrained_front_cpu_202612
 
@@ -7,6 +7,8 @@ Methods, one set of rows for each seed:
     estimated      the front that the search starts from, which no trial has touched
     prune          `prune` with defaults, once per budget
     torch-pruning  Torch-Pruning 1.6.1 once per budget, on the shortcuts as convolutions that preserve the function
+    nested         the estimated front with the weights of one training of `--steps` steps that all share, towards the unpruned model
+    prune-trained, torch-pruning-trained  as above, then as many steps of the same training for each budget
 
 The front's members are repaired as `prune` does, on the same 1,000 unlabelled images as those of the others have. Accuracy is of test
 images; validation images are of those that the weights were trained on. A row's `times` says how many times fewer macs there are than
@@ -24,14 +26,27 @@ from typing import Any
 import torch
 from torch import nn
 
-from benchmarks.fronts import Figures, Step, carry_out, first_members, found_members, searched, study_options
+from benchmarks.fronts import (
+    Figures,
+    Method,
+    Step,
+    carry_out,
+    first_members,
+    found_members,
+    nested_members,
+    searched,
+    study_options,
+)
 from benchmarks.real_controls import torch_pruning
 from benchmarks.real_images import WEIGHTS, cifar, data_folder, images, resnet, test_accuracy
 from estimators import count
+from nas.pruning import match_
 from pruners import prune
 
 TIMES = (1.2, 1.5, 2.0, 2.5, 3.0, 4.0)
 EXAMPLES = 1000
+TRAINED, BATCH = 8000, 64
+"""Images that trainings see, and of a step."""
 EXAMPLE = torch.zeros(1, 3, 32, 32)
 
 
@@ -67,7 +82,31 @@ def by_torch_pruning(seed: int, options: argparse.Namespace) -> Iterator[Step]:
         yield Step({"asked": times}, partial(make, times))
 
 
-METHODS = {"estimated": estimated, "search": by_search, "prune": pruned, "torch-pruning": by_torch_pruning}
+def nested(seed: int, options: argparse.Namespace) -> Iterator[Step]:
+    return nested_members(resnet("resnet56"), EXAMPLE, images(TRAINED, seed), seed, options)
+
+
+def trained_after(method: Method) -> Method:
+    """The same budgets, each trained for `options.steps` towards the unpruned model, as the nested training is."""
+
+    def trained(seed: int, options: argparse.Namespace) -> Iterator[Step]:
+        seen = images(TRAINED, seed)
+
+        def make(step: Step) -> tuple[nn.Module, Figures]:
+            model, found = step.make()
+            done = match_(model, resnet("resnet56"), seen, steps=options.steps, batch_size=BATCH, seed=seed)
+            return model, {**found, "gap_before": done.before, "gap_after": done.after}
+
+        for step in method(seed, options):
+            yield Step({**step.key, "steps": options.steps}, partial(make, step))
+
+    return trained
+
+
+METHODS = {
+    "estimated": estimated, "search": by_search, "prune": pruned, "torch-pruning": by_torch_pruning, "nested": nested,
+    "prune-trained": trained_after(pruned), "torch-pruning-trained": trained_after(by_torch_pruning),
+}  # fmt: skip
 
 
 def macs(model: nn.Module) -> float:
