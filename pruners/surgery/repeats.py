@@ -105,7 +105,8 @@ def repeat_(model: GraphModel, some: Iterable[Twice], passed: Mapping[Node, Node
         copies: dict[Node, Node] = {start: own[-1]}
         users, place = list(own[-1].users), own[-1]
         for node in own:
-            args, kwargs = (map_arg(given, partial(_in_place_of, copies)) for given in (node.args, node.kwargs))
+            instead = partial(_in_place_of, copies)
+            args, kwargs = map_arg(node.args, instead), map_arg(node.kwargs, instead)
             with model.graph.inserting_after(place):
                 place = model.graph.create_node(node.op, node.target, args, kwargs, f"{node.name}{AGAIN}")
             place.meta = dict(node.meta)
