@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -20,7 +21,7 @@ from pruners.surgery.layers import build_without
 from pruners.surgery.low_rank import Known
 from pruners.surgery.masked import Comparison, needs_copies
 from pruners.surgery.module import Built, build
-from pruners.surgery.plan import PruningPlan, make_plan, remember, remembered
+from pruners.surgery.plan import PruningPlan, full_name, make_plan, remember, remembered
 from pruners.surgery.proof import prove, prove_in, verify
 from pruners.surgery.repeats import Twice, repeat_
 from pruners.surgery.rewrite import GraphModel, Removal, rewrite
@@ -121,8 +122,8 @@ class Surgery:
             again = [twice.part for twice in repeated]
             comparison = replace(comparison, reference=tuple(bypassed_outputs(removal, left_out, again)))
         if ranks and built.form == "module":
-            plan = PruningPlan("", {}, {}, "module", {}, dropped=built.dropped)
-            reason = refused_factors(built.model, ranks, plan.full_name, self.graph.trace, self.tolerance)
+            named = partial(full_name, dropped=built.dropped)
+            reason = refused_factors(built.model, ranks, named, self.graph.trace, self.tolerance)
             built = built if reason is None else Built(rewritten, "graph", reason=reason)
         return Cut(removal, tuple(left_out), built, comparison, ranks, repeated)
 

@@ -208,13 +208,13 @@ def _factor_graph_(model: GraphModel, factors: Mapping[str, Split]) -> None:
         model.set_submodule(name, _halves(model.get_submodule(name), found))
     for node in [n for n in model.graph.nodes if n.op == "call_function" and n.target in PRODUCTS]:
         a = arguments(node)
-        module = named.get(str(a["weight"].target))
-        if module is None:
+        layer = named.get(str(a["weight"].target))
+        if layer is None:
             continue
         with model.graph.inserting_before(node):
-            first = model.graph.get_attr(f"{module}.0.weight")
-            second = model.graph.get_attr(f"{module}.1.weight")
-            moved = model.graph.get_attr(f"{module}.1.bias") if biased[module] else None
+            first = model.graph.get_attr(f"{layer}.0.weight")
+            second = model.graph.get_attr(f"{layer}.1.weight")
+            moved = model.graph.get_attr(f"{layer}.1.bias") if biased[layer] else None
             inner = model.graph.call_function(node.target, (a["input"], first, None, *node.args[3:]), {}, "_inner")
         inner.meta.update(nn_module_stack=node.meta.get("nn_module_stack", {}), **{FIRST_OF_TWO: True})
         node.args, node.kwargs = (inner, second, moved), {}

@@ -123,17 +123,7 @@ class PruningPlan:
 
     def full_name(self, name: str) -> str:
         """What a tensor or module of the smaller model is called in the full one."""
-        gone: defaultdict[str, set[int]] = defaultdict(set)
-        for layer in self.dropped:
-            holder, _, index = layer.rpartition(".")
-            gone[holder].add(int(index))
-        parts: list[str] = []
-        for part in name.split("."):
-            missing = gone.get(".".join(parts), ())
-            parts.append(
-                str(next(islice((i for i in count() if i not in missing), int(part), None))) if missing else part
-            )
-        return ".".join(parts)
+        return full_name(name, self.dropped)
 
     def to_json(self) -> str:
         """The plan as JSON text."""
@@ -167,6 +157,19 @@ class PruningPlan:
         if any(step.before for step in plan.before):
             raise ValueError("a plan `before` another must have none before itself, got a nested one; save it again.")
         return plan
+
+
+def full_name(name: str, dropped: Sequence[str]) -> str:
+    """What a tensor or module is called in a model whose lists still have the layers that were dropped."""
+    gone: defaultdict[str, set[int]] = defaultdict(set)
+    for layer in dropped:
+        holder, _, index = layer.rpartition(".")
+        gone[holder].add(int(index))
+    parts: list[str] = []
+    for part in name.split("."):
+        missing = gone.get(".".join(parts), ())
+        parts.append(str(next(islice((i for i in count() if i not in missing), int(part), None))) if missing else part)
+    return ".".join(parts)
 
 
 class OtherModel(ValueError):

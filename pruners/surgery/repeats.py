@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from torch import Tensor
 from torch.fx import Node
@@ -105,9 +105,8 @@ def repeat_(model: GraphModel, some: Iterable[Twice], passed: Mapping[Node, Node
         copies: dict[Node, Node] = {start: own[-1]}
         users, place = list(own[-1].users), own[-1]
         for node in own:
-            put = partial(_in_place_of, copies)
-            args: Any = map_arg(node.args, put)
-            kwargs: Any = map_arg(node.kwargs, put)
+            instead = partial(_in_place_of, copies)
+            args, kwargs = map_arg(node.args, instead), map_arg(node.kwargs, instead)
             with model.graph.inserting_after(place):
                 place = model.graph.create_node(node.op, node.target, args, kwargs, f"{node.name}{AGAIN}")
             place.meta = dict(node.meta)

@@ -167,11 +167,12 @@ def test_blocks_are_divided_by_what_estimates_are_usually_off_by() -> None:
     every = list(deep.values())
     blocks = [Priced(block, axis, damage) for (axis, block), damage in zip(deep.items(), [2.0, 4.0, 4.0], strict=True)]
     scores = {group.name: torch.full((group.size,), 1 / group.size) for group in free}
-    scaled, priced = _commensurate(scores, free, blocks)
+    scaled, priced, unit = _commensurate(scores, free, blocks)
+    assert unit == pytest.approx(4)
     assert [found.damage for found in priced] == pytest.approx([0.5, 1.0, 1.0]), "the median factor is 4"
     assert all(torch.equal(scaled[name], scores[name]) for name in scores)
     far = [blocks[0]._replace(damage=4.0), blocks[1], blocks[2]._replace(damage=4.0 * 2 * UNSURE)]
-    scaled, priced = _commensurate(scores, free, far)
+    scaled, priced, _ = _commensurate(scores, free, far)
     assert [found.damage for found in priced] == pytest.approx([1.0, 1.0, 2 * UNSURE])
     for group in free:
         raised = 2 * UNSURE if inside(group, every) is every[2] else 1.0
@@ -181,4 +182,4 @@ def test_blocks_are_divided_by_what_estimates_are_usually_off_by() -> None:
 def test_without_blocks_scores_are_as_they_are() -> None:
     _, free, _, _ = net()
     scores = {group.name: torch.rand(group.size) for group in free}
-    assert _commensurate(scores, free, []) == (scores, [])
+    assert _commensurate(scores, free, []) == (scores, [], 1.0)
