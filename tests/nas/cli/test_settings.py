@@ -113,8 +113,8 @@ def folder(tmp_path: Path) -> Path:
     [
         (
             ["--resume", "{run}", "--seed", "9"],
-            "got --seed as well; only --learning-rate, --trials, --seconds, --macs-spent, --patience, --max-failures, --engine, --parallel, "
-            "--address, --gpus, --asynchronous, --trial-seconds, --storage, --log may change",
+            "got --seed as well; only --learning-rate, --trials, --seconds, --macs-spent, --patience, --max-failures, --engine, "
+            "--parallel, --address, --gpus, --asynchronous, --trial-seconds, --storage, --log may change",
         ),
         (["--resume", "{run}", "--epochs", "3", "--no-compile"], "got --epochs, --compile as well"),
         (["--resume", "{run}", "--out", "other"], "names the run folder and its settings, got --out other as well"),
