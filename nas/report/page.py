@@ -157,7 +157,7 @@ def _unfinished(study: Study, ranked: pd.DataFrame, front: pd.DataFrame, epochs:
         missing.append(f"the supernets have trained {epochs} of {planned} epochs")
     if ranked.empty:
         missing.append("no architecture has been scored yet")
-    elif STRATEGIES[config.strategy].everything and not config.budget.seconds and (size := _count(study)):
+    elif STRATEGIES[config.strategy].everything and not _may_end_early(study) and (size := _count(study)):
         asked = min(size, config.budget.trials or size)
         if len(ranked) < asked:
             missing.append(f"{len(ranked):,} of {asked:,} architectures have been scored")
@@ -165,6 +165,12 @@ def _unfinished(study: Study, ranked: pd.DataFrame, front: pd.DataFrame, epochs:
     if len(study.alone) < wanted:
         missing.append(f"{len(study.alone)} of {wanted} networks have been trained alone")
     return f'<p class="warning">This run is not finished: {"; ".join(missing)}.</p>' if missing else ""
+
+
+def _may_end_early(study: Study) -> bool:
+    """Whether something else than the number of trials may have ended the search."""
+    budget = study.config.budget
+    return any(limit is not None for limit in (budget.seconds, budget.macs, budget.patience))
 
 
 def _headline(study: Study, ranked: pd.DataFrame, front: pd.DataFrame) -> str:

@@ -20,8 +20,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from nas.objectives import Objective
-from nas.objectives.pareto import non_dominated_rank
+from nas.objectives import Objective, pareto
 from nas.scoring.costs import Figures
 from nas.scoring.evaluated import OURS
 from nas.scoring.rungs import Bars, at_rung, rungs
@@ -53,9 +52,9 @@ class Halving:
         self._bars: dict[str, Bars] = {}
 
     @property
-    def ahead(self) -> int:
+    def ahead(self) -> float:
         """Trials that may be asked for before the next block."""
-        return LATEST if self.at_once else BLOCK - self._asked % BLOCK
+        return math.inf if self.at_once else BLOCK - self._asked % BLOCK
 
     def ask(self, archs: Sequence[Architecture]) -> None:
         """Architectures are tried, in this order; what was told before is known to those that begin a block."""
@@ -100,7 +99,7 @@ class Halving:
         low, high = -1, len(losses)  # the first goes on, as if it were better than all; the last does not
         while high - low > 1:
             middle = (low + high) // 2
-            rank = non_dominated_rank([*known, [losses[middle], *mine]])
+            rank = pareto.non_dominated_rank([*known, [losses[middle], *mine]])
             if (rank[:-1] < rank[-1]).sum() * self.config.reduction < len(rank):
                 low = middle
             else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +19,14 @@ from search_spaces import Architecture, Categorical, SearchSpace, make_space
 from tests.commands import run
 
 GIVEN: dict[str, Any] = {"objectives": {"score": "max", "macs": "min"}, "strategy": "random"}
+
+
+@pytest.fixture(autouse=True)
+def without_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pages and plots take most of a short search."""
+    module = importlib.import_module("nas.search")
+    monkeypatch.setattr(module, "write_report", lambda study: None)
+    monkeypatch.setattr(module, "_measure_front", lambda study, device: None)
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +84,7 @@ def test_macs_of_training_count_three_times_for_every_example_and_epoch(tmp_path
     settings: dict[str, Any] = {
         "strategy": "random", "supernets": 0, "epochs": 2, "limit": 60, "test_limit": 20, "retrain": "none", "trials": 1,
     }  # fmt: skip
-    study = nas.search("resnet20-pooling", "digits", out=tmp_path / "run", batch_size=16, **settings)
+    study = nas.search("examples.own_space:own_space", "digits", out=tmp_path / "run", batch_size=16, **settings)
     (trial,) = study.journal.trials("search")
     parts = study.record["data"]
     assert Budget(study).spent_by(trial) == study.trials["macs"][0] * (parts["validation"] + 3 * 2 * parts["train"])

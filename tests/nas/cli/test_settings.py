@@ -39,6 +39,7 @@ TYPED: dict[str, tuple[list[str], Any]] = {
     "optimizer": (["adamw"], "adamw"),
     "warm_up": (["0.1"], 0.1),
     "clip": (["0.5"], 0.5),
+    "reduction": (["4"], 4),
     "ranking": (["assigned"], "assigned"),
     "retrain": (["all"], "all"),
     "export": (["onnx,pt2"], ["onnx", "pt2"]),
@@ -71,7 +72,7 @@ def test_an_option_is_a_keyword_is_a_field(tmp_path: Path, monkeypatch: pytest.M
     given: dict[str, Any] = {}
     words = ["search"]
     for name, keyword in KNOWN.items():
-        if name in ("evaluate", "task", "storage", "study"):  # take the place of others
+        if name in ("evaluate", "task", "storage", "study", "early_stopping"):  # take the place of others
             continue
         typed, value = ([str(device)], device) if name == "device_file" else other(name)
         assert value != keyword.default, name
@@ -113,8 +114,8 @@ def folder(tmp_path: Path) -> Path:
     [
         (
             ["--resume", "{run}", "--seed", "9"],
-            "got --seed as well; only --learning-rate, --trials, --seconds, --macs-spent, --patience, --max-failures, --engine, --parallel, "
-            "--address, --gpus, --asynchronous, --trial-seconds, --storage, --log may change",
+            "got --seed as well; only --learning-rate, --trials, --seconds, --macs-spent, --patience, --max-failures, --engine, "
+            "--parallel, --address, --gpus, --asynchronous, --trial-seconds, --storage, --log may change",
         ),
         (["--resume", "{run}", "--epochs", "3", "--no-compile"], "got --epochs, --compile as well"),
         (["--resume", "{run}", "--out", "other"], "names the run folder and its settings, got --out other as well"),

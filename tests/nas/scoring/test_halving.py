@@ -113,7 +113,7 @@ def test_bad_trials_end_early_and_stay_off_the_front(halved: Study) -> None:
 def test_whoever_scores_them_trials_are_the_same_and_those_that_go_on_are_as_without(
     halved: Study, tmp_path: Path
 ) -> None:
-    some = nas.search(SPACE, "digits", trials=4, out=tmp_path / "run", parallel=2, **SETTINGS)
+    some = nas.search(SPACE, "digits", trials=4, out=tmp_path / "run", **SETTINGS)
     assert len(some.trials) == 4
     grown = nas.search(SPACE, "digits", trials=BLOCK + 6, out=tmp_path / "run", parallel=2, **SETTINGS)
     columns = ["label", "accuracy", "accuracy_epoch1", "stopped_early"]
