@@ -21,7 +21,7 @@ OFTEN, GROWTH = 50, 1.2
 """It learns anew after so many trials told, or when they grew by so much, whichever comes first."""
 BEST = 10
 """Trials that candidates are bred from."""
-SAMPLE = 1_000
+SAMPLE = 300
 """Architectures that stand for a space which is too large to list."""
 
 
@@ -72,6 +72,7 @@ class Bayesian:
         self._heard: list[tuple[Sequence[Architecture], Floats]] = []
         self._pending: dict[Architecture, None] = {}
         self._round, self._learns_at = 0, 0
+        self._promises: Floats | None = None
 
     def ask(self, n: int) -> list[Architecture]:
         """See `Strategy.ask`."""
@@ -126,16 +127,18 @@ class Bayesian:
         belief.learn(list(self._pending), self._archive.rng)
         self._candidates.refresh(belief.promise, belief.told.best(BEST))
         belief.watch(self._candidates.features)
+        self._promises = None
         self._learns_at = max(told + 1, min(int(told * GROWTH), told + OFTEN))
 
     def _most_promising(self) -> Architecture | None:
         belief, candidates = self._belief, self._candidates
-        if isinstance(candidates, Bred) and candidates.archs:
-            places = candidates.renew(belief.promises(candidates.signals))
+        if isinstance(candidates, Bred) and self._promises is not None:
+            places = candidates.renew(self._promises)
             belief.replace(places, candidates.features[places])
         elif all(arch in self._archive for arch in candidates.archs):
             self._learn()
-        order = np.argsort(-belief.promises(candidates.signals), kind="stable")
+        self._promises = belief.promises(candidates.signals)
+        order = np.argsort(-self._promises, kind="stable")
         found = next((candidates.archs[at] for at in order if candidates.archs[at] not in self._archive), None)
         return self._archive.sample() if found is None else found
 

@@ -21,12 +21,14 @@ FAILED = 1e29
 """Losses from here on are of failed trials, which are told as worse than any."""
 MOST = 300
 """Trials that a surrogate holds when it learns anew."""
-LEARNING = 200
+LEARNING = 150
 """Trials, drawn from those, that it learns its kernel from."""
 ROOM = 150
 """Trials that are taken in until it learns anew, at most."""
 LEVELS = {1: 1, 2: 50, 3: 12}
 """Points of the front that improvement is measured against, by objectives; of more objectives, 6."""
+FEW = 500
+"""Losses that stand for all told ones where their scale is read."""
 MARGIN = 0.1
 """The reference of the hypervolume is beyond the worst of the front by this share of its extent; of an exact objective, at least the
 worst that was told, as the dear end of a front is often flat."""
@@ -40,13 +42,14 @@ class Told:
         self.losses: dict[Architecture, Floats] = {}
         self.sorted: list[list[float]] = []
         self.front: list[Architecture] = []
+        self._scales: dict[int, tuple[Floats, Floats, Floats]] = {}
 
     def __len__(self) -> int:
         return len(self.losses)
 
     def add(self, archs: Sequence[Architecture], losses: Floats) -> None:
         """Take in architectures with losses of shape (n, k)."""
-        self.sorted = self.sorted or [[] for _ in losses.T]
+        self.sorted, self._scales = self.sorted or [[] for _ in losses.T], {}
         self.losses |= zip(archs, losses, strict=True)
         whole: NDArray[np.bool_] = np.all(losses < FAILED, axis=1)
         for objective, values in zip(self.sorted, losses[whole].T.tolist(), strict=True):
@@ -59,8 +62,20 @@ class Told:
 
     def scores(self, objective: int, losses: Floats) -> Floats:
         """Normal scores of losses among those told; failed ones are as bad as the worst."""
-        known = np.array(self.sorted[objective])
+        known, _, _ = self._scale(objective)
         return normal_scores(losses, known) if len(known) else np.zeros(len(losses))
+
+    def scale(self, objective: int) -> tuple[Floats, Floats]:
+        """Rising losses from the best told to the worst, at most 500 of them, and their scores; of shape (n,) each."""
+        _, losses, scores = self._scale(objective)
+        return losses, scores
+
+    def _scale(self, objective: int) -> tuple[Floats, Floats, Floats]:
+        if objective not in self._scales:
+            known = np.array(self.sorted[objective])
+            few = np.unique(known[np.linspace(0, len(known) - 1, FEW).astype(int)] if len(known) > FEW else known)
+            self._scales[objective] = known, few, normal_scores(few, known) if len(known) else few
+        return self._scales[objective]
 
     def best(self, most: int) -> list[Architecture]:
         """At most `most`: up to half of them from the front, the others those with the least sum of scores."""
@@ -95,7 +110,8 @@ class Belief:
         self._parameters: dict[int, Floats] = {}
         self._posteriors: dict[int, Posterior] = {}
         self._targets: dict[int, Floats] = {}
-        self._rows: dict[Architecture, None] = {}
+        self._rows: dict[Architecture, int] = {}
+        self._losses: list[Floats] = []
         self._believed: dict[Architecture, Floats] = {}
         self.told = Told()
 
@@ -109,7 +125,8 @@ class Belief:
         told = self.told
         archs = told.some(MOST, rng)
         learned = [at for at in range(len(told.sorted)) if at not in self._exact] or [0]
-        self._rows = dict.fromkeys(archs)
+        self._rows = {arch: row for row, arch in enumerate(archs)}
+        self._losses = [told.losses[arch] for arch in archs]
         self._believed, self._targets, self._posteriors = {}, {}, {}
         features = self._features(archs)
         few = np.sort(rng.permutation(len(archs))[:LEARNING])
@@ -143,14 +160,16 @@ class Belief:
             posterior.add(features[0])
             self._targets[at] = np.append(self._targets[at], mean)
             believed[at] = mean
-        self._rows[arch] = None
-        self._believed[arch] = self._losses(believed, self._read.signals([arch]))[0]
+        self._rows[arch] = len(self._rows)
+        self._losses.append(np.full(max(len(self.told.sorted), 1), np.nan))
+        self._believed[arch] = self._meant(believed, self._read.signals([arch]))[0]
 
     def take_in(self, archs: Iterable[Architecture]) -> None:
         """Architectures of these were told, expected or not."""
         for arch in archs:
             if arch not in self._rows:
                 self.expect(arch)
+            self._losses[self._rows[arch]] = self.told.losses[arch]
             self._believed.pop(arch, None)
         for at in self._posteriors:
             self._targets[at] = self._scored(at)
@@ -202,9 +221,9 @@ class Belief:
 
         Between the levels, and one standard deviation beyond the best, losses are taken as linear in their scores.
         """
-        known, every = np.unique(levels), np.unique(self.told.sorted[at])
-        scores = np.interp(known, every, self.told.scores(at, every))
-        beyond = np.interp(scores[0] + 1, self.told.scores(at, every), every) - known[0]
+        known, (every, theirs) = np.unique(levels), self.told.scale(at)
+        scores = np.interp(known, every, theirs)
+        beyond = np.interp(scores[0] + 1, theirs, every) - known[0]
         rises = np.append(beyond if beyond > 0 else 1.0, np.diff(known))
         runs = np.append(1.0, np.diff(scores))
         slopes = np.divide(rises, runs, out=np.zeros_like(rises), where=runs > 0)
@@ -213,31 +232,25 @@ class Belief:
         places = {level: place for place, level in enumerate(known.tolist())}
         return lambda level: gains[:, places[level]]
 
-    def _losses(self, scores: Mapping[int, Floats], signals: Floats) -> Floats:
+    def _meant(self, scores: Mapping[int, Floats], signals: Floats) -> Floats:
         """Losses of shape (n, k) behind scores, and exact ones; NaN where nothing was told yet."""
         columns = []
-        for at, values in enumerate(self.told.sorted):
+        for at in range(len(self.told.sorted)):
+            every, theirs = self.told.scale(at)
             if at in self._exact:
                 columns.append(signals[:, self._exact[at]])
             else:
-                every = np.unique(values)
-                columns.append(
-                    np.interp(scores[at], self.told.scores(at, every), every)
-                    if len(every)
-                    else np.full(len(signals), np.nan)
-                )
+                columns.append(np.interp(scores[at], theirs, every) if len(every) else np.full(len(signals), np.nan))
         return np.stack(columns, axis=1) if columns else np.full((len(signals), 1), np.nan)
 
     def _scored(self, at: int) -> Floats:
         """Targets of an objective: the scores of the told, what was expected of the others."""
-        before = self._targets.get(at, np.empty(0))
-        rows = list(self._rows)
-        told = np.array([self.told.losses[arch][at] if arch in self.told.losses else np.nan for arch in rows])
+        told = np.array(self._losses)
+        targets = np.append(self._targets.get(at, np.empty(0)), np.zeros(len(told)))[: len(told)]
         if not self.told.sorted:
-            return np.zeros(len(rows))
-        known = ~np.isnan(told)
-        targets = before[: len(rows)].copy() if len(before) == len(rows) else np.zeros(len(rows))
-        targets[known] = self.told.scores(at, told[known])
+            return targets
+        known = ~np.isnan(told[:, at]) if len(told) else np.empty(0, dtype=bool)
+        targets[known] = self.told.scores(at, told[known, at])
         return targets
 
     def _features(self, archs: Sequence[Architecture]) -> Floats:

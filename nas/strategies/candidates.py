@@ -21,9 +21,9 @@ SHORT = 2_000
 CHUNK = 4_096
 SLOTS = 500
 """Candidates at a time where they are bred."""
-CHILDREN = 16
+CHILDREN = 8
 """Bred for each trial."""
-GENERATIONS, BROOD = 5, 80
+GENERATIONS, BROOD = 4, 50
 """Of evolution where the surrogate learned anew, and their children."""
 
 
