@@ -107,7 +107,7 @@ class Parameters:
     def _value(self, choice: Choice, given: Sequence[object]) -> Value:
         own = self._of[choice.name]
         if own and own[0].values:
-            return choice.value(own[0].values.index(given[0]))  # type: ignore[arg-type]
+            return choice.value(own[0].values.index(given[0]))
         order = sorted(range(len(own)), key=lambda at: -float(given[at]))  # type: ignore[arg-type]
         if isinstance(choice, Subset):
             return choice.normal([choice.items[at] for at in order[: choice.taken]])
