@@ -1,6 +1,6 @@
 """Prune the pretrained CIFAR-10 ResNets by our ways and by others', one row per setting; run again to go on.
 
-    pip install torch-pruning==1.6.1
+    pip install torch-pruning==1.6.1 nni==3.0
     python -m benchmarks.prune_resnet56 --data ../shared/data/cifar10 --weights ../shared/weights --out results/prune_resnet56
 
 Methods, all to the same macs by one counter, and trained alike in the end:
@@ -12,6 +12,8 @@ Methods, all to the same macs by one counter, and trained alike in the end:
     uniform, random      squared weights or nothing as importance, the same ratio everywhere, then least squares
     torch-pruning        group L2 norms, global, in 400 steps, on a rewrite whose shortcuts are exact 0/1 convolutions
     torch-pruning-inner  the same, held to the channels inside blocks
+    nni-l1-inner         NNI's L1 pruner with its speedup, the same ratio in every block, held to the channels inside blocks
+    nni-fpgm-inner       the same with its pruner by geometric medians
 
 `--channels inner` holds ours and the controls to the channels inside blocks as well, `all` lets them take any. Test accuracy (%) with
 weights as they were (`cut`), after BN recalibration (`recalibrated`), after least squares instead (`least_squares`), and after one
@@ -30,9 +32,13 @@ from __future__ import annotations
 import argparse
 import copy
 import csv
+import logging
 import time
+import warnings
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from itertools import islice, product
+from multiprocessing import get_context
 from pathlib import Path
 
 import torch
@@ -64,7 +70,8 @@ INPUTS: dict[str, Callable[..., list[Tensor]]] = {
     "synthetic": synthetic,
 }
 STEPS = {"iterative": 100}
-METHODS = (*OURS, "torch-pruning", "torch-pruning-inner")
+NNI = {"nni-l1-inner": "L1NormPruner", "nni-fpgm-inner": "FPGMPruner"}
+METHODS = (*OURS, "torch-pruning", "torch-pruning-inner", *NNI)
 SHAPE = (3, 32, 32)
 LATENCY_BATCH = 32
 USUAL_RATE = 0.02
@@ -128,6 +135,45 @@ def by_torch_pruning(model: CifarResNet, budget: float, within_blocks: bool) -> 
     return smaller
 
 
+def by_nni(model: CifarResNet, budget: float, pruner: str) -> nn.Module:
+    """A pruner of NNI with its speedup: the least ratio, the same for the first convolution of every block, within the budget.
+
+    Its own tracer fails on functions of today's torch that have no module (`AttributeError` in `concrete_tracer`), so its speedup is
+    given the graph of `torch.fx`, as it allows. Where all convolutions are named, it leaves channels that reach a shortcut as they are.
+    It works in a process of its own, as importing it changes how torch takes its containers apart.
+    """
+    shortcuts = with_convolutions(model)
+    with ProcessPoolExecutor(1, get_context("spawn")) as process:
+        low, high, smaller = 0, 64, None  # in parts of 64, the most channels of a layer
+        while high - low > 1:
+            middle = (low + high) // 2
+            found = process.submit(sped_up, shortcuts, pruner, middle / 64, SHAPE).result()
+            if count(found, SHAPE).total.macs > budget:
+                low = middle
+            else:
+                high, smaller = middle, found
+    if smaller is None:
+        raise ValueError(f"{pruner} has no ratio below 1 within {budget:.0f} macs; ask for less")
+    return smaller
+
+
+def sped_up(model: nn.Module, pruner: str, ratio: float, shape: tuple[int, ...]) -> nn.Module:
+    """A model after a pruner of NNI and its speedup."""
+    warnings.simplefilter("ignore")
+    from nni.compression import pruning
+    from nni.compression.speedup import ModelSpeedup
+
+    logging.getLogger("nni").setLevel(logging.CRITICAL)
+    model.eval()
+    at = {module: name for name, module in model.named_modules()}
+    made = getattr(pruning, pruner)(model, [{"op_names": [at[layer] for layer in inner(model)], "sparse_ratio": ratio}])
+    _, masks = made.compress()
+    made.unwrap_model()
+    graph = torch.fx.symbolic_trace(model)
+    ModelSpeedup(model, torch.zeros(2, *shape), masks, graph_module=graph).speedup_model()
+    return model
+
+
 def trained(
     model: nn.Module, rate: float, split: Split, seed: int, data: ImageData, teacher: nn.Module | None = None
 ) -> nn.Module:
@@ -177,6 +223,8 @@ def measure(
             ignore=shared_channels(model, sample[0][:2]) if channels == "inner" else [],
         )  # fmt: skip
         smaller, row["form"] = result.model, result.summary.form
+    elif method in NNI:
+        smaller = by_nni(model, macs / speedup, NNI[method])
     else:
         smaller = by_torch_pruning(model, macs / speedup, method.endswith("inner"))
     row["seconds_prune"] = f"{time.perf_counter() - start:.1f}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from typing import NamedTuple
 
 from search_spaces import Architecture, Choice, Integer, SearchSpace, Subset
@@ -53,7 +54,7 @@ class Parameters:
         """In the order of the choices."""
         return tuple(parameter for own in self._of.values() for parameter in own)
 
-    @property
+    @cached_property
     def names(self) -> frozenset[str]:
         """Of choices and of parameters."""
         return frozenset(self._of) | {parameter.name for parameter in self.all}

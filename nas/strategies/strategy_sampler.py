@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
@@ -18,6 +18,13 @@ from nas.strategies.named import make_strategy
 from nas.strategies.parameters import Parameters
 from search_spaces import Architecture, SearchSpace
 from search_spaces.core import unknown_name
+
+
+class _Asked(NamedTuple):
+    """An architecture that a trial is to try, and what it says by the names of choices and of parameters."""
+
+    arch: Architecture
+    known: Mapping[str, object]
 
 
 class StrategySampler(BaseSampler):
@@ -53,7 +60,7 @@ class StrategySampler(BaseSampler):
         self._strategy = make_strategy(strategy, space, stream(seed, "strategy"))
         self._parameters = Parameters(space)
         self._lock = threading.RLock()
-        self._asked: dict[int, Architecture] = {}  # by the number of the trial, until it ends
+        self._asked: dict[int, _Asked] = {}  # by the number of the trial, until it ends
         self._next: Architecture | None = None
         self._told: set[Architecture] = set()
         self._over: set[int] = set()  # trials that ended and stand at or behind the first that had not
@@ -88,14 +95,13 @@ class StrategySampler(BaseSampler):
                 raise unknown_name(f"choice of {self.space.name!r}", param_name, self._parameters.names)
             return self._others.sample_independent(study, trial, param_name, param_distribution)
         with self._lock:
-            arch = self._architecture(study, trial)
-        known = self._parameters.written(arch) | dict(arch)
-        if param_name not in known:
+            asked = self._asked_for(trial)
+        if param_name not in asked.known:
             raise ValueError(
-                f"{param_name!r} does not exist in the architecture of trial {trial.number}, {self.space.label(arch)}; suggest only "
-                "choices that exist, as `suggest(trial, space)` does"
+                f"{param_name!r} does not exist in the architecture of trial {trial.number}, {self.space.label(asked.arch)}; suggest "
+                "only choices that exist, as `suggest(trial, space)` does"
             )
-        value = known[param_name]
+        value = asked.known[param_name]
         if not _holds(param_distribution, value):
             raise ValueError(
                 f"the distribution of {param_name!r} must hold all values of the choice, got {param_distribution}, and "
@@ -127,15 +133,15 @@ class StrategySampler(BaseSampler):
                 with suppress(RuntimeError):  # the loop is one's own
                     study.stop()
 
-    def _architecture(self, study: Study, trial: FrozenTrial) -> Architecture:
-        """The architecture of a trial that runs; it is asked for when it is first needed, as an enqueued trial may need none."""
+    def _asked_for(self, trial: FrozenTrial) -> _Asked:
+        """What a trial that runs is to try; it is asked for when it is first needed, as an enqueued trial may need none."""
         if trial.number not in self._asked:
             arch, self._next = self._next or self._ask(), None
             if arch is None:
                 raise ValueError(
                     f"every architecture of {self.space.name!r} was proposed; end the study, or widen the space"
                 )
-            self._asked[trial.number] = arch
+            self._asked[trial.number] = _Asked(arch, self._parameters.written(arch) | dict(arch))
         return self._asked[trial.number]
 
     def _ask(self) -> Architecture | None:
@@ -154,7 +160,7 @@ class StrategySampler(BaseSampler):
             self._told.add(arch)
             self._strategy.tell([arch], [losses])
 
-    def _tried(self, params: Mapping[str, object], asked: Architecture | None) -> Architecture | None:
+    def _tried(self, params: Mapping[str, object], asked: _Asked | None) -> Architecture | None:
         """The architecture that parameters say; where they say no whole one, what was asked for the trial, if they agree."""
         try:
             values = self._parameters.found(params)
@@ -162,10 +168,8 @@ class StrategySampler(BaseSampler):
                 return self.space.architecture(values)
         except ValueError:
             return None
-        if asked is None:
-            return None
-        known = self._parameters.written(asked) | dict(asked)
-        return asked if all(known.get(name, value) == value for name, value in params.items()) else None
+        agree = asked is not None and all(asked.known.get(name, value) == value for name, value in params.items())
+        return asked.arch if asked is not None and agree else None
 
 
 def _holds(distribution: BaseDistribution, value: object) -> bool:

@@ -70,3 +70,12 @@ def test_rows_are_measured_once_for_each_recipe(
         rows = list(csv.DictReader(file))
     assert [row["recipe"] for row in rows].count("usual") == [row["recipe"] for row in rows].count("distilled") == 4
     assert all(row["trained"] for row in rows)
+
+
+def test_nni_keeps_the_budget_and_cuts_inside_blocks(data: ImageData) -> None:
+    model = CifarResNet(1, classes=2).eval()
+    budget = benchmark.count(model, benchmark.SHAPE).total.macs / 1.3
+    smaller = benchmark.by_nni(model, budget, benchmark.NNI["nni-l1-inner"])
+    assert 0.8 * budget < benchmark.count(smaller, benchmark.SHAPE).total.macs <= budget
+    widths = [layer.out_channels for layer in smaller.modules() if isinstance(layer, nn.Conv2d)]
+    assert sum(width not in (16, 32, 64) for width in widths) == 3  # the first convolution of each block

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from multiprocessing import get_context
+from pathlib import Path
 
 import numpy as np
 import optuna
@@ -15,6 +16,7 @@ from optuna.samplers import BaseSampler, RandomSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+import nas
 from nas.runtime import stream
 from nas.strategies import STRATEGIES, StrategySampler, make_strategy, suggest
 from nas.strategies.adapted import DRAWS
@@ -203,6 +205,26 @@ def test_global_random_states_and_optunas_words_are_left_alone(capsys: pytest.Ca
     assert before == (random.getstate(), np.random.get_state()[1].tolist())  # type: ignore[index]
     assert optuna.logging.get_verbosity() == optuna.logging.INFO
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("name", ["optuna:tpe", "nni:evolution"])
+def test_a_search_keeps_its_limits_and_ends_the_same_after_a_stop(name: str, tmp_path: Path) -> None:
+    def searched(folder: str, trials: int) -> list[str]:
+        study = nas.search(
+            "nas-bench-macro",
+            evaluate=lambda arch: {"score": float(sum(arch.values()))},
+            objectives={"score": "max", "macs": "min"},
+            strategy=name,
+            limits={"macs": 60e6},
+            trials=trials,
+            out=tmp_path / folder,
+        )
+        assert study.trials["macs"].max() <= 60e6
+        return study.trials["label"].tolist()
+
+    whole = searched("whole", 14)
+    assert searched("stopped", 8) == whole[:8] and searched("stopped", 14) == whole
+    assert len(set(whole)) == 14
 
 
 # --- strategies as samplers ---

@@ -331,7 +331,7 @@ def test_errors_offer_a_way_out() -> None:
     rng = np.random.default_rng(0)
     with pytest.raises(ValueError, match="no strategy is named 'nsga'; did you mean nsga2"):
         make_strategy("nsga", POOLING, rng)
-    with pytest.raises(ValueError, match=f"known: {', '.join(STRATEGIES)}"):
+    with pytest.raises(ValueError, match=f"known: {', '.join(list(STRATEGIES)[:20])}"):
         make_strategy("zzz", POOLING, rng)
     with pytest.raises(ValueError, match="`population` must be at least 2, got 1"):
         NSGA2(POOLING, rng, population=1)
