@@ -83,7 +83,7 @@ STRATEGIES: dict[str, StrategyEntry] = {
     ),
     "bayesian": StrategyEntry(
         "a Gaussian process learned from the trials; what promises most by it comes next",
-        "large spaces and trials that cost more than a moment", Bayesian, 10, knows=True,
+        "any space that is not tried to its end, and trials that take seconds or more", Bayesian, 10, knows=True,
     ),
     "linas": StrategyEntry(
         "rounds of 50 by evolution on a predictor, as SimQ-NAS and DyNAS-T have it", "the same, and 50 trials at a time", LINAS, 50,
