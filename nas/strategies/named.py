@@ -126,7 +126,7 @@ STRATEGIES: dict[str, StrategyEntry] = {
         partial(optuna_strategy, sampler="tpe"), 10,
     ),
     "optuna:gp": StrategyEntry(
-        "Optuna's Gaussian process", "up to some hundred trials that take minutes each, as proposing one takes seconds",
+        "Optuna's Gaussian process", "up to some hundred trials that take minutes each, as proposing one comes to take seconds",
         partial(optuna_strategy, sampler="gp"), 10,
     ),
     "optuna:nsga2": StrategyEntry(

@@ -129,7 +129,7 @@ class _Tuned:
         self._random = random.Random(seed).getstate()
         document = {parameter.name: _specification(parameter) for parameter in self._parameters.all}
         with self._alone():
-            self._tuner = entry.make(document, seed) if document else None
+            self._tuner: Any = entry.make(document, seed) if document else None
 
     def propose(self) -> Proposal | None:
         if self._tuner is None:
