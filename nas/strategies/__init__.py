@@ -12,9 +12,10 @@ from nas.strategies.named import STRATEGIES, make_strategy
 from nas.strategies.nsga2 import NSGA2
 from nas.strategies.random_search import RandomSearch
 from nas.strategies.reinforce import Reinforce
+from nas.strategies.smbo import SMBO
 from nas.strategies.strategy import Strategy
 
 __all__ = [
-    "MCTS", "NSGA2", "STRATEGIES", "Additive", "CoarseToFine", "Evolution", "Exact", "Exhaustive", "Limits", "LocalSearch",
-    "Optimum", "RandomSearch", "Reinforce", "Strategy", "front", "make_strategy", "optimum", "pairs_of",
+    "MCTS", "NSGA2", "SMBO", "STRATEGIES", "Additive", "CoarseToFine", "Evolution", "Exact", "Exhaustive", "Limits",
+    "LocalSearch", "Optimum", "RandomSearch", "Reinforce", "Strategy", "front", "make_strategy", "optimum", "pairs_of",
 ]  # fmt: skip

@@ -17,6 +17,7 @@ from nas.strategies.mcts import MCTS
 from nas.strategies.nsga2 import NSGA2
 from nas.strategies.random_search import RandomSearch
 from nas.strategies.reinforce import Reinforce
+from nas.strategies.smbo import SMBO
 from nas.strategies.strategy import Strategy
 from search_spaces import SearchSpace
 from search_spaces.core import unknown_name
@@ -93,6 +94,10 @@ STRATEGIES: dict[str, StrategyEntry] = {
     "n2n": StrategyEntry(
         "REINFORCE in two stages: 50 trials on which blocks stay, the rest on widths",
         "a trained model is made smaller in blocks and widths", partial(Reinforce, removal=50), 5,
+    ),
+    "smbo": StrategyEntry(
+        "a linear surrogate of choices and neighbouring pairs of choices, which orders candidates",
+        "trials cost little, and there are many", SMBO, 10,
     ),
     "exact": StrategyEntry(
         "fits sums over choices and pairs of choices to the trials, and finds what is best by them by integer programming",
