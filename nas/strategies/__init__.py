@@ -21,7 +21,8 @@ from nas.strategies.strategy import SMALL, Strategy
 from nas.strategies.strategy_sampler import StrategySampler
 
 __all__ = [
-    "MCTS", "NSGA2", "SMALL", "STRATEGIES", "Additive", "Bayesian", "CoarseToFine", "Evolution", "Exact", "Exhaustive", "Knowledge",
-    "Limits", "LocalSearch", "Optimum", "RandomSearch", "Reinforce", "Slimming", "Strategy", "StrategySampler", "check_strategy",
-    "front", "make_strategy", "no_strategy", "optimum", "pairs_of", "read_nni_space", "suggest", "write_nni_space",
+    "MCTS", "NSGA2", "SMALL", "SMBO", "STRATEGIES", "Additive", "Bayesian", "CoarseToFine", "Evolution", "Exact", "Exhaustive",
+    "Knowledge", "Limits", "LocalSearch", "Optimum", "RandomSearch", "Reinforce", "Slimming", "Strategy", "StrategySampler",
+    "check_strategy", "front", "make_strategy", "no_strategy", "optimum", "pairs_of", "read_nni_space", "suggest",
+    "write_nni_space",
 ]  # fmt: skip

@@ -129,12 +129,12 @@ class MCTS:
         for branch in range(branches):
             child = node.children.get(branch)
             if child is None:
-                bound = means[branch] + self.explore * math.sqrt(wide) if self.shared else math.inf
+                bound = means[branch] + self.explore * math.sqrt(2 * wide) if self.shared else math.inf
             elif child.done:
                 continue
             elif self.shared:
                 mean = (child.total + self.shared * means[branch]) / (child.told + self.shared)
-                bound = mean + self.explore * math.sqrt(wide / (child.asked + 1))
+                bound = mean + self.explore * math.sqrt(2 * wide / (child.asked + 1))
             else:
                 mean = child.total / child.told if child.told else 0.5
                 bound = mean + self.explore * math.sqrt(2 * wide / child.asked)

@@ -23,6 +23,7 @@ from nas.strategies.optuna_strategy import optuna_strategy
 from nas.strategies.random_search import RandomSearch
 from nas.strategies.reinforce import Reinforce
 from nas.strategies.slimming import Slimming
+from nas.strategies.smbo import SMBO
 from nas.strategies.strategy import Strategy
 from search_spaces import SearchSpace
 from search_spaces.core import unknown_name
@@ -115,6 +116,10 @@ STRATEGIES: dict[str, StrategyEntry] = {
     "n2n": StrategyEntry(
         "REINFORCE in two stages: 50 trials on which blocks stay, the rest on widths",
         "a trained model is made smaller in blocks and widths", partial(Reinforce, removal=50), 5,
+    ),
+    "smbo": StrategyEntry(
+        "a linear surrogate of choices and neighbouring pairs of choices, which orders candidates",
+        "trials cost little, and there are many", SMBO, 10,
     ),
     "exact": StrategyEntry(
         "fits sums over choices and pairs of choices to the trials, and finds what is best by them by integer programming",

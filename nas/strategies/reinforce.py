@@ -63,7 +63,8 @@ class Reinforce:
 
     Each decision has a softmax of its own. Every `batch` results it is moved for each of them by `rate` times how much better its
     reward was than the running mean of the rewards of batches before. Rewards are shares of trials that do not dominate, see
-    `nas.strategies.rewards`. After each draw that was known the policy is drawn from at half the logits.
+    `nas.strategies.rewards`. After each draw that was known the policy is drawn from at half the
+    logits, from which later draws return step by step.
 
     Args:
         space: what to search.
@@ -101,6 +102,7 @@ class Reinforce:
         self._told: list[Architecture] = []
         self._waiting: list[tuple[list[Step], float]] = []
         self._expected: float | None = None
+        self._halvings = 0  # of the logits, that the last draw took
 
     def ask(self, n: int) -> list[Architecture]:
         """See `Strategy.ask`."""
@@ -137,13 +139,15 @@ class Reinforce:
         best = self._told[int(self._rewards.renewed().argmax())]
         self._kept = {name: best[name] for name in self._removed if name in best}
         self._policy = Policy(self._rng, self._policy.rate)
-        self._expected = None
+        self._expected, self._halvings = None, 0
 
     def _next(self) -> Architecture | None:
-        for known in range(CHILDREN):
-            arch = self._drawn(0.5**known)
+        self._halvings = max(self._halvings - 1, 0)
+        for _ in range(CHILDREN):
+            arch = self._drawn(0.5**self._halvings)
             if arch is not None and arch not in self._archive:
                 return arch
+            self._halvings += 1
         return self._archive.sample()
 
     def _drawn(self, sharpness: float) -> Architecture | None:

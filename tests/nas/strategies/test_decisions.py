@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from nas.strategies import MCTS, Reinforce
+from nas.strategies import MCTS, RandomSearch, Reinforce, Strategy
 from nas.strategies.decisions import Decisions, Key, Step
 from nas.strategies.reinforce import Policy, removing
 from nas.strategies.rewards import Rewards
@@ -128,11 +128,12 @@ def test_the_better_arm_is_taken_more_often(shared: float) -> None:
     assert taken["good"] > 130
 
 
-def test_sharing_learns_a_choice_whatever_came_before_it() -> None:
+@pytest.mark.parametrize("shared", [0.0, 1.0])
+def test_the_tree_learns_what_adds_up(shared: float) -> None:
     layers = SearchSpace("layers", tuple(Categorical(f"op{at}", tuple("abcd")) for at in range(8)))
 
-    def best(shared: float, seed: int) -> int:
-        strategy, most = MCTS(layers, np.random.default_rng(seed), shared=shared), 0
+    def best(strategy: Strategy) -> int:
+        most = 0
         for _ in range(150):
             (arch,) = strategy.ask(1)
             hits = sum(value == "c" for value in arch.values())
@@ -140,8 +141,9 @@ def test_sharing_learns_a_choice_whatever_came_before_it() -> None:
             most = max(most, hits)
         return most
 
-    with_it, without = ([best(shared, seed) for seed in range(5)] for shared in (1.0, 0.0))
-    assert np.mean(with_it) > np.mean(without) + 0.5
+    ours = [best(MCTS(layers, np.random.default_rng(seed), shared=shared)) for seed in range(4)]
+    chance = [best(RandomSearch(layers, np.random.default_rng(seed))) for seed in range(4)]
+    assert np.mean(ours) > np.mean(chance) + 1
 
 
 def test_a_policy_moves_towards_what_was_better_than_expected() -> None:
