@@ -166,8 +166,8 @@ class TrainedModel:
         costs = (*config.objectives, *config.limits)
         if config.supernets.count or "activations" in costs:
             raise ValueError(
-                f"{self.space.name!r} is a trained model: search it with random, evolution, nsga2, coarse-to-fine or exhaustive, "
-                f"`supernets` 0, and without activations; got {config.strategy}, {config.supernets.count} and {', '.join(costs)}"
+                f"{self.space.name!r} is a trained model: search it by a strategy that needs no supernets, with `supernets` 0, and "
+                f"without activations; got {config.strategy}, {config.supernets.count} and {', '.join(costs)}"
             )
         if config.worth.used != "repaired" and not config.measured:
             raise ValueError(
