@@ -101,7 +101,7 @@ class SMBO:
         pool = self._joined(self._pool, self._samples(number), predict)
         for _ in range(GENERATIONS):
             best = list(pool)[-BEST:]
-            drawn = self._rng.integers(len(best), size=number // GENERATIONS) if best else []
+            drawn: list[int] = self._rng.integers(len(best), size=number // GENERATIONS).tolist() if best else []
             pool = self._joined(pool, [self._space.mutate(best[at], self._rng) for at in drawn], predict)
         self._pool = pool
 
