@@ -41,6 +41,7 @@ TYPED: dict[str, tuple[list[str], Any]] = {
     "clip": (["0.5"], 0.5),
     "reduction": (["4"], 4),
     "ranking": (["assigned"], "assigned"),
+    "worth": (["steps"], "steps"),
     "retrain": (["all"], "all"),
     "export": (["onnx,pt2"], ["onnx", "pt2"]),
     "device": (["cpu"], "cpu"),
@@ -72,7 +73,14 @@ def test_an_option_is_a_keyword_is_a_field(tmp_path: Path, monkeypatch: pytest.M
     given: dict[str, Any] = {}
     words = ["search"]
     for name, keyword in KNOWN.items():
-        if name in ("evaluate", "task", "storage", "study", "early_stopping"):  # take the place of others
+        if name in (
+            "evaluate",
+            "task",
+            "storage",
+            "study",
+            "early_stopping",
+            "train_seconds",
+        ):  # take the place of others
             continue
         typed, value = ([str(device)], device) if name == "device_file" else other(name)
         assert value != keyword.default, name

@@ -40,9 +40,9 @@ def test_tables_hold_the_study(start: Callable[..., Study]) -> None:
 def test_each_trial_is_read_once_for_all_tables_and_the_page(
     start: Callable[..., Study], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    study, made, row = complete(start(), trials=12), list[object](), Study._row
+    study, made, row = complete(start(), trials=12), list[object](), Study.row
     fresh = Study.open(study.folder)
-    monkeypatch.setattr(Study, "_row", lambda self, trial: made.append(trial) or row(self, trial))
+    monkeypatch.setattr(Study, "row", lambda self, trial: made.append(trial) or row(self, trial))
     page_of(fresh)
     assert len(made) == 12
     table = fresh.trials
