@@ -17,6 +17,7 @@ from nas.strategies.optuna_strategy import suggest
 from nas.strategies.random_search import RandomSearch
 from nas.strategies.reinforce import Reinforce
 from nas.strategies.slimming import Slimming
+from nas.strategies.smbo import SMBO
 from nas.strategies.strategy import SMALL, Strategy
 from nas.strategies.strategy_sampler import StrategySampler
 
