@@ -7,7 +7,7 @@ from functools import cached_property
 from math import inf
 
 from nas.objectives import Growth
-from nas.pruning import PrunedNetwork
+from nas.scoring.contract import contract
 from nas.scoring.outcome import WORST, losses_of
 from nas.scoring.rungs import STOPPED
 from nas.scoring.weights import JUDGED
@@ -100,4 +100,4 @@ class Budget:
 
     @property
     def _trained(self) -> bool:
-        return isinstance(self.study.space.network, PrunedNetwork)
+        return not contract(self.study.space).trains

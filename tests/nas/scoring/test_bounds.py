@@ -99,7 +99,8 @@ def test_a_latency_that_nothing_keeps_is_refused_with_the_nearest_after_few_meas
 
     def of_size(self: LatencyScorer, archs: Sequence[Architecture], progress: Progress) -> list[Figures]:
         measured.extend(archs)
-        return [{"latency_ms": figures["macs"] / 1e6} for figures in CostScorer(self.space)(archs, silent)]
+        space: SearchSpace = self.build.__self__.space  # type: ignore[attr-defined]
+        return [{"latency_ms": figures["macs"] / 1e6} for figures in CostScorer(space)(archs, silent)]
 
     monkeypatch.setattr(LatencyScorer, "__call__", of_size)
     with pytest.raises(

