@@ -16,7 +16,7 @@ from nas.scoring.bounds import within
 from nas.scoring.costs import CostScorer, Figures, LatencyScorer, Scorer
 from nas.strategies import STRATEGIES, make_strategy
 from pruners.progress import Progress, silent
-from search_spaces import Architecture, Constraint, make_space, smallest
+from search_spaces import Architecture, Constraint, SearchSpace, make_space, smallest
 from tests.conformance import visited
 
 
@@ -99,7 +99,8 @@ def test_a_latency_that_nothing_keeps_is_refused_with_the_nearest_after_few_meas
 
     def of_size(self: LatencyScorer, archs: Sequence[Architecture], progress: Progress) -> list[Figures]:
         measured.extend(archs)
-        space: SearchSpace = self.build.__self__.space  # type: ignore[attr-defined]
+        kept: Any = self.build
+        space: SearchSpace = kept.__self__.space
         return [{"latency_ms": figures["macs"] / 1e6} for figures in CostScorer(space)(archs, silent)]
 
     monkeypatch.setattr(LatencyScorer, "__call__", of_size)
