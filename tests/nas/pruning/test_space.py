@@ -153,7 +153,7 @@ def test_an_untrained_on_subnet_is_exported_repaired(study: nas.Study, task: Tas
 
 def test_what_does_not_fit_is_refused(trained: nn.Module, digits: ImageData, tmp_path: Path) -> None:
     for settings in ({"supernets": 2}, {"objectives": ["accuracy", "activations"]}, {"limits": {"activations": 1}}):
-        with pytest.raises(ValueError, match="is a trained model: search it with random"):
+        with pytest.raises(ValueError, match="is a trained model: search it by a strategy that needs no supernets"):
             nas.search(space_of(trained), digits, out=tmp_path / "run", **{**SETTINGS, **settings})
     with pytest.raises(ValueError, match="`mean` and `std` go together"):
         nas.configure(NAME, "digits", strategy="random", mean=[0.5])
