@@ -18,6 +18,7 @@ def test_every_objective_is_known_by_its_own_name() -> None:
         "activations",
         "weight_bytes",
         "latency_ms",
+        "onnxruntime_ms",
         "peak_memory_bytes",
         "energy_mj",
         "bound_ms",
