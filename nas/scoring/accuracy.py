@@ -124,19 +124,10 @@ class OneByOne:
         return OneByOne(self.make, self.task, self.names, self.part, terms)
 
     def __call__(self, archs: Sequence[Architecture], progress: Progress) -> list[Figures]:
-        figures: list[Figures] = []
-        for number, arch in enumerate(archs):
+        return _in_turn(archs, progress, self._figures)
 
-            def inner(step: str, done: float, total: float, number: int = number) -> None:
-                progress(step, number + done / total, len(archs))
-
-            inner("ranking", 0, 1)
-            network = self.make(arch, inner)
-            figures.append(self._measured(network, arch))
-        return figures
-
-    def _measured(self, network: nn.Module, arch: Architecture) -> Figures:
-        race = self.race
+    def _figures(self, arch: Architecture, progress: Progress) -> Figures:
+        network, race = self.make(arch, progress), self.race
         if race is None:
             return dict(measure(network, self.task, self.part, self.names))
         rungs, notes, on = list(RUNGS), dict[str, float](), 0
@@ -185,15 +176,7 @@ class TrainedAlone:
         return TrainedAlone(self.space, self.task, self.names, self.config, self.device, terms)
 
     def __call__(self, archs: Sequence[Architecture], progress: Progress) -> list[Figures]:
-        figures: list[Figures] = []
-        for number, arch in enumerate(archs):
-
-            def inner(step: str, done: float, total: float, number: int = number) -> None:
-                progress(step, number + done / total, len(archs))
-
-            inner("ranking", 0, 1)
-            figures.append(self._figures(arch, inner))
-        return figures
+        return _in_turn(archs, progress, self._figures)
 
     def _figures(self, arch: Architecture, progress: Progress) -> Figures:
         config, training, bars = self.config, self.config.supernets.training, self.bars.get(arch.key, {})
@@ -238,3 +221,18 @@ class _StoppedEarly(Exception):
     def __init__(self, epochs: int) -> None:
         super().__init__(epochs)
         self.epochs = epochs
+
+
+def _in_turn(
+    archs: Sequence[Architecture], progress: Progress, of: Callable[[Architecture, Progress], Figures]
+) -> list[Figures]:
+    """The figures of architectures, one after the other; each tells of its own steps."""
+    found: list[Figures] = []
+    for number, arch in enumerate(archs):
+
+        def inner(step: str, done: float, total: float, number: int = number) -> None:
+            progress(step, number + done / total, len(archs))
+
+        inner("ranking", 0, 1)
+        found.append(of(arch, inner))
+    return found
