@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from estimators.counting import device_of, standing_in
 from nas.pruning.matching import check_training, learning
 from nas.pruning.nearing import Matching, Nearing
 from nas.pruning.states import Watched
@@ -122,18 +123,15 @@ def nest(
         others = stream(seed, "members", number).permutation(len(made) - 1)[: AT_ONCE - 1]
         return [len(made) - 1, *others.tolist()]
 
-    teacher = space.model.to(place)
-    try:
-        with untouched(teacher), learning(student, space.model) as weights, Watched(teacher) as leader:
-            followers = [_Member(model, parts, student) for model, parts in made]
-            size = BATCH if norms else SMALL_BATCH
-            training = Nearing(student, weights, followers, leader, given, 1.0, 1.0, size, place, seed, drawn)
-            for model, _ in made:
-                for part in model.modules():
-                    if isinstance(part, _BatchNorm):
-                        part.train()
-            did = training.run(lengths, "auto", began, path, progress)
-    finally:
-        teacher.to("cpu")
+    teacher = space.model if device_of(space.model) == place else standing_in(space.model, place)
+    with untouched(teacher), learning(student, space.model) as weights, Watched(teacher) as leader:
+        followers = [_Member(model, parts, student) for model, parts in made]
+        size = BATCH if norms else SMALL_BATCH
+        training = Nearing(student, weights, followers, leader, given, 1.0, 1.0, size, place, seed, drawn)
+        for model, _ in made:
+            for part in model.modules():
+                if isinstance(part, _BatchNorm):
+                    part.train()
+        did = training.run(lengths, "auto", began, path, progress)
     student.to("cpu")
     return Nested(space.with_weights(dict(student.named_parameters())), did)

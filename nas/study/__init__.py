@@ -5,19 +5,19 @@ from nas.study.choose import choose
 from nas.study.config import (
     LOOP,
     OBJECT,
-    RankingConfig,
     RunConfig,
     adjusted,
-    configure,
     named_functions,
     parse_config,
     peek_config,
     read_config,
 )
+from nas.study.defaults import configure
 from nas.study.formats import FORMATS, check_same
 from nas.study.journal import New, Trial, whole
 from nas.study.lock import is_held
 from nas.study.naming import run_folder, study_name
+from nas.study.parts import RankingConfig
 from nas.study.records import holds, journal_of, read_record, recorded_config, write_recorded
 from nas.study.shared import SharedStudy
 from nas.study.spaces import build_space, make_task, options_for

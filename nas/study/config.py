@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import field_validator, model_validator
 
 from estimators import METRICS
 from estimators.zero_cost import ZERO_COST
@@ -14,26 +14,23 @@ from nas.data import DataConfig
 from nas.engines import EngineConfig
 from nas.events import known_logs
 from nas.objectives import ESTIMATES, OBJECTIVES, Hardware, Objective, estimates, parse_objectives
-from nas.pruning import OF_MODEL, SearchedModel, as_space, functions_of, is_pruned
+from nas.pruning import functions_of, is_pruned
 from nas.runtime import amount, check_trust, different, names_function, read_yaml, teaches_by_function
 from nas.strategies import STRATEGIES, no_strategy
 from nas.study.formats import FORMATS
+from nas.study.parts import AloneConfig, BudgetConfig, HalvingConfig, RankingConfig, SharedConfig, SpaceConfig
 from nas.study.worth import WorthConfig
 from nas.supernets import SupernetConfig
 from nas.tasks import class_metrics
-from nas.training import TrainingConfig
 from pruners.allocation import MILLISECONDS
 from search_spaces.core import (
-    MOST_SEEDS,
     Part,
     PathText,
     keywords,
-    nested,
     of_file,
     parse,
     put,
     setting,
-    takes,
     unknown_name,
 )
 
@@ -49,123 +46,6 @@ LIMITED = (*METRICS, *MILLISECONDS, *ESTIMATES)
 """What a search may be limited by."""
 WITHOUT_DATA = tuple(name for name in OBJECTIVES if name not in ("accuracy", "activations", *ZERO_COST))
 """Objectives of trained models that need no examples."""
-TRIALS = 200
-"""Of a search for smaller models inside a trained one, where nothing else ends it: few spaces of these are ever used up."""
-
-
-class SpaceConfig(Part):
-    """A built-in space's name, or `module:function` for one's own; options go to its factory, and `paths` to `ensemble`."""
-
-    name: str = setting(
-        "resnet20-pooling",
-        name="space",
-        help="Search space (see `nas list spaces`), module:function, or pruned:module:function of a trained model.",
-    )
-    options: dict[str, Any] = setting(
-        {},
-        name="space_options",
-        flag="option",
-        help="Option of the space as name=value, such as operators=[max,conv]. Can be repeated.",
-    )
-
-    @property
-    def title(self) -> str:
-        """The name, with the number of paths of an ensemble."""
-        paths = self.options.get("paths", 1)
-        return self.name if paths == 1 else f"{self.name}-paths{paths}"
-
-
-class RankingConfig(Part):
-    """How supernets rank architectures.
-
-    `supernet` is `best` for the highest accuracy among the M supernets, or `assigned` for the one that the mixture
-    assigns an architecture to, which costs one evaluation instead of M.
-    """
-
-    batch_size: int = Field(default=250, gt=1)
-    calibration_images: int = Field(default=2000, gt=1)
-    supernet: Literal["best", "assigned"] = setting(
-        "best", name="ranking", help="Which supernet ranks an architecture: best or assigned."
-    )
-
-
-class BudgetConfig(Part):
-    """When the search stops, whichever comes first."""
-
-    trials: int | None = setting(None, gt=0, adjustable=True, help="Most trials.")
-    seconds: float | None = setting(
-        None, gt=0, adjustable=True, help="Most seconds of evaluating trials, added up over workers."
-    )
-    macs: float | None = setting(
-        None,
-        name="macs_spent",
-        gt=0,
-        adjustable=True,
-        help="Most multiply-accumulates of evaluating trials: those of each network times its examples, three times in training.",
-    )
-    patience: int | None = setting(
-        None, gt=0, adjustable=True, help="End a search whose hypervolume has not grown by 0.1 % in so many trials."
-    )
-    max_failures: int = setting(10, gt=0, adjustable=True, help="End a search after so many failed trials in a row.")
-
-
-HALVINGS = {
-    "none": "every trial has all epochs",
-    "asha": "a trial goes on at each rung only if few of those before were better there",
-    "hyperband": "the same, for some trials from a later rung on, in turn",
-}
-"""Ways of giving bad trials fewer epochs."""
-
-
-class HalvingConfig(Part):
-    """Whether trials that are trained alone end before their last epoch; rungs are `first`, `first` x `reduction`, … epochs."""
-
-    way: Literal["none", "asha", "hyperband"] = setting(
-        "none",
-        name="early_stopping",
-        help="How trials that are trained alone end early: "
-        + "; ".join(f"{way}, {what}" for way, what in HALVINGS.items())
-        + ".",
-    )
-    reduction: int = setting(3, ge=2, help="At a rung of early stopping one of so many trials goes on.")
-    first: int = setting(1, name="first_rung", ge=1, help="Epochs before the first rung of early stopping.")
-
-
-class SharedConfig(Part):
-    """A study that several workers search together; its budget counts the trials of all of them."""
-
-    storage: PathText | None = setting(
-        None,
-        adjustable=True,
-        help="Share the search with other workers by a journal file, sqlite:///FILE or postgresql://HOST/DATABASE; see "
-        "docs/long_runs.md.",
-    )
-    study: str | None = setting(
-        None, help="Name of the shared study.", otherwise="made of the space, the data and the objectives"
-    )
-    grace: int = setting(
-        60, ge=2, help="Seconds without a sign of life after which the trials of a worker are given to others."
-    )
-
-
-class AloneTraining(TrainingConfig):
-    """How networks are trained alone."""
-
-    epochs: int = setting(
-        100, name="alone_epochs", gt=0, help="Epochs of training a network alone.", otherwise="as epochs"
-    )
-    schedule: Literal["cosine", "one-cycle", "exponential"] = "cosine"
-
-
-class AloneConfig(Part):
-    """Which architectures are trained on their own afterwards, how, with how many seeds, and whether by `torch.compile`."""
-
-    which: Literal["front", "all", "none"] = setting(
-        "front", name="retrain", help="What is trained alone afterwards: front, all or none."
-    )
-    training: AloneTraining = AloneTraining()
-    seeds: int = setting(1, gt=0, le=MOST_SEEDS, help="How often each network is trained alone.")
-    compile: bool = setting(False, help="Train networks alone by torch.compile; it needs a C++ compiler or a GPU.")
 
 
 class RunConfig(Part):
@@ -409,58 +289,6 @@ class RunConfig(Part):
             if not most > 0:
                 raise ValueError(f"a limit of a search must be positive, got {name}={most:g}")
         return limits
-
-
-@takes(RunConfig, SearchedModel)
-def configure(space: str | None = None, data: str | None = None, **settings: Any) -> RunConfig:
-    """The complete configuration behind the settings that are given.
-
-    Args:
-        space: a built-in space, `module:function`, or `pruned:MODEL`; None with `model`, which means the same as the last.
-        data: see `nas.load_data`; None with `task` or `evaluate`, or for a trained model and costs alone.
-        settings: the others, by keyword:{settings}
-
-    Raises:
-        ValueError: a setting is unknown or out of its range; the message names it.
-    """
-    given = {name: value for name, value in settings.items() if value is not None}
-    of_model = {name: given.pop(name) for name in OF_MODEL if name in given}
-    options = given.pop("space_options", None) or {}
-    space, options = as_space(space, options, of_model)
-    if space is None:
-        raise ValueError("a search needs a `space`, or a trained `model` to find smaller ones in; give one of them")
-    defaults: dict[str, Any] = {"alone_epochs": given.get("epochs", 100)}
-    if trained := is_pruned(space):
-        defaults |= _of_trained(given, data)
-    if "evaluate" in given:
-        defaults |= {"strategy": "nsga2", "supernets": 0, "retrain": "none"}
-    else:
-        strategy = STRATEGIES.get({**defaults, **given}.get("strategy", "mixture"))
-        defaults["supernets"] = strategy.supernets if strategy and (strategy.ranked or not trained) else 0
-    made = nested(
-        RunConfig,
-        {
-            **defaults,
-            **given,
-            "space": space,
-            **({"space_options": options} if options else {}),
-            **({} if data is None else {"data": data}),
-        },
-    )
-    return parse_config({"data": None, **made})
-
-
-def _of_trained(given: Mapping[str, Any], data: str | None) -> dict[str, Any]:
-    """Defaults of a search inside a trained model: it ends, and what is found is trained on only where epochs say how long."""
-    defaults: dict[str, Any] = {
-        "learning_rate": 1e-4 if given.get("optimizer") == "adamw" else 0.01,
-        "strategy": "nsga2",
-    }
-    if not {"epochs", "alone_epochs"} & given.keys():
-        defaults["retrain"] = "none"
-    if not {"trials", "seconds", "macs_spent", "patience"} & given.keys() and given.get("strategy") != "exhaustive":
-        defaults["trials"] = TRIALS
-    return defaults
 
 
 def adjusted(config: RunConfig, settings: Mapping[str, Any]) -> RunConfig:

@@ -22,7 +22,8 @@ import nas
 from nas.cli.app import app
 from nas.data.dataset import ImageData
 from nas.runtime import checkpoint
-from nas.study.config import RunConfig, configure, parse_config
+from nas.study.config import RunConfig, parse_config
+from nas.study.defaults import configure
 from nas.study.records import write_recorded
 from nas.tasks import Task
 from nas.train import load_supernets

@@ -15,7 +15,8 @@ from nas.objectives.estimates import ESTIMATES, estimates
 from nas.objectives.objective import OBJECTIVES
 from nas.runtime import as_yaml
 from nas.scoring.costs import NetworkScorer
-from nas.study.config import configure, differences, read_config
+from nas.study.config import differences, read_config
+from nas.study.defaults import configure
 from pruners.progress import silent
 from search_spaces import make_space
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from nas.scoring import SupernetScorer
-from nas.study.config import RankingConfig
+from nas.study import RankingConfig
 from nas.supernets.config import SupernetConfig
 from nas.supernets.make import make_learner
 from nas.tasks import Task

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from nas.runtime import as_yaml
-from nas.study.config import configure, differences, parse_config, read_config
+from nas.study.config import differences, parse_config, read_config
+from nas.study.defaults import configure
 from nas.training.alone import Distillation
 
 

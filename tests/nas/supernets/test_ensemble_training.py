@@ -14,8 +14,7 @@ import nas
 from nas.cli.options import space_options
 from nas.cli.profile import profile
 from nas.export import export
-from nas.study import run_folder
-from nas.study.config import configure
+from nas.study import configure, run_folder
 from nas.study.spaces import build_space
 from nas.supernets.config import SupernetConfig
 from nas.supernets.make import make_learner
