@@ -9,6 +9,7 @@ from math import inf
 from nas.objectives import Growth
 from nas.scoring.contract import contract
 from nas.scoring.outcome import WORST, losses_of
+from nas.scoring.race import EXAMPLES
 from nas.scoring.rungs import STOPPED
 from nas.scoring.weights import JUDGED
 from nas.study import Study, Trial
@@ -72,7 +73,8 @@ class Budget:
             return float(notes["macs_spent"])
         objectives = [objective.name for objective in self.study.objectives]
         macs = dict(zip(objectives, trial.values or (), strict=False)).get("macs", notes.get("macs", 0))
-        return macs * (self._judging + OF_TRAINING * self._training * notes.get(STOPPED, self._epochs))
+        judged = notes.get(EXAMPLES, self._judging)  # fewer of one that was given up in a race
+        return macs * (judged + OF_TRAINING * self._training * notes.get(STOPPED, self._epochs))
 
     def _take(self, trials: Sequence[Trial]) -> None:
         if self.config.patience is not None and trials:

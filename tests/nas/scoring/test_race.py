@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import nas
 from nas.objectives import OBJECTIVES, losses, non_dominated
-from nas.scoring import Race, Races
+from nas.scoring import Budget, Race, Races
 from nas.scoring.race import DEVIATIONS, EXAMPLES, KNOWN, rung_name
 from nas.study import Study, Trial
 from nas.tasks import Task, classification
@@ -103,6 +103,8 @@ def test_a_search_drops_what_cannot_stand_on_the_front_and_is_the_same_whoever_s
     assert len(dropped) > 5 and len(judged) > KNOWN
     assert not set(dropped["architecture"]) & set(here.front["architecture"])
     assert (dropped[EXAMPLES] == 250).any()
+    for trial, row in zip(here.journal.trials("search"), trials.to_dict("records"), strict=True):
+        assert Budget(here).spent_by(trial) == row["macs"] * row[EXAMPLES]
     early = judged["accuracy_after_250"] - judged["accuracy"]
     assert early.abs().max() < 0.15, "as examples are drawn at random"
     again = searched(tmp_path / "processes", engine="processes", parallel=2)
