@@ -21,8 +21,8 @@ OFTEN, GROWTH = 50, 1.2
 """It learns anew after so many trials told, or when they grew by so much, whichever comes first."""
 BEST = 10
 """Trials that candidates are bred from."""
-SAMPLE = 300
-"""Architectures that stand for a space which is too large to list."""
+SAMPLE, SAMPLE_DEAR = 300, 30
+"""Architectures that stand for a space which is too large to list; fewer where it takes long to ask about each."""
 
 
 class Bayesian:
@@ -161,6 +161,6 @@ class Bayesian:
         """All architectures in random order, or some of a space that is too large to list."""
         space, rng = self._archive.space, self._archive.rng
         if not self._archive.can_list:
-            return [space.sample(rng) for _ in range(SAMPLE)]
+            return [space.sample(rng) for _ in range(SAMPLE_DEAR if space.dear else SAMPLE)]
         archs = list(space.enumerate())
         return [archs[at] for at in rng.permutation(len(archs))]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,12 +20,27 @@ Score = Callable[[Floats, Floats], Floats]
 SHORT = 2_000
 """Candidates that are scored for each trial, of those that are listed."""
 CHUNK = 4_096
-SLOTS = 500
-"""Candidates at a time where they are bred."""
-CHILDREN = 8
-"""Bred for each trial."""
-GENERATIONS, BROOD = 4, 50
-"""Of evolution where the surrogate learned anew, and their children."""
+PARENTS = 8
+"""Best candidates that children are bred from."""
+
+
+class Pool(NamedTuple):
+    """How many candidates are bred.
+
+    Attributes:
+        slots: candidates at a time.
+        children: bred for each trial.
+        generations, brood: of evolution where the surrogate learned anew, and the children of each.
+    """
+
+    slots: int
+    children: int
+    generations: int
+    brood: int
+
+
+MANY, FEW = Pool(500, 8, 4, 50), Pool(60, 1, 2, 8)
+"""Few where it takes long to ask whether an architecture keeps the limits."""
 
 
 class Listed:
@@ -85,6 +101,7 @@ class Bred:
 
     def __init__(self, archive: Archive, features: Features) -> None:
         self._archive, self._rng, self._read = archive, archive.rng, features
+        self._pool = FEW if archive.space.dear else MANY
         self._best: list[Architecture] = []
         self.archs: list[Architecture] = []
         self.signals = features.signals([])
@@ -92,15 +109,15 @@ class Bred:
 
     def refresh(self, score: Score, best: Sequence[Architecture]) -> None:
         """Some generations of evolution on the score, from the candidates, a few samples and the best trials."""
-        self._best = list(best)
+        pool, self._best = self._pool, list(best)
         self._keep(np.array([at for at, arch in enumerate(self.archs) if arch not in self._archive], dtype=np.int64))
-        sampled = (self._archive.sample() for _ in range(SLOTS // 2 if not self.archs else CHILDREN))
+        sampled = (self._archive.sample() for _ in range(pool.slots // 2 if not self.archs else pool.children))
         self._add([arch for arch in iter(lambda: next(sampled, None), None) if arch is not None])
-        for _ in range(GENERATIONS):
+        for _ in range(pool.generations):
             scores = score(self.features, self.signals) if self.archs else np.empty(0)
-            kept = np.sort(np.argsort(-scores, kind="stable")[: SLOTS - BROOD])
+            kept = np.sort(np.argsort(-scores, kind="stable")[: pool.slots - pool.brood])
             self._keep(kept)
-            self._add(islice(self._children(scores[kept]), BROOD))
+            self._add(islice(self._children(scores[kept]), pool.brood))
 
     def renew(self, scores: Floats) -> Ints:
         """Breed children in the places of the worst candidates.
@@ -111,7 +128,7 @@ class Bred:
         Returns:
             The places of the children.
         """
-        children = self._new(islice(self._children(scores), CHILDREN))
+        children = self._new(islice(self._children(scores), self._pool.children))
         places = np.argsort(scores, kind="stable")[: len(children)]
         if len(places):
             children = children[: len(places)]
@@ -123,7 +140,7 @@ class Bred:
 
     def _children(self, scores: Floats) -> Iterable[Architecture]:
         """Children without end of the best trials and of the best candidates, half each; a third of them of two parents."""
-        top = [self.archs[at] for at in np.argsort(-scores, kind="stable")[:CHILDREN]]
+        top = [self.archs[at] for at in np.argsort(-scores, kind="stable")[:PARENTS]]
         while self._best or top:
             first, second = self._parent(top), self._parent(top)
             if self._rng.random() < 1 / 3 and first != second:

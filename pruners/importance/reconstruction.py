@@ -31,7 +31,7 @@ from pruners.surgery import Masked, Removal
 RIDGE = 1e-4  # of a solution, relative to the mean of the diagonal
 WIDEST = 5_000  # columns: beyond, no second moments are kept and nothing is made up for
 POSITIONS = 20_000  # per batch
-ROUNDING = 1e-6  # of the squares of what a layer computes, up to which its variance is that of products in float32
+ROUNDING = 1e-5  # of the squares of what a layer computes, up to which its variance is that of products in float32
 
 
 @dataclass(frozen=True)
