@@ -44,6 +44,7 @@ from estimators.latency import (
 )
 from estimators.memory import (
     PatchCost,
+    PatchModel,
     PeakMemory,
     allocated_peak,
     choose_patches,
@@ -54,7 +55,7 @@ from estimators.memory import (
 
 __all__ = [
     "COUNTERS", "METRICS", "Cost", "CostModel", "Count", "Device", "Energy", "GroupedLayer", "KnownDevice",
-    "Latency", "LatencyPredictor", "LatencyTable", "Multipliers", "PatchCost", "PeakMemory", "Profile", "Stages",
+    "Latency", "LatencyPredictor", "LatencyTable", "Multipliers", "PatchCost", "PatchModel", "PeakMemory", "Profile", "Stages",
     "allocated_peak", "best_group_size", "block_cost", "choose_patches", "choose_samples", "compare",
     "compare_latency", "compound", "count", "count_with", "deepmad_space", "deepmad_stages", "estimate_energy",
     "family", "fit_latency", "group_sizes", "known_device", "load_table", "measure_latency", "measure_table",

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch._ops import OpOverload
+from torch.export import ExportedProgram
 from torch.fx import Node
 from torch.fx.node import map_arg
 
@@ -26,15 +27,13 @@ class Stage:
     """An exported graph of convolutions, pooling windows, batch norms and element-wise operators.
 
     Args:
-        module: left as it was.
-        inputs: as for `peak_memory`; one image.
+        program: of one image.
 
     Raises:
         ValueError: an operator needs more of its input than a window around each pixel.
     """
 
-    def __init__(self, module: nn.Module, inputs: Inputs) -> None:
-        program = exported(module, inputs)
+    def __init__(self, program: ExportedProgram) -> None:
         signature = program.graph_signature
         names = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
         names |= signature.inputs_to_lifted_tensor_constants
@@ -53,6 +52,11 @@ class Stage:
                 self._check(node, maps)
                 self.nodes.append(node)
                 self.sides[node] = _sides(node)
+
+    @classmethod
+    def of(cls, module: nn.Module, inputs: Inputs) -> Stage:
+        """The stage that a module is, which is left as it was; inputs as for `peak_memory`."""
+        return cls(exported(module, inputs))
 
     def sources(self, node: Node) -> list[Node]:
         """The maps that an operator reads."""

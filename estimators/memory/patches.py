@@ -10,7 +10,7 @@ counted; receptive fields are not redistributed for the user.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -96,7 +96,7 @@ def choose_patches(
     shape, found, tiled = tuple(input_shape), [], [each for each in patches if each != 1]
     if len(tiled) < len(patches):
         peak = peak_memory(network, shape, element_bytes=element_bytes).peak_bytes
-        found.append(_usual(1, peak, count(network, shape).total.macs))
+        found.append(as_usual(1, peak, count(network, shape).total.macs))
     for blocks in range(1, len(network)):
         try:
             split = _Split(network, shape, blocks, element_bytes)
@@ -108,14 +108,21 @@ def choose_patches(
             f"`network` must start with a block that can run in one of {list(patches)} patches a side and go on with another; "
             "add 1 to `patches` for inference as usual"
         )
-    allowed = [cost for cost in found if cost.peak_bytes <= limit_bytes]
-    if not allowed:
-        least = min(found, key=lambda cost: cost.peak_bytes)
+    least = best_plan(found, limit_bytes)
+    if least.peak_bytes > limit_bytes:
         raise ValueError(
             f"`limit_bytes` must be at least {least.peak_bytes}, which {least.patches} x {least.patches} patches of {least.blocks} "
             f"blocks take, got {limit_bytes}; allow more memory, or more patches, or use a smaller image"
         )
-    return min(allowed, key=lambda cost: (cost.macs, cost.peak_bytes))
+    return least
+
+
+def best_plan(found: Sequence[PatchCost], limit_bytes: float | None) -> PatchCost:
+    """The one with the fewest macs, then the lowest peak, that keeps the limit; where none does or there is none, the lowest peak."""
+    allowed = [] if limit_bytes is None else [cost for cost in found if cost.peak_bytes <= limit_bytes]
+    if allowed:
+        return min(allowed, key=lambda cost: (cost.macs, cost.peak_bytes))
+    return min(found, key=lambda cost: (cost.peak_bytes, cost.macs))
 
 
 def run_patched(stage: nn.Module, images: Tensor, patches: int) -> Tensor:
@@ -129,13 +136,14 @@ def run_patched(stage: nn.Module, images: Tensor, patches: int) -> Tensor:
     Raises:
         ValueError: as `patched_cost`.
     """
-    graph = Stage(stage, (images[:1],))
+    graph = Stage.of(stage, (images[:1],))
     with torch.no_grad():
-        rows = [torch.cat([graph.run(images, tile) for tile in row], 3) for row in _tiles(graph, patches)]
+        rows = [torch.cat([graph.run(images, tile) for tile in row], 3) for row in tiles(graph, patches)]
     return torch.cat(rows, 2)
 
 
-def _usual(blocks: int, peak: int, macs: int) -> PatchCost:
+def as_usual(blocks: int, peak: int, macs: int) -> PatchCost:
+    """The cost of inference without patches."""
     return PatchCost(blocks, 1, peak, peak, peak, macs, 0)
 
 
@@ -146,7 +154,7 @@ class _Split:
         if not 0 < blocks < len(network):
             raise ValueError(f"`blocks` must be 1 to {len(network) - 1}, one less than the network has, got {blocks}")
         self.network, self.shape, self.blocks, self.element_bytes = network, shape, blocks, element_bytes
-        self.stage = Stage(network[:blocks], shape)
+        self.stage = Stage.of(network[:blocks], shape)
         self.largest = min(self.stage.sides[self.stage.output])
         output = self.stage.output.meta["val"]
         self.element = element_bytes or output.element_size()
@@ -157,13 +165,13 @@ class _Split:
     def cost(self, patches: int, clipped: bool = True) -> PatchCost:
         if patches == 1:
             peak = peak_memory(self.network, self.shape, element_bytes=self.element_bytes).peak_bytes
-            return _usual(self.blocks, peak, self.macs)
+            return as_usual(self.blocks, peak, self.macs)
         stage, graph = self.stage, self.stage.graph
-        tiles = [stage.regions(tile, clipped) for row in _tiles(stage, patches) for tile in row]
-        distinct = {_tile_sizes(stage, regions, self.element) for regions in tiles}
+        cut = [stage.regions(tile, clipped) for row in tiles(stage, patches) for tile in row]
+        distinct = {tile_sizes(stage, regions, self.element) for regions in cut}
         tile_bytes = max(best_order(graph.operations, sizes, graph.outputs).peak for sizes in distinct)
         everything = {node: ((0, rows), (0, columns)) for node, (rows, columns) in stage.sides.items()}
-        extra = sum(_macs(stage, regions) for regions in tiles) - _macs(stage, everything)
+        extra = sum(macs_of(stage, regions) for regions in cut) - macs_of(stage, everything)
         stage_bytes = self.output_bytes + tile_bytes
         return PatchCost(
             self.blocks,
@@ -176,7 +184,7 @@ class _Split:
         )
 
 
-def _tiles(stage: Stage, patches: int) -> list[list[Region]]:
+def tiles(stage: Stage, patches: int) -> list[list[Region]]:
     """Tiles of the output, row by row, as equal as whole pixels allow."""
     sides = stage.sides[stage.output]
     if not 0 < patches <= min(sides):
@@ -187,19 +195,20 @@ def _tiles(stage: Stage, patches: int) -> list[list[Region]]:
     return [[(row, column) for column in columns] for row in rows]
 
 
-def _tile_sizes(stage: Stage, regions: dict[Node, Region], element: int) -> tuple[int, ...]:
-    """Bytes of each buffer of one tile; its part of the output is written straight into the whole."""
+def tile_sizes(stage: Stage, regions: Mapping[Node, Region], element: int, written_out: bool = True) -> tuple[int, ...]:
+    """Bytes of each buffer of one tile; where it is `written_out`, its part of the output goes straight into the whole."""
     graph, sizes = stage.graph, [0] * len(stage.graph.sizes)
     nodes = [(buffer, stage.image) for buffer in graph.inputs]
     nodes += [(op.writes[0], node) for op, node in zip(graph.operations, graph.nodes, strict=True) if node in regions]
     for buffer, node in nodes:
         value = node.meta["val"]
         channels = (value[0] if isinstance(value, (tuple, list)) else value).shape[1]
-        sizes[buffer] = 0 if buffer in graph.outputs else channels * _area(regions[node]) * element
+        sizes[buffer] = 0 if written_out and buffer in graph.outputs else channels * _area(regions[node]) * element
     return tuple(sizes)
 
 
-def _macs(stage: Stage, regions: dict[Node, Region]) -> int:
+def macs_of(stage: Stage, regions: Mapping[Node, Region]) -> int:
+    """Of the convolutions, for these regions of what they put out."""
     return sum(
         _area(regions[node]) * stage.tensors[node.args[1]].numel()
         for node in stage.nodes

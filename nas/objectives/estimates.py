@@ -12,6 +12,12 @@ from torch import nn
 from estimators import Device, estimate_energy, peak_memory, read_device
 from estimators.counting import Inputs
 
+
+def element_bytes(device: Device | None) -> int | None:
+    """Of an activation on the device; None for that of the network's own dtype."""
+    return None if device is None else int(device.bytes_per_word)
+
+
 Estimate = Callable[[nn.Module, Inputs], float]
 
 
@@ -23,8 +29,7 @@ class EstimateEntry(NamedTuple):
 
 
 def _peak(device: Device | None) -> Estimate:
-    element_bytes = None if device is None else int(device.bytes_per_word)
-    return lambda module, inputs: peak_memory(module, inputs, element_bytes=element_bytes).peak_bytes
+    return lambda module, inputs: peak_memory(module, inputs, element_bytes=element_bytes(device)).peak_bytes
 
 
 def _energy_mj(device: Device | None) -> Estimate:
@@ -37,6 +42,8 @@ def _bound_ms(device: Device | None) -> Estimate:
     return lambda module, inputs: 1e3 * estimate_energy(module, inputs, device).bound_s
 
 
+PATCHED = ("patched_peak_bytes", "patched_macs")
+"""Estimates of networks of a space whose first blocks may run patch by patch, see `estimators.PatchModel`."""
 ESTIMATES: dict[str, EstimateEntry] = {
     "peak_memory_bytes": EstimateEntry(_peak, needs_device=False),
     "energy_mj": EstimateEntry(_energy_mj, needs_device=True),
@@ -67,14 +74,15 @@ def estimates(names: Collection[str], device: Device | None) -> dict[str, Estima
         ValueError: an estimate needs a device and there is none, or there is one that no estimate needs.
     """
     wanted = [name for name in names if name in ESTIMATES]
+    known = (*ESTIMATES, *PATCHED)
     needing = [name for name in wanted if ESTIMATES[name].needs_device]
     if device is None and needing:
         raise ValueError(
             f"{' and '.join(needing)} must be told the device's costs; give `device_file`, a YAML file; "
             "docs/estimators.md shows one"
         )
-    if device is not None and not wanted:
+    if device is not None and not any(name in known for name in names):
         raise ValueError(
-            f"a device file is for {', '.join(ESTIMATES)}, got only {', '.join(names)}; name one of them, or leave the file out"
+            f"a device file is for {', '.join(known)}, got only {', '.join(names)}; name one of them, or leave the file out"
         )
     return {name: ESTIMATES[name].make(device) for name in wanted}

@@ -9,7 +9,8 @@ from typing import Protocol
 import torch
 from torch import nn
 
-from estimators import METRICS
+from estimators import METRICS, PatchModel
+from nas.objectives import PATCHED
 from nas.pruning import PrunedNetwork, check_task
 from nas.samplers import cheap_and_dear
 from nas.scoring.accuracy import OneByOne, SupernetScorer, TrainedAlone
@@ -106,6 +107,8 @@ class Untrained:
                 f"`worth` {config.worth.used} is of smaller models inside a trained one, got the space {self.space.name!r}; leave it "
                 "out, or give a trained `model`"
             )
+        if set((*config.objectives, *config.limits)) & set(PATCHED):
+            PatchModel(self.space)
 
     def check_task(self, task: Task, config: RunConfig) -> None:
         net, name = self.space.net, self.space.name
@@ -164,10 +167,10 @@ class TrainedModel:
 
     def check(self, config: RunConfig) -> None:
         costs = (*config.objectives, *config.limits)
-        if config.supernets.count or "activations" in costs:
+        if config.supernets.count or {"activations", *PATCHED} & set(costs):
             raise ValueError(
                 f"{self.space.name!r} is a trained model: search it by a strategy that needs no supernets, with `supernets` 0, and "
-                f"without activations; got {config.strategy}, {config.supernets.count} and {', '.join(costs)}"
+                f"without activations, {' and '.join(PATCHED)}; got {config.strategy}, {config.supernets.count} and {', '.join(costs)}"
             )
         if config.worth.used != "repaired" and not config.measured:
             raise ValueError(

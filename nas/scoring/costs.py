@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from estimators import METRICS
+from estimators import METRICS, PatchModel
 from estimators.counting import CostModel
 from estimators.latency import Latency, LatencyTable, check_onnx, compare_latency
 from estimators.zero_cost import ZERO_COST, score
@@ -119,6 +119,34 @@ class UntrainedScorer:
         if math.isfinite(value):
             return value
         return -math.inf if ZERO_COST[name].higher_is_better else math.inf
+
+
+class PatchScorer:
+    """Peak memory and macs of networks whose first blocks may run patch by patch, and how they do.
+
+    Args:
+        space: whose networks are chains of blocks.
+        limit_bytes: the plan with the fewest macs that keeps it counts; where none does or there is none, that of the lowest peak.
+        element_bytes: of an activation; by default that of the dtype.
+    """
+
+    def __init__(self, space: SearchSpace, limit_bytes: float | None, element_bytes: int | None) -> None:
+        self.model, self.limit_bytes = PatchModel(space, element_bytes=element_bytes), limit_bytes
+
+    def __call__(self, archs: Sequence[Architecture], progress: Progress) -> list[Figures]:
+        figures = []
+        for done, arch in enumerate(archs):
+            progress("ranking", done, len(archs))
+            plan = self.model.choose(arch, self.limit_bytes)
+            figures.append(
+                {
+                    "patched_peak_bytes": plan.peak_bytes,
+                    "patched_macs": plan.macs,
+                    "patches": plan.patches,
+                    "patched_blocks": plan.blocks if plan.patches > 1 else 0,
+                }
+            )
+        return figures
 
 
 class NetworkScorer:

@@ -8,10 +8,10 @@ import torch
 
 from estimators import METRICS
 from estimators.latency import load_table
-from nas.objectives import estimates
+from nas.objectives import PATCHED, element_bytes, estimates
 from nas.scoring.bounds import Remembered, check_kept, within
 from nas.scoring.contract import contract
-from nas.scoring.costs import LatencyScorer, NetworkScorer, Scorer, TableScorer
+from nas.scoring.costs import LatencyScorer, NetworkScorer, PatchScorer, Scorer, TableScorer
 from nas.study import Study
 from pruners.allocation import MILLISECONDS
 from search_spaces import SearchSpace
@@ -29,6 +29,9 @@ def cost_scorers(study: Study, device: torch.device) -> list[Scorer]:
         scorers.append(TableScorer(space, load_table(config.latency_table, space)))
     if known := estimates(used, config.hardware):
         scorers.append(Remembered(NetworkScorer(space, known)))
+    if set(used) & set(PATCHED):
+        limit = config.limits.get("patched_peak_bytes")
+        scorers.append(Remembered(PatchScorer(space, limit, element_bytes(config.hardware))))
     for name in config.timed:
         kept = study.folder / MEASURED[name] if name in config.limits else None
         measured = LatencyScorer(contract(space).timed, space.net.inputs, device, MILLISECONDS[name])

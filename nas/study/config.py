@@ -13,7 +13,7 @@ from estimators.zero_cost import ZERO_COST
 from nas.data import DataConfig
 from nas.engines import EngineConfig
 from nas.events import known_logs
-from nas.objectives import ESTIMATES, OBJECTIVES, Hardware, Objective, estimates, parse_objectives
+from nas.objectives import ESTIMATES, OBJECTIVES, PATCHED, Hardware, Objective, estimates, parse_objectives
 from nas.pruning import functions_of, is_pruned
 from nas.runtime import amount, check_trust, different, names_function, read_yaml, teaches_by_function
 from nas.strategies import STRATEGIES, no_strategy
@@ -42,9 +42,9 @@ OBJECT = "object"
 """What stands in place of a task's function where the task itself was given."""
 LOOP = "loop"
 """What stands in place of a function that evaluates where a loop of the user's own tells figures."""
-LIMITED = (*METRICS, *MILLISECONDS, *ESTIMATES)
+LIMITED = (*METRICS, *MILLISECONDS, *ESTIMATES, *PATCHED)
 """What a search may be limited by."""
-WITHOUT_DATA = tuple(name for name in OBJECTIVES if name not in ("accuracy", "activations", *ZERO_COST))
+WITHOUT_DATA = tuple(name for name in OBJECTIVES if name not in ("accuracy", "activations", *PATCHED, *ZERO_COST))
 """Objectives of trained models that need no examples."""
 
 

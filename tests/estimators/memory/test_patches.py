@@ -51,7 +51,7 @@ def mobilenet() -> nn.Sequential:
 
 def sides(stage: nn.Module, tile: int) -> list[int]:
     """Sides of the regions that an inner tile depends on, from the output to the image."""
-    graph = Stage(stage, (3, 224, 224))
+    graph = Stage.of(stage, (3, 224, 224))
     regions = graph.regions(((tile, 2 * tile), (tile, 2 * tile)))
     spans = [regions[node][0] for node in (*reversed(graph.nodes), graph.image)]
     return list(dict.fromkeys(last - first for first, last in spans))
