@@ -15,21 +15,18 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from benchmarks.front_tables import FRONT_WAYS, FRONTS, front_rows
+from benchmarks.result_files import ROOT, read
 from benchmarks.result_tables import (
-    FRONT_WAYS,
-    FRONTS,
     PLACEMENTS,
     REAL,
     REAL_METRICS,
-    ROOT,
     TABLES,
     UNTRAINED,
     WAYS,
     before,
     filled,
-    front_rows,
     ranking,
-    read,
     real_rows,
     shared,
     untrained,
@@ -37,6 +34,7 @@ from benchmarks.result_tables import (
     without_data,
     zoo,
 )
+from benchmarks.search_tables import CONTROLS, SPACES, rows_of
 from nas.report.plots import BLUE, COLOURS, DARK, DPI, GREY, STYLE, png
 
 PAGES = (ROOT / "README.md", ROOT / "docs" / "results.md")
@@ -166,18 +164,50 @@ def front_lines(study: str) -> Figure:
     """What members of a front and their controls are worth against their cost, a line for each way and seed."""
     rows, (_, (cost, title, _), metrics) = front_rows(study), FRONTS[study]
     figure, axes = panels(len(metrics), 4.0)
-    styles = dict(zip(FRONT_WAYS, ("o-", "s-", "^--", "v--", "D--", "X:"), strict=True))
-    colours = dict(zip(FRONT_WAYS, (BLUE, GREEN, ORANGE, PURPLE, DARK, GREY), strict=True))
+    styles = {
+        "search": ("o-", BLUE), "estimated": ("s-", GREEN), "nested": ("P-", "#1b9e9e"), "prune": ("^--", ORANGE),
+        "prune-trained": ("^:", ORANGE), "layers": ("v--", PURPLE), "layers-even": ("D--", DARK), "layers-trained": ("v:", PURPLE),
+        "torch-pruning": ("X--", GREY), "torch-pruning-trained": ("X:", GREY),
+    }  # fmt: skip
     for axis, (metric, (name, _)) in zip(axes, metrics.items(), strict=True):
         for (way, seed), own in rows.groupby(["method", "seed"], sort=False):
             label = FRONT_WAYS[way] if seed == rows["seed"].min() else None
-            axis.plot(own[cost], own[metric], styles[way], color=colours[way], ms=5.5, lw=1.3, label=label)
+            axis.plot(own[cost], own[metric], styles[way][0], color=styles[way][1], ms=5.5, lw=1.3, label=label)
         axis.set(xlabel=title, ylabel=name)
         if cost == "left":
             axis.xaxis.set_major_formatter("{x:.0%}")
             axis.invert_xaxis()
     handles, names = axes[0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=3)
+    return figure
+
+
+def best_so_far() -> Figure:
+    """The best accuracy found after so many trials, mean over seeds with two standard errors, on tables as published and relabelled."""
+    figure = Figure(figsize=(10.0, 6.2), dpi=DPI, layout="constrained", facecolor="white")
+    grid = figure.subplots(2, len(SPACES), sharex=True)
+    shown = {"bayesian": BLUE, "linas": "#1b9e9e", "coarse-to-fine": GREEN, "evolution": ORANGE, "local-search": PURPLE,
+             "gaussian-process": DARK, "random": GREY}  # fmt: skip
+    trials = range(10, 101, 10)
+    for row, part in zip(grid, ("published", "relabelled"), strict=True):
+        rows = rows_of(part)
+        for axis, (space, title) in zip(row, SPACES.items(), strict=True):
+            for method, colour in shown.items():
+                own = rows[(rows["table"] == space) & (rows["method"] == method)][[f"after_{n}" for n in trials]]
+                if own.empty:
+                    continue
+                mean, error = own.mean().to_numpy(), own.sem().fillna(0.0).to_numpy()
+                line = "--" if method in CONTROLS else "-"
+                axis.plot(trials, mean, line, color=colour, lw=1.5, label=method.replace("-", " "))
+                axis.fill_between(trials, mean - 2 * error, mean + 2 * error, color=colour, alpha=0.15, lw=0)
+            best = rows.loc[rows["table"] == space, "after_100"].max()
+            low = rows.loc[(rows["table"] == space) & (rows["method"] == "random"), "after_20"].mean()
+            axis.set(title=f"{title}, {part}", ylim=(low - 0.1 * (best - low), best + 0.05 * (best - low)))
+    for axis in grid[-1]:
+        axis.set_xlabel("trials")
+    for row in grid:
+        row[0].set_ylabel("best accuracy so far (%)")
+    figure.legend(*grid[1][0].get_legend_handles_labels(), loc="outside lower center", ncols=7)
     return figure
 
 
@@ -394,6 +424,7 @@ DRAWN: dict[str, Callable[[], Figure]] = {
     "real": real_models,
     "pretrained-front": lambda: front_lines("pretrained_front"),
     "encoder-front": lambda: front_lines("encoder_front"),
+    "strategies": best_so_far,
     "zoo": whole_zoo,
     "half-latency": latency,
     "lever": knapsack,

@@ -9,13 +9,14 @@ import json
 import re
 import statistics
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
-ROOT = Path(__file__).parents[1]
+from benchmarks.front_tables import front
+from benchmarks.result_files import ROOT, read
+from benchmarks.search_tables import strategies
+
 BLOCK = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 WAYS = {
@@ -73,53 +74,6 @@ REAL_METRICS = {
     ("resnet20", "accuracy"): ("ResNet-20, test accuracy, %", ".1f"),
 }
 """Figures of prune_real.jsonl, what they are called and how they are rounded."""
-
-FRONT_WAYS = {
-    "search": "front of a search",
-    "estimated": "front that a search starts from",
-    "prune": "pruned once per budget",
-    "layers": "layers left out",
-    "layers-even": "every so many layers",
-    "torch-pruning": "Torch-Pruning, once per budget",
-}
-"""Methods of studies of fronts; all but the first two are controls."""
-OURS = ("search", "estimated")
-
-
-class FrontStudy(NamedTuple):
-    """A study of a front against its controls.
-
-    Attributes:
-        model: what it is of, as people call it.
-        cost: the column that it is drawn and ordered by, what that is called, and how it is written.
-        metrics: column -> what it is called, how it is written.
-    """
-
-    model: str
-    cost: tuple[str, str, str]
-    metrics: dict[str, tuple[str, str]]
-
-
-FRONTS = {
-    "pretrained_front": FrontStudy(
-        "ResNet-56", ("times", "times fewer macs", ".2f"), {"accuracy": ("test accuracy, %", ".1f")}
-    ),
-    "encoder_front": FrontStudy(
-        "MiniLM",
-        ("left", "macs left", ".0%"),
-        {"cosine": ("cosine to full embeddings", ".3f"), "overlap": ("overlap of 10 nearest", ".3f")},
-    ),
-}
-"""Studies of fronts by the name of their script."""
-
-
-def read(path: str) -> Any:
-    """A file under results/: a table, or what a JSON file holds."""
-    file = ROOT / "results" / path
-    if file.suffix == ".jsonl":
-        return pd.DataFrame(map(json.loads, file.read_text().splitlines()))
-    return pd.read_csv(file) if file.suffix == ".csv" else json.loads(file.read_text())
-
 
 # --- tables ---
 
@@ -444,47 +398,6 @@ REAL_FIGURES = (
 )  # fmt: skip
 
 
-def front_rows(study: str) -> pd.DataFrame:
-    """Rows of a study of a front, the methods in the order of `FRONT_WAYS`, the costliest models first."""
-    table = read(f"{study}_cpu_202612/{study}.jsonl")
-    cost = FRONTS[study].cost[0]
-    order = table["method"].map(list(FRONT_WAYS).index)
-    return table.assign(order=order).sort_values(["order", "seed", cost], ascending=[True, True, cost == "times"])
-
-
-def front(study: str) -> pd.DataFrame:
-    """A row per model: the way to it, the seed, its cost, what it is worth, and what the front has there; see `there`."""
-    rows, (_, (cost, title, form), metrics) = front_rows(study), FRONTS[study]
-    columns = {
-        "way": rows["method"].map(FRONT_WAYS),
-        "seed": rows["seed"],
-        title: rows[cost].map(f"{{:{form}}}".format),
-    }
-    for name, (called, written) in metrics.items():
-        columns[called] = rows[name].map(f"{{:{written}}}".format)
-        columns[f"{called}: the front there"] = [
-            "" if np.isnan(x) else f"{x:{written}}" for x in there(rows, cost, name)
-        ]
-    return pd.DataFrame(columns)
-
-
-def there(rows: pd.DataFrame, cost: str, metric: str) -> pd.Series:
-    """For each control what the front of its seed is worth at its cost, between the members beside it by the logarithm of cost.
-
-    The front is that of a search, or what one starts from where none is measured; NaN for its own rows, and beyond its members.
-    """
-    found = pd.Series(np.nan, index=rows.index)
-    for _, own in rows.groupby("seed"):
-        ours = next((part for way in OURS if len(part := own[own["method"] == way])), None)
-        if ours is None:
-            continue
-        ours, controls = ours.sort_values(cost), own[~own["method"].isin(OURS)]
-        found[controls.index] = np.interp(
-            np.log(controls[cost]), np.log(ours[cost]), ours[metric], left=np.nan, right=np.nan
-        )
-    return found
-
-
 TABLES: dict[str, Callable[[], pd.DataFrame]] = {
     "readme-pruning": readme_pruning,
     "resnet56-before": lambda: pruned("resnet56", "before"),
@@ -502,6 +415,9 @@ TABLES: dict[str, Callable[[], pd.DataFrame]] = {
     "real-costs": real_costs,
     "pretrained-front": lambda: front("pretrained_front"),
     "encoder-front": lambda: front("encoder_front"),
+    "strategies-published": lambda: strategies("published"),
+    "strategies-relabelled": lambda: strategies("relabelled"),
+    "strategies-front": lambda: strategies("front"),
     "placements": placements,
     "search": found_by_search,
     "samplers": samplers,

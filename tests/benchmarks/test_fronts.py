@@ -16,7 +16,7 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks import fronts, result_tables
+from benchmarks import front_tables, fronts
 from benchmarks.fronts import Clock, Running, Step, Table, carry_out, first_members, searched, study_options, thinned
 from nas.tasks import regression
 from pruners import PrunableSpace
@@ -160,8 +160,8 @@ def test_a_table_says_what_the_front_has_at_the_cost_of_a_control(monkeypatch: p
             {"seed": 1, "method": "torch-pruning", "times": 2.0, "accuracy": 65.0},
         ]
     )
-    monkeypatch.setattr(result_tables, "read", lambda path: rows)
-    table = result_tables.front("pretrained_front")
+    monkeypatch.setattr(front_tables, "read", lambda path: rows)
+    table = front_tables.front("pretrained_front")
     cells = [tuple(row) for row in table.to_numpy().tolist()]
     assert cells == [
         ("front of a search", 0, "1.00", "80.0", ""), ("front of a search", 0, "4.00", "60.0", ""),

@@ -9,7 +9,8 @@ import pytest
 
 from benchmarks import draw_results, result_tables
 from benchmarks.draw_results import DRAWN, PAGES, PICTURES
-from benchmarks.result_tables import BLOCK, ROOT, TABLES, filled
+from benchmarks.result_files import ROOT
+from benchmarks.result_tables import BLOCK, TABLES, filled
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
