@@ -25,7 +25,9 @@ def run(out: Path, space: str = "resnet-elastic", **settings: Any) -> Study:
     return search(space, "digits", out=out, **costs, **settings)
 
 
-SLOW = "optuna:gp"  # a proposal takes seconds; what an adapted optimiser proposes is kept within limits as of the others
+SLOW = (
+    "optuna:gp"  # a proposal takes seconds; what an adapted optimiser proposes is kept within limits as of the others
+)
 QUICK = [name for name in STRATEGIES if name != SLOW]
 
 

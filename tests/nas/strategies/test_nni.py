@@ -22,7 +22,7 @@ from nas.strategies.nni_strategy import TUNERS, UNUSABLE, TunerEntry, nni_strate
 from nas.study import configure
 from search_spaces import Architecture, Constraint, Integer, SearchSpace, Subset, make_space
 from tests.conformance import check_strategy, made_up_losses, visited
-from tests.nas.strategies.test_strategies import LINE, POOLING, WIDE, _intricate
+from tests.nas.strategies.test_strategies import AWKWARD, LINE, POOLING, WIDE, intricate
 from tests.search_spaces.core.test_space import spaces
 
 NAMES = [name for name in STRATEGIES if name.startswith("nni:")]
@@ -33,16 +33,7 @@ def _make(name: str) -> Callable[[SearchSpace, np.random.Generator], Strategy]:
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize(
-    "space",
-    [
-        _intricate(),
-        SearchSpace("single", (Integer("x", (1,)),)),
-        SearchSpace("empty", ()),
-        SearchSpace("islands", LINE.choices, (Constraint("x is a multiple of 25", lambda v: v["x"] % 25 == 0),)),
-    ],
-    ids=lambda space: space.name,
-)
+@pytest.mark.parametrize("space", AWKWARD, ids=lambda space: space.name)
 def test_tuners_keep_the_contract_of_strategies(name: str, space: SearchSpace) -> None:
     check_strategy(_make(name), space)
 
@@ -232,7 +223,7 @@ def test_tuners_that_do_not_run_are_refused_with_the_reason(tuner: str) -> None:
 def test_random_states_and_the_log_of_the_process_are_left_alone(capsys: pytest.CaptureFixture[str]) -> None:
     before = random.getstate(), np.random.get_state()[1].tolist(), logging.getLogger("nni").level  # type: ignore[index]
     for name in NAMES:
-        visited(make_strategy(name, _intricate(), np.random.default_rng(0)), [2] * 20)
+        visited(make_strategy(name, intricate(), np.random.default_rng(0)), [2] * 20)
     assert before[:2] == (random.getstate(), np.random.get_state()[1].tolist())  # type: ignore[index]
     assert logging.getLogger("nni").level == logging.INFO
     assert capsys.readouterr() == ("", "")

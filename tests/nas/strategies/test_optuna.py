@@ -23,7 +23,7 @@ from nas.strategies.adapted import DRAWS
 from nas.strategies.optuna_strategy import RULES, SAMPLERS, SamplerEntry, optuna_strategy
 from search_spaces import Architecture, Categorical, Constraint, Integer, SearchSpace, make_space
 from tests.conformance import check_exhausts, check_replay, check_strategy, made_up_losses, visited
-from tests.nas.strategies.test_strategies import LINE, POOLING, WIDE, _intricate
+from tests.nas.strategies.test_strategies import AWKWARD, LINE, POOLING, WIDE, intricate
 from tests.search_spaces.core.test_space import spaces
 
 CHEAP = ["optuna:nsga2", "optuna:nsga3", "optuna:cmaes"]
@@ -45,16 +45,7 @@ def _make(name: str) -> Callable[[SearchSpace, np.random.Generator], object]:
 
 
 @pytest.mark.parametrize("name", CHEAP)
-@pytest.mark.parametrize(
-    "space",
-    [
-        _intricate(),
-        SearchSpace("single", (Integer("x", (1,)),)),
-        SearchSpace("empty", ()),
-        SearchSpace("islands", LINE.choices, (Constraint("x is a multiple of 25", lambda v: v["x"] % 25 == 0),)),
-    ],
-    ids=lambda space: space.name,
-)
+@pytest.mark.parametrize("space", AWKWARD, ids=lambda space: space.name)
 def test_samplers_keep_the_contract_of_strategies(name: str, space: SearchSpace) -> None:
     check_strategy(_make(name), space)
 
@@ -248,7 +239,7 @@ def _archs(study: Study, space: SearchSpace) -> list[Architecture]:
 
 
 @pytest.mark.parametrize("name", ["nsga2", "evolution", "random", "coarse-to-fine", "exhaustive"])
-@pytest.mark.parametrize("space", [_intricate(), POOLING], ids=lambda space: space.name)
+@pytest.mark.parametrize("space", [intricate(), POOLING], ids=lambda space: space.name)
 def test_a_sampler_tries_what_its_strategy_asks_for_and_ends_with_the_space(name: str, space: SearchSpace) -> None:
     study = _study(StrategySampler(space, name, seed=2))
     study.optimize(_objective(space), n_trials=1000)
@@ -333,7 +324,7 @@ def test_threads_share_a_strategy() -> None:
 
 
 def test_suggest_works_with_samplers_of_optuna_and_says_which_rule_they_break() -> None:
-    space = _intricate()
+    space = intricate()
     study = _study(RandomSampler(seed=0))
     study.optimize(_objective(space), n_trials=40, catch=ValueError)
     states = {trial.state for trial in study.trials}
