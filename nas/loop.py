@@ -43,7 +43,7 @@ class Loop:
         objectives: names, those of one's own with a direction: `["score:max", "macs"]`, or `{"score": "max", "macs": "min"}`. Costs,
             latency and estimates among them are not told but known.
         out: the run folder.
-        settings: by keyword, as of `nas.search`: strategy (nsga2), seed, limits, start_from and so on.
+        settings: by keyword, as of `nas.search`: strategy (bayesian), seed, limits, start_from and so on.
 
     Raises:
         ValueError: a setting or the folder do not fit.

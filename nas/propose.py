@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Container, Mapping, Sequence
 from math import ceil, inf
 from typing import Any
@@ -147,7 +148,7 @@ class Search:
         self.start = [] if self.among else list(start)  # among others it is claimed as the rest is
         self.known = tried(study)
         self.budget, self.callbacks = budget, callbacks
-        self.failures, self._told = 0, 0
+        self.failures, self._told, self._idle = 0, 0, False
         metrics = [metric.name for metric in study.config.measured]
         self._race: Race | None = None
         self._window = 0
@@ -161,11 +162,23 @@ class Search:
     def in_generations(self) -> None:
         """Ask for what the strategy knows without being told, score it, tell. So trials are the same whoever scores them."""
         while self._goes_on(self.told) and (archs := self._generation()):
+            self._warn_of_idle(len(archs))
             new = [arch for arch in archs if arch.key not in self.known]
             over = len(archs) - len(new) + self._write(self.trials.start(new, self._share(len(new)), self._race))
             while self.trials.running:
                 over += self._write(self.trials.next(self._telling(self.told + over)))
             self._tell(archs)
+
+    def _warn_of_idle(self, asked: int) -> None:
+        """Say once that workers wait for a strategy which has to be told before it is asked again."""
+        if asked > 1 or self._idle or self.among or self._workers == 1 or self.expected - self.told < self._workers:
+            return
+        self._idle = True
+        warnings.warn(
+            f"`strategy` {self.study.config.strategy} asks for one trial at a time, so 1 of {self._workers} workers computes; give "
+            "`asynchronous`, with which trials depend on who is first, or take linas or nsga2",
+            stacklevel=2,
+        )
 
     def as_they_come(self, first: Container[Architecture]) -> None:
         """Ask for the next trial as soon as a worker is free; a search that goes on tells what it knows first, but for the `first`."""

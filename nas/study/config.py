@@ -61,7 +61,7 @@ class RunConfig(Part):
     evaluate: str | None = setting(
         None,
         help="Function, module:function, that gives a network its figures, score(model, arch), in place of data and training; "
-        "nsga2 proposes by default.",
+        "bayesian proposes by default.",
     )
     strategy: str = setting("mixture", help="How architectures are proposed: see `nas list strategies`.")
     objectives: tuple[str, ...] = setting(

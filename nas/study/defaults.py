@@ -10,6 +10,8 @@ from nas.strategies import STRATEGIES
 from nas.study.config import RunConfig, parse_config
 from search_spaces.core import nested, takes
 
+PROPOSES = "bayesian"
+"""The strategy where no supernet ranks architectures: it needs the fewest trials, see docs/results.md."""
 TRIALS = 200
 """Of a search for smaller models inside a trained one, where nothing else ends it: few spaces of these are ever used up."""
 
@@ -36,7 +38,7 @@ def configure(space: str | None = None, data: str | None = None, **settings: Any
     if trained := is_pruned(space):
         defaults |= _of_trained(given, data)
     if "evaluate" in given:
-        defaults |= {"strategy": "nsga2", "supernets": 0, "retrain": "none"}
+        defaults |= {"strategy": PROPOSES, "supernets": 0, "retrain": "none"}
     else:
         strategy = STRATEGIES.get({**defaults, **given}.get("strategy", "mixture"))
         defaults["supernets"] = strategy.supernets if strategy and (strategy.ranked or not trained) else 0
@@ -57,7 +59,7 @@ def _of_trained(given: Mapping[str, Any], data: str | None) -> dict[str, Any]:
     """Defaults of a search inside a trained model: it ends, and what is found is trained on only where epochs say how long."""
     defaults: dict[str, Any] = {
         "learning_rate": 1e-4 if given.get("optimizer") == "adamw" else 0.01,
-        "strategy": "nsga2",
+        "strategy": PROPOSES,
     }
     if not {"epochs", "alone_epochs"} & given.keys():
         defaults["retrain"] = "none"

@@ -126,6 +126,16 @@ def table(study: nas.Study) -> pd.DataFrame:
 
 
 @pytest.mark.filterwarnings("ignore:.* trials failed")
+def test_workers_that_would_wait_for_a_strategy_are_told_of(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"evaluate": well, "objectives": ["score:max"], "strategy": "local-search", "trials": 14}
+    with pytest.warns(
+        UserWarning, match="local-search asks for one trial at a time, so 1 of 2 workers computes; give"
+    ) as found:
+        nas.search(SPACE, out=tmp_path, parallel=2, **settings)
+    assert sum("asks for one" in str(warning.message) for warning in found) == 1
+
+
+@pytest.mark.filterwarnings("ignore:.* trials failed")
 @pytest.mark.parametrize("strategy", ["random", "nsga2"])
 def test_trials_are_the_same_under_each_engine(strategy: str, tmp_path: Path) -> None:
     settings: dict[str, Any] = {"objectives": ["score:max", "macs"], "strategy": strategy, "trials": 40}

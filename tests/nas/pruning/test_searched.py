@@ -124,7 +124,7 @@ def test_a_model_and_the_short_form_of_its_space_are_one_configuration(tmp_path:
     options = {"weights": "w.th", "input": "1x1x8x8", "arguments": {"width": 4}, "steps": 4, "ignore": ["1"]}
     long = configure(model=f"{HERE}:classifier", data="digits", **options)
     assert long == configure(f"pruned:{HERE}:classifier", "digits", space_options=options)
-    assert long.strategy == "nsga2" and long.alone.which == "none" and long.budget.trials == 200
+    assert long.strategy == "bayesian" and long.alone.which == "none" and long.budget.trials == 200
     further = configure(model="a:b", data="digits", epochs=3, seconds=9)
     assert further.alone.which == "front" and further.alone.training.epochs == 3 and further.budget.trials is None
     save_file(classifier().state_dict(), tmp_path / "w.safetensors")
