@@ -162,16 +162,17 @@ class Search:
     def in_generations(self) -> None:
         """Ask for what the strategy knows without being told, score it, tell. So trials are the same whoever scores them."""
         while self._goes_on(self.told) and (archs := self._generation()):
-            self._warn_of_idle(len(archs))
+            self._warn_of_idle()
             new = [arch for arch in archs if arch.key not in self.known]
             over = len(archs) - len(new) + self._write(self.trials.start(new, self._share(len(new)), self._race))
             while self.trials.running:
                 over += self._write(self.trials.next(self._telling(self.told + over)))
             self._tell(archs)
 
-    def _warn_of_idle(self, asked: int) -> None:
+    def _warn_of_idle(self) -> None:
         """Say once that workers wait for a strategy which has to be told before it is asked again."""
-        if asked > 1 or self._idle or self.among or self._workers == 1 or self.expected - self.told < self._workers:
+        few = self._workers == 1 or self.expected - self.told < self._workers
+        if few or self._idle or self.among or self.strategy.ahead > 1:
             return
         self._idle = True
         warnings.warn(
