@@ -34,8 +34,8 @@ class Optimum(NamedTuple):
 
     @property
     def proved(self) -> bool:
-        """Whether nothing is better, up to a millionth of the value."""
-        return self.value - self.bound <= 1e-6 * max(abs(self.value), abs(self.bound), 1e-9)
+        """Whether nothing is better, up to a millionth of the value, and up to 1e-12."""
+        return self.value - self.bound <= 1e-6 * max(abs(self.value), abs(self.bound), 1e-6)
 
 
 def optimum(
