@@ -74,16 +74,17 @@ class PatchModel:
         macs = self._counted.cost(arch).macs
         usual = max(part.peak for part in chain)
         found = [as_usual(1, usual, macs)] if 1 in self.patches else []
-        for blocks in range(1, len(chain)):
-            if chain[blocks - 1].stage is None:
+        stage: list[_Tiled] = []
+        for blocks, part in enumerate(chain[:-1], 1):
+            if part.tiled is None:
                 break
-            stage, rest = chain[:blocks], max(part.peak for part in chain[blocks:])
-            last = stage[-1]
+            stage.append(part.tiled)
+            rest = max(other.peak for other in chain[blocks:])
             for each in self.patches:
-                if 1 < each <= last.largest:
-                    cuts = [_backwards(stage, tile) for row in tiles(last.staged, each) for tile in row]
-                    held = last.output_bytes + max(cut.peak for cut in cuts)
-                    extra = sum(cut.macs for cut in cuts) - sum(part.macs for part in stage)
+                if 1 < each <= part.tiled.largest:
+                    cuts = [_backwards(stage, tile) for row in tiles(part.tiled.stage, each) for tile in row]
+                    held = part.tiled.output_bytes + max(cut.peak for cut in cuts)
+                    extra = sum(cut.macs for cut in cuts) - sum(tiled.macs for tiled in stage)
                     found.append(PatchCost(blocks, each, max(held, rest), held, rest, macs + extra, extra))
         if not found:
             raise ValueError(
@@ -98,7 +99,7 @@ class PatchModel:
             if key not in self._known:
                 self._known[key] = _Part(block.alone(*own), own[1], self.element_bytes)
             part = self._known[key]
-            if chain or part.stage is not None or part.weighted:  # else the camera's
+            if chain or part.tiled is not None or part.weighted:  # else the camera's
                 chain.append(part)
         return chain
 
@@ -127,47 +128,49 @@ class _Part:
 
     Attributes:
         peak: bytes, run as usual.
-        stage: None where an operator needs the whole map.
         weighted: whether it has weights.
+        tiled: how it runs tile by tile; None where an operator needs the whole map.
     """
 
     def __init__(self, module: nn.Module, shape: tuple[int, ...], element_bytes: int | None) -> None:
         program = exported(module, shape)
         graph = memory_graph(program, element_bytes, in_place=True)
-        inputs = sum(graph.sizes[buffer] for buffer in graph.inputs)
-        self.peak = max(inputs, best_order(graph.operations, graph.sizes, graph.outputs).peak)
+        self.peak = best_order(graph.operations, graph.sizes, graph.outputs).peak
         self.weighted = next(module.parameters(), None) is not None
-        self.stage: Stage | None = None
         try:
-            self.stage = Stage(program)
+            self.tiled: _Tiled | None = _Tiled(Stage(program), element_bytes)
         except ValueError:
-            return
-        output = self.staged.output.meta["val"]
-        self.element = element_bytes or output.element_size()
-        self.output_bytes, self.largest = output.numel() * self.element, min(self.staged.sides[self.staged.output])
-        self.macs = macs_of(self.staged, {node: _whole(sides) for node, sides in self.staged.sides.items()})
-        self._cuts: dict[tuple[Region, bool], _Cut] = {}
+            self.tiled = None
 
-    @property
-    def staged(self) -> Stage:
-        assert self.stage is not None
-        return self.stage
+
+class _Tiled:
+    """A block that runs tile by tile.
+
+    Attributes:
+        output_bytes: of all that it puts out.
+        largest: tiles along a side at most.
+        macs: of the whole map at once.
+    """
+
+    def __init__(self, stage: Stage, element_bytes: int | None) -> None:
+        self.stage, output = stage, stage.output.meta["val"]
+        self.element = element_bytes or output.element_size()
+        self.output_bytes, self.largest = output.numel() * self.element, min(stage.sides[stage.output])
+        self.macs = macs_of(stage, {node: _whole(sides) for node, sides in stage.sides.items()})
+        self._cuts: dict[tuple[Region, bool], _Cut] = {}
 
     def cut(self, tile: Region, written_out: bool) -> _Cut:
         """See `_Cut`; the tile is `written_out` where it goes straight into the whole output."""
         key = tile, written_out
         if key not in self._cuts:
-            stage, graph = self.staged, self.staged.graph
-            regions = stage.regions(tile)
-            sizes = tile_sizes(stage, regions, self.element, written_out)
-            peak = max(
-                sum(sizes[buffer] for buffer in graph.inputs), best_order(graph.operations, sizes, graph.outputs).peak
-            )
-            self._cuts[key] = _Cut(regions[stage.image], peak, macs_of(stage, regions))
+            regions, graph = self.stage.regions(tile), self.stage.graph
+            sizes = tile_sizes(self.stage, regions, self.element, written_out)
+            peak = best_order(graph.operations, sizes, graph.outputs).peak
+            self._cuts[key] = _Cut(regions[self.stage.image], peak, macs_of(self.stage, regions))
         return self._cuts[key]
 
 
-def _backwards(stage: Sequence[_Part], tile: Region) -> _Cut:
+def _backwards(stage: Sequence[_Tiled], tile: Region) -> _Cut:
     """A tile of what a stage puts out, through all of its blocks."""
     peak = macs = 0
     for at, part in enumerate(reversed(stage)):
